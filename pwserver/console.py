@@ -1,0 +1,63 @@
+"""The console process: prints the users on standard output when a listing is wanted.
+
+A process of its own, with the lowest priority there is: a console that is slow, blocked or closed
+holds up nobody, and a million users are listed without slowing a reply. It reads a page of users,
+prints it, and forgets it. Requests that come while a listing is being printed share the next one.
+What it is told to print comes from a function, so it knows nothing of the database.
+"""
+
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pwserver.handoff import Scoreboard, receive_control
+
+Line = tuple[int, str, str]  # id, username, time saved
+
+
+@dataclass(frozen=True)
+class ConsoleStart:
+    """What the console is started with."""
+
+    become: Callable[[str], None]  # takes on a process's name and its duties
+    pages: Callable[[], Iterator[list[Line]]]  # reads the users, a page at a time, when called
+
+
+def main(
+    control: socket.socket, bell: socket.socket, scoreboard: Scoreboard, start: ConsoleStart
+) -> None:
+    """Print listings until the listener is gone or says to stop."""
+    start.become("console")
+    os.nice(19)
+    printer = threading.Thread(target=_print_listings, args=(bell, scoreboard, start), daemon=True)
+    printer.start()
+    control.setblocking(True)
+    receive_control(control)
+    os._exit(0)  # the printer may be blocked for ever; nothing is left to be done
+
+
+def _print_listings(bell: socket.socket, scoreboard: Scoreboard, start: ConsoleStart) -> None:
+    while True:
+        if not scoreboard.listing_wanted:
+            select.select([bell], [], [])
+        with_bell = select.select([bell], [], [], 0)[0]
+        if with_bell:
+            bell.recv(4096)
+        scoreboard.listing_wanted = False  # before it begins: who asks from now on gets another
+        try:
+            for page in start.pages():
+                sys.stdout.write("".join(line(*user) for user in page))
+                sys.stdout.flush()
+        except (OSError, ValueError):  # standard output was closed: there is nobody to print for
+            return
+
+
+def line(user_id: int, username: str, saved: str) -> str:
+    """Return the console's line for a user: id, username and time saved, between tabs."""
+    if not username.isprintable():
+        username = "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in username)
+    return f"{user_id}\t{username}\t{saved}\n"

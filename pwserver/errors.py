@@ -1,0 +1,125 @@
+"""The error tree and the exit codes.
+
+One tree for everything that can go wrong on purpose. The branch under `Refused` is the wire's: the
+service answers with these words and the client raises these classes, so both sides speak of a
+failure by one name. The texts are for people: one plain sentence, never a password or a key.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the `pwserver` command tells the shell; `EXIT_CODE_MEANINGS` says it in words."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    ADDRESS = 4
+    STORE = 5
+    STORAGE = 6
+    STOP_TIMEOUT = 7
+
+
+EXIT_CODE_MEANINGS = {
+    ExitCode.OK: "done; for `serve`: stopped as asked, everything received was answered",
+    ExitCode.FAILED: "the service refused the request, or something unforeseen went wrong",
+    ExitCode.USAGE: "a setting, an argument or the input is wrong",
+    ExitCode.UNREACHABLE: "the service cannot be reached, or the connection was lost",
+    ExitCode.ADDRESS: "the address to listen on is in use or not available",
+    ExitCode.STORE: "the key file or the database was refused; nothing in them was changed",
+    ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
+    ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
+}
+"""The README's table of exit codes is made of these."""
+
+
+class PwserverError(Exception):
+    """The root: every error this project raises on purpose."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+
+class ConfigError(PwserverError):
+    """A setting has a value that cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ListenError(PwserverError):
+    """The address cannot be listened on."""
+
+    exit_code = ExitCode.ADDRESS
+
+
+class StoreError(PwserverError):
+    """The key file or the database cannot be used as it is; the text says what to do."""
+
+    exit_code = ExitCode.STORE
+
+
+class KeyRefused(StoreError):
+    """The key file is missing, readable by others, not a key file, or not this database's."""
+
+
+class DatabaseRefused(StoreError):
+    """The database is damaged, of an unknown schema version, or not a password book at all."""
+
+
+class SqliteRefused(StoreError):
+    """The SQLite library in use may lose committed data."""
+
+
+class StorageFailed(PwserverError):
+    """The disk reported an error while a transaction was being written or synced."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class ConnectionFailed(PwserverError):
+    """The service cannot be reached, was too slow, or closed the connection.
+
+    What was asked had no effect, or was harmless to ask again.
+    """
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class FateUnknown(ConnectionFailed):
+    """A save was under way when its answer was lost: it may or may not have been saved."""
+
+
+class ProtocolViolation(ConnectionFailed):
+    """The other side sent something that is not an answer of this service."""
+
+
+class Refused(PwserverError):
+    """The service answered, and the answer was no.
+
+    `message` is the word that stands in the reply's "message" on the wire.
+    """
+
+    message: ClassVar[str]
+
+
+class InvalidMessage(Refused):
+    """The request is not one that the service understands."""
+
+    message = "Invalid message!"
+
+
+class NotSaved(Refused):
+    """The service could not save, and nothing was saved."""
+
+    message = "Not saved!"
+
+
+class Unavailable(Refused):
+    """The service could not do what was asked.
+
+    In answer to a save it means that the outcome is not known, and the client raises
+    `FateUnknown`; a save that certainly did not happen is answered `NotSaved`.
+    """
+
+    message = "Unavailable!"

@@ -1,0 +1,154 @@
+"""What passes between the service's own processes: sockets, frames and a scoreboard.
+
+Three small means, none of which knows what it carries:
+
+- a control channel (a SOCK_SEQPACKET pair) for messages of the listener to a child and back, which
+  may carry open sockets along (SCM_RIGHTS, unix(7));
+- a frame channel (a SOCK_STREAM pair) for batches between a worker and the writer: a length, then
+  `marshal` data, which is the fastest there is for plain tuples and safe here because both ends are
+  the same program;
+- a scoreboard in shared memory: numbers that one process writes and others read without asking.
+"""
+
+import marshal
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+SOCKETS_MAX = 64
+"""Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
+
+_TEXT_BYTES_MAX = 4096
+_LENGTH = struct.Struct("<I")
+_RECEIVE_BYTES = 1024 * 1024
+
+
+def control_channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new control channel, neither of which blocks."""
+    return _pair(socket.SOCK_SEQPACKET)
+
+
+def frame_channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new frame channel, neither of which blocks."""
+    return _pair(socket.SOCK_STREAM)
+
+
+def _pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+def send_control(channel: socket.socket, text: bytes, sockets: Sequence[int] = ()) -> None:
+    """Send a short text with descriptors of sockets, all or nothing.
+
+    Raises BlockingIOError where the other side has too much to read already, and OSError where it
+    is gone.
+    """
+    socket.send_fds(channel, [text], list(sockets))
+
+
+def receive_control(channel: socket.socket) -> tuple[bytes, list[int], bool] | None:
+    """Return a text, the descriptors that came with it, and whether some were lost.
+
+    Descriptors are lost where this process may not open as many files; the kernel closes them.
+    Returns None where nothing waits to be read. An empty text means that the other side is gone.
+    """
+    try:
+        text, sockets, flags, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
+    except BlockingIOError:
+        return None
+    except ConnectionResetError:
+        return b"", [], False
+    return text, sockets, bool(flags & socket.MSG_CTRUNC)
+
+
+def frame(content: Any) -> bytes:
+    """Return plain data (tuples, lists, numbers, texts, bytes, None) as a frame."""
+    data = marshal.dumps(content)
+    return _LENGTH.pack(len(data)) + data
+
+
+class FrameReader:
+    """Reads frames from a channel. What is left of a frame that was cut short is never returned."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._buffer = b""
+        self.ended = False
+
+    def read(self) -> Iterator[Any]:
+        """Yield what has arrived; set `ended` where the other side is gone."""
+        try:
+            data = self._channel.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.ended = not data
+        buffer = self._buffer + data if self._buffer else data
+        at = 0
+        while len(buffer) - at >= _LENGTH.size:
+            begin = at + _LENGTH.size
+            end = begin + _LENGTH.unpack_from(buffer, at)[0]
+            if end > len(buffer):
+                break
+            yield marshal.loads(buffer[begin:end])
+            at = end
+        self._buffer = buffer[at:]
+
+
+class Scoreboard:
+    """Numbers in shared memory, each an aligned 64-bit word written by one process.
+
+    users           how many users there are; the writer's
+    listing_wanted  1 from a request for a listing until the console starts one
+    beats           a number each child changes as long as it is well
+    closed          connections each worker has closed since it was started
+
+    A child's number is its place: 0 for the writer, 1 and up for the workers.
+    """
+
+    def __init__(self, context: ForkServerContext, children: int) -> None:
+        self._words = context.RawArray("Q", 2 + 2 * children)
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return int(self._words[0])
+
+    @users.setter
+    def users(self, number: int) -> None:
+        self._words[0] = number
+
+    @property
+    def listing_wanted(self) -> bool:
+        """Whether a listing was asked for that has not begun."""
+        return bool(self._words[1])
+
+    @listing_wanted.setter
+    def listing_wanted(self, wanted: bool) -> None:
+        self._words[1] = wanted
+
+    def beat(self, child: int) -> None:
+        """Note that a child is well."""
+        self._words[2 + 2 * child] += 1
+
+    def beats(self, child: int) -> int:
+        """Return a number that differs from the last one if the child was well in between."""
+        return int(self._words[2 + 2 * child])
+
+    def closed(self, child: int) -> int:
+        """Return how many connections a worker has closed since it was started."""
+        return int(self._words[3 + 2 * child])
+
+    def add_closed(self, child: int, number: int = 1) -> None:
+        """Count connections that a worker has closed."""
+        self._words[3 + 2 * child] += number
+
+    def reset(self, child: int) -> None:
+        """Begin anew for a child that is about to be started."""
+        self._words[3 + 2 * child] = 0

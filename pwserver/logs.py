@@ -1,0 +1,39 @@
+"""Log lines on standard error: one plain line a record, from every process in the same form.
+
+A record is dropped rather than waited for where standard error takes no more, so that a blocked or
+closed pipe never stops the service. Control characters are made visible: a line is always one line.
+"""
+
+import logging
+import select
+import sys
+import time
+
+
+class _StandardError(logging.Handler):
+    """Writes to standard error if that is possible at once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or drop it."""
+        try:
+            text = self.format(record)
+            line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+            poll = select.poll()
+            poll.register(sys.stderr.fileno(), select.POLLOUT)
+            if any(event & select.POLLOUT for _, event in poll.poll(0)):
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+        except (OSError, ValueError):
+            pass
+
+
+def configure(process: str) -> None:
+    """Send the log records of this process, which is called `process`, to standard error."""
+    handler = _StandardError()
+    form = f"%(asctime)sZ %(levelname)s {process}: %(message)s"
+    formatter = logging.Formatter(form, "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)

@@ -1,0 +1,314 @@
+"""The service as a whole: checks the store, starts the children, listens, and stops in order.
+
+The only module here that names `workers`. The main loop is one epoll over the listening socket, the
+children's control channels and the signals; signal handlers do nothing but wake it. Everything that
+can wait is looked at once a tick.
+
+The order of a stop, which is what makes it lose nothing: accept what already waits and stop
+listening; workers finish what they received, answer it and end; then the writer, with nobody left
+to write for, and the console.
+"""
+
+import functools
+import itertools
+import logging
+import multiprocessing
+import multiprocessing.forkserver
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import setproctitle
+
+from pwserver import __version__, console, logs
+from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
+from pwserver.errors import ExitCode
+from pwserver.handoff import Scoreboard, frame_channel, receive_control, send_control
+from pwserver.listener import Listener, connections_per_worker, listening_socket
+from pwserver.pool import Child, Pool
+from workers import database, models, vault, worker, writer
+
+log = logging.getLogger(__name__)
+
+_PRELOAD = ["pwserver.console", "workers.worker", "workers.writer", "workers.database"]
+_FULL_PAUSE_S = 0.05
+"""How long nothing is accepted where there was no room, before it is tried again."""
+
+_FAILURE_STOP_S = 0.5
+"""How long workers get to answer what they have after the disk has failed."""
+
+
+def prepare(settings: StoreSettings) -> tuple[vault.MasterKey, list[str]]:
+    """Make the key file and the database where there are none, and check them.
+
+    Returns the key and what was made, in sentences. Raises a `StoreError` with what to do.
+    """
+    database.check_sqlite()
+    made: list[str] = []
+    if not settings.key_path.exists() and not database.holds_a_book(settings.path):
+        vault.create_key_file(settings.key_path)
+        made.append(
+            f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
+            "without it no saved password can be read."
+        )
+    key = vault.read_key_file(settings.key_path)
+    fresh = not database.holds_a_book(settings.path)
+    database.check_database(settings.path, key)
+    if fresh:
+        made.append(f"Made the database {settings.path}.")
+    return key, made
+
+
+def serve(settings: Settings) -> ExitCode:
+    """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
+    logs.configure("listener")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    multiprocessing.forkserver.ensure_running()  # loads its modules while the store is checked
+    key, made = prepare(settings)
+    for sentence in made:
+        log.info("%s", sentence)
+    listening = listening_socket(settings)
+    setproctitle.setproctitle("pwserver: listener")
+    host, port = listening.getsockname()[:2]
+    _say(
+        f"pwserver {__version__} listening on {host}:{port}, database {settings.path}, "
+        f"{settings.workers} workers"
+    )
+    return Server(settings, key, listening).run()
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        log.warning("standard output cannot be written to: %s", error.strerror)
+
+
+def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
+    """Yield the users that the console is to print, a page at a time."""
+    newest = None if settings.list_users == "all" else int(settings.list_users)
+    for page in database.pages_of_users(settings.path, newest, LISTING_PAGE):
+        yield [
+            (user_id, models.username(user_id), models.time_saved(saved_at_ms))
+            for user_id, saved_at_ms in page
+        ]
+
+
+class Server:
+    """The listener process: its children, its socket and its loop."""
+
+    def __init__(self, settings: Settings, key: vault.MasterKey, listening: socket.socket) -> None:
+        self._settings = settings
+        self._key = key
+        self._context = multiprocessing.get_context("forkserver")
+        self._scoreboard = Scoreboard(self._context, settings.workers + 2)
+        self._serials = itertools.count(1)
+        self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._bell[1].setblocking(False)
+        self._writer = Child("writer", writer.NUMBER, writer.main, self._writer_arguments)
+        self._workers = [self._worker(number) for number in range(1, settings.workers + 1)]
+        self._console = self._make_console(settings.workers + 1)
+        self._pool = Pool(
+            self._context, self._scoreboard, [self._writer, *self._workers, *self._console]
+        )
+        per_worker_max = connections_per_worker(settings)
+        self._listener = Listener(
+            listening, self._workers, self._scoreboard, per_worker_max, worker.CLIENTS
+        )
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._accepting = False
+        self._accept_at = 0.0
+        self._stop_by: float | None = None  # set while stopping
+        self._writer_told = False
+        self._exit_code = ExitCode.OK
+        self._now = time.monotonic()
+
+    # --- The children and what they are started with. ---
+
+    def _writer_arguments(self) -> tuple[object, ...]:
+        start = writer.WriterStart(self._settings.path, self._key.id, self._key.check_value)
+        return self._scoreboard, start
+
+    def _worker(self, number: int) -> Child:
+        def arguments() -> tuple[object, ...]:
+            start = worker.WorkerStart(number, next(self._serials), self._settings, self._key)
+            return self._bell[1], self._scoreboard, start
+
+        return Child(f"worker {number}", number, worker.main, arguments)
+
+    def _make_console(self, number: int) -> list[Child]:
+        """Return the console, or nothing where no listing is ever printed."""
+        if self._settings.list_users in ("none", "0"):
+            return []
+        pages = functools.partial(pages_of_lines, self._settings)
+        start = console.ConsoleStart(worker.become_child, pages)
+        arguments = (self._bell[0], self._scoreboard, start)
+        return [Child("console", number, console.main, lambda: arguments, watched=False)]
+
+    # --- The loop. ---
+
+    def run(self) -> ExitCode:
+        """Serve until stopped; return how that went."""
+        wakeup, self._signals = socket.socketpair()
+        wakeup.setblocking(False)
+        self._signals.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        self._watch(self._signals.fileno(), self._hear_signals)
+        next_tick = 0.0
+        try:
+            while not self._ended():
+                events = self._epoll.poll(TICK_S if self._accepting else _FULL_PAUSE_S)
+                self._now = time.monotonic()
+                for fd, _ in events:
+                    if fd in self._handlers:  # else an earlier event of this turn removed it
+                        self._handlers[fd]()
+                self._look_for_room()
+                if self._now >= next_tick:
+                    next_tick = self._now + TICK_S
+                    self._pool.kill_hanging(self._settings.hang_timeout_s)
+                self._start_due()
+        finally:
+            self._pool.kill_all()
+        return self._exit_code
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _start_due(self) -> None:
+        """Start children that are due. While stopping only the writer is worth a restart."""
+        due = self._pool.children
+        if self._stop_by is not None:
+            needed = self._exit_code == ExitCode.OK and any(w.running for w in self._workers)
+            due = [self._writer] if needed else []
+        self._pool.start_due(due, self._now, self._started)
+
+    def _started(self, child: Child) -> None:
+        assert child.control is not None
+        self._watch(child.control.fileno(), functools.partial(self._hear, child))
+        if child is self._writer:
+            self._connect([each for each in self._workers if each.running])
+        elif child in self._workers:
+            self._listener.restarted(child)
+            if self._writer.running:
+                self._connect([child])
+
+    def _connect(self, workers: list[Child]) -> None:
+        """Give the writer and each of some workers the ends of a channel between them."""
+        for child in workers:
+            ends = frame_channel()
+            for peer, end in zip((self._writer, child), ends, strict=True):
+                try:
+                    if peer.control is not None:
+                        send_control(peer.control, worker.WRITER, [end.fileno()])
+                except OSError as error:  # it died; its next life begins with another channel
+                    log.debug("%s was not connected: %s", peer.name, error)
+            for end in ends:
+                end.close()
+
+    def _hear(self, child: Child) -> None:
+        """Take a child's messages; bury it where they have ended."""
+        while child.control is not None:
+            message = receive_control(child.control)
+            if message is None:
+                return
+            text = message[0]
+            if text == worker.READY:
+                child.ready = True
+            elif text[:1] == writer.FATAL:
+                self._fail(ExitCode(text[1]), text[2:].decode(errors="replace"))
+            elif not text:
+                self._bury(child)
+
+    def _bury(self, child: Child) -> None:
+        assert child.control is not None
+        del self._handlers[child.control.fileno()]
+        pause = child.buried(self._now)
+        if self._stop_by is None:
+            log.warning(
+                "%s died; it is started again%s", child.name, f" in {pause:g} s" if pause else ""
+            )
+
+    # --- Accepting. ---
+
+    def _look_for_room(self) -> None:
+        """Listen to the socket only while a connection could be taken."""
+        room = self._stop_by is None and self._now >= self._accept_at and self._listener.has_room
+        if room and not self._accepting:
+            self._watch(self._listener.fileno(), self._accept)
+        elif self._accepting and not room:
+            self._stop_accepting()
+        self._accepting = room
+
+    def _stop_accepting(self) -> None:
+        if self._listener.fileno() in self._handlers:
+            del self._handlers[self._listener.fileno()]
+            self._epoll.unregister(self._listener.fileno())
+
+    def _accept(self) -> None:
+        self._listener.accept()
+        if self._listener.stuck:
+            self._accept_at = self._now + _FULL_PAUSE_S
+
+    # --- Stopping. ---
+
+    def _hear_signals(self) -> None:
+        for number in self._signals.recv(64):
+            name = signal.Signals(number).name
+            if self._stop_by is None:
+                log.info("%s: stopping", name)
+                self._stop(self._settings.stop_timeout_s)
+            else:
+                log.warning("%s again: what was not finished is given up", name)
+                self._give_up()
+
+    def _fail(self, code: ExitCode, reason: str) -> None:
+        """End the service, because the writer said that it cannot go on."""
+        log.error("%s", reason)
+        if self._exit_code == ExitCode.OK:
+            self._exit_code = code
+            self._stop(_FAILURE_STOP_S)
+
+    def _stop(self, timeout_s: float) -> None:
+        self._stop_by = self._now + timeout_s
+        if self._exit_code == ExitCode.OK:
+            while self._listener.accept():  # who waits by now is still served
+                pass
+        self._stop_accepting()
+        self._listener.close()
+        self._tell(self._workers)
+
+    def _tell(self, children: list[Child]) -> None:
+        for child in children:
+            if child.control is not None:
+                try:
+                    send_control(child.control, worker.STOP)
+                except OSError as error:
+                    log.warning("%s cannot be told to stop: %s", child.name, error.strerror)
+
+    def _give_up(self) -> None:
+        if self._exit_code == ExitCode.OK:
+            self._exit_code = ExitCode.STOP_TIMEOUT
+        self._pool.kill_all()
+        for child in self._pool.children:
+            child.restart_at = None
+
+    def _ended(self) -> bool:
+        """Take a stop one step further; return whether it is done."""
+        if self._stop_by is None:
+            return False
+        if self._now > self._stop_by:
+            running = [child.name for child in self._pool.children if child.running]
+            log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
+            self._give_up()
+            return True
+        if not any(child.running for child in self._workers) and not self._writer_told:
+            self._writer_told = True
+            self._tell([self._writer, *self._console])
+        return not any(child.running for child in self._pool.children)

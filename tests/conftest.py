@@ -1,0 +1,56 @@
+"""What all tests share: a way to start services that are stopped, and looked at, afterwards."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Peer, Service, is_alive
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a service with some flags, once or several times in a test.
+
+    Whatever a test does: at its end nothing of the service is alive, and nothing it logged is a
+    traceback.
+    """
+    services: list[Service] = []
+
+    def starter(*flags: str, port: int = 0, **popen: Any) -> Service:
+        service = Service(tmp_path, *flags, port=port, **popen)
+        services.append(service)
+        return service.wait_until_listening()
+
+    yield starter
+    for service in services:
+        pids = [service.process.pid, *service.children().values()]
+        if service.process.poll() is None:
+            service.stop()
+        assert not [pid for pid in pids if is_alive(pid)]
+        assert "Traceback" not in service.stderr, service.stderr
+
+
+@pytest.fixture
+def service(start: Start) -> Service:
+    """Return a running service with the default settings."""
+    return start()
+
+
+@pytest.fixture
+def peer(service: Service) -> Iterator[Peer]:
+    """Return a connection to the running service."""
+    with service.peer() as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Return one service for all tests of a file that leave nothing behind in it."""
+    service = Service(tmp_path_factory.mktemp("shared")).wait_until_listening()
+    yield service
+    assert service.stop() == 0
+    assert "Traceback" not in service.stderr, service.stderr

@@ -1,0 +1,230 @@
+"""A real service for tests: started as a user starts it, on a free port, in a folder of its own."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+READY = re.compile(r"listening on (\S+):(\d+), database (.*), (\d+) workers?$")
+PATIENCE_S = 20.0
+"""How long a test waits for something that must happen: generous, for slow and busy machines."""
+
+SAVED = b'{"message": "Password saved!"}\n'
+
+
+def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Return the first true value of a condition, asked again and again; fail if there is none."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        threading.Event().wait(0.01)
+    raise AssertionError(f"within {patience_s} s not: {what}")
+
+
+class Peer:
+    """A client made of a plain socket, as a main application is."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, *messages: object, newline: bytes = b"\n") -> None:
+        """Send messages: bytes as they are, anything else as JSON."""
+        self.socket.sendall(
+            b"".join(
+                message if isinstance(message, bytes) else json.dumps(message).encode() + newline
+                for message in messages
+            )
+        )
+
+    def line(self) -> bytes:
+        """Return the next reply as it came, or nothing at the end."""
+        return self._file.readline()
+
+    def reply(self) -> Any:
+        """Return the next reply."""
+        line = self.line()
+        assert line.endswith(b"\n"), f"the connection ended after {line!r}"
+        return json.loads(line)
+
+    def ask(self, message: object) -> Any:
+        """Send one message and return its reply."""
+        self.send(message)
+        return self.reply()
+
+    def save(self, password: str = "abc123") -> Any:
+        """Save a password and return the reply."""
+        return self.ask({"message": "save_password", "password": password})
+
+    def count(self) -> int:
+        """Return the number of users."""
+        return int(self.ask({"message": "number_of_users"})["number_of_users"])
+
+    def no_more_to_send(self) -> None:
+        """Close the sending half."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def ended(self) -> bool:
+        """Tell whether the service has closed the connection, waiting for that or for bytes."""
+        try:
+            return self._file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._file.close()
+        self.socket.close()
+
+
+class Service:
+    """A running `pwserver serve`."""
+
+    def __init__(self, folder: Path, *flags: str, port: int = 0, **popen: Any) -> None:
+        self.folder = folder
+        self.database = folder / "user_data.db"
+        self.key_file = folder / "user_data.key"
+        self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
+        command = [sys.executable, "-m", "pwserver", "serve", "--port", str(port), *flags]
+        popen = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder, **popen}
+        self.process = subprocess.Popen(command, **popen)
+        self.port = 0
+
+    def wait_until_listening(self) -> Self:
+        """Read the first line of standard output and take the port from it."""
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline().decode()
+        found = READY.search(first.rstrip("\n"))
+        if not found:
+            self.kill_everything()
+            raise AssertionError(f"{first!r}\n{self.stderr}")
+        self.port = int(found[2])
+        return self
+
+    @property
+    def stderr(self) -> str:
+        """What was logged so far."""
+        return (self.folder / "stderr").read_text()
+
+    def peer(self) -> Peer:
+        """Return a new connection."""
+        return Peer(self.port)
+
+    def children(self) -> dict[str, int]:
+        """Return the process id of every named child that is alive."""
+        named = {}
+        for pid in _descendants(self.process.pid):
+            name = process_title(pid)
+            if name.startswith("pwserver: "):
+                named[name.removeprefix("pwserver: ")] = pid
+        return named
+
+    def child(self, name: str) -> int:
+        """Return the process id of a child, waiting for it to be started."""
+        return int(eventually(lambda: self.children().get(name), f"{name} runs"))
+
+    def replace(self, name: str, signal_number: int = signal.SIGKILL) -> int:
+        """Send a signal to a child; return the process id of the one that takes its place."""
+        old = self.child(name)
+        os.kill(old, signal_number)
+
+        def successor() -> int | None:
+            now = self.children().get(name)
+            return now if now != old else None
+
+        return int(eventually(successor, f"{name} is replaced"))
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Stop the service and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal_number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for the end; return the exit code."""
+        with contextlib.suppress(ValueError):
+            self.process.communicate(timeout=PATIENCE_S)
+        code = self.process.wait(PATIENCE_S)
+        self._errors.close()
+        return code
+
+    def kill_everything(self) -> None:
+        """End every process of the service by force."""
+        pids = [self.process.pid, *_descendants(self.process.pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.ended()
+        eventually(lambda: not any(is_alive(pid) for pid in pids), "every process ended")
+
+
+def process_title(pid: int) -> str:
+    """Return what the process list shows of a process."""
+    try:
+        shown = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return shown.split(b"\0")[0].decode(errors="replace").strip()
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process exists and is not merely waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in map(int, children):
+        yield child
+        yield from _descendants(child)
+
+
+def save_until_stopped(service: Service, stop: threading.Event, acknowledged: list[int]) -> None:
+    """Save over one connection after another; append 1 for every save that was acknowledged."""
+    while not stop.is_set():
+        with contextlib.suppress(OSError, AssertionError, ValueError), service.peer() as peer:
+            while not stop.is_set():
+                if peer.save()["message"] == "Password saved!":
+                    acknowledged.append(1)
+
+
+@contextlib.contextmanager
+def load(service: Service, clients: int) -> Iterator[list[int]]:
+    """Save from so many clients at once; yields the growing list of acknowledgements."""
+    stop = threading.Event()
+    acknowledged: list[int] = []
+    threads = [
+        threading.Thread(target=save_until_stopped, args=(service, stop, acknowledged))
+        for _ in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield acknowledged
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,269 @@
+"""The book on the disk: made, guarded, checked, removed."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.conftest import Start
+from tests.harness import Service, eventually, load
+
+SAVE = {"message": "save_password", "password": "abc123"}
+
+
+def serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run `pwserver serve` where it must refuse to start."""
+    command = [sys.executable, "-m", "pwserver", "serve", "--port", "0", *flags]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], reason: str) -> None:
+    """Check that a start was refused with a plain sentence."""
+    assert result.returncode == 5, result
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.fixture
+def book(start: Start, tmp_path: Path) -> Path:
+    """Return a folder with a book of three users and its key."""
+    service = start()
+    with service.peer() as peer:
+        for _ in range(3):
+            peer.save()
+    assert service.stop() == 0
+    return tmp_path
+
+
+def test_files_are_for_their_owner_only(service: Service, tmp_path: Path) -> None:
+    """Nobody else may read the database, what belongs to it, or the key."""
+    with service.peer() as peer:
+        peer.save()
+    files = list(tmp_path.glob("user_data*"))
+    assert {"user_data.db", "user_data.db-wal", "user_data.key"} <= {file.name for file in files}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_passwords_are_sealed(service: Service, tmp_path: Path) -> None:
+    """A saved password is found in no file, nor is it in a log line or on the console."""
+    canary = "canary-3f9a-\N{SNOWMAN}"
+    with service.peer() as peer:
+        for _ in range(10):
+            peer.save(canary)
+        peer.count()
+        peer.send(f'{{"message": "save_password", "password": "{canary}", "id": []}}\n'.encode())
+        assert "canary" not in str(peer.reply())
+    searched = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert len(searched) >= 4
+    assert not [file for file in searched if b"canary" in file.read_bytes()]
+    assert service.stop() == 0
+    assert not [file for file in tmp_path.iterdir() if b"canary" in file.read_bytes()]
+
+
+def test_the_number_equals_the_rows(book: Path, start: Start) -> None:
+    """What is answered is what is in the table, also after a restart."""
+    service = start()
+    with service.peer() as peer:
+        assert peer.count() == 3
+        peer.save()
+        assert peer.count() == 4
+    assert service.stop() == 0
+    with apsw.Connection(str(book / "user_data.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM user").fetchone() == (4,)
+        assert connection.pragma("integrity_check") == "ok"
+        assert connection.pragma("journal_mode") == "wal"
+
+
+def test_removing_the_database_gives_a_fresh_book_at_the_next_start(
+    book: Path, start: Start
+) -> None:
+    """The seed's way to begin anew works; the key stays."""
+    key = (book / "user_data.key").read_bytes()
+    (book / "user_data.db").unlink()
+    service = start()
+    with service.peer() as peer:
+        assert peer.count() == 0
+        peer.save()
+        assert peer.count() == 1
+    assert (book / "user_data.key").read_bytes() == key
+
+
+@pytest.mark.parametrize("pattern", ["user_data.db", "user_data.db*"])
+def test_removing_the_database_while_running_gives_a_fresh_book(
+    service: Service, tmp_path: Path, pattern: str
+) -> None:
+    """Within a second the book is empty, and it takes saves as before."""
+    with service.peer() as peer:
+        peer.save()
+        for file in sorted(tmp_path.glob(pattern)):
+            file.unlink()
+        eventually(lambda: peer.count() == 0, "the book is fresh", 1.0)
+        assert peer.save() == {"message": "Password saved!"}
+        assert peer.count() == 1
+        assert stat.S_IMODE((tmp_path / "user_data.db").stat().st_mode) == 0o600
+
+
+def test_nothing_is_acknowledged_into_a_removed_database(service: Service, tmp_path: Path) -> None:
+    """Removed under load, the book keeps all that was answered after the fresh one was seen."""
+    with service.peer() as peer, load(service, 4) as acknowledged:
+        for _ in range(5):
+            before = len(acknowledged)
+            eventually(lambda: len(acknowledged) > before + 50, "saves go on")  # noqa: B023
+            old = peer.count()
+            for file in sorted(tmp_path.glob("user_data.db*")):
+                file.unlink(missing_ok=True)
+            eventually(lambda: peer.count() < old, "a fresh book is there", 1.0)  # noqa: B023
+            fresh_from = len(acknowledged)
+        eventually(lambda: len(acknowledged) > fresh_from + 50, "saves go on")
+    with service.peer() as peer:
+        number = peer.count()
+    assert number >= len(acknowledged) - fresh_from
+    service.kill_everything()
+    with apsw.Connection(str(tmp_path / "user_data.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM user").fetchone() == (number,)
+
+
+def test_a_log_removed_while_running_loses_nothing(
+    service: Service, tmp_path: Path, start: Start
+) -> None:
+    """If somebody takes the write-ahead log away, what is in it is kept."""
+    with service.peer() as peer:
+        peer.save()
+        (tmp_path / "user_data.db-wal").unlink()
+        peer.save()
+        assert peer.count() == 2
+    service.kill_everything()
+    with start().peer() as peer:
+        assert peer.count() == 2
+
+
+def test_a_missing_key_is_refused(book: Path) -> None:
+    """A book without its key is not opened, and no new key is made for it."""
+    (book / "user_data.key").unlink()
+    assert_refused(serve(book), "put it back from your backup")
+    assert not (book / "user_data.key").exists()
+
+
+def test_a_wrong_key_is_refused(book: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The key of another book is found out before anything is sealed with it."""
+    other = tmp_path_factory.mktemp("other")
+    subprocess.run([sys.executable, "-m", "pwserver", "setup"], cwd=other, check=True)
+    shutil.copy(other / "user_data.key", book / "user_data.key")
+    before = (book / "user_data.db").read_bytes()
+    assert_refused(serve(book), "not the one that user_data.db was sealed with")
+    assert (book / "user_data.db").read_bytes() == before
+
+
+def test_a_key_readable_by_others_is_refused(book: Path) -> None:
+    """The message says what to type."""
+    (book / "user_data.key").chmod(0o644)
+    assert_refused(serve(book), "chmod 600")
+
+
+def test_an_unknown_schema_version_is_refused(book: Path) -> None:
+    """A book of a later version is left alone."""
+    with apsw.Connection(str(book / "user_data.db")) as connection:
+        connection.pragma("user_version", 99)
+    connection.close()
+    before = (book / "user_data.db").read_bytes()
+    assert_refused(serve(book), "schema version 99")
+    assert (book / "user_data.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["text", "sqlite"])
+def test_a_file_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
+    """What is not a password book is not touched, and no key is made for it."""
+    path = tmp_path / "user_data.db"
+    if content == "text":
+        path.write_text("my notes\n" * 100)
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE notes (text)")
+        connection.commit()
+        connection.close()
+    subprocess.run(
+        [sys.executable, "-m", "pwserver", "setup", "--database", "other.db"],
+        cwd=tmp_path,
+        check=True,
+    )
+    before = path.read_bytes()
+    assert_refused(serve(tmp_path, "--key-file", "other.key"), "user_data.db")
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_book_is_refused(book: Path) -> None:
+    """Flipped bytes in the schema are found at the start, and nothing is made in their place."""
+    damaged = bytearray((book / "user_data.db").read_bytes())
+    damaged[0:200] = bytes(200)
+    (book / "user_data.db").write_bytes(damaged)
+    assert_refused(serve(book), "restore it from a backup")
+    assert (book / "user_data.db").read_bytes() == damaged
+
+
+def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:
+    """The service does not start on a SQLite with the WAL-reset bug, and says why."""
+    program = (
+        "import apsw; apsw.sqlite_lib_version = lambda: '3.51.2'\n"
+        "import sys; from pwserver.cli import run; sys.exit(run(['serve', '--port', '0']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert_refused(result, "WAL-reset bug")
+
+
+def test_a_full_disk_is_said_and_survived(start: Start, tmp_path: Path) -> None:
+    """A save that does not fit is "Not saved!" with the reason; counts go on; room helps."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        service = start("--database", str(folder / "user_data.db"))
+        with service.peer() as peer:
+            saved = 0
+            while (reply := peer.save("x" * 4000))["message"] == "Password saved!":
+                saved += 1
+            assert reply == {"message": "Not saved!", "error": "The disk is full."}
+            assert saved > 50
+            assert peer.count() == saved
+            subprocess.run(["mount", "-o", "remount,size=8m", str(folder)], check=True)
+            assert peer.save() == {"message": "Password saved!"}
+            assert peer.count() == saved + 1
+        assert service.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_locked_database_is_said_and_survived(start: Start, tmp_path: Path) -> None:
+    """Another program that locks the database makes saves wait, then fail, and counts go on."""
+    service = start("--save-timeout-s", "1")
+    with service.peer() as peer, service.peer() as other:
+        peer.save()
+        intruder = apsw.Connection(str(tmp_path / "user_data.db"))
+        intruder.execute("BEGIN IMMEDIATE")
+        replies: list[str] = []
+        waiting = threading.Thread(target=lambda: replies.append(peer.save()["message"]))
+        waiting.start()
+        assert other.count() == 1
+        waiting.join()
+        assert replies == ["Not saved!"]
+        intruder.execute("COMMIT")
+        intruder.close()
+        assert peer.save() == {"message": "Password saved!"}

@@ -1,0 +1,1 @@
+"""What runs inside the pool: the workers that serve connections, and the writer that commits."""

@@ -1,0 +1,170 @@
+"""Rows on their way to the writer, and the saves that wait for them.
+
+Rows that arrive together travel together: one batch a turn of the worker's loop, and a few in
+flight while the writer commits. The writer answers batches in the order they were sent. This file
+knows what was sent, what was answered, and what to say when the writer is slow, away or dead; it
+does not know what a row means.
+"""
+
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pwserver.config import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
+from pwserver.handoff import FrameReader, frame
+from pwserver.protocol import Id
+
+if TYPE_CHECKING:
+    from workers.connection import Connection
+    from workers.database import Row
+
+ROW_OVERHEAD_BYTES = 64
+"""What a row costs beside its sealed password, near enough for a limit."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Saves that one connection has in one batch, one behind the other; their ids, in order."""
+
+    connection: "Connection"
+    batch: "Batch"
+    ids: list[Id] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Rows that are committed together, and who waits for them."""
+
+    since: float  # when the first row came, in seconds of the monotonic clock
+    rows: "list[Row]" = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch: saved, certainly not saved, or nobody knows."""
+
+    saved: bool = False
+    known: bool = True
+    reason: str = ""
+
+
+SAVED = Outcome(saved=True)
+UNKNOWN = Outcome(
+    known=False,
+    reason="The password may or may not have been saved: the writer died before it answered.",
+)
+TOO_LATE = Outcome(reason="The service is overloaded: the save waited too long to be written.")
+QUEUE_FULL = Outcome(reason="The service is overloaded: too many saves wait to be written.")
+
+
+class Batches:
+    """The queue of one worker to the writer."""
+
+    def __init__(self) -> None:
+        self._queued: deque[Batch] = deque()
+        self._queued_bytes = 0
+        self._in_flight: deque[Batch] = deque()
+        self._channel: socket.socket | None = None
+        self._reader: FrameReader | None = None
+        self._unsent = b""
+        self.newest_id: int | None = None  # in the database, as the present writer found it
+
+    @property
+    def full(self) -> bool:
+        """Whether another save must be refused."""
+        return self._queued_bytes >= QUEUE_BYTES_MAX
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return not (self._queued or self._in_flight)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the channel was full, so that `send` is due when it can be written to again."""
+        return bool(self._unsent)
+
+    def add(self, connection: "Connection", row: "Row", id: Id, now: float) -> Run:
+        """Queue a row; return the run that it joined, which is new or the connection's last."""
+        size = len(row[2]) + ROW_OVERHEAD_BYTES
+        queued = self._queued
+        if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
+            queued.append(Batch(now))
+        batch = queued[-1]
+        batch.rows.append(row)
+        batch.bytes += size
+        self._queued_bytes += size
+        runs = connection.runs
+        if runs and runs[-1].batch is batch:
+            run = runs[-1]
+        else:
+            run = Run(connection, batch)
+            batch.runs.append(run)
+        run.ids.append(id)
+        return run
+
+    def send(self) -> None:
+        """Send what may be in flight and keep the rest. Called once a turn."""
+        if self.newest_id is None:
+            return
+        while self._queued and len(self._in_flight) < BATCHES_IN_FLIGHT_MAX and not self._unsent:
+            batch = self._queued.popleft()
+            self._queued_bytes -= batch.bytes
+            self._in_flight.append(batch)
+            self._unsent = frame(batch.rows)
+            self._write()
+        if self._unsent:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._channel is not None
+        try:
+            self._unsent = self._unsent[self._channel.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # the writer died: its answers end, which `receive` notices
+            self._unsent = b""
+
+    def attach(self, channel: socket.socket) -> list[tuple[Batch, Outcome]]:
+        """Talk to a new writer from now on; return what was lost with the old one."""
+        lost = self.detach()
+        self._channel = channel
+        self._reader = FrameReader(channel)
+        return lost
+
+    def detach(self) -> list[tuple[Batch, Outcome]]:
+        """Give the writer up; return what was in flight, whose fate nobody knows."""
+        lost = [(batch, UNKNOWN) for batch in self._in_flight]
+        self._in_flight.clear()
+        self._unsent = b""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._reader = self.newest_id = None
+        return lost
+
+    def receive(self) -> tuple[list[tuple[Batch, Outcome]], bool]:
+        """Return the batches that the writer has answered, and whether it is gone.
+
+        Its first frame is the newest id in the database; nothing is sent to it before.
+        """
+        assert self._reader is not None
+        answered: list[tuple[Batch, Outcome]] = []
+        for reason in self._reader.read():
+            if isinstance(reason, int):
+                self.newest_id = reason
+            else:
+                outcome = SAVED if reason is None else Outcome(reason=reason)
+                answered.append((self._in_flight.popleft(), outcome))
+        return answered, self._reader.ended
+
+    def expire(self, before: float) -> list[tuple[Batch, Outcome]]:
+        """Give up what has been queued since before a moment; it was never sent."""
+        expired: list[tuple[Batch, Outcome]] = []
+        while self._queued and self._queued[0].since < before:
+            batch = self._queued.popleft()
+            self._queued_bytes -= batch.bytes
+            expired.append((batch, TOO_LATE))
+        return expired

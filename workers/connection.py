@@ -1,0 +1,212 @@
+"""One client's connection: its bytes in, its replies out, in the order of its requests.
+
+Does the reading and writing of its socket, but knows nothing of the loop that says when: `receive`
+and `flush` are called when they may do something, and `wants` says what to wait for next.
+
+Order is kept by two queues. `runs` are saves that wait for the writer. `_held` are requests that
+must see the effect of those saves, with everything behind them; it is empty most of the time.
+"""
+
+import socket
+from collections import deque
+from select import EPOLLIN, EPOLLOUT
+from typing import Any
+
+from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
+from pwserver.protocol import Reader, Request, passwords_saved, request_reader
+from workers.batches import Outcome, Run
+from workers.commands import BY_MESSAGE, Context, not_saved
+
+NEVER = float("inf")
+
+_DRAIN_RECEIVES_MAX = 64
+"""How often a socket is read at a stop: 4 MiB, more than the kernel keeps by default."""
+
+
+class Connection:
+    """A client's socket and everything that is unfinished on it."""
+
+    __slots__ = (
+        "_context",
+        "_held",
+        "_message_deadline",
+        "_peer_closed",
+        "_peer_gone",
+        "_reader",
+        "_replies",
+        "_send_deadline",
+        "_settings",
+        "_socket",
+        "_unanswered",
+        "_unsent",
+        "closed",
+        "ending",
+        "events",
+        "fd",
+        "lingering",
+        "runs",
+    )
+
+    def __init__(self, client: socket.socket, context: Context, settings: Settings) -> None:
+        self._socket = client
+        self._context = context
+        self._settings = settings
+        self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
+        self._held: deque[Any] = deque()
+        self._unanswered = 0
+        self._replies: list[bytes] = []
+        self._unsent = b""
+        self._peer_closed = False  # it will send no more
+        self._peer_gone = False  # replies have nowhere to go; requests are still done
+        self._message_deadline = NEVER  # for the rest of a message, or for the newline behind one
+        self._send_deadline = NEVER  # for the client to take its replies, or to close
+        self.fd = client.fileno()
+        self.events = EPOLLIN  # what the loop waits for at present
+        self.runs: deque[Run] = deque()
+        self.ending = False  # nothing more will be done for it: close once all is answered
+        self.lingering = False  # all is answered and the client told: waiting for its close
+        self.closed = False
+
+    # --- Requests in. ---
+
+    def receive(self) -> bool:
+        """Take what has arrived and do it; return whether there may be more."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+            self._peer_gone = True
+        if not data:
+            self._peer_closed = True
+        if self.ending:  # it is only read so that the last reply gets through
+            if self.lingering and not data:
+                self.close()
+            return bool(data)
+        reader = self._reader
+        requests = reader.feed(data) if data else reader.end()
+        for request in requests:
+            self._take(request)
+        self.ending = not data or reader.broken
+        if not reader.partial or self.ending:
+            self._message_deadline = NEVER
+        elif requests or self._message_deadline == NEVER:
+            wait = RESYNC_S if reader.skipping else self._settings.message_timeout_s
+            self._message_deadline = self._context.now + wait
+        return bool(data)
+
+    def drain(self) -> None:
+        """Take what the client has sent so far, and then nothing more."""
+        for _ in range(_DRAIN_RECEIVES_MAX):
+            if self.ending or not self.receive():
+                break
+        self.ending = True
+
+    def _take(self, request: Any) -> None:
+        command = BY_MESSAGE[type(request)]
+        self._unanswered += 1
+        if self._held or (self.runs and not command.writes):
+            self._held.append(request)
+        else:
+            self._answer(command.do(self._context, self, request))
+
+    def _answer(self, reply: bytes | None) -> None:
+        if reply is not None:
+            self._replies.append(reply)
+            self._unanswered -= 1
+
+    def expect(self, run: Run) -> None:
+        """Note that the reply to a save comes with a run."""
+        if not self.runs or self.runs[-1] is not run:
+            self.runs.append(run)
+
+    def settle(self, run: Run, outcome: Outcome) -> None:
+        """Answer the saves of a run, which is the oldest, and then what was held back by them."""
+        self.runs.popleft()
+        self._unanswered -= len(run.ids)
+        if outcome.saved:
+            self._replies.append(passwords_saved(run.ids))
+        else:
+            self._replies += [not_saved(outcome, id) for id in run.ids]
+        held = self._held
+        while held:
+            command = BY_MESSAGE[type(held[0])]
+            if self.runs and not command.writes:
+                break
+            self._answer(command.do(self._context, self, held.popleft()))
+
+    # --- Replies out. ---
+
+    def flush(self) -> None:
+        """Send what is ready, and end the connection when its time has come."""
+        if self._replies:
+            self._unsent += b"".join(self._replies)
+            self._replies.clear()
+        if self._unsent:
+            self._send()
+        if self.ending and not (self._unanswered or self._unsent or self.lingering):
+            self._finish()
+
+    def _send(self) -> None:
+        if self._peer_gone or self.closed:
+            self._unsent = b""
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._peer_gone = True
+            self._unsent = b""
+            return
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._send_deadline = NEVER
+        elif sent or self._send_deadline == NEVER:
+            self._send_deadline = self._context.now + self._settings.send_timeout_s
+
+    def _finish(self) -> None:
+        """Tell the client that this was all, and give it a moment to close its side first."""
+        if not self._peer_closed:
+            self.lingering = True
+            self._send_deadline = self._context.now + LINGER_S
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+                return
+            except OSError:
+                pass
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. Saves under way are still done."""
+        self.closed = True
+        self._socket.close()
+
+    # --- What the loop asks. ---
+
+    @property
+    def wants(self) -> int:
+        """The events of epoll to wait for; 0 while only the writer can move things on."""
+        events = EPOLLOUT if self._unsent else 0
+        if self.ending:
+            return events | EPOLLIN if self.lingering else events
+        crowded = self._unanswered >= self._settings.in_flight_max
+        if crowded or len(self._unsent) > REPLIES_BYTES_MAX:
+            return events
+        return events | EPOLLIN
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a deadline to watch."""
+        return self._message_deadline != NEVER or self._send_deadline != NEVER
+
+    def expire(self, now: float) -> None:
+        """End the connection where the client has kept the service waiting for too long."""
+        if self._send_deadline < now:
+            self.close()
+        elif self._message_deadline < now:
+            self._message_deadline = NEVER
+            for request in self._reader.end():
+                self._take(request)
+            self.ending = True

@@ -1,0 +1,265 @@
+"""Opening the database: everything that is SQLite's own, and nothing else knows that it is SQLite.
+
+The writer holds the only connection that writes. Others open the file `query_only`, for as short a
+time as they can, because an open read transaction keeps the write-ahead log from being reused.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+from peewee import DatabaseError, PeeweeException, fn
+from playhouse.apsw_ext import APSWDatabase
+
+from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
+from workers import models
+from workers.models import SCHEMA_VERSION, Key, User
+from workers.vault import MasterKey
+
+Row = tuple[int, int, bytes, int]
+"""A user as the database takes it: id, key_id, sealed, saved_at_ms."""
+
+SQLITE_VERSION_MIN = (3, 51, 3)
+"""Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
+connections a checkpoint can lose committed pages."""
+
+APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: says whose database this is
+
+_LOCK_WAIT_S = 1
+"""How long to wait for another program that has locked the database: long enough for a backup's
+last step, short enough to say so while the client still listens."""
+
+_COLUMNS = [User.id, User.key_id, User.sealed, User.saved_at_ms]  # in the order of a Row
+_PRAGMAS = {
+    "synchronous": "full",  # COMMIT returns when the log is on the disk
+    "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
+    "cache_size": -16 * 1024,  # KiB
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+}
+
+
+def check_sqlite(version: str = "") -> None:
+    """Raise `SqliteRefused` for a SQLite that can lose committed data."""
+    version = version or apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < SQLITE_VERSION_MIN:
+        wanted = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise SqliteRefused(
+            f"SQLite {version} can lose committed data (the WAL-reset bug, sqlite.org/wal.html); "
+            f"{wanted} or newer is needed. Run: pip install --upgrade apsw"
+        )
+
+
+def holds_a_book(path: Path) -> bool:
+    """Tell whether the file is there and not empty, so that a key for it must exist already."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+class Store:
+    """The writer's connection: opened, checked, and made if there is none.
+
+    Raises `DatabaseRefused` or `KeyRefused` where the file is not one to write to, and changes
+    nothing in it then. `connection` is the plain apsw connection under the models.
+    """
+
+    def __init__(self, path: Path, key_id: int, check_value: bytes) -> None:
+        self.path = path
+        self._log_path = Path(f"{path}-wal")
+        self._lock = _open_and_lock(path, self._log_path)
+        self.log_pages = 0  # in the write-ahead log after the last commit
+        self._database = APSWDatabase(str(path), pragmas=_PRAGMAS, timeout=_LOCK_WAIT_S)
+        with _refusals(path):
+            self._database.connect()
+            self.connection: apsw.Connection = self._database.connection()
+            models.database.initialize(self._database)
+            try:
+                self._prepare(key_id, check_value)
+            except BaseException:
+                self.close()
+                raise
+        # The statement is taken from the model once: building it costs peewee 10 microseconds a
+        # row, running it half a microsecond.
+        self._insert = User.insert_many([(0, 0, b"", 0)], fields=_COLUMNS).sql()[0]
+        self.connection.set_wal_hook(self._committed)
+        self._identity = _identity(path)
+        self._log_identity = _identity(self._log_path)
+
+    def _prepare(self, key_id: int, check_value: bytes) -> None:
+        """Make the tables if there are none; refuse what another program or version made."""
+        if self._database.get_tables():
+            check_schema(self._database, self.path)
+            check_key(self.path, key_id, check_value)
+            self._database.pragma("journal_mode", "wal")
+        else:
+            self._database.pragma("journal_mode", "wal")
+            with self._database.atomic("IMMEDIATE"):
+                self._database.create_tables([User, Key])
+                Key.create(id=key_id, check_value=check_value)
+                self._database.pragma("application_id", APPLICATION_ID)
+                self._database.pragma("user_version", SCHEMA_VERSION)
+
+    def close(self) -> None:
+        """Close; where this is the last connection, everything is then in the one file."""
+        try:
+            self._database.close()
+        finally:  # not before: closing any descriptor of a file drops SQLite's locks on it
+            os.close(self._lock)
+
+    def _committed(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self.log_pages = pages
+        return apsw.SQLITE_OK
+
+    def insert_users(self, rows: list[Row]) -> None:
+        """Save rows as one transaction; return when it would survive pulling the plug.
+
+        Raises an `apsw.Error`, and then nothing of it is saved: except where a sync failed, after
+        which nobody can tell.
+        """
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany(self._insert, rows)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def checkpoint(self) -> bool:
+        """Copy the write-ahead log to the database as far as readers allow; tell if all of it."""
+        mode = apsw.SQLITE_CHECKPOINT_PASSIVE
+        pages, copied = self.connection.wal_checkpoint(mode=mode)
+        return pages == copied
+
+    @property
+    def database_removed(self) -> bool:
+        """Whether the file at the path is no longer the one that is open."""
+        return _identity(self.path) != self._identity
+
+    @property
+    def log_removed(self) -> bool:
+        """Whether the write-ahead log was taken away from under the database."""
+        return _identity(self._log_path) != self._log_identity
+
+    def count_users(self) -> int:
+        """Count the rows: about 20 ms a million, so once at the start and never again."""
+        return int(User.select().count())
+
+    def newest_id(self) -> int:
+        """Return the greatest id, or 0."""
+        return int(User.select(fn.MAX(User.id)).scalar() or 0)
+
+
+def check_schema(database: APSWDatabase, path: Path) -> None:
+    """Raise `DatabaseRefused` for a database of another program or another version."""
+    if database.pragma("application_id") != APPLICATION_ID:
+        raise DatabaseRefused(
+            f"{path} is a database of another program. It was not touched; choose another "
+            "file with --database."
+        )
+    version = database.pragma("user_version")
+    if version != SCHEMA_VERSION:
+        raise DatabaseRefused(
+            f"{path} has schema version {version}; this pwserver knows version "
+            f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
+        )
+
+
+def check_key(path: Path, key_id: int, check_value: bytes) -> None:
+    """Raise `KeyRefused` where the database was sealed with another key."""
+    row = Key.get_or_none(Key.id == key_id)
+    if row is None or bytes(row.check_value) != check_value:
+        raise KeyRefused(
+            f"the key is not the one that {path} was sealed with. Put the right key file back "
+            "from your backup, or name it with --key-file."
+        )
+
+
+def check_database(path: Path, key: MasterKey) -> None:
+    """Open an existing database as the service would, and raise what is wrong with it."""
+    Store(path, key.id, key.check_value).close()
+
+
+def pages_of_users(path: Path, newest: int | None, size: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield (id, saved_at_ms) of all users, or of the newest so many, oldest first.
+
+    Every page is a transaction of its own and nothing is held between pages: the console that
+    prints them may be blocked for hours. Users saved after the first page are left out. A database
+    that is not there, or cannot be read now, has no pages.
+    """
+    with contextlib.suppress(PeeweeException, apsw.Error), _reading(path):
+        final = User.select(fn.MAX(User.id)).scalar()
+        if final is None:
+            return
+        first = 0
+        if newest is not None:
+            ids = User.select(User.id).order_by(User.id.desc()).limit(newest)
+            first = min((user.id for user in ids), default=final + 1)
+        users = User.select(User.id, User.saved_at_ms).order_by(User.id).limit(size)
+        while page := list(users.where(User.id.between(first, final))):
+            yield [(user.id, user.saved_at_ms) for user in page]
+            first = page[-1].id + 1
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Open an existing database for the models to read, and close it without a checkpoint."""
+    flags = apsw.SQLITE_OPEN_READWRITE  # never creates; a reader of WAL writes to shared memory
+    reader = APSWDatabase(str(path), pragmas={"query_only": 1}, timeout=_LOCK_WAIT_S, flags=flags)
+    with contextlib.closing(reader):
+        reader.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        models.database.initialize(reader)
+        yield
+
+
+def _open_and_lock(path: Path, log_path: Path) -> int:
+    """Return a descriptor that keeps other services off the database, making the file if need be.
+
+    A new file is for its owner only, and leftovers of an older one beside it are taken away.
+    """
+    try:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            log_path.unlink(missing_ok=True)
+            Path(f"{path}-shm").unlink(missing_ok=True)
+        except FileExistsError:
+            lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise DatabaseRefused(f"{path} cannot be opened for writing: {error.strerror}.") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise DatabaseRefused(f"{path} is in use by another pwserver.") from None
+    return lock
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of a file that it cannot use into a sentence with the reason."""
+    try:
+        yield
+    except (DatabaseError, apsw.Error) as error:
+        reason = str(error.__cause__ or error)
+        cause = error if isinstance(error, apsw.Error) else error.__cause__ or error.__context__
+        if isinstance(cause, apsw.IOError):
+            raise StorageFailed(f"{path} cannot be read or written: {reason}.") from None
+        raise DatabaseRefused(
+            f"{path} cannot be used as a password book: {reason}. It was not changed; restore "
+            "it from a backup, or choose another file with --database."
+        ) from None

@@ -1,0 +1,159 @@
+"""Keys, and sealing and opening passwords with them. Knows nothing of sockets or databases.
+
+A password is sealed with XAES-256-GCM (C2SP, https://c2sp.org/XAES-256-GCM): of a 192-bit nonce the
+first half selects a key of its own for AES-256-GCM, derived from the master key by CMAC, and the
+second half is that key's nonce. Why: plain GCM with random 96-bit nonces must stop after 2^32
+messages a key (NIST SP 800-38D, 8.3), and a nonce that occurs twice gives everything away. Here
+each `Vault`, so each start of each worker, draws its own random first half, and counts in the
+second:
+
+- within a vault a nonce cannot repeat, because a counter does not;
+- between vaults it cannot, short of two equal draws of 96 random bits: at 2^32 starts of a worker
+  the chance is 2^-33.
+
+It is as fast as plain GCM (the derivation happens once a vault, and nothing is drawn per password):
+0.65 microseconds a password, where AES-256-GCM-SIV, the other construction that is safe here, took
+1.06.
+
+A sealed password is nonce (24 bytes), ciphertext (as long as the password in UTF-8) and tag (16
+bytes). The ids of the user and of the key are the associated data: a sealed value moved to another
+row does not open.
+"""
+
+import base64
+import binascii
+import hmac
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from pwserver.errors import DatabaseRefused, KeyRefused
+
+KEY_BYTES = 32
+HALF_NONCE_BYTES = 12
+NONCE_BYTES = 2 * HALF_NONCE_BYTES
+TAG_BYTES = 16
+
+_FILE_TAG = "pwserver-key-v1"
+_FILE_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True)
+class MasterKey:
+    """A key and its number. Neither its repr nor any error shows the key."""
+
+    id: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"MasterKey(id={self.id})"
+
+    @property
+    def check_value(self) -> bytes:
+        """16 bytes that only this key produces and that say nothing about it."""
+        derivation = HKDF(hashes.SHA256(), length=16, salt=None, info=b"pwserver key check v1")
+        return derivation.derive(self.secret)
+
+    def matches(self, check_value: bytes) -> bool:
+        """Tell whether a check value was made by this key."""
+        return hmac.compare_digest(self.check_value, check_value)
+
+
+class Vault:
+    """Seals and opens passwords with one key. Not to be shared between processes."""
+
+    def __init__(self, key: MasterKey) -> None:
+        self.key_id = key.id
+        self._secret = key.secret
+        self._key_id_bytes = key.id.to_bytes(4, "big")
+        self._prefix = os.urandom(HALF_NONCE_BYTES)
+        self._encrypt = AESGCM(derive_key(key.secret, self._prefix)).encrypt
+        self._counter = 0
+
+    def seal(self, password: str, user_id: int) -> bytes:
+        """Return a password as it is stored."""
+        self._counter += 1
+        nonce = self._counter.to_bytes(HALF_NONCE_BYTES, "big")
+        associated_data = user_id.to_bytes(8, "big") + self._key_id_bytes
+        return self._prefix + nonce + self._encrypt(nonce, password.encode(), associated_data)
+
+    def open(self, sealed: bytes, user_id: int) -> str:
+        """Return a stored password; raise `DatabaseRefused` for one that was altered or moved."""
+        prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
+        associated_data = user_id.to_bytes(8, "big") + self._key_id_bytes
+        try:
+            gcm = AESGCM(derive_key(self._secret, prefix))
+            return gcm.decrypt(nonce, sealed[NONCE_BYTES:], associated_data).decode()
+        except (InvalidTag, ValueError):
+            message = f"the sealed password of user {user_id} was altered, or moved from elsewhere."
+            raise DatabaseRefused(message) from None
+
+
+def derive_key(secret: bytes, prefix: bytes) -> bytes:
+    """Return the AES-256-GCM key for the first half of a nonce, as XAES-256-GCM has it."""
+    encryptor = Cipher(algorithms.AES256(secret), modes.ECB()).encryptor()
+    zero = int.from_bytes(encryptor.update(bytes(16)), "big")
+    subkey = (zero << 1 ^ (0x87 if zero >> 127 else 0)) & (1 << 128) - 1
+    blocks = (b"\x00" + bytes([i]) + b"X\x00" + prefix for i in (1, 2))
+    masked = (int.from_bytes(block, "big") ^ subkey for block in blocks)
+    return b"".join(encryptor.update(block.to_bytes(16, "big")) for block in masked)
+
+
+def create_key_file(path: Path) -> None:
+    """Make a new key in a new file that only its owner may read, and see it safely to the disk.
+
+    Raises FileExistsError where there is a file already: a key is never replaced.
+    """
+    line = f"{_FILE_TAG} 1 {base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n".encode()
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(unfinished, path)
+    finally:
+        os.unlink(unfinished)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_key_file(path: Path) -> MasterKey:
+    """Return the key in a file, or raise `KeyRefused` with what to do about it."""
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_FILE_BYTES_MAX)
+    except FileNotFoundError:
+        raise KeyRefused(
+            f"there is no key file {path}. Without it no saved password can be read: put it back "
+            "from your backup, or name the right one with --key-file."
+        ) from None
+    except OSError as error:
+        raise KeyRefused(f"the key file {path} cannot be read: {error.strerror}.") from None
+    if not stat.S_ISREG(mode):
+        raise KeyRefused(f"the key file {path} is not a regular file.")
+    if mode & 0o077:
+        raise KeyRefused(
+            f"the key file {path} may be used by others (mode {stat.S_IMODE(mode):03o}). "
+            f"Run: chmod 600 {path}"
+        )
+    try:
+        tag, number, encoded = text.decode("ascii").split()
+        secret = base64.b64decode(encoded, validate=True)
+        if tag == _FILE_TAG and len(secret) == KEY_BYTES and 0 < int(number) < 1 << 31:
+            return MasterKey(int(number), secret)
+    except (ValueError, binascii.Error):
+        pass
+    raise KeyRefused(f"{path} is not a key file of pwserver, or it is damaged.")

@@ -1,0 +1,211 @@
+"""The writer process: the only one that writes to the database.
+
+One turn: take every batch that is waiting, from all workers; commit them as one transaction; make
+the new number of users known; then, and only then, answer the workers. Everything that durability
+rests on is in `_commit`, in that order.
+
+A batch fails as a whole and is never tried again behind the clients' backs, because a sync that
+failed once may falsely succeed the next time (https://wiki.postgresql.org/wiki/Fsync_Errors): after
+a failed sync the service ends.
+"""
+
+import logging
+import select
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from pwserver.config import CHECKPOINT_PAGES, TICK_S
+from pwserver.errors import PwserverError, StorageFailed
+from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
+from workers.database import Row, Store
+from workers.worker import READY, STOP, WRITER, become_child
+
+FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
+
+NUMBER = 0
+"""The writer's place on the scoreboard."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WriterStart:
+    """What the writer is started with. It never has the key itself."""
+
+    path: Path
+    key_id: int
+    check_value: bytes
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker's end of the line, as the writer sees it."""
+
+    channel: socket.socket
+    reader: FrameReader
+
+
+def main(control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
+    """Run the writer until the listener says to stop, or is gone."""
+    become_child("writer")
+    try:
+        Writer(control, scoreboard, start).run()
+    except PwserverError as error:
+        control.setblocking(True)
+        send_control(control, FATAL + bytes([error.exit_code]) + str(error).encode()[:2000])
+        sys.exit(error.exit_code)
+
+
+class Writer:
+    """The connection to the database and the loop that writes to it."""
+
+    def __init__(self, control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
+        self._control = control
+        self._scoreboard = scoreboard
+        self._start = start
+        self._store = Store(start.path, start.key_id, start.check_value)
+        self._users = self._scoreboard.users = self._store.count_users()
+        self._workers: dict[int, Worker] = {}
+        self._checkpoint_at = CHECKPOINT_PAGES
+        self._stopping = False
+        self._epoll = select.epoll()
+        self._epoll.register(control, select.EPOLLIN)
+        send_control(control, READY)
+
+    def run(self) -> None:
+        """Commit what comes until told to stop."""
+        while not self._stopping:
+            events = self._epoll.poll(TICK_S)
+            self._scoreboard.beat(NUMBER)
+            batches = self._receive(events)
+            if batches:
+                self._commit(batches)
+            else:
+                self._files_changed()
+            self._checkpoint()
+        self._store.close()
+
+    def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, list[Row]]]:
+        """Return every batch that has arrived, in the order of each worker."""
+        batches: list[tuple[Worker, list[Row]]] = []
+        for fd, _ in events:
+            worker = self._workers.get(fd)
+            if worker is None:
+                self._hear_listener()
+                continue
+            batches += [(worker, rows) for rows in worker.reader.read()]
+            if worker.reader.ended:
+                self._forget(worker)
+        return batches
+
+    def _commit(self, batches: list[tuple[Worker, list[Row]]]) -> None:
+        """Make batches durable, then answer them."""
+        rows = [row for _, batch in batches for row in batch]
+        try:
+            self._insert(rows)
+            while self._files_changed():  # what went into a removed file is written once more
+                self._insert(rows)
+        except apsw.ConstraintError:
+            if len(batches) == 1:
+                self._answer(batches, "The clock went back and an id was taken; send it again.")
+            else:
+                for batch in batches:
+                    self._commit([batch])
+            return
+        except apsw.Error as error:
+            self._answer(batches, _reason(error))
+            return
+        self._scoreboard.users = self._users
+        self._answer(batches, None)
+
+    def _insert(self, rows: list[Row]) -> None:
+        self._store.insert_users(rows)
+        self._users += len(rows)
+
+    def _answer(self, batches: list[tuple[Worker, list[Row]]], reason: str | None) -> None:
+        """Tell workers what became of their batches: None for saved, or why they were not."""
+        message = frame(reason)
+        for worker, _ in batches:
+            try:
+                worker.channel.send(message)
+            except OSError:  # the worker died, and its clients with it
+                self._forget(worker)
+
+    def _files_changed(self) -> bool:
+        """Make the book anew if it was removed; return whether commits since then are lost.
+
+        A log that alone was removed loses nothing: this connection still has it open and copies it
+        to the database when it closes.
+        """
+        removed = self._store.database_removed
+        if not removed and not self._store.log_removed:
+            return False
+        if removed:
+            log.warning("the database was removed or replaced; what is at its path is used now")
+        start = self._start
+        self._store.close()
+        self._store = Store(start.path, start.key_id, start.check_value)
+        self._users = self._scoreboard.users = self._store.count_users()
+        return removed
+
+    def _checkpoint(self) -> None:
+        """Copy the log to the database when it is long enough; nobody waits for a reply now."""
+        if self._store.log_pages < self._checkpoint_at:
+            return
+        try:
+            complete = self._store.checkpoint()
+        except apsw.BusyError:
+            complete = False
+        except apsw.Error as error:
+            log.warning("the log cannot be copied to the database: %s", _reason(error))
+            complete = False
+        # Where a reader is in the way the log grows on, and is tried again a little later.
+        pages = 0 if complete else self._store.log_pages
+        self._checkpoint_at = pages + CHECKPOINT_PAGES
+        if complete:
+            self._store.log_pages = 0
+
+    # --- The listener. ---
+
+    def _hear_listener(self) -> None:
+        while (message := receive_control(self._control)) is not None:
+            text, descriptors, _ = message
+            if text == WRITER and descriptors:
+                self._add_worker(descriptors[0])
+            elif text == STOP or not text:
+                self._stopping = True
+                return
+
+    def _add_worker(self, fd: int) -> None:
+        channel = socket.socket(fileno=fd)
+        channel.setblocking(False)
+        self._workers[fd] = Worker(channel, FrameReader(channel))
+        self._epoll.register(fd, select.EPOLLIN)
+        try:
+            channel.send(frame(self._store.newest_id()))
+        except OSError:
+            self._forget(self._workers[fd])
+
+    def _forget(self, worker: Worker) -> None:
+        self._workers.pop(worker.channel.fileno(), None)
+        worker.channel.close()
+
+
+def _reason(error: apsw.Error) -> str:
+    """Return why a batch was certainly not saved; raise `StorageFailed` where nobody can tell."""
+    if isinstance(error, apsw.FullError):
+        return "The disk is full."
+    if isinstance(error, apsw.ReadOnlyError):
+        return "The database is read-only."
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return "The database is locked by another program."
+    if isinstance(error, apsw.CantOpenError):
+        return "The database cannot be opened."
+    extended = getattr(error, "extendedresult", 0)
+    if isinstance(error, apsw.IOError) and extended == apsw.SQLITE_IOERR_WRITE:
+        return "The disk reported an error."
+    raise StorageFailed(f"the database cannot be relied on any more: {error}") from error
