@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from pwserver import protocol
+from pwserver import framing, protocol
 from pwserver.errors import (
     ConnectionFailed,
     FateUnknown,
@@ -60,7 +60,7 @@ class Client:
         self.port = port
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
-        self._reader = protocol.reply_reader(REPLY_BYTES_MAX)
+        self._reader = framing.reply_reader(REPLY_BYTES_MAX)
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +143,7 @@ class Client:
         if self._socket is not None and _has_ended(self._socket):
             self.close()
         if self._socket is None:
-            self._reader = protocol.reply_reader(REPLY_BYTES_MAX)
+            self._reader = framing.reply_reader(REPLY_BYTES_MAX)
             self._replies: list[Reply | Bad] = []
             try:
                 self._socket = socket.create_connection((self.host, self.port), _left(deadline))

@@ -10,7 +10,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pwserver.errors import ConfigError
 
@@ -108,6 +107,8 @@ class StoreSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if "\0" in self.key_file:
+            raise ConfigError("key_file holds a NUL character; give a file name.")
         if self.path.suffix == ".key":
             raise ConfigError("database ends in .key, the name of key files; choose another name.")
 
@@ -190,7 +191,9 @@ class Settings(StoreSettings, Address):
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         for name in ("message", "send", "save", "stop", "hang"):
             _between(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.5, 86_400)
-        if self.list_users not in ("all", "none") and not self.list_users.isdecimal():
+        if self.list_users not in ("all", "none") and not (
+            self.list_users.isdecimal() and len(self.list_users) <= 18
+        ):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
@@ -198,13 +201,15 @@ class Settings(StoreSettings, Address):
 
 def _database_path(database: str) -> Path:
     """Return the file that a `database` setting names, or raise `ConfigError`."""
-    url = urlsplit(database) if "://" in database else None
-    if url is not None and url.scheme != "sqlite":
-        raise ConfigError(f"database has the scheme {url.scheme!r}; only sqlite is supported.")
-    path = url.netloc + url.path.removeprefix("/") if url else database
-    if not path or "\0" in path:
+    scheme, separator, rest = database.partition("://")
+    if separator and scheme.lower() != "sqlite":
+        raise ConfigError(f"database has the scheme {scheme!r}; only sqlite is supported.")
+    if separator and not rest.startswith("/"):
+        raise ConfigError("database names a host; write sqlite:/// and a path.")
+    path = Path(rest[1:] if separator else database)
+    if not path.name or "\0" in database:
         raise ConfigError("database is empty; give a file name such as user_data.db.")
-    return Path(path)
+    return path
 
 
 def environment_variable(setting: str) -> str:

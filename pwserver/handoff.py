@@ -22,7 +22,8 @@ SOCKETS_MAX = 64
 
 _TEXT_BYTES_MAX = 4096
 _LENGTH = struct.Struct("<I")
-_RECEIVE_BYTES = 1024 * 1024
+_RECEIVE_BYTES = 64 * 1024
+"""Enough for most turns, and below what the allocator would map from the system for each call."""
 
 
 def control_channel() -> tuple[socket.socket, socket.socket]:

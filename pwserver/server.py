@@ -5,8 +5,8 @@ children's control channels and the signals; signal handlers do nothing but wake
 can wait is looked at once a tick.
 
 The order of a stop, which is what makes it lose nothing: accept what already waits and stop
-listening; workers finish what they received, answer it and end; then the writer, with nobody left
-to write for, and the console.
+listening; workers finish what they received, answer it and end, and the console ends its page; then
+the writer, with nobody left to write for.
 """
 
 import functools
@@ -282,7 +282,7 @@ class Server:
                 pass
         self._stop_accepting()
         self._listener.close()
-        self._tell(self._workers)
+        self._tell([*self._workers, *self._console])
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
@@ -308,7 +308,8 @@ class Server:
             log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
             self._give_up()
             return True
-        if not any(child.running for child in self._workers) and not self._writer_told:
+        others = any(child.running for child in [*self._workers, *self._console])
+        if not others and not self._writer_told:
             self._writer_told = True
-            self._tell([self._writer, *self._console])
-        return not any(child.running for child in self._pool.children)
+            self._tell([self._writer])
+        return not (others or self._writer.running)

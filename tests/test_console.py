@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import apsw
+
 from tests.conftest import Start
 from tests.harness import Service, eventually
 
@@ -47,12 +49,11 @@ def listed(start: Start, tmp_path: Path, list_users: str) -> tuple[int, Service]
 
 
 def _newest(folder: Path) -> str:
-    import apsw  # noqa: PLC0415
-
+    """Return the greatest id in the database, as text."""
     connection = apsw.Connection(str(folder / "user_data.db"))
-    newest = str(connection.execute("SELECT max(id) FROM user").fetchone()[0])
+    newest = connection.execute("SELECT max(id) FROM user").get
     connection.close()
-    return newest
+    return str(newest)
 
 
 def test_only_the_newest_are_listed_if_so_set(start: Start, tmp_path: Path) -> None:

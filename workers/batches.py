@@ -29,7 +29,7 @@ class Run:
 
     connection: "Connection"
     batch: "Batch"
-    ids: list[Id] = field(default_factory=list)
+    ids: list[Id]
 
 
 @dataclass(slots=True, eq=False)
@@ -87,24 +87,23 @@ class Batches:
         """Whether the channel was full, so that `send` is due when it can be written to again."""
         return bool(self._unsent)
 
-    def add(self, connection: "Connection", row: "Row", id: Id, now: float) -> Run:
-        """Queue a row; return the run that it joined, which is new or the connection's last."""
-        size = len(row[2]) + ROW_OVERHEAD_BYTES
+    def add(self, connection: "Connection", row: "Row", id: Id, now: float) -> None:
+        """Queue a row, and note with the connection that the reply comes with the batch."""
         queued = self._queued
         if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
             queued.append(Batch(now))
         batch = queued[-1]
+        size = len(row[2]) + ROW_OVERHEAD_BYTES
         batch.rows.append(row)
         batch.bytes += size
         self._queued_bytes += size
         runs = connection.runs
         if runs and runs[-1].batch is batch:
-            run = runs[-1]
+            runs[-1].ids.append(id)
         else:
-            run = Run(connection, batch)
+            run = Run(connection, batch, [id])
             batch.runs.append(run)
-        run.ids.append(id)
-        return run
+            runs.append(run)
 
     def send(self) -> None:
         """Send what may be in flight and keep the rest. Called once a turn."""

@@ -9,11 +9,13 @@ must see the effect of those saves, with everything behind them; it is empty mos
 
 import socket
 from collections import deque
+from collections.abc import Sequence
 from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
 from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
-from pwserver.protocol import Reader, Request, passwords_saved, request_reader
+from pwserver.framing import Reader, request_reader
+from pwserver.protocol import Bad, Request, passwords_saved
 from workers.batches import Outcome, Run
 from workers.commands import BY_MESSAGE, Context, not_saved
 
@@ -28,6 +30,7 @@ class Connection:
 
     __slots__ = (
         "_context",
+        "_emptied",
         "_held",
         "_message_deadline",
         "_peer_closed",
@@ -54,6 +57,7 @@ class Connection:
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[Any] = deque()
         self._unanswered = 0
+        self._emptied = False  # the last receive found nothing
         self._replies: list[bytes] = []
         self._unsent = b""
         self._peer_closed = False  # it will send no more
@@ -70,56 +74,69 @@ class Connection:
     # --- Requests in. ---
 
     def receive(self) -> bool:
-        """Take what has arrived and do it; return whether there may be more."""
+        """Take what has arrived and do it; return whether `flush` is due."""
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
+            self._emptied = True
             return False
         except OSError:
             data = b""
             self._peer_gone = True
+        if not data or self.ending:
+            return self._receive_last(data)
+        reader = self._reader
+        requests = reader.feed(data)
+        self._take(requests)
+        if reader.unsettled or self._message_deadline != NEVER:
+            self._await_message(reader, anew=bool(requests))
+            return True
+        return bool(self._replies) or self._unanswered >= self._settings.in_flight_max
+
+    def _receive_last(self, data: bytes) -> bool:
+        """Take the end of what the client sends, or throw away what it sends too late."""
         if not data:
             self._peer_closed = True
-        if self.ending:  # it is only read so that the last reply gets through
-            if self.lingering and not data:
+            if not self.ending:
+                self._take(self._reader.end())
+                self.ending = True
+            if self.lingering:
                 self.close()
-            return bool(data)
-        reader = self._reader
-        requests = reader.feed(data) if data else reader.end()
-        for request in requests:
-            self._take(request)
-        self.ending = not data or reader.broken
-        if not reader.partial or self.ending:
+        return True
+
+    def _await_message(self, reader: Reader[Request], anew: bool) -> None:
+        """Set the deadline for the rest of a message, or end where nothing more can be read."""
+        self.ending = reader.broken
+        if self.ending or not reader.unsettled:
             self._message_deadline = NEVER
-        elif requests or self._message_deadline == NEVER:
+        elif self._message_deadline == NEVER or anew:
             wait = RESYNC_S if reader.skipping else self._settings.message_timeout_s
             self._message_deadline = self._context.now + wait
-        return bool(data)
 
     def drain(self) -> None:
         """Take what the client has sent so far, and then nothing more."""
+        self._emptied = False
         for _ in range(_DRAIN_RECEIVES_MAX):
-            if self.ending or not self.receive():
+            if self.ending or self._emptied:
                 break
+            self.receive()
         self.ending = True
 
-    def _take(self, request: Any) -> None:
-        command = BY_MESSAGE[type(request)]
-        self._unanswered += 1
-        if self._held or (self.runs and not command.writes):
-            self._held.append(request)
-        else:
-            self._answer(command.do(self._context, self, request))
+    def _take(self, requests: Sequence[Request | Bad]) -> None:
+        """Do requests, or hold them back where they must see what is not yet saved."""
+        context, held, runs = self._context, self._held, self.runs
+        for request in requests:
+            command = BY_MESSAGE[type(request)]
+            self._unanswered += 1
+            if held or (runs and not command.writes):
+                held.append(request)
+            else:
+                self._answer(command.do(context, self, request))
 
     def _answer(self, reply: bytes | None) -> None:
         if reply is not None:
             self._replies.append(reply)
             self._unanswered -= 1
-
-    def expect(self, run: Run) -> None:
-        """Note that the reply to a save comes with a run."""
-        if not self.runs or self.runs[-1] is not run:
-            self.runs.append(run)
 
     def settle(self, run: Run, outcome: Outcome) -> None:
         """Answer the saves of a run, which is the oldest, and then what was held back by them."""
@@ -138,15 +155,31 @@ class Connection:
 
     # --- Replies out. ---
 
-    def flush(self) -> None:
-        """Send what is ready, and end the connection when its time has come."""
+    def flush(self) -> bool:
+        """Send what is ready; return whether there is more to the connection than that.
+
+        True means that the loop must look at `wants`, `waiting` and `closed`; False, that nothing
+        but the client's next request is awaited.
+        """
         if self._replies:
-            self._unsent += b"".join(self._replies)
+            replies = b"".join(self._replies)
             self._replies.clear()
+            self._unsent = self._unsent + replies if self._unsent else replies
         if self._unsent:
             self._send()
         if self.ending and not (self._unanswered or self._unsent or self.lingering):
             self._finish()
+        return not self._ordinary
+
+    @property
+    def _ordinary(self) -> bool:
+        return (
+            self.events == EPOLLIN
+            and not self._unsent
+            and not self.ending
+            and self._message_deadline == NEVER
+            and self._unanswered < self._settings.in_flight_max
+        )
 
     def _send(self) -> None:
         if self._peer_gone or self.closed:
@@ -160,10 +193,12 @@ class Connection:
             self._peer_gone = True
             self._unsent = b""
             return
-        self._unsent = self._unsent[sent:]
-        if not self._unsent:
+        if sent == len(self._unsent):
+            self._unsent = b""
             self._send_deadline = NEVER
-        elif sent or self._send_deadline == NEVER:
+            return
+        self._unsent = self._unsent[sent:]
+        if sent or self._send_deadline == NEVER:
             self._send_deadline = self._context.now + self._settings.send_timeout_s
 
     def _finish(self) -> None:
@@ -207,6 +242,5 @@ class Connection:
             self.close()
         elif self._message_deadline < now:
             self._message_deadline = NEVER
-            for request in self._reader.end():
-                self._take(request)
+            self._take(self._reader.end())
             self.ending = True

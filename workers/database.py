@@ -7,11 +7,12 @@ time as they can, because an open read transaction keeps the write-ahead log fro
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import apsw
-from peewee import DatabaseError, PeeweeException, fn
+from peewee import DatabaseError, ModelSelect, PeeweeException, fn
 from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
@@ -74,13 +75,16 @@ class Store:
         self._log_path = Path(f"{path}-wal")
         self._lock = _open_and_lock(path, self._log_path)
         self.log_pages = 0  # in the write-ahead log after the last commit
-        self._database = APSWDatabase(str(path), pragmas=_PRAGMAS, timeout=_LOCK_WAIT_S)
+        self._database = APSWDatabase(os.path.abspath(path), pragmas=_PRAGMAS, timeout=_LOCK_WAIT_S)
         with _refusals(path):
-            self._database.connect()
-            self.connection: apsw.Connection = self._database.connection()
-            models.database.initialize(self._database)
             try:
+                self._database.connect()
+                self.connection: apsw.Connection = self._database.connection()
+                # Until it is known to be ours, nothing in it is changed, not even by closing it.
+                self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                models.database.initialize(self._database)
                 self._prepare(key_id, check_value)
+                self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             except BaseException:
                 self.close()
                 raise
@@ -93,7 +97,7 @@ class Store:
 
     def _prepare(self, key_id: int, check_value: bytes) -> None:
         """Make the tables if there are none; refuse what another program or version made."""
-        if self._database.get_tables():
+        if self._database.get_tables() or self._database.pragma("application_id"):
             check_schema(self._database, self.path)
             check_key(self.path, key_id, check_value)
             self._database.pragma("journal_mode", "wal")
@@ -200,12 +204,18 @@ def pages_of_users(path: Path, newest: int | None, size: int) -> Iterator[list[t
             return
         first = 0
         if newest is not None:
-            ids = User.select(User.id).order_by(User.id.desc()).limit(newest)
-            first = min((user.id for user in ids), default=final + 1)
-        users = User.select(User.id, User.saved_at_ms).order_by(User.id).limit(size)
-        while page := list(users.where(User.id.between(first, final))):
-            yield [(user.id, user.saved_at_ms) for user in page]
-            first = page[-1].id + 1
+            if newest == 0:
+                return
+            oldest = User.select(User.id).order_by(User.id.desc()).limit(1).offset(newest - 1)
+            first = oldest.scalar() or 0
+        users = User.select(User.id, User.saved_at_ms).order_by(User.id).limit(size).tuples()
+        while page := _rows(users.where(User.id.between(first, final))):
+            yield page
+            first = page[-1][0] + 1
+
+
+def _rows(users: "ModelSelect[User]") -> list[tuple[int, int]]:
+    return list(cast("Iterable[tuple[int, int]]", users))  # the query yields tuples, not models
 
 
 @contextlib.contextmanager

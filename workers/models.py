@@ -7,6 +7,7 @@ write the id and need neither a column nor an index: at ten million users an ind
 would cost more than everything else in a save.
 """
 
+import functools
 from datetime import UTC, datetime
 
 from peewee import BigIntegerField, BlobField, DatabaseProxy, IntegerField, Model
@@ -57,16 +58,18 @@ def username(user_id: int) -> str:
 
     Names sort as their ids do.
     """
-    digits = ""
-    for _ in range(_NAME_DIGITS):
-        user_id, digit = divmod(user_id, 32)
-        digits = _ALPHABET[digit] + digits
-    return "user-" + digits
+    shifts = range(5 * (_NAME_DIGITS - 1), -1, -5)
+    return "user-" + "".join([_ALPHABET[user_id >> shift & 31] for shift in shifts])
 
 
 def time_saved(saved_at_ms: int) -> str:
     """Return a row's time as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(saved_at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _iso(saved_at_ms // 1000)
+
+
+@functools.lru_cache(maxsize=1024)  # users saved in one second are listed together
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + "Z"
 
 
 class IdClock:

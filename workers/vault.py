@@ -25,6 +25,7 @@ import binascii
 import hmac
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +113,7 @@ def create_key_file(path: Path) -> None:
     Raises FileExistsError where there is a file already: a key is never replaced.
     """
     line = f"{_FILE_TAG} 1 {base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n".encode()
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(line)
@@ -132,7 +132,8 @@ def create_key_file(path: Path) -> None:
 def read_key_file(path: Path) -> MasterKey:
     """Return the key in a file, or raise `KeyRefused` with what to do about it."""
     try:
-        with open(path, "rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe has no end
+        with os.fdopen(descriptor, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(_FILE_BYTES_MAX)
     except FileNotFoundError:

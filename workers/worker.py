@@ -34,6 +34,9 @@ WRITER = b"W"  # the listener: the channel to the writer, in place of the last o
 STOP = b"S"  # the listener: finish what was received and end
 READY = b"R"  # a child: give me work
 
+_EVENTS_MAX = 256
+"""Events taken in one turn: the rows of a turn go to the writer together."""
+
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +97,7 @@ class Worker:
         """Serve until told to stop and everything is answered, or until the listener is gone."""
         next_tick = 0.0
         while not self._listener_gone and not (self._stopping and not self._connections):
-            self._turn(self._epoll.poll(TICK_S))
+            self._turn(self._epoll.poll(TICK_S, _EVENTS_MAX))
             if self._context.now >= next_tick:
                 self._tick()
                 next_tick = self._context.now + TICK_S
@@ -109,9 +112,8 @@ class Worker:
         for fd, event in events:
             connection = connections.get(fd)
             if connection is not None:
-                touched.add(connection)
-                if event & ~select.EPOLLOUT:
-                    connection.receive()
+                if event == select.EPOLLOUT or connection.receive():
+                    touched.add(connection)
             elif fd == self._control.fileno():
                 self._hear_listener()
             elif self._writer is not None and fd == self._writer.fileno():
@@ -119,10 +121,9 @@ class Worker:
         self._batches.send()
         self._expect_writer()
         for connection in touched:
-            connection.flush()
-            self._look_after(connection)
+            if connection.flush():
+                self._look_after(connection)
         touched.clear()
-        context.scoreboard.beat(self._number)
 
     def _look_after(self, connection: Connection) -> None:
         """Wait for what a connection wants next, watch its deadline, forget it once closed."""
@@ -215,6 +216,7 @@ class Worker:
 
     def _tick(self) -> None:
         now = self._context.now
+        self._context.scoreboard.beat(self._number)
         self._settle(self._batches.expire(now - self._settings.save_timeout_s))
         for connection in list(self._watched):
             if connection.waiting:

@@ -1,0 +1,265 @@
+"""The framing of the wire protocol without any input or output: bytes in, messages out.
+
+Shared by the service and the client. A `Reader` is fed whatever a socket delivered and returns the
+messages that are complete. The rules of framing:
+
+- A message is one JSON object. It ends at its closing brace or at a newline, whichever is first: a
+  newline always ends a message, so text that is cut short can never swallow the next one.
+- Text that is not JSON is answered once; reading resumes after the next newline.
+- JSON that is an object but not a request anybody can do is answered; reading goes on behind it.
+- A message over the size limit breaks the stream: nothing behind it can be trusted.
+
+How the bytes were split into packets never changes the messages that come out.
+
+Speed: whole lines are decoded by one call of msgspec for the whole buffer. That call takes any
+stream of JSON values, so `_decode_lines` first makes sure that no newline stands inside a value.
+All that is unusual (a message without a newline, a bad one, one cut in two) goes the slow way,
+which finds the end of each object by its quotes and braces and keeps its place between packets.
+"""
+
+import json
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from pwserver.protocol import Bad, Reply, Request, explain, refuse_nul
+
+NESTING_MAX = 64  # objects and lists within each other, the message itself included
+
+_Message = TypeVar("_Message")
+
+_NOT_BLANK = re.compile(rb"[^ \t\r\n]")
+_OUTSIDE_STRING = re.compile(rb'["{}[\]\n]')
+_INSIDE_STRING = re.compile(rb'["\\\n]')
+_NOT_COMPLETE = "The text is not a complete JSON object; a newline ends a message."
+_BAD_NESTING = Bad("The message is nested too deeply.")
+
+# What the search for the end of an object may find; cut short: its line ended before it did.
+_COMPLETE, _TOO_DEEP, _CUT_SHORT, _INCOMPLETE = range(4)
+
+
+class _Scan:
+    """The search for the end of one object, which may go on in the next packet."""
+
+    __slots__ = ("braces", "brackets", "deepest", "done", "in_string")
+
+    def __init__(self) -> None:
+        self.done = 0  # bytes that were searched
+        self.in_string = False
+        self.braces = self.brackets = self.deepest = 0
+
+    def nest(self, mark: bytes) -> bool:
+        """Take a brace or a bracket outside of strings; return whether it ends the object."""
+        if mark == b"{":
+            self.braces += 1
+        elif mark == b"}":
+            self.braces -= 1
+        else:
+            self.brackets += 1 if mark == b"[" else -1
+        self.deepest = max(self.deepest, self.braces + self.brackets)
+        return self.braces == 0
+
+
+class Reader(Generic[_Message]):
+    """Turns the bytes of one connection into messages of one type (a Struct or a union of them).
+
+    `message_size_max` is in bytes. `broken` becomes true when there is no telling where the next
+    message starts; whatever follows is ignored.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_decode_many",
+        "_decode_one",
+        "_scan",
+        "_size_max",
+        "_skipped",
+        "broken",
+        "skipping",
+    )
+
+    def __init__(self, decoder: msgspec.json.Decoder[_Message], message_size_max: int) -> None:
+        self._decode_one = decoder.decode
+        self._decode_many = decoder.decode_lines
+        self._size_max = message_size_max
+        self._buffer = b""  # the beginning of a message that is not complete
+        self._scan = _Scan()  # how far its end has been searched for
+        self.skipping = False  # bad text was answered: looking for the newline behind it
+        self._skipped = 0
+        self.broken = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the end of a message, or of bad text, is still awaited, or never comes."""
+        return bool(self._buffer) or self.skipping or self.broken
+
+    def feed(self, data: bytes) -> list[_Message | Bad]:
+        """Take what arrived (any bytes, any split) and return the messages complete by now."""
+        if self._buffer:
+            data = self._buffer + data
+        elif self.skipping or self.broken:
+            return [] if self.broken else self._read_slowly(data)
+        if data[-1:] == b"\n":
+            messages = self._decode_lines(data)
+            if messages is not None:
+                self._forget()
+                return messages
+        elif not self._buffer and b"\n" not in data:
+            # One bare object in one packet, as clients without newlines send it.
+            whole = self._try_decode(self._decode_one, data, 1)
+            if whole is not None:
+                return [whole]
+        end = data.rfind(b"\n") + 1
+        messages = self._decode_lines(data[:end]) if end else None
+        if messages is None:
+            return self._read_slowly(data)
+        self._forget()
+        return messages + self._read_slowly(data[end:])
+
+    def end(self) -> list[_Message | Bad]:
+        """Take note that nothing more will come and return what that makes of the last bytes."""
+        cut_short = bool(self._buffer) and not self.broken
+        self._buffer = b""
+        self.skipping = False
+        return [Bad("The message is cut short.")] if cut_short else []
+
+    def _decode_lines(self, lines: bytes) -> list[_Message | Bad] | None:
+        """Decode whole lines at once, or return None where they need a closer look.
+
+        Every newline must stand between a closing and an opening brace: no value can be continued
+        there, so each message begins and ends on its line.
+        """
+        if lines[:1] != b"{" or lines[-2:-1] != b"}":
+            return None
+        newlines = lines.count(b"\n")
+        if newlines > 1 and lines.count(b"}\n{") != newlines - 1:
+            return None
+        messages: list[_Message | Bad] | None
+        messages = self._try_decode(self._decode_many, lines, newlines)
+        return messages
+
+    def _try_decode(self, decode: Any, data: bytes, messages: int) -> Any:
+        """Return what `decode` makes of text that is beyond doubt; None for any other."""
+        nested = data.count(b"{") + data.count(b"[") - messages  # at the most
+        if nested >= NESTING_MAX or len(data) > self._size_max or b"\\u0000" in data:
+            return None
+        try:
+            if not data.isascii():
+                data.decode()
+            return decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def _read_slowly(self, data: bytes) -> list[_Message | Bad]:
+        """Take messages off `data` one by one; keep the beginning of an incomplete one."""
+        messages: list[_Message | Bad] = []
+        at = 0
+        while True:
+            if self.skipping:
+                at = self._skip(data, at)
+            blank_until = _NOT_BLANK.search(data, at)
+            if blank_until is None or self.broken:
+                self._buffer = b""
+                return messages
+            at = blank_until.start()
+            if data[at] != ord("{"):
+                messages.append(Bad("The text is not a JSON object."))
+                self.skipping = True
+                continue
+            found, end = self._end_of_object(data, at)
+            if end - at > self._size_max:
+                self.broken = True
+                messages.append(Bad(f"The message is longer than {self._size_max} bytes."))
+            elif found == _INCOMPLETE:
+                self._buffer = data[at:]
+                return messages
+            elif found == _CUT_SHORT:
+                messages.append(Bad(_NOT_COMPLETE))
+                self.skipping = True
+            else:
+                too_deep = found == _TOO_DEEP
+                messages.append(_BAD_NESTING if too_deep else self._decode_object(data[at:end]))
+                at = end
+
+    def _skip(self, data: bytes, at: int) -> int:
+        """Return the place behind the newline that ends bad text, or the end of the data."""
+        newline = data.find(b"\n", at)
+        end = len(data) if newline < 0 else newline + 1
+        self._skipped += end - at
+        self.broken = self._skipped > self._size_max
+        if newline >= 0:
+            self.skipping = False
+            self._skipped = 0
+        return end
+
+    def _end_of_object(self, data: bytes, at: int) -> tuple[int, int]:
+        """Return what was found of the object that begins at `at`, and the place up to which.
+
+        Goes on from where the last call for the same object stopped, so that a message which comes
+        a byte at a time is searched once, not once a byte.
+        """
+        scan = self._scan
+        position = at + scan.done
+        while True:
+            found = (_INSIDE_STRING if scan.in_string else _OUTSIDE_STRING).search(data, position)
+            if found is None:
+                scan.done = len(data) - at
+                return _INCOMPLETE, len(data)
+            position = found.end()
+            mark = found[0]
+            if mark == b"\n":
+                self._scan = _Scan()
+                return _CUT_SHORT, position - 1
+            if mark == b'"':
+                scan.in_string = not scan.in_string
+            elif mark == b"\\":
+                if position == len(data):  # what it escapes is not here yet: look again
+                    scan.done = position - 1 - at
+                    return _INCOMPLETE, position
+                if data[position] != ord("\n"):
+                    position += 1
+            elif scan.nest(mark):
+                self._scan = _Scan()
+                return _COMPLETE if scan.deepest <= NESTING_MAX else _TOO_DEEP, position
+
+    def _forget(self) -> None:
+        if self._buffer:
+            self._buffer = b""
+            self._scan = _Scan()
+
+    def _decode_object(self, text: bytes) -> _Message | Bad:
+        """Decode one complete object; where it is not JSON, what follows it is skipped."""
+        try:
+            text.decode()
+            try:
+                message = self._decode_one(text)
+                if b"\\u0000" in text:
+                    refuse_nul(message)
+                return message
+            except msgspec.ValidationError as error:
+                return explain(text, error)
+        except UnicodeDecodeError:
+            self.skipping = True
+            return Bad("The text is not valid UTF-8.")
+        except msgspec.DecodeError:
+            try:
+                json.loads(text)  # takes lone surrogates and NaN, which msgspec does not
+            except ValueError:
+                self.skipping = True
+                return Bad("The text is not JSON.")
+            return Bad("The message holds a value that is not allowed, such as a lone surrogate.")
+
+
+def request_reader(message_size_max: int) -> Reader[Request]:
+    """Return a reader for the service's side of a connection."""
+    return Reader(_REQUESTS, message_size_max)
+
+
+def reply_reader(message_size_max: int) -> Reader[Reply]:
+    """Return a reader for the client's side of a connection."""
+    return Reader(_REPLIES, message_size_max)
+
+
+_REQUESTS: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_REPLIES: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)

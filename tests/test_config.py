@@ -1,0 +1,234 @@
+"""Settings: each has a default, bounds, and a place in the README's table."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pwserver.config import (
+    Address,
+    ClientSettings,
+    Settings,
+    StoreSettings,
+    environment_variable,
+    settings_table,
+)
+from pwserver.errors import ConfigError, ExitCode
+
+FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
+SECONDS = (0.5, 86_400, 0.4999, 86_400.1)
+BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and what is beyond them
+    "port": (0, 65_535, -1, 65_536),
+    "workers": (1, 64, 0, 65),
+    "message_bytes_max": (256, 16 * 1024 * 1024, 255, 16 * 1024 * 1024 + 1),
+    "connections_max": (1, 1_000_000, 0, 1_000_001),
+    "in_flight_max": (1, 1_000_000, 0, 1_000_001),
+    "message_timeout_s": SECONDS,
+    "send_timeout_s": SECONDS,
+    "save_timeout_s": SECONDS,
+    "stop_timeout_s": SECONDS,
+    "hang_timeout_s": SECONDS,
+}
+TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is not
+    "host": (["127.0.0.1", "::", "localhost"], [""]),
+    "database": (["book.db", "sqlite:///book.db"], ["", "mysql://host/book", "book.key"]),
+    "key_file": (["", "any.key"], []),
+    "list_users": (
+        ["all", "none", "0", "1000"],
+        ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],
+    ),
+}
+
+
+def check_sentence(error: ConfigError, setting: str) -> None:
+    """Check that an error is one plain sentence about a setting, for a wrong use."""
+    text = str(error)
+    assert text.startswith(f"{setting} ")
+    assert re.fullmatch(r"[^\n]{10,}\.", text)
+    assert error.exit_code == ExitCode.USAGE
+
+
+def test_defaults_are_the_contracts() -> None:
+    """Without any setting the service is where applications look for it."""
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 12345)
+    assert settings.path == Path("user_data.db")
+    assert settings.key_path == Path("user_data.key")
+    assert settings.list_users == "all"
+    assert settings.message_bytes_max == 64 * 1024
+    assert settings.stop_timeout_s == 10
+
+
+def test_every_setting_is_checked_here() -> None:
+    """No setting can be added without bounds, or examples, in this file."""
+    assert set(BOUNDS) | set(TEXTS) == set(FIELDS)
+    assert not set(BOUNDS) & set(TEXTS)
+
+
+@pytest.mark.parametrize("setting", FIELDS)
+def test_every_setting_has_a_default_and_help(setting: str) -> None:
+    """Each setting can be left out, and says in a sentence what it is for."""
+    field = FIELDS[setting]
+    assert getattr(Settings(), setting) == field.default
+    assert re.fullmatch(r"[A-Z][^\n|]{10,}\.", field.metadata["help"])
+
+
+@pytest.mark.parametrize("setting", BOUNDS)
+def test_numbers_are_taken_up_to_their_bounds(setting: str) -> None:
+    """The lowest and the highest number of a setting are taken, and its default lies between."""
+    low, high, _, _ = BOUNDS[setting]
+    for value in (low, high):
+        settings: Any = {setting: value}
+        assert getattr(Settings(**settings), setting) == value
+    assert low <= getattr(Settings(), setting) <= high
+
+
+@pytest.mark.parametrize("setting", BOUNDS)
+@pytest.mark.parametrize("beyond", ["below", "above", "far below", "far above", "no number"])
+def test_numbers_beyond_their_bounds_are_refused(setting: str, beyond: str) -> None:
+    """A number beyond what a setting takes is refused in one sentence that has both bounds."""
+    low, high, below, above = BOUNDS[setting]
+    value = {"below": below, "above": above, "far below": -math.inf, "far above": math.inf}
+    settings: Any = {setting: value.get(beyond, math.nan)}
+    with pytest.raises(ConfigError) as refusal:
+        Settings(**settings)
+    check_sentence(refusal.value, setting)
+    assert f"from {low} to {high}." in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [(name, value) for name, (good, _) in TEXTS.items() for value in good]
+)
+def test_good_texts_are_taken(setting: str, value: str) -> None:
+    """Each form that a text setting may have is taken as it is."""
+    settings: Any = {setting: value}
+    assert getattr(Settings(**settings), setting) == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [(name, value) for name, (_, bad) in TEXTS.items() for value in bad]
+)
+def test_bad_texts_are_refused(setting: str, value: str) -> None:
+    """A text that a setting cannot use is refused in one sentence."""
+    settings: Any = {setting: value}
+    with pytest.raises(ConfigError) as refusal:
+        Settings(**settings)
+    check_sentence(refusal.value, setting)
+
+
+@pytest.mark.parametrize("value", [0, 0.009, 86_401, -1, math.nan, math.inf])
+def test_a_clients_timeout_has_bounds(value: float) -> None:
+    """Commands that talk to a service wait neither for no time nor for ever."""
+    with pytest.raises(ConfigError) as refusal:
+        ClientSettings(timeout_s=value)
+    check_sentence(refusal.value, "timeout_s")
+    assert ClientSettings(timeout_s=0.01).timeout_s == 0.01
+
+
+def test_clients_and_stores_check_what_they_share() -> None:
+    """The settings that commands share with the service have the same bounds there."""
+    for bad in ({"port": 65_536}, {"host": ""}):
+        wrong: Any = bad
+        for kind in (Address, ClientSettings, Settings):
+            with pytest.raises(ConfigError):
+                kind(**wrong)
+    with pytest.raises(ConfigError):
+        StoreSettings(database="mysql://host/book")
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was checked stays what is used."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("user_data.db", "user_data.db"),
+        ("dir/user_data.db", "dir/user_data.db"),
+        ("/var/lib/user_data.db", "/var/lib/user_data.db"),
+        ("with space.db", "with space.db"),
+        ("sqlite:///user_data.db", "user_data.db"),
+        ("sqlite:///dir/user_data.db", "dir/user_data.db"),
+        ("sqlite:////var/lib/user_data.db", "/var/lib/user_data.db"),
+        ("SQLite:///user_data.db", "user_data.db"),
+    ],
+)
+def test_a_database_is_a_file_name_or_a_url(database: str, path: str) -> None:
+    """Three slashes begin a relative path and four an absolute one, as in other programs."""
+    assert StoreSettings(database=database).path == Path(path)
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["", "\0", "a\0b", "sqlite:///", "sqlite://", "mysql://u:p@host/book", "postgres:///book",
+     "://book", "sqlite://[", "a.key", "sqlite:///a.key", ".", "/"],
+)  # fmt: skip
+def test_what_names_no_database_is_refused(database: str) -> None:
+    """Other kinds of databases, nothing at all, or a key file's name is refused in one sentence."""
+    with pytest.raises(ConfigError) as refusal:
+        StoreSettings(database=database)
+    check_sentence(refusal.value, "database")
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("sqlite://dir/user_data.db", "dir/user_data.db"),
+        ("sqlite:///a#b.db", "a#b.db"),
+        ("sqlite:///a?b.db", "a?b.db"),
+    ],
+)
+def test_a_database_is_never_another_file(database: str, path: str) -> None:
+    """A URL that can be misunderstood names the file that it shows, or is refused."""
+    try:
+        settings = StoreSettings(database=database)
+    except ConfigError:
+        return
+    assert settings.path == Path(path)
+
+
+@given(st.text() | st.text(alphabet="sqlite:/.?#[]@%\0 key-").map("sqlite://".__add__))
+def test_any_database_is_taken_or_refused(database: str) -> None:
+    """No text makes anything but a database with a key file of another name, or a sentence."""
+    try:
+        settings = StoreSettings(database=database)
+        assert settings.key_path != settings.path
+    except ConfigError as error:
+        check_sentence(error, "database")
+
+
+@pytest.mark.parametrize(
+    ("database", "key_file", "key_path"),
+    [
+        ("user_data.db", "", "user_data.key"),
+        ("dir/book", "", "dir/book.key"),
+        ("/var/lib/book.old.db", "", "/var/lib/book.old.key"),
+        ("sqlite:////var/lib/book.sqlite", "", "/var/lib/book.key"),
+        ("/var/lib/user_data.db", "/etc/pwserver/secret", "/etc/pwserver/secret"),
+        ("/var/lib/user_data.db", "other.key", "other.key"),
+    ],
+)
+def test_the_key_is_beside_the_database(database: str, key_file: str, key_path: str) -> None:
+    """The key file is where it was said to be, or else beside the database, by its name."""
+    assert StoreSettings(database=database, key_file=key_file).key_path == Path(key_path)
+
+
+def test_the_table_has_every_setting_once() -> None:
+    """The README's table has a row for each setting, with its names, its default and its help."""
+    header, ruler, *rows = settings_table().splitlines()
+    assert header.count("|") == ruler.count("|") == 6
+    assert len(rows) == len(FIELDS)
+    for row, (name, field) in zip(rows, FIELDS.items(), strict=True):
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        flag = "--" + name.replace("_", "-")
+        names = [f"`{flag}`", f"`PWSERVER_{name.upper()}`", f"`{name}`"]
+        default = f"`{field.default}`" if field.default != "" else ""
+        assert cells == [*names, default, field.metadata["help"]]
+        assert environment_variable(name) == f"PWSERVER_{name.upper()}"

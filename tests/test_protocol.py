@@ -1,0 +1,498 @@
+"""The wire protocol alone: every message, every bad input, and any split of them into packets.
+
+The one property above all others is what `check_each_packet` checks: what a reader has returned
+depends on the bytes that it was given so far, never on how they were split.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, structs
+
+from pwserver import framing, protocol
+from pwserver.framing import Reader
+from pwserver.protocol import Bad, NumberOfUsers, Ping, Reply, Request, SavePassword, encode
+
+LIMIT = 65536
+NOT_AN_OBJECT = Bad("The text is not a JSON object.")
+NOT_JSON = Bad("The text is not JSON.")
+NOT_UTF8 = Bad("The text is not valid UTF-8.")
+NOT_ALLOWED = Bad("The message holds a value that is not allowed, such as a lone surrogate.")
+NOT_COMPLETE = Bad("The text is not a complete JSON object; a newline ends a message.")
+CUT_SHORT = Bad("The message is cut short.")
+TOO_DEEP = Bad("The message is nested too deeply.")
+UNKNOWN = Bad(None)
+DEEP = 30_000  # levels that still fit into a message
+
+thorough = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+brief = settings(thorough, max_examples=80)
+
+
+class Outcome(NamedTuple):
+    """What came of some packets."""
+
+    messages: list[Any]
+    broken: bool
+
+
+def read(packets: Iterable[bytes], limit: int = LIMIT) -> Outcome:
+    """Feed packets and then the end of the stream to a new reader."""
+    reader = framing.request_reader(limit)
+    messages = [message for packet in packets for message in reader.feed(packet)]
+    return Outcome(messages + reader.end(), reader.broken)
+
+
+def in_bytes(stream: bytes) -> list[bytes]:
+    """Split a stream into packets of one byte."""
+    return [stream[at : at + 1] for at in range(len(stream))]
+
+
+def check_each_packet(packets: list[bytes], limit: int = LIMIT) -> None:
+    """Check after each packet, and at the end, that the same bytes in one packet say the same."""
+    reader = framing.request_reader(limit)
+    messages: list[Any] = []
+    stream = b""
+    for packet in packets:
+        stream += packet
+        messages += reader.feed(packet)
+        at_once = framing.request_reader(limit)
+        assert messages == at_once.feed(stream)
+        assert reader.broken == at_once.broken
+        if not reader.broken:
+            assert (reader.unsettled, reader.skipping) == (at_once.unsettled, at_once.skipping)
+    assert Outcome(messages + reader.end(), reader.broken) == read([stream], limit)
+
+
+TEXTS = st.text(alphabet=st.sampled_from('{}[]",:\\/ab\n\r\té\u2028\U0001f600')) | st.text()
+NO_NUL = TEXTS.filter(lambda text: "\0" not in text)
+IDS = st.integers(-(10**40), 10**40) | NO_NUL.map(lambda text: text[:128])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+NUMBERS = st.none() | st.integers(0, 2**63)
+SEPARATORS = st.sampled_from(["", "\n", "\r\n", " ", "\t", "\n\n", " \r\n \n"]).map(str.encode)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[bytes, Request]:
+    """Draw a message as some client may write it, and what it must be read as."""
+    fields: dict[str, Any] = {}
+    id = draw(st.just(UNSET) | IDS)
+    if id is not UNSET:
+        fields["id"] = id
+    request: Request
+    name = draw(st.sampled_from(["save_password", "number_of_users", "ping"]))
+    if name == "save_password":
+        fields["password"] = draw(NO_NUL.filter(bool))
+        request = SavePassword(fields["password"], id)
+    else:
+        request = NumberOfUsers(id) if name == "number_of_users" else Ping(id)
+    extras = draw(st.dictionaries(TEXTS.map("x".__add__), JSON, max_size=2))
+    items = draw(st.permutations([("message", name), *fields.items(), *extras.items()]))
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", "\r: ")]))
+    text = json.dumps(dict(items), ensure_ascii=draw(st.booleans()), separators=separators)
+    return text.encode(), request
+
+
+def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
+    """Split a stream at some places; those behind its end are taken modulo its length."""
+    ends = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
+    return [stream[a:b] for a, b in pairwise(ends)]
+
+
+CUTS = st.lists(st.integers(0, 1 << 20), max_size=8)
+
+
+@thorough
+@given(st.lists(st.tuples(requests(), SEPARATORS), max_size=6), CUTS)
+def test_valid_messages_are_read_exactly(
+    sent: list[tuple[tuple[bytes, Request], bytes]], cuts: list[int]
+) -> None:
+    """Any messages, with any separators or none, in any packets, are read as they were meant."""
+    stream = b"".join(text + separator for (text, _), separator in sent)
+    assert read(cut(stream, cuts)) == Outcome([request for (_, request), _ in sent], False)
+
+
+@pytest.mark.parametrize(
+    ("text", "request_"),
+    [
+        ('{"message": "save_password", "password": "abc123"}', SavePassword("abc123")),
+        ('{"message": "number_of_users"}', NumberOfUsers()),
+        ('{"message": "number_of_users", "data": "some_data"}', NumberOfUsers()),
+        ('{"message": "ping"}', Ping()),
+        ('{"id": 7, "password": "\\ud83d\\ude00", "message": "save_password"}',
+         SavePassword("\U0001f600", 7)),
+        ('{"message": "save_password", "password": "\\\\u0000"}', SavePassword("\\u0000")),
+        ('{"message": "ping", "note": "\\u0000", "more": {"message": 5, "id": []}}', Ping()),
+        ('{"m\\u0065ssage": "ping"}', Ping()),
+    ],
+)  # fmt: skip
+def test_each_request_is_decoded(text: str, request_: Request) -> None:
+    """The contract's requests are read, whatever the order of keys, escapes and extra keys."""
+    assert read([text.encode()]) == Outcome([request_], False)
+
+
+def test_passwords_up_to_the_limit_are_taken() -> None:
+    """A password may have from one to 4096 characters, however many bytes those are."""
+    for password in ("x", "é", "x" * 4096, "é" * 4096):
+        text = encode("save_password", password=password)
+        assert read([text]) == Outcome([SavePassword(password)], False)
+
+
+GOOD_IDS = [0, 1, -1, -(2**63), 2**64, 10**4000, "", "a", "x" * 128, "é" * 128, "}\n{", '"']
+MESSAGES = [
+    ({"message": "save_password", "password": "p"}, SavePassword("p")),
+    ({"message": "number_of_users"}, NumberOfUsers()),
+    ({"message": "ping"}, Ping()),
+    ({"message": "what"}, UNKNOWN),
+    ({"message": "save_password"}, Bad('"password" is missing.')),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), MESSAGES)
+def test_every_reply_can_repeat_the_id(fields: dict[str, str], expected: Request | Bad) -> None:
+    """Integers of any size and texts of up to 128 characters are ids, of bad messages too."""
+    for id in GOOD_IDS:
+        text = json.dumps({**fields, "id": id}).encode()
+        assert read([text]) == Outcome([structs.replace(expected, id=id)], False)
+
+
+SAME_LINE, NEXT_LINE, NEVER = "same line", "next line", "never"
+_VALUES = (b"null", b"false", b"12345", b"1.5", b'["abc"]', b'{"message": "ping"}')
+_NO_IDS = (b"true", b"1.5", b"1.0", b"null", b"[1]", b'{"id": 1}')
+_LONG_PASSWORD = b'"%s"' % (b"x" * 4097)
+_LONG_ID = b'"%s"' % (b"x" * 129)
+
+
+def rows(bad: Bad | str, resumes: str, *texts: bytes) -> list[tuple[bytes, Bad, str]]:
+    """Return bad inputs that have one answer in common."""
+    return [(text, Bad(bad) if isinstance(bad, str) else bad, resumes) for text in texts]
+
+
+def saving(*values: bytes) -> list[bytes]:
+    """Return saves whose password is some JSON."""
+    return [b'{"message": "save_password", "password": %s}' % value for value in values]
+
+
+def with_id(*values: bytes, message: bytes = b"ping") -> list[bytes]:
+    """Return messages whose id is some JSON."""
+    return [b'{"message": "%s", "id": %s}' % (message, value) for value in values]
+
+
+BAD = [
+    # JSON objects that are no requests: reading goes on behind them.
+    *rows(UNKNOWN, SAME_LINE, *(b'{"message": %s}' % v for v in (b'"what"', b'""', b'"\\u0000"'))),
+    *rows(Bad(None, 9), SAME_LINE, b'{"message": "what", "id": 9}'),
+    *rows('"message" is missing.', SAME_LINE, b"{}", b'{"password": "abc", "data": "some_data"}'),
+    *rows(Bad('"message" is missing.', "i"), SAME_LINE, b'{"id": "i"}'),
+    *rows('"message" must be a text.', SAME_LINE, *(b'{"message": %s}' % v for v in _VALUES)),
+    *rows('"password" is missing.', SAME_LINE, b'{"message": "save_password"}'),
+    *rows('"password" is empty.', SAME_LINE, *saving(b'""')),
+    *rows('"password" must be a text.', SAME_LINE, *saving(*_VALUES)),
+    *rows(Bad('"password" must be a text.', 3), SAME_LINE, *saving(b'5, "id": 3')),
+    *rows('"password" is longer than 4096 characters.', SAME_LINE, *saving(_LONG_PASSWORD)),
+    *rows('"password" holds a NUL character.', SAME_LINE, *saving(b'"\\u0000"', b'"a\\u0000b"')),
+    *rows('"id" must be an integer or a text.', SAME_LINE, *with_id(*_NO_IDS)),
+    *rows('"id" is longer than 128 characters.', SAME_LINE, *with_id(_LONG_ID)),
+    *rows('"id" holds a NUL character.', SAME_LINE, *with_id(b'"a\\u0000"')),
+    *rows('"id" is too large a number.', SAME_LINE, *with_id(b"1" * 5000)),
+    *rows('"id" must be an integer or a text of at most 128 characters.', SAME_LINE,
+          *with_id(*_NO_IDS, _LONG_ID, b'"\\u0000"', message=b"what")),
+    # JSON that holds what no text or number can be, or more levels than can be read.
+    *rows(NOT_ALLOWED, SAME_LINE, *saving(b'"\\ud800"', b'"\\udc00\\ud800"', b"NaN"),
+          *with_id(b'"\\udfff"', b"NaN"), b'{"message": 5, "password": "\\ud800"}'),
+    *rows(TOO_DEEP, SAME_LINE, b'{"x": ' * 9000 + b"1" + b"}" * 9000,
+          b'{"message": "ping", "x": %s%s}' % (b"[" * DEEP, b"]" * DEEP)),
+    # Objects that are not JSON: nobody can tell what else is on the line.
+    *rows(NOT_JSON, NEXT_LINE, b'{"message": "ping",}', b"{'message': 'ping'}", *with_id(b"01"),
+          b'{"message": "ping" "id": 1}', b'{"message": "ping", "x": [}',
+          *saving(b'"a\0b"', b'"a\tb"', b'"\\x41"')),
+    *rows(NOT_UTF8, NEXT_LINE, *saving(b'"\xff"', b'"\xed\xa0\x80"', b'"\xc3"'),
+          b'{"message": "ping", "x": "\xc0\xaf"}'),
+    *rows(NOT_AN_OBJECT, NEXT_LINE, b"null", b"true", b"5", b'"ping"', b"[]", b"hello", b"}",
+          b'[{"message": "ping"}]', b"\0", b"\xff\xfe", b'\xef\xbb\xbf{"message": "ping"}'),
+    # Cut short by a newline: the next line is a new message.
+    *rows(NOT_COMPLETE, SAME_LINE, b'{"message": "ping"\n', b"{\r\n", b'{"message": "ping\n',
+          b'{"message": "save_password", "password": "a\\\n'),
+    # Too long: nothing behind it can be trusted.
+    *rows("The message is longer than 65536 bytes.", NEVER, encode("ping", x="x" * LIMIT)[:-1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "bad", "resumes"), BAD, ids=[f"{n}-{text[:40]!r}" for n, (text, *_) in enumerate(BAD)]
+)
+def test_each_bad_input_is_answered_once(text: bytes, bad: Bad, resumes: str) -> None:
+    """A bad input has one reply at once that says why; reading resumes where the contract says."""
+    stream = text + b'{"message": "ping", "id": 1}\n{"message": "ping", "id": 2}'
+    good = {SAME_LINE: [Ping(1), Ping(2)], NEXT_LINE: [Ping(2)], NEVER: []}[resumes]
+    expected = Outcome([bad, *good], resumes == NEVER)
+    assert framing.request_reader(LIMIT).feed(text) == [bad]
+    assert read([stream]) == expected
+    assert read([text, stream[len(text) :]]) == expected
+    assert read(in_bytes(stream)) == expected
+
+
+def test_the_size_limit_is_exact_for_each_message() -> None:
+    """The longest message is taken and a byte more is not; bad lines are measured one by one."""
+    at_limit = encode("ping", x="x" * 72)[:-1]
+    for end in (b"", b"\n"):
+        for packets in ([at_limit + end], in_bytes(at_limit + end)):
+            assert read(packets, 100) == Outcome([Ping()], False)
+            assert read(packets, 99) == Outcome([Bad("The message is longer than 99 bytes.")], True)
+    bad_lines = (b"x" * 90 + b"\n") * 3
+    for packets in ([bad_lines], in_bytes(bad_lines)):
+        assert read(packets, 100) == Outcome([NOT_AN_OBJECT] * 3, False)
+
+
+def test_the_end_of_the_stream_cuts_a_message_short() -> None:
+    """A message that the end cuts short is answered; bad text and blanks are not answered again."""
+    assert read([b'{"message": "ping"']) == Outcome([CUT_SHORT], False)
+    assert read([b'{"message": "ping"} \r\n\t ']) == Outcome([Ping()], False)
+    assert read([b"garbage"]) == Outcome([NOT_AN_OBJECT], False)
+    assert read([b""]) == Outcome([], False)
+
+
+def test_a_reader_tells_what_it_waits_for() -> None:
+    """A connection's deadlines rest on `unsettled` and `skipping`."""
+    reader = framing.request_reader(LIMIT)
+    seen = []
+    for packet in (b'{"message"', b': "ping"}', b" \n", b"bad", b"bad\n", b"{", b"}"):
+        reader.feed(packet)
+        seen.append((reader.unsettled, reader.skipping))
+    assert seen == [
+        (True, False), (False, False), (False, False), (True, True), (False, False), (True, False),
+        (False, False),
+    ]  # fmt: skip
+
+
+TRICKY = [
+    b'{"message":"ping"}{"message":"ping","id":1} {"message":"ping"}\r\n\n\t{"message":"ping"}',
+    b'\n\r\n {"message":"ping"}\n\n{"message":"ping"}\r\n{"message":"ping"} \n{"message":"ping"}\n',
+    rb'{"message":"save_password","password":"\"}\\"}{"message":"save_password","password":"\\\"{"}',
+    b'{"message":"save_password","password":"a}\n{b"}\n{"message":"ping"}\n',
+    b'{"message":"ping","x":"a}\n{b"}\n{"message":"ping","x":"}\\n{"}\n{"message":"ping"}',
+    b'{"message":\n"ping"}',
+    b'{\n  "message": "ping"\n}\n{"message":"ping"}\n',
+    b'{"message":"ping","x":{}\n}\n{"message":"ping"}',
+    b'{"message":"ping","x":{"y":{}}}}\n{"message":"ping"}',
+    b'{"message":"save_password","password":"\\\n"}{"message":"ping"}\n{"message":"ping"}',
+    '{"message":"save_password","password":"é\u2028\U0001f600"}{"message":"é"}\n'.encode(),
+    b'{"message":"ping","id":"\\u0000"}\n{"message":"ping","id":"\\\\u0000"}\n',
+    b'{"message":"ping","id":"\xff"}{"message":"ping"}\n{"message":"ping"}\n',
+    b'{"message":"ping"}\xff{"message":"ping"}\n{"message":"ping"}\n',
+    b'{"message":"ping"}\0\n\0{"message":"ping"}\n{"message":"ping","x":"\0"}\n{"message":"ping"}',
+    b'{"message":"ping","id":"\\ud83d"}{"message":"ping","id":"\\ud83d\\ude00"}\n',
+    b'{"message":"ping"}5{"message":"ping"}\n{"message":"ping"}\n',
+    b'{"message":"ping"}\n[{"message":"ping"}\n,{"message":"ping"}]\n{"message":"ping"}\n',
+    b'{"message":"ping"}\n{"message":"ping"\n{"message":"ping"}\n{"message":"pi',
+    b'{"message":"ping","x":[}{"message":"ping"}\n{"message":"ping"}{"message":"ping","y":"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", TRICKY)
+def test_every_split_of_tricky_streams(stream: bytes) -> None:
+    """A stream cut in two anywhere, or into single bytes, says at each byte what the whole does."""
+    check_each_packet(in_bytes(stream))
+    for at in range(len(stream)):
+        check_each_packet([stream[:at], stream[at:]])
+
+
+SOUP = st.lists(
+    st.sampled_from([
+        *(bytes([byte]) for byte in b'{}"\\\n\r []:,1'), b'{"message":"ping"}', b'"message"',
+        b'{"a":', b'"message":"save_password","password":"', b"}\n{", b'"}', b"\\u0000",
+        b"\\ud800", b"\0", b"\xff", "é".encode(), b"\xed\xa0\x80", b'\\"', b"\\\\", b"\xef\xbb\xbf",
+    ]),
+    max_size=24,
+).map(b"".join)  # fmt: skip
+BOMBS = st.sampled_from([b"[" * 5000, b'{"x":' * 3000, b'{"x":' + b"[" * 5000 + b"}"])
+REQUESTS = requests().map(lambda drawn: drawn[0])
+PIECES = st.one_of(
+    REQUESTS,
+    REQUESTS.map(lambda text: json.dumps(json.loads(text), indent=1).encode()),
+    st.sampled_from([text for text, *_ in BAD if len(text) < 500]),
+    SOUP,
+    st.binary(max_size=40),
+    TEXTS.map(str.encode),
+)
+STREAMS = st.lists(st.tuples(PIECES, SEPARATORS).map(b"".join), max_size=8).map(b"".join)
+
+
+@settings(thorough, max_examples=500)
+@given(STREAMS, CUTS, st.just(LIMIT) | st.integers(16, 80))
+def test_any_packets_give_the_same_messages(stream: bytes, cuts: list[int], limit: int) -> None:
+    """Good messages, bad, garbage and oversize, in any packets, are read as if sent at once."""
+    check_each_packet(cut(stream, cuts), limit)
+    assert read(in_bytes(stream), limit) == read([stream], limit)
+
+
+@brief
+@given(STREAMS, BOMBS, STREAMS, CUTS)
+def test_any_packets_of_nesting_bombs_give_the_same_messages(
+    before: bytes, bomb: bytes, behind: bytes, cuts: list[int]
+) -> None:
+    """Deep nesting changes nothing about that, wherever it comes and however it is split."""
+    check_each_packet(cut(before + bomb + behind, cuts))
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"x":', b"}")])
+@pytest.mark.parametrize("inner", [b"1", b'"%s"' % (b"[{" * 99)])
+def test_the_limit_of_nesting_is_exact(opening: bytes, closing: bytes, inner: bytes) -> None:
+    """64 levels are taken and one more is not, in any packets; brackets in texts are no levels."""
+    for levels in (1, 2, 63, 64, 65, 66, 5000):
+        nested = opening * (levels - 1) + inner + closing * (levels - 1)
+        text = b'{"message":"ping","x":%s}' % nested
+        for stream in (text, text + b"\n", (text + b"\n") * 3, text * 3):
+            messages = [Ping() if levels <= 64 else TOO_DEEP] * stream.count(b"ping")
+            assert read([stream]) == read([stream[:9], stream[9:]]) == Outcome(messages, False)
+
+
+TOO_LONG = Bad("The message is longer than 64 bytes.")
+OVERSIZE = [
+    (b'{"message": "ping", "x": "%s"}' % (b"x" * 64), TOO_LONG),
+    (b'{"message": "ping", "x": "%s\n' % (b"x" * 64), TOO_LONG),
+    (b"{" * 65, TOO_LONG),
+    (b'{"x": "\xff' + b"\\" * 64, TOO_LONG),
+    (b"x" * 65, NOT_AN_OBJECT),
+    (b"{,}" + b"x" * 65, NOT_JSON),
+]
+
+
+@pytest.mark.parametrize(("stream", "bad"), OVERSIZE)
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+def test_oversize_breaks_the_reader_in_any_packets(stream: bytes, bad: Bad, newline: bytes) -> None:
+    """What is too long is answered once, breaks the reader, and nothing behind it is read."""
+    before = b'{"message": "ping"}\n'
+    whole = before + stream + newline + before
+    splits = [[whole[:at], whole[at:]] for at in range(len(whole))]
+    for packets in ([whole], in_bytes(whole), *splits):
+        assert read([*packets, before], 64) == Outcome([Ping(), bad], True)
+
+
+def kept_bytes(reader: Reader[Request]) -> int:
+    """Return how many bytes of what it was fed a reader keeps."""
+    slots = [getattr(reader, name) for name in Reader.__slots__]
+    return sum(len(value) for value in slots if isinstance(value, bytes))
+
+
+@thorough
+@given(st.lists(st.binary(max_size=64) | SOUP | STREAMS, max_size=12), st.integers(16, 80))
+def test_anything_is_survived_in_bounded_memory(packets: list[bytes], limit: int) -> None:
+    """No bytes raise anything or make a reader keep more than one message of the largest size."""
+    reader = framing.request_reader(limit)
+    assert reader.feed(b'{"message":') == []
+    assert kept_bytes(reader) == 11  # so this measure measures something
+    for packet in packets:
+        reader.feed(packet)
+        assert kept_bytes(reader) <= (0 if reader.broken else limit)
+    assert len(reader.end()) <= 1
+    assert kept_bytes(reader) == 0
+
+
+SAVE = '{"message": "save_password", '
+SPILLS = [
+    *(SAVE + fields for fields in (
+        '"password": "%s", "id": true}', '"password": "%s", "id": {"%s": "%s"}}', '"%s": "%s"}',
+        '"password": "%s\\u0000"}', '"password": "%s\\ud800"}', '"password": "\x01%s"}',
+        '"password": ["%s"]}', '"password": {"%s": 1}}', '"pasword": "%s"}', '"password": "%s',
+        '"password": "%s}\n', '"password": %s}\n', '"password": "%s" "id"}',
+    )),
+    '{"message": "%s", "password": "%s", "id": []}', '{"message": ["%s"]}', '{"%s": "%s"}',
+    '{"message": {"%s": "%s"}}', "{'message': 'save_password', 'password': '%s'}", '["%s"]', "%s",
+]  # fmt: skip
+
+
+@brief
+@given(st.text("abcdefghijkmnopqrstuvwxyz0123456789!@-_", min_size=10, max_size=20))
+def test_errors_never_repeat_the_password(password: str) -> None:
+    """Wherever the password stands in a message that is refused, the error does not show it."""
+    for spill in SPILLS:
+        stream = spill.replace("%s", password).encode()
+        for text in (stream, stream.replace(b'"id"', b'"id": "\xff"')):
+            bad = [message for message in read([text]).messages if isinstance(message, Bad)]
+            assert bad
+            assert not [m for m in bad if m.error is not None and password in m.error]
+    too_long = encode("save_password", password=password * 410)
+    assert read([too_long]).messages == [Bad('"password" is longer than 4096 characters.')]
+
+
+class _Counting:
+    """A pattern that notes how many bytes it was made to look at."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self.looked_at = 0
+
+    def search(self, data: bytes, position: int) -> re.Match[bytes] | None:
+        found = self._pattern.search(data, position)
+        self.looked_at += (found.end() if found else len(data)) - position
+        return found
+
+
+@pytest.mark.parametrize(
+    "filling", [b'"%s"' % (b"x" * 65000), rb'"%s"' % (rb"\"" * 32000), b"[%s1]" % (b"{}," * 21000)]
+)
+def test_a_message_is_searched_once_however_slowly_it_comes(
+    filling: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a 64 KiB message that comes a byte at a time is looked for once."""
+    text = b'{"message": "ping", "x": %s}' % filling
+    patterns = [_Counting(framing._OUTSIDE_STRING), _Counting(framing._INSIDE_STRING)]
+    monkeypatch.setattr(framing, "_OUTSIDE_STRING", patterns[0])
+    monkeypatch.setattr(framing, "_INSIDE_STRING", patterns[1])
+    assert read(in_bytes(text)) == Outcome([Ping()], False)
+    assert len(text) / 2 <= sum(pattern.looked_at for pattern in patterns) <= 2 * len(text)
+
+
+def test_replies_are_the_contracts_bytes() -> None:
+    """What is sent is, byte for byte, what the contract says, and a newline."""
+    assert protocol.PASSWORD_SAVED == b'{"message": "Password saved!"}\n'
+    assert protocol.ALIVE == b'{"message": "Alive!"}\n'
+    assert protocol.return_number_of_users(0, UNSET) == (
+        b'{"message": "return_number_of_users", "number_of_users": 0}\n'
+    )
+    assert protocol.return_number_of_users(10_000_000, "a") == (
+        b'{"message": "return_number_of_users", "number_of_users": 10000000, "id": "a"}\n'
+    )
+    assert encode("Invalid message!") == b'{"message": "Invalid message!"}\n'
+    assert encode("Invalid message!", 0, error="It is.") == (
+        b'{"message": "Invalid message!", "error": "It is.", "id": 0}\n'
+    )
+    assert protocol.alive(UNSET) == protocol.ALIVE
+    assert protocol.alive("é") == '{"message": "Alive!", "id": "é"}\n'.encode()
+
+
+def test_saves_are_answered_one_by_one() -> None:
+    """Each save has its own line, with its own id where it has one."""
+    saved = protocol.PASSWORD_SAVED
+    numbered = b"".join(b'{"message": "Password saved!", "id": %s}\n' % id for id in (b"0", b'""'))
+    assert protocol.passwords_saved([]) == b""
+    assert protocol.passwords_saved([UNSET] * 3) == saved * 3
+    assert protocol.passwords_saved([0, ""]) == numbered
+    assert protocol.passwords_saved([UNSET, 0, "", UNSET]) == saved + numbered + saved
+
+
+@thorough
+@given(st.lists(st.builds(Reply, NO_NUL, NUMBERS, st.none() | NO_NUL, st.none() | IDS)), CUTS)
+def test_what_is_encoded_is_read_back(replies: list[Reply], cuts: list[int]) -> None:
+    """A client reads the replies that were sent, from any packets."""
+    stream = b""
+    for reply in replies:
+        fields = {"number_of_users": reply.number_of_users, "error": reply.error}
+        present = {name: value for name, value in fields.items() if value is not None}
+        line = encode(reply.message, UNSET if reply.id is None else reply.id, **present)
+        assert line.find(b"\n") == len(line) - 1
+        stream += line
+    reader = framing.reply_reader(LIMIT)
+    assert [reply for packet in cut(stream, cuts) for reply in reader.feed(packet)] == replies
+    assert reader.end() == []
