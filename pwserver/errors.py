@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     STORE = 5
     STORAGE = 6
     STOP_TIMEOUT = 7
+    FATE_UNKNOWN = 8
 
 
 EXIT_CODE_MEANINGS = {
@@ -31,6 +32,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.STORE: "the key file or the database was refused; nothing in them was changed",
     ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
     ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
+    ExitCode.FATE_UNKNOWN: "the answer to a save was lost: it may or may not have been saved",
 }
 """The README's table of exit codes is made of these."""
 
@@ -88,6 +90,8 @@ class ConnectionFailed(PwserverError):
 
 class FateUnknown(ConnectionFailed):
     """A save was under way when its answer was lost: it may or may not have been saved."""
+
+    exit_code = ExitCode.FATE_UNKNOWN
 
 
 class ProtocolViolation(ConnectionFailed):

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import apsw
@@ -249,6 +250,29 @@ def test_a_full_disk_is_said_and_survived(start: Start, tmp_path: Path) -> None:
         assert service.stop() == 0
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to make syncs fail")
+def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
+    """The save is told that nobody knows, and the service ends at once with its own exit code."""
+    service = start()
+    with service.peer() as peer:
+        assert peer.save() == {"message": "Password saved!"}
+        writer = service.child("writer")
+        inject = ["-e", "inject=fsync,fdatasync:error=EIO", "-o", "/dev/null"]
+        command = ["strace", "-p", str(writer), "-e", "trace=fsync,fdatasync", *inject]
+        tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert tracer.stderr is not None
+        if b"attached" not in tracer.stderr.readline():
+            tracer.communicate()
+            pytest.skip("needs the right to trace a process")
+        began = time.monotonic()
+        reply = peer.save()
+        assert (reply["message"], "may or may not" in reply["error"]) == ("Unavailable!", True)
+        assert service.ended() == 6
+        assert time.monotonic() - began < 1.5
+        tracer.communicate()
+    assert "the disk failed" in service.stderr
 
 
 def test_a_locked_database_is_said_and_survived(start: Start, tmp_path: Path) -> None:

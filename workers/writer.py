@@ -208,4 +208,8 @@ def _reason(error: apsw.Error) -> str:
     extended = getattr(error, "extendedresult", 0)
     if isinstance(error, apsw.IOError) and extended == apsw.SQLITE_IOERR_WRITE:
         return "The disk reported an error."
-    raise StorageFailed(f"the database cannot be relied on any more: {error}") from error
+    raise StorageFailed(
+        f"the disk failed while the database was written to ({error}). The service ends, because "
+        "nothing written from now on could be trusted. What was acknowledged is safe: see to the "
+        "disk, then start again."
+    ) from error
