@@ -130,10 +130,8 @@ class Reader(Generic[_Message]):
         Every newline must stand between a closing and an opening brace: no value can be continued
         there, so each message begins and ends on its line.
         """
-        if lines[:1] != b"{" or lines[-2:-1] != b"}":
-            return None
         newlines = lines.count(b"\n")
-        if newlines > 1 and lines.count(b"}\n{") != newlines - 1:
+        if lines[-2:] != b"}\n" or (newlines > 1 and lines.count(b"}\n{") != newlines - 1):
             return None
         messages: list[_Message | Bad] | None
         messages = self._try_decode(self._decode_many, lines, newlines)
@@ -141,8 +139,10 @@ class Reader(Generic[_Message]):
 
     def _try_decode(self, decode: Any, data: bytes, messages: int) -> Any:
         """Return what `decode` makes of text that is beyond doubt; None for any other."""
-        nested = data.count(b"{") + data.count(b"[") - messages  # at the most
-        if nested >= NESTING_MAX or len(data) > self._size_max or b"\\u0000" in data:
+        size = len(data)
+        if size > self._size_max or b"\\u0000" in data:
+            return None
+        if size > NESTING_MAX and data.count(b"{") + data.count(b"[") - messages >= NESTING_MAX:
             return None
         try:
             if not data.isascii():

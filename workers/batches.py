@@ -87,21 +87,22 @@ class Batches:
         """Whether the channel was full, so that `send` is due when it can be written to again."""
         return bool(self._unsent)
 
-    def add(self, connection: "Connection", row: "Row", id: Id, now: float) -> None:
-        """Queue a row, and note with the connection that the reply comes with the batch."""
+    def add(
+        self, connection: "Connection", rows: "list[Row]", ids: list[Id], size: int, now: float
+    ) -> None:
+        """Queue rows of `size` bytes, and note with the connection that it waits for them."""
         queued = self._queued
         if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
             queued.append(Batch(now))
         batch = queued[-1]
-        size = len(row[2]) + ROW_OVERHEAD_BYTES
-        batch.rows.append(row)
+        batch.rows += rows
         batch.bytes += size
         self._queued_bytes += size
         runs = connection.runs
         if runs and runs[-1].batch is batch:
-            runs[-1].ids.append(id)
+            runs[-1].ids += ids
         else:
-            run = Run(connection, batch, [id])
+            run = Run(connection, batch, ids)
             batch.runs.append(run)
             runs.append(run)
 

@@ -1,8 +1,9 @@
 """The command table: each message that a client may send, and how it is done.
 
 To add a command: a message in `pwserver.protocol`, a row here, a test. A row's function is given
-the worker's `Context`, the connection and the message. It returns the reply, or None where the
-writer's answer makes the reply later.
+the worker's `Context`, the connection, and one or more requests of its kind that came behind each
+other: a pipeline of saves costs one call, not one for each. It returns their replies in order, or
+None where the writer's answer makes the replies later.
 
 `writes` says that the command goes through the writer. One that does not is held back until the
 connection's writes before it are answered, and holds back those behind it, so that every request
@@ -21,7 +22,7 @@ from pwserver import protocol
 from pwserver.errors import InvalidMessage, NotSaved, Unavailable
 from pwserver.handoff import Scoreboard
 from pwserver.protocol import Bad, Id, NumberOfUsers, Ping, SavePassword
-from workers.batches import QUEUE_FULL, Batches, Outcome
+from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Batches, Outcome
 from workers.models import IdClock
 from workers.vault import Vault
 
@@ -47,44 +48,55 @@ class Command:
     """A row of the table. `does` is the sentence in the README's list."""
 
     message: type[Struct]
-    do: Callable[[Context, "Connection", Any], bytes | None]
+    do: Callable[[Context, "Connection", list[Any]], list[bytes] | None]
     writes: bool
     does: str
 
 
 def save_password(
-    context: Context, connection: "Connection", request: SavePassword
-) -> bytes | None:
-    """Seal the password and queue it for the writer."""
+    context: Context, connection: "Connection", requests: list[SavePassword]
+) -> list[bytes] | None:
+    """Seal the passwords and queue them for the writer."""
     if context.batches.full:
-        return not_saved(QUEUE_FULL, request.id)
-    user_id = context.ids.next()
-    vault = context.vault
-    row = (user_id, vault.key_id, vault.seal(request.password, user_id), context.now_ms)
-    context.batches.add(connection, row, request.id, context.now)
+        return [not_saved(QUEUE_FULL, request.id) for request in requests]
+    key_id, seal, next_id = context.vault.key_id, context.vault.seal, context.ids.next
+    rows, ids, size = [], [], 0
+    for request in requests:  # the hottest loop there is: everything in it is paid per password
+        user_id = next_id()
+        sealed = seal(request.password, user_id)
+        rows.append((user_id, key_id, sealed, context.now_ms))
+        ids.append(request.id)
+        size += len(sealed) + ROW_OVERHEAD_BYTES
+    context.batches.add(connection, rows, ids, size, context.now)
     return None
 
 
-def number_of_users(context: Context, connection: "Connection", request: NumberOfUsers) -> bytes:
+def number_of_users(
+    context: Context, connection: "Connection", requests: list[NumberOfUsers]
+) -> list[bytes]:
     """Answer from the scoreboard, and have the console print the users in its own time."""
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
         scoreboard.listing_wanted = True
         with contextlib.suppress(OSError):  # full: then the console will wake without it
             context.bell.send(b"!")
-    return protocol.return_number_of_users(scoreboard.users, request.id)
+    users = scoreboard.users
+    return [protocol.return_number_of_users(users, request.id) for request in requests]
 
 
-def ping(context: Context, connection: "Connection", request: Ping) -> bytes:
+def ping(context: Context, connection: "Connection", requests: list[Ping]) -> list[bytes]:
     """Answer, and nothing else."""
-    return protocol.alive(request.id)
+    return [protocol.alive(request.id) for request in requests]
 
 
-def bad(context: Context, connection: "Connection", request: Bad) -> bytes:
+def bad(context: Context, connection: "Connection", requests: list[Bad]) -> list[bytes]:
     """Say what is wrong with a message, or nothing where the seed says nothing."""
-    if request.error is None:
-        return protocol.encode(InvalidMessage.message, request.id)
-    return protocol.encode(InvalidMessage.message, request.id, error=request.error)
+    return [
+        protocol.encode(InvalidMessage.message, request.id)
+        if request.error is None
+        else protocol.encode(InvalidMessage.message, request.id, error=request.error)
+        for request in requests
+    ]
 
 
 def not_saved(outcome: Outcome, id: Id) -> bytes:

@@ -7,9 +7,9 @@ Order is kept by two queues. `runs` are saves that wait for the writer. `_held` 
 must see the effect of those saves, with everything behind them; it is empty most of the time.
 """
 
+import itertools
 import socket
 from collections import deque
-from collections.abc import Sequence
 from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
@@ -17,7 +17,7 @@ from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
 from pwserver.framing import Reader, request_reader
 from pwserver.protocol import Bad, Request, passwords_saved
 from workers.batches import Outcome, Run
-from workers.commands import BY_MESSAGE, Context, not_saved
+from workers.commands import BY_MESSAGE, Command, Context, not_saved
 
 NEVER = float("inf")
 
@@ -55,7 +55,7 @@ class Connection:
         self._context = context
         self._settings = settings
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
-        self._held: deque[Any] = deque()
+        self._held: deque[tuple[Command, list[Any]]] = deque()
         self._unanswered = 0
         self._emptied = False  # the last receive found nothing
         self._replies: list[bytes] = []
@@ -122,21 +122,25 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def _take(self, requests: Sequence[Request | Bad]) -> None:
-        """Do requests, or hold them back where they must see what is not yet saved."""
-        context, held, runs = self._context, self._held, self.runs
-        for request in requests:
-            command = BY_MESSAGE[type(request)]
-            self._unanswered += 1
-            if held or (runs and not command.writes):
-                held.append(request)
-            else:
-                self._answer(command.do(context, self, request))
+    def _take(self, requests: list[Request | Bad]) -> None:
+        """Do requests, those of a kind that stand together at once; or hold them back."""
+        self._unanswered += len(requests)
+        if len(requests) == 1:
+            self._do(BY_MESSAGE[type(requests[0])], requests)
+        else:
+            for kind, group in itertools.groupby(requests, type):
+                self._do(BY_MESSAGE[kind], list(group))
 
-    def _answer(self, reply: bytes | None) -> None:
-        if reply is not None:
-            self._replies.append(reply)
-            self._unanswered -= 1
+    def _do(self, command: Command, requests: list[Any]) -> None:
+        if self._held or (self.runs and not command.writes):
+            self._held.append((command, requests))
+        else:
+            self._answer(command.do(self._context, self, requests))
+
+    def _answer(self, replies: list[bytes] | None) -> None:
+        if replies is not None:
+            self._replies += replies
+            self._unanswered -= len(replies)
 
     def settle(self, run: Run, outcome: Outcome) -> None:
         """Answer the saves of a run, which is the oldest, and then what was held back by them."""
@@ -147,11 +151,9 @@ class Connection:
         else:
             self._replies += [not_saved(outcome, id) for id in run.ids]
         held = self._held
-        while held:
-            command = BY_MESSAGE[type(held[0])]
-            if self.runs and not command.writes:
-                break
-            self._answer(command.do(self._context, self, held.popleft()))
+        while held and (held[0][0].writes or not self.runs):
+            command, requests = held.popleft()
+            self._answer(command.do(self._context, self, requests))
 
     # --- Replies out. ---
 

@@ -25,6 +25,7 @@ import binascii
 import hmac
 import os
 import stat
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ HALF_NONCE_BYTES = 12
 NONCE_BYTES = 2 * HALF_NONCE_BYTES
 TAG_BYTES = 16
 
+_ASSOCIATED_DATA = struct.Struct(">QI")  # ids of user and key
 _FILE_TAG = "pwserver-key-v1"
 _FILE_BYTES_MAX = 4096
 
@@ -73,7 +75,6 @@ class Vault:
     def __init__(self, key: MasterKey) -> None:
         self.key_id = key.id
         self._secret = key.secret
-        self._key_id_bytes = key.id.to_bytes(4, "big")
         self._prefix = os.urandom(HALF_NONCE_BYTES)
         self._encrypt = AESGCM(derive_key(key.secret, self._prefix)).encrypt
         self._counter = 0
@@ -82,13 +83,13 @@ class Vault:
         """Return a password as it is stored."""
         self._counter += 1
         nonce = self._counter.to_bytes(HALF_NONCE_BYTES, "big")
-        associated_data = user_id.to_bytes(8, "big") + self._key_id_bytes
+        associated_data = _ASSOCIATED_DATA.pack(user_id, self.key_id)
         return self._prefix + nonce + self._encrypt(nonce, password.encode(), associated_data)
 
     def open(self, sealed: bytes, user_id: int) -> str:
         """Return a stored password; raise `DatabaseRefused` for one that was altered or moved."""
         prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
-        associated_data = user_id.to_bytes(8, "big") + self._key_id_bytes
+        associated_data = _ASSOCIATED_DATA.pack(user_id, self.key_id)
         try:
             gcm = AESGCM(derive_key(self._secret, prefix))
             return gcm.decrypt(nonce, sealed[NONCE_BYTES:], associated_data).decode()
