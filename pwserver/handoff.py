@@ -52,19 +52,20 @@ def send_control(channel: socket.socket, text: bytes, sockets: Sequence[int] = (
     socket.send_fds(channel, [text], list(sockets))
 
 
-def receive_control(channel: socket.socket) -> tuple[bytes, list[int], bool] | None:
-    """Return a text, the descriptors that came with it, and whether some were lost.
+def receive_control(channel: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Return a text and the descriptors that came with it.
 
-    Descriptors are lost where this process may not open as many files; the kernel closes them.
-    Returns None where nothing waits to be read. An empty text means that the other side is gone.
+    Where this process may not open as many files, there are fewer than were sent: the kernel has
+    closed the rest. Returns None where nothing waits to be read. An empty text means that the other
+    side is gone.
     """
     try:
-        text, sockets, flags, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
+        text, sockets, _, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
     except BlockingIOError:
         return None
     except ConnectionResetError:
-        return b"", [], False
-    return text, sockets, bool(flags & socket.MSG_CTRUNC)
+        return b"", []
+    return text, sockets
 
 
 def frame(content: Any) -> bytes:

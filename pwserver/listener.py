@@ -95,6 +95,7 @@ class Listener:
         self._message = message  # announces sockets to a worker
         self._handed = dict.fromkeys(workers, 0)
         self.stuck = False
+        self._complained = False  # about the present trouble, once
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -140,9 +141,11 @@ class Listener:
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:
                     continue
-                log.warning("connections wait, because none can be accepted: %s", error.strerror)
-                self.stuck = True
+                if not self._complained:
+                    log.warning("connections wait, none can be accepted: %s", error.strerror)
+                self._complained = self.stuck = True
                 break
+            self._complained = False
             batches[worker].append(client)
             room[worker] -= 1
         for worker, clients in batches.items():
@@ -153,8 +156,9 @@ class Listener:
     def _hand_over(self, worker: Child, clients: list[socket.socket]) -> None:
         """Give connections to a worker; where it takes none, close them, which a client notices."""
         assert worker.control is not None  # it was responsive a moment ago
+        text = self._message + bytes([len(clients)])
         try:
-            send_control(worker.control, self._message, [client.fileno() for client in clients])
+            send_control(worker.control, text, [client.fileno() for client in clients])
             self._handed[worker] += len(clients)
         except OSError as error:
             log.warning("%s takes no connections now: %s", worker.name, error.strerror)

@@ -72,12 +72,13 @@ def serve(settings: Settings) -> ExitCode:
         log.info("%s", sentence)
     listening = listening_socket(settings)
     setproctitle.setproctitle("pwserver: listener")
+    server = Server(settings, key, listening)
     host, port = listening.getsockname()[:2]
     _say(
         f"pwserver {__version__} listening on {host}:{port}, database {settings.path}, "
         f"{settings.workers} workers"
     )
-    return Server(settings, key, listening).run()
+    return server.run()
 
 
 def _say(line: str) -> None:
@@ -126,6 +127,8 @@ class Server:
         self._writer_told = False
         self._exit_code = ExitCode.OK
         self._now = time.monotonic()
+        self._wakeup, self._signals = socket.socketpair()
+        self._catch_signals()
 
     # --- The children and what they are started with. ---
 
@@ -153,13 +156,6 @@ class Server:
 
     def run(self) -> ExitCode:
         """Serve until stopped; return how that went."""
-        wakeup, self._signals = socket.socketpair()
-        wakeup.setblocking(False)
-        self._signals.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        self._watch(self._signals.fileno(), self._hear_signals)
         next_tick = 0.0
         try:
             while not self._ended():
@@ -176,6 +172,15 @@ class Server:
         finally:
             self._pool.kill_all()
         return self._exit_code
+
+    def _catch_signals(self) -> None:
+        """Have signals wake the loop and do nothing else."""
+        self._wakeup.setblocking(False)
+        self._signals.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        self._watch(self._signals.fileno(), self._hear_signals)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         self._handlers[fd] = handler

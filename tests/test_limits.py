@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -119,8 +120,6 @@ def _processor_seconds(service: Service) -> float:
 
 def test_a_full_queue_is_said_at_once(start: Start) -> None:
     """With the writer stopped, saves past the limit are refused, and counts go on."""
-    import signal  # noqa: PLC0415
-
     service = start("--workers", "1", "--in-flight-max", "1000000", "--save-timeout-s", "1")
     writer = service.child("writer")
     with service.peer() as peer, service.peer() as other:
@@ -130,6 +129,26 @@ def test_a_full_queue_is_said_at_once(start: Start) -> None:
         _send_all_while_reading(peer, great * 6000)
         assert other.count() == 1
         os.kill(writer, signal.SIGCONT)
+
+
+def test_replies_stay_in_order_when_saves_are_given_up(start: Start) -> None:
+    """Saves that waited too long are answered after those that were sent before them."""
+    service = start("--save-timeout-s", "0.5", "--workers", "1")
+    writer = service.child("writer")
+    with service.peer() as peer, service.peer() as other:
+        assert peer.save() == {"message": "Password saved!"}
+        os.kill(writer, signal.SIGSTOP)
+        for number in range(4):  # two batches go to the writer, the others wait
+            peer.send({**SAVE, "id": number})
+            assert other.ask({"message": "ping"}) == {"message": "Alive!"}
+        refused = other.save()
+        assert (refused["message"], "waited too long" in refused["error"]) == ("Not saved!", True)
+        os.kill(writer, signal.SIGCONT)
+        replies = [peer.reply() for _ in range(4)]
+        assert [reply["id"] for reply in replies] == [0, 1, 2, 3]
+        words = [reply["message"] for reply in replies]
+        assert words == ["Password saved!"] * 2 + ["Not saved!"] * 2
+        assert peer.count() == 3
 
 
 def _send_all_while_reading(peer: Peer, data: bytes) -> None:

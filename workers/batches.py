@@ -3,7 +3,7 @@
 Rows that arrive together travel together: one batch a turn of the worker's loop, and a few in
 flight while the writer commits. The writer answers batches in the order they were sent. This file
 knows what was sent, what was answered, and what to say when the writer is slow, away or dead; it
-does not know what a row means.
+does not know what a row means. A batch that has an outcome is settled.
 """
 
 import socket
@@ -32,6 +32,15 @@ class Run:
     ids: list[Id]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch: saved, certainly not saved, or nobody knows."""
+
+    saved: bool = False
+    known: bool = True
+    reason: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Rows that are committed together, and who waits for them."""
@@ -40,15 +49,7 @@ class Batch:
     rows: "list[Row]" = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a batch: saved, certainly not saved, or nobody knows."""
-
-    saved: bool = False
-    known: bool = True
-    reason: str = ""
+    outcome: Outcome | None = None
 
 
 SAVED = Outcome(saved=True)
@@ -128,16 +129,18 @@ class Batches:
         except OSError:  # the writer died: its answers end, which `receive` notices
             self._unsent = b""
 
-    def attach(self, channel: socket.socket) -> list[tuple[Batch, Outcome]]:
+    def attach(self, channel: socket.socket) -> list[Batch]:
         """Talk to a new writer from now on; return what was lost with the old one."""
         lost = self.detach()
         self._channel = channel
         self._reader = FrameReader(channel)
         return lost
 
-    def detach(self) -> list[tuple[Batch, Outcome]]:
+    def detach(self) -> list[Batch]:
         """Give the writer up; return what was in flight, whose fate nobody knows."""
-        lost = [(batch, UNKNOWN) for batch in self._in_flight]
+        lost = list(self._in_flight)
+        for batch in lost:
+            batch.outcome = UNKNOWN
         self._in_flight.clear()
         self._unsent = b""
         if self._channel is not None:
@@ -145,26 +148,28 @@ class Batches:
         self._channel = self._reader = self.newest_id = None
         return lost
 
-    def receive(self) -> tuple[list[tuple[Batch, Outcome]], bool]:
+    def receive(self) -> tuple[list[Batch], bool]:
         """Return the batches that the writer has answered, and whether it is gone.
 
         Its first frame is the newest id in the database; nothing is sent to it before.
         """
         assert self._reader is not None
-        answered: list[tuple[Batch, Outcome]] = []
+        answered: list[Batch] = []
         for reason in self._reader.read():
             if isinstance(reason, int):
                 self.newest_id = reason
             else:
-                outcome = SAVED if reason is None else Outcome(reason=reason)
-                answered.append((self._in_flight.popleft(), outcome))
+                batch = self._in_flight.popleft()
+                batch.outcome = SAVED if reason is None else Outcome(reason=reason)
+                answered.append(batch)
         return answered, self._reader.ended
 
-    def expire(self, before: float) -> list[tuple[Batch, Outcome]]:
+    def expire(self, before: float) -> list[Batch]:
         """Give up what has been queued since before a moment; it was never sent."""
-        expired: list[tuple[Batch, Outcome]] = []
+        expired: list[Batch] = []
         while self._queued and self._queued[0].since < before:
             batch = self._queued.popleft()
             self._queued_bytes -= batch.bytes
-            expired.append((batch, TOO_LATE))
+            batch.outcome = TOO_LATE
+            expired.append(batch)
         return expired

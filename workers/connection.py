@@ -16,7 +16,7 @@ from typing import Any
 from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
 from pwserver.framing import Reader, request_reader
 from pwserver.protocol import Bad, Request, passwords_saved
-from workers.batches import Outcome, Run
+from workers.batches import Run
 from workers.commands import BY_MESSAGE, Command, Context, not_saved
 
 NEVER = float("inf")
@@ -142,16 +142,17 @@ class Connection:
             self._replies += replies
             self._unanswered -= len(replies)
 
-    def settle(self, run: Run, outcome: Outcome) -> None:
-        """Answer the saves of a run, which is the oldest, and then what was held back by them."""
-        self.runs.popleft()
-        self._unanswered -= len(run.ids)
-        if outcome.saved:
-            self._replies.append(passwords_saved(run.ids))
-        else:
-            self._replies += [not_saved(outcome, id) for id in run.ids]
-        held = self._held
-        while held and (held[0][0].writes or not self.runs):
+    def settle(self) -> None:
+        """Answer the saves that are settled, up to one that is not, and what they held back."""
+        runs, held = self.runs, self._held
+        while runs and (outcome := runs[0].batch.outcome) is not None:
+            ids = runs.popleft().ids
+            self._unanswered -= len(ids)
+            if outcome.saved:
+                self._replies.append(passwords_saved(ids))
+            else:
+                self._replies += [not_saved(outcome, id) for id in ids]
+        while held and (held[0][0].writes or not runs):
             command, requests = held.popleft()
             self._answer(command.do(self._context, self, requests))
 

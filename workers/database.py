@@ -267,7 +267,7 @@ def _refusals(path: Path) -> Iterator[None]:
     except (DatabaseError, apsw.Error) as error:
         reason = str(error.__cause__ or error)
         cause = error if isinstance(error, apsw.Error) else error.__cause__ or error.__context__
-        if isinstance(cause, apsw.IOError):
+        if isinstance(cause, apsw.IOError | apsw.FullError):
             raise StorageFailed(f"{path} cannot be read or written: {reason}.") from None
         raise DatabaseRefused(
             f"{path} cannot be used as a password book: {reason}. It was not changed; restore "

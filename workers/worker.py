@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import setproctitle
@@ -23,13 +22,13 @@ import setproctitle
 from pwserver import logs
 from pwserver.config import TICK_S, Settings
 from pwserver.handoff import Scoreboard, receive_control, send_control
-from workers.batches import Batch, Batches, Outcome
+from workers.batches import Batch, Batches
 from workers.commands import Context
 from workers.connection import Connection
 from workers.models import IdClock
 from workers.vault import MasterKey, Vault
 
-CLIENTS = b"C"  # the listener: sockets of clients
+CLIENTS = b"C"  # the listener: sockets of clients; how many (one byte) follows
 WRITER = b"W"  # the listener: the channel to the writer, in place of the last one
 STOP = b"S"  # the listener: finish what was received and end
 READY = b"R"  # a child: give me work
@@ -96,7 +95,9 @@ class Worker:
     def run(self) -> None:
         """Serve until told to stop and everything is answered, or until the listener is gone."""
         next_tick = 0.0
-        while not self._listener_gone and not (self._stopping and not self._connections):
+        while not self._listener_gone and (
+            not self._stopping or self._connections or not self._batches.empty
+        ):
             self._turn(self._epoll.poll(TICK_S, _EVENTS_MAX))
             if self._context.now >= next_tick:
                 self._tick()
@@ -149,12 +150,13 @@ class Worker:
 
     def _hear_listener(self) -> None:
         while (message := receive_control(self._control)) is not None:
-            text, descriptors, lost = message
-            if lost:
-                log.warning("the limit of open files was reached: connections were dropped")
-            if text == CLIENTS:
+            text, descriptors = message
+            if text[:1] == CLIENTS:
                 for fd in descriptors:
                     self._add_client(fd)
+                if lost := text[1] - len(descriptors):
+                    log.warning("%d connections were dropped: too many open files", lost)
+                    self._context.scoreboard.add_closed(self._number, lost)
             elif text == WRITER:
                 self._change_writer(descriptors)
             elif text == STOP:
@@ -206,10 +208,10 @@ class Worker:
                 self._epoll.modify(self._writer, events)
                 self._writer_events = events
 
-    def _settle(self, answered: Iterable[tuple[Batch, Outcome]]) -> None:
-        for batch, outcome in answered:
+    def _settle(self, batches: list[Batch]) -> None:
+        for batch in batches:
             for run in batch.runs:
-                run.connection.settle(run, outcome)
+                run.connection.settle()
                 self._touched.add(run.connection)
 
     # --- Deadlines. ---

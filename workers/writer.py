@@ -173,7 +173,7 @@ class Writer:
 
     def _hear_listener(self) -> None:
         while (message := receive_control(self._control)) is not None:
-            text, descriptors, _ = message
+            text, descriptors = message
             if text == WRITER and descriptors:
                 self._add_worker(descriptors[0])
             elif text == STOP or not text:
