@@ -25,11 +25,14 @@ from pwserver.errors import ConfigError, ConnectionFailed, ExitCode, PwserverErr
 CONFIG_FILE = "pwserver.toml"
 _INTERRUPTED = 130  # what shells report of a command that SIGINT ended
 
+_ENVIRONMENT = Env("PWSERVER_", command=False)
+
 app = App(
     name="pwserver",
     help="A password book that many applications share.",
     version=__version__,
     help_format="plaintext",
+    config=_ENVIRONMENT,
 )
 _Flat = Parameter(name="*")
 
@@ -145,7 +148,7 @@ def _launch(
             raise ConfigError(f"{path} is not a TOML file: {error}.") from None
     is_serve = tokens[:1] == ("serve",)
     app.config = (
-        Env("PWSERVER_", command=False),
+        _ENVIRONMENT,
         # Only `serve` knows every setting, so only it can tell that a key is misspelt.
         Toml(path, use_commands_as_keys=False, allow_unknown=not is_serve),
     )

@@ -67,10 +67,14 @@ def serve(settings: Settings) -> ExitCode:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     multiprocessing.forkserver.ensure_running()  # loads its modules while the store is checked
-    key, made = prepare(settings)
+    listening = listening_socket(settings)  # first: where it fails, no file was made
+    try:
+        key, made = prepare(settings)
+    except BaseException:
+        listening.close()
+        raise
     for sentence in made:
         log.info("%s", sentence)
-    listening = listening_socket(settings)
     setproctitle.setproctitle("pwserver: listener")
     server = Server(settings, key, listening)
     host, port = listening.getsockname()[:2]

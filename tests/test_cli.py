@@ -182,6 +182,7 @@ def test_serve_takes_its_flags_as_documented(tmp_path: Path) -> None:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     """A newcomer finds the commands."""
+    assert "PWSERVER_LIST_USERS" in pwserver("serve", "--help", folder=tmp_path).stdout
     shown = pwserver("--help", folder=tmp_path).stdout
     for command in ("serve", "setup", "save", "count", "ping", "demo"):
         assert re.search(rf"^\W*{command}\b", shown, re.M), shown

@@ -237,6 +237,7 @@ def test_a_port_in_use_is_refused_plainly(service: Service, tmp_path: Path) -> N
     second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert second.returncode == 4
     assert f"127.0.0.1:{service.port} is in use by another program" in second.stderr
+    assert not (tmp_path / "other.db").exists()
     assert "Traceback" not in second.stderr
 
 
