@@ -15,10 +15,10 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from pwserver import framing, protocol
+from pwserver.config import ClientSettings
 from pwserver.errors import (
     ConnectionFailed,
     FateUnknown,
@@ -31,8 +31,7 @@ from pwserver.errors import (
 )
 from pwserver.protocol import Bad, Reply
 
-DEFAULT_PORT = 12345
-TIMEOUT_S = 10.0
+_DEFAULTS = ClientSettings()
 
 REPLY_BYTES_MAX = 1024 * 1024
 """The longest reply that is accepted."""
@@ -49,28 +48,27 @@ _REFUSALS: dict[str, type[Refused]] = {
 class Client:
     """A connection to the service. Not to be used by two threads at once.
 
-    `timeout_s` bounds every call as a whole. All methods raise `ConnectionFailed` where the service
-    cannot be reached, and a `Refused` where it says no.
+    `timeout_s` bounds every call as a whole, and every window of a pipeline. All methods raise
+    `ConnectionFailed` where the service cannot be reached, and a `Refused` where it says no.
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, timeout_s: float = TIMEOUT_S
+        self,
+        host: str = _DEFAULTS.host,
+        port: int = _DEFAULTS.port,
+        timeout_s: float = _DEFAULTS.timeout_s,
     ) -> None:
         self.host = host
         self.port = port
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._reader = framing.reply_reader(REPLY_BYTES_MAX)
+        self._replies: list[Reply | Bad] = []  # received and not yet asked for
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def save_password(self, password: str) -> None:
@@ -117,18 +115,17 @@ class Client:
 
         Raises `ConnectionFailed` where the first was not answered; `FateUnknown` if it is a save.
         """
-        if deadline is None:
-            deadline = time.monotonic() + self.timeout_s
         results: list[Any] = []
         while len(results) < len(calls):
+            window_deadline = deadline or time.monotonic() + self.timeout_s
             window = calls[len(results) : len(results) + PIPELINE_WINDOW]
             sent_until = len(results)
             try:
-                connection = self._connect(deadline)
+                connection = self._connect(window_deadline)
                 sent_until += len(window)
-                _send(connection, b"".join(call.request for call in window), deadline)
+                _send(connection, b"".join(call.request for call in window), window_deadline)
                 for call in window:
-                    results.append(call.result(self._reply(connection, deadline)))
+                    results.append(call.result(self._reply(connection, window_deadline)))
             except ConnectionFailed as error:
                 self.close()
                 answered = len(results)
@@ -136,6 +133,9 @@ class Client:
                 results += [error] * (len(calls) - len(results))
                 if not answered:
                     raise results[0] from None
+            except BaseException:  # interrupted: a reply that comes late must not answer the next
+                self.close()
+                raise
         return results
 
     def _connect(self, deadline: float) -> socket.socket:
@@ -144,7 +144,7 @@ class Client:
             self.close()
         if self._socket is None:
             self._reader = framing.reply_reader(REPLY_BYTES_MAX)
-            self._replies: list[Reply | Bad] = []
+            self._replies = []
             try:
                 self._socket = socket.create_connection((self.host, self.port), _left(deadline))
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -188,12 +188,7 @@ class Pipeline:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.execute()
 

@@ -220,6 +220,22 @@ def test_a_call_ends_at_its_timeout() -> None:
         answered.set()
 
 
+def test_an_interrupted_call_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C in the middle of a call, the late reply is not taken for that of the next."""
+    late = b'{"message": "return_number_of_users", "number_of_users": 1}\n'
+    right = b'{"message": "return_number_of_users", "number_of_users": 2}\n'
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with impostor(say(late), say(right)) as port, Client("127.0.0.1", port) as book:
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "_reply", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                book.number_of_users()
+        assert book.number_of_users() == 2
+
+
 def test_the_client_needs_neither_database_nor_workers() -> None:
     """Importing the client brings in the standard library and msgspec, and nothing else."""
     program = "import sys, pwserver\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"

@@ -9,6 +9,7 @@ failed once may falsely succeed the next time (https://wiki.postgresql.org/wiki/
 a failed sync the service ends.
 """
 
+import contextlib
 import logging
 import select
 import socket
@@ -22,9 +23,11 @@ from pwserver.config import CHECKPOINT_PAGES, TICK_S
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
 from workers.database import Row, Store
-from workers.worker import READY, STOP, WRITER, become_child
+from workers.worker import STOP, WRITER, become_child, say_ready
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
+
+_REASON_BYTES_MAX = 2000
 
 NUMBER = 0
 """The writer's place on the scoreboard."""
@@ -55,8 +58,9 @@ def main(control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> 
     try:
         Writer(control, scoreboard, start).run()
     except PwserverError as error:
-        control.setblocking(True)
-        send_control(control, FATAL + bytes([error.exit_code]) + str(error).encode()[:2000])
+        text = FATAL + bytes([error.exit_code]) + str(error).encode()[:_REASON_BYTES_MAX]
+        with contextlib.suppress(OSError):  # without a listener there is nobody to tell
+            send_control(control, text)
         sys.exit(error.exit_code)
 
 
@@ -74,7 +78,7 @@ class Writer:
         self._stopping = False
         self._epoll = select.epoll()
         self._epoll.register(control, select.EPOLLIN)
-        send_control(control, READY)
+        say_ready(control)
 
     def run(self) -> None:
         """Commit what comes until told to stop."""
