@@ -1,8 +1,7 @@
 """The service as a whole: checks the store, starts the children, listens, and stops in order.
 
-The only module here that names `workers`. The main loop is one epoll over the listening socket, the
-children's control channels and the signals; signal handlers do nothing but wake it. Everything that
-can wait is looked at once a tick.
+The only module here that names `workers`. The main loop waits for the listening socket, the
+children's control channels and signals; everything that can wait is looked at once a tick.
 
 The order of a stop, which is what makes it lose nothing: accept what already waits and stop
 listening; workers finish what they received, answer it and end, and the console ends its page; then
@@ -14,11 +13,10 @@ import itertools
 import logging
 import multiprocessing
 import multiprocessing.forkserver
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import setproctitle
 
@@ -27,6 +25,7 @@ from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
 from pwserver.errors import ExitCode
 from pwserver.handoff import Scoreboard, frame_channel, receive_control, send_control
 from pwserver.listener import Listener, connections_per_worker, listening_socket
+from pwserver.loop import Loop
 from pwserver.pool import Child, Pool
 from workers import database, models, vault, worker, writer
 
@@ -123,16 +122,13 @@ class Server:
         self._listener = Listener(
             listening, self._workers, self._scoreboard, per_worker_max, worker.CLIENTS
         )
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._loop = Loop()
+        self._loop.catch((signal.SIGTERM, signal.SIGINT), self._hear_signal)
         self._accepting = False
         self._accept_at = 0.0
         self._stop_by: float | None = None  # set while stopping
         self._writer_told = False
         self._exit_code = ExitCode.OK
-        self._now = time.monotonic()
-        self._wakeup, self._signals = socket.socketpair()
-        self._catch_signals()
 
     # --- The children and what they are started with. ---
 
@@ -163,32 +159,15 @@ class Server:
         next_tick = 0.0
         try:
             while not self._ended():
-                events = self._epoll.poll(TICK_S if self._accepting else _FULL_PAUSE_S)
-                self._now = time.monotonic()
-                for fd, _ in events:
-                    if fd in self._handlers:  # else an earlier event of this turn removed it
-                        self._handlers[fd]()
+                self._loop.turn(TICK_S if self._accepting else _FULL_PAUSE_S)
                 self._look_for_room()
-                if self._now >= next_tick:
-                    next_tick = self._now + TICK_S
+                if time.monotonic() >= next_tick:
+                    next_tick = time.monotonic() + TICK_S
                     self._pool.kill_hanging(self._settings.hang_timeout_s)
                 self._start_due()
         finally:
             self._pool.kill_all()
         return self._exit_code
-
-    def _catch_signals(self) -> None:
-        """Have signals wake the loop and do nothing else."""
-        self._wakeup.setblocking(False)
-        self._signals.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        self._watch(self._signals.fileno(), self._hear_signals)
-
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
 
     def _start_due(self) -> None:
         """Start children that are due. While stopping only the writer is worth a restart."""
@@ -196,11 +175,11 @@ class Server:
         if self._stop_by is not None:
             needed = self._exit_code == ExitCode.OK and any(w.running for w in self._workers)
             due = [self._writer] if needed else []
-        self._pool.start_due(due, self._now, self._started)
+        self._pool.start_due(due, time.monotonic(), self._started)
 
     def _started(self, child: Child) -> None:
         assert child.control is not None
-        self._watch(child.control.fileno(), functools.partial(self._hear, child))
+        self._loop.watch(child.control.fileno(), functools.partial(self._hear, child))
         if child is self._writer:
             self._connect([each for each in self._workers if each.running])
         elif child in self._workers:
@@ -237,8 +216,8 @@ class Server:
 
     def _bury(self, child: Child) -> None:
         assert child.control is not None
-        del self._handlers[child.control.fileno()]
-        pause = child.buried(self._now)
+        self._loop.forget(child.control.fileno())
+        pause = child.buried(time.monotonic())
         if self._stop_by is None:
             log.warning(
                 "%s died; it is started again%s", child.name, f" in {pause:g} s" if pause else ""
@@ -248,34 +227,28 @@ class Server:
 
     def _look_for_room(self) -> None:
         """Listen to the socket only while a connection could be taken."""
-        room = self._stop_by is None and self._now >= self._accept_at and self._listener.has_room
+        paused = self._stop_by is not None or time.monotonic() < self._accept_at
+        room = not paused and self._listener.has_room
         if room and not self._accepting:
-            self._watch(self._listener.fileno(), self._accept)
+            self._loop.watch(self._listener.fileno(), self._accept)
         elif self._accepting and not room:
-            self._stop_accepting()
+            self._loop.forget(self._listener.fileno())
         self._accepting = room
-
-    def _stop_accepting(self) -> None:
-        if self._listener.fileno() in self._handlers:
-            del self._handlers[self._listener.fileno()]
-            self._epoll.unregister(self._listener.fileno())
 
     def _accept(self) -> None:
         self._listener.accept()
         if self._listener.stuck:
-            self._accept_at = self._now + _FULL_PAUSE_S
+            self._accept_at = time.monotonic() + _FULL_PAUSE_S
 
     # --- Stopping. ---
 
-    def _hear_signals(self) -> None:
-        for number in self._signals.recv(64):
-            name = signal.Signals(number).name
-            if self._stop_by is None:
-                log.info("%s: stopping", name)
-                self._stop(self._settings.stop_timeout_s)
-            else:
-                log.warning("%s again: what was not finished is given up", name)
-                self._give_up()
+    def _hear_signal(self, name: str) -> None:
+        if self._stop_by is None:
+            log.info("%s: stopping", name)
+            self._stop(self._settings.stop_timeout_s)
+        else:
+            log.warning("%s again: what was not finished is given up", name)
+            self._give_up()
 
     def _fail(self, code: ExitCode, reason: str) -> None:
         """End the service, because the writer said that it cannot go on."""
@@ -285,11 +258,11 @@ class Server:
             self._stop(_FAILURE_STOP_S)
 
     def _stop(self, timeout_s: float) -> None:
-        self._stop_by = self._now + timeout_s
+        self._stop_by = time.monotonic() + timeout_s
         if self._exit_code == ExitCode.OK:
             while self._listener.accept():  # who waits by now is still served
                 pass
-        self._stop_accepting()
+        self._loop.forget(self._listener.fileno())
         self._listener.close()
         self._tell([*self._workers, *self._console])
 
@@ -312,7 +285,7 @@ class Server:
         """Take a stop one step further; return whether it is done."""
         if self._stop_by is None:
             return False
-        if self._now > self._stop_by:
+        if time.monotonic() > self._stop_by:
             running = [child.name for child in self._pool.children if child.running]
             log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
             self._give_up()

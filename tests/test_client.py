@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -112,7 +112,7 @@ def impostor(*behaviours: Callable[[socket.socket], None]) -> Iterator[int]:
                     connection, _ = server.accept()
                 except OSError:
                     return
-                with connection:
+                with connection, suppress(OSError):  # the client may close whenever it likes
                     behave(connection)
 
         thread = threading.Thread(target=run)

@@ -14,14 +14,13 @@ import pytest
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StoreError
 from workers.database import (
-    Row,
     Store,
     check_database,
     check_sqlite,
     holds_a_book,
     pages_of_users,
 )
-from workers.models import SCHEMA_VERSION
+from workers.models import SCHEMA_VERSION, Row
 from workers.vault import MasterKey
 
 KEY = MasterKey(1, b"k" * 32)

@@ -9,25 +9,31 @@ does not know what a row means. A batch that has an outcome is settled.
 import socket
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pwserver.config import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
 from pwserver.handoff import FrameReader, frame
 from pwserver.protocol import Id
-
-if TYPE_CHECKING:
-    from workers.connection import Connection
-    from workers.database import Row
+from workers.models import Row
 
 ROW_OVERHEAD_BYTES = 64
 """What a row costs beside its sealed password, near enough for a limit."""
+
+
+class Waiter(Protocol):
+    """Who waits for batches: a connection. Its `runs` are those not answered yet, oldest first."""
+
+    runs: "deque[Run]"
+
+    def settle(self) -> None:
+        """Answer what is settled."""
 
 
 @dataclass(slots=True, eq=False)
 class Run:
     """Saves that one connection has in one batch, one behind the other; their ids, in order."""
 
-    connection: "Connection"
+    waiter: Waiter
     batch: "Batch"
     ids: list[Id]
 
@@ -46,7 +52,7 @@ class Batch:
     """Rows that are committed together, and who waits for them."""
 
     since: float  # when the first row came, in seconds of the monotonic clock
-    rows: "list[Row]" = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     bytes: int = 0
     outcome: Outcome | None = None
@@ -88,10 +94,8 @@ class Batches:
         """Whether the channel was full, so that `send` is due when it can be written to again."""
         return bool(self._unsent)
 
-    def add(
-        self, connection: "Connection", rows: "list[Row]", ids: list[Id], size: int, now: float
-    ) -> None:
-        """Queue rows of `size` bytes, and note with the connection that it waits for them."""
+    def add(self, waiter: Waiter, rows: list[Row], ids: list[Id], size: int, now: float) -> None:
+        """Queue rows of `size` bytes, and note with the waiter that it waits for them."""
         queued = self._queued
         if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
             queued.append(Batch(now))
@@ -99,11 +103,11 @@ class Batches:
         batch.rows += rows
         batch.bytes += size
         self._queued_bytes += size
-        runs = connection.runs
+        runs = waiter.runs
         if runs and runs[-1].batch is batch:
             runs[-1].ids += ids
         else:
-            run = Run(connection, batch, ids)
+            run = Run(waiter, batch, ids)
             batch.runs.append(run)
             runs.append(run)
 

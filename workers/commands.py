@@ -14,7 +14,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
@@ -22,12 +22,9 @@ from pwserver import protocol
 from pwserver.errors import InvalidMessage, NotSaved, Unavailable
 from pwserver.handoff import Scoreboard
 from pwserver.protocol import Bad, Id, NumberOfUsers, Ping, SavePassword
-from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Batches, Outcome
+from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Batches, Outcome, Waiter
 from workers.models import IdClock
 from workers.vault import Vault
-
-if TYPE_CHECKING:
-    from workers.connection import Connection
 
 
 @dataclass(slots=True)
@@ -48,13 +45,13 @@ class Command:
     """A row of the table. `does` is the sentence in the README's list."""
 
     message: type[Struct]
-    do: Callable[[Context, "Connection", list[Any]], list[bytes] | None]
+    do: Callable[[Context, Waiter, list[Any]], list[bytes] | None]
     writes: bool
     does: str
 
 
 def save_password(
-    context: Context, connection: "Connection", requests: list[SavePassword]
+    context: Context, connection: Waiter, requests: list[SavePassword]
 ) -> list[bytes] | None:
     """Seal the passwords and queue them for the writer."""
     if context.batches.full:
@@ -72,7 +69,7 @@ def save_password(
 
 
 def number_of_users(
-    context: Context, connection: "Connection", requests: list[NumberOfUsers]
+    context: Context, connection: Waiter, requests: list[NumberOfUsers]
 ) -> list[bytes]:
     """Answer from the scoreboard, and have the console print the users in its own time."""
     scoreboard = context.scoreboard
@@ -84,12 +81,12 @@ def number_of_users(
     return [protocol.return_number_of_users(users, request.id) for request in requests]
 
 
-def ping(context: Context, connection: "Connection", requests: list[Ping]) -> list[bytes]:
+def ping(context: Context, connection: Waiter, requests: list[Ping]) -> list[bytes]:
     """Answer, and nothing else."""
     return [protocol.alive(request.id) for request in requests]
 
 
-def bad(context: Context, connection: "Connection", requests: list[Bad]) -> list[bytes]:
+def bad(context: Context, connection: Waiter, requests: list[Bad]) -> list[bytes]:
     """Say what is wrong with a message, or nothing where the seed says nothing."""
     return [
         protocol.encode(InvalidMessage.message, request.id)

@@ -17,11 +17,8 @@ from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers import models
-from workers.models import SCHEMA_VERSION, Key, User
+from workers.models import SCHEMA_VERSION, Key, Row, User
 from workers.vault import MasterKey
-
-Row = tuple[int, int, bytes, int]
-"""A user as the database takes it: id, key_id, sealed, saved_at_ms."""
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 """Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two

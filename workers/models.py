@@ -14,6 +14,9 @@ from peewee import BigIntegerField, BlobField, DatabaseProxy, IntegerField, Mode
 
 SCHEMA_VERSION = 1
 
+Row = tuple[int, int, bytes, int]
+"""A user as the database takes it: id, key_id, sealed, saved_at_ms."""
+
 database: DatabaseProxy = DatabaseProxy()
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter looks like a digit

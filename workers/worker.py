@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import setproctitle
 
@@ -218,8 +219,9 @@ class Worker:
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
             for run in batch.runs:
-                run.connection.settle()
-                self._touched.add(run.connection)
+                connection = cast(Connection, run.waiter)  # nobody else waits here
+                connection.settle()
+                self._touched.add(connection)
 
     # --- Deadlines. ---
 

@@ -22,7 +22,8 @@ import apsw
 from pwserver.config import CHECKPOINT_PAGES, TICK_S
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
-from workers.database import Row, Store
+from workers.database import Store
+from workers.models import Row
 from workers.worker import STOP, WRITER, become_child, say_ready
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service

@@ -1,0 +1,53 @@
+"""A small event loop on epoll: descriptors, what to call when they can be read, and signals.
+
+It knows nothing of the service. The listener's process is run by it; the workers and the writer
+have loops of their own, in which every microsecond counts.
+"""
+
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable
+
+
+class Loop:
+    """Descriptors that are waited for, each with what is called when it is readable."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._wakeup, self._signals = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._signals.setblocking(False)
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` whenever a descriptor is readable."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Watch a descriptor no more. To be called before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def catch(self, numbers: Iterable[signal.Signals], handler: Callable[[str], None]) -> None:
+        """Call `handler` with the name of each signal that comes, from the loop.
+
+        What Python runs in between, at the moment of the signal, only wakes the loop.
+        """
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+
+        def hear() -> None:
+            for number in self._signals.recv(64):
+                handler(signal.Signals(number).name)
+
+        self.watch(self._signals.fileno(), hear)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait for something to happen, but not for longer than that, and call what is due."""
+        for fd, _ in self._epoll.poll(timeout_s):
+            handler = self._handlers.get(fd)
+            if handler is not None:  # else an earlier one of this turn made it forgotten
+                handler()
