@@ -29,6 +29,10 @@ _SUSPECT_S = 1.0
 """A child silent for as long gets no new work; it may still come round before it is replaced."""
 
 
+_START_ALLOWANCE = 6
+"""How many times as long a child may be silent before it is ready."""
+
+
 class Child:
     """One process: `target` is run in it with the control channel and what `arguments` returns."""
 
@@ -105,11 +109,13 @@ class Child:
     def hangs(self, beats: int, ticks_max: float) -> bool:
         """Tell, once a tick, whether the child has shown no sign of life for too many ticks.
 
-        Ticks are counted, not seconds: where the whole service was suspended, nobody hangs.
+        Ticks are counted, not seconds: where the whole service was suspended, nobody hangs. A child
+        that is not ready yet gets more of them: the writer may have a great book to open.
         """
         self._silent_ticks = self._silent_ticks + 1 if beats == self._beats else 0
         self._beats = beats
-        return self.watched and self.ready and self._silent_ticks > ticks_max
+        allowed = ticks_max if self.ready else ticks_max * _START_ALLOWANCE
+        return self.watched and self._silent_ticks > allowed
 
 
 class Pool:

@@ -111,11 +111,11 @@ def _readable(peer: Peer, timeout_s: float) -> bool:
 
 
 def test_a_child_that_hangs_is_replaced(start: Start) -> None:
-    """A stopped worker gets no new connections, and is killed and replaced after the deadline."""
-    service = start("--hang-timeout-s", "2")
-    stopped = service.child("worker 1")
+    """A stopped worker is killed and replaced after the deadline, and the service goes on."""
+    service = start("--hang-timeout-s", "2", "--workers", "1")
     with service.peer() as peer:
         peer.save()
+    stopped = service.child("worker 1")
     os.kill(stopped, signal.SIGSTOP)
     eventually(lambda: service.children().get("worker 1") not in (None, stopped), "replaced")
     assert "worker 1 showed no sign of life for 2 s" in service.stderr
