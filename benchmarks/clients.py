@@ -13,7 +13,6 @@ import signal
 import time
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 
 from generator import (
     CONNECT_TIMEOUT_S,
@@ -57,12 +56,7 @@ class Clients:
     def __enter__(self) -> Clients:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:

@@ -31,6 +31,20 @@ def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATI
     raise AssertionError(f"within {patience_s} s not: {what}")
 
 
+def steady(value: Callable[[], Any], what: str) -> Any:
+    """Return a value once it has been the same for longer than a tick of the service."""
+    last, since = value(), time.monotonic()
+
+    def unchanged() -> bool:
+        nonlocal last, since
+        if (now := value()) != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    eventually(unchanged, f"{what} is steady")
+    return last
+
+
 class Peer:
     """A client made of a plain socket, as a main application is."""
 

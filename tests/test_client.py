@@ -251,4 +251,4 @@ def test_a_listing_service_counts_for_a_client(service: Service, book: Client) -
     """Several clients of one service see each other's saves."""
     with Client("127.0.0.1", service.port) as other:
         other.save_password("theirs")
-    eventually(lambda: book.number_of_users() == 1, "the other's save is counted")
+    assert eventually(lambda: book.number_of_users() == 1, "the other's save is counted")

@@ -93,7 +93,7 @@ def test_send_and_close_saves_all_the_same(service: Service, peer: Peer) -> None
     for _ in range(20):
         with service.peer() as hasty:
             hasty.send(SAVE, SAVE, newline=b"")
-    eventually(lambda: peer.count() == 40, "all forty are saved")
+    assert eventually(lambda: peer.count() == 40, "all forty are saved")
 
 
 def test_extra_keys_are_ignored(peer: Peer) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import Start
-from tests.harness import SAVED, Peer, Service, eventually
+from tests.harness import SAVED, Peer, Service, eventually, steady
 
 SAVE = {"message": "save_password", "password": "abc123"}
 
@@ -170,16 +170,8 @@ def test_nothing_leaks_over_many_connections(service: Service) -> None:
     with service.peer() as peer:
         peer.save()
     eventually(lambda: len(service.children()) == 4, "all children run")
-    eventually(lambda: _settled(open_files), "the number of open files is steady")
-    before = open_files()
+    before = steady(open_files, "the number of open files")
     for _ in range(1000):
         with service.peer() as peer:
             assert peer.save() == {"message": "Password saved!"}
     eventually(lambda: open_files() == before, "as many open files as before")
-
-
-def _settled(open_files: object) -> bool:
-    assert callable(open_files)
-    first = open_files()
-    time.sleep(0.3)  # longer than a tick
-    return bool(first == open_files())

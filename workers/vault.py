@@ -12,8 +12,8 @@ second:
   the chance is 2^-33.
 
 It is as fast as plain GCM (the derivation happens once a vault, and nothing is drawn per password):
-0.65 microseconds a password, where AES-256-GCM-SIV, the other construction that is safe here, took
-1.06.
+0.8 microseconds a password, where AES-256-GCM-SIV with a random nonce, the other construction that
+is safe here, takes 1.6 (`benchmarks/costs.py`).
 
 A sealed password is nonce (24 bytes), ciphertext (as long as the password in UTF-8) and tag (16
 bytes). The ids of the user and of the key are the associated data: a sealed value moved to another
