@@ -77,8 +77,9 @@ def serve(settings: Settings) -> ExitCode:
     setproctitle.setproctitle("pwserver: listener")
     server = Server(settings, key, listening)
     host, port = listening.getsockname()[:2]
+    where = f"[{host}]:{port}" if listening.family == socket.AF_INET6 else f"{host}:{port}"
     _say(
-        f"pwserver {__version__} listening on {host}:{port}, database {settings.path}, "
+        f"pwserver {__version__} listening on {where}, database {settings.path}, "
         f"{settings.workers} workers"
     )
     return server.run()
