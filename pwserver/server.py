@@ -32,7 +32,7 @@ from workers import database, models, vault, worker, writer
 log = logging.getLogger(__name__)
 
 _PRELOAD = ["pwserver.console", "workers.worker", "workers.writer", "workers.database"]
-_FULL_PAUSE_S = 0.05
+_FULL_PAUSE_S = 0.01
 """How long nothing is accepted where there was no room, before it is tried again."""
 
 _FAILURE_STOP_S = 0.5
@@ -228,6 +228,7 @@ class Server:
 
     def _look_for_room(self) -> None:
         """Listen to the socket only while a connection could be taken."""
+        self._listener.deliver()
         paused = self._stop_by is not None or time.monotonic() < self._accept_at
         room = not paused and self._listener.has_room
         if room and not self._accepting:

@@ -86,6 +86,20 @@ def test_at_the_limit_of_connections_others_wait(start: Start) -> None:
         peer.close()
 
 
+def test_a_burst_of_connections_is_served_whole(start: Start) -> None:
+    """Connections that come faster than a worker takes them wait; none is sent away."""
+    service = start("--workers", "1")
+    with service.peer() as peer:
+        peer.save()
+    worker = service.child("worker 1")
+    os.kill(worker, signal.SIGSTOP)
+    burst = [service.peer() for _ in range(800)]
+    os.kill(worker, signal.SIGCONT)
+    for each in burst:
+        assert each.ask({"message": "ping"}) == {"message": "Alive!"}
+        each.close()
+
+
 def test_few_open_files_allowed_are_survived(start: Start, tmp_path: Path) -> None:
     """With room for a few connections and 200 clients, no processor spins and all recover."""
 
