@@ -100,22 +100,17 @@ class Reader(Generic[_Message]):
             data = self._buffer + data
         elif self.skipping or self.broken:
             return [] if self.broken else self._read_slowly(data)
-        if data[-1:] == b"\n":
-            messages = self._decode_lines(data)
-            if messages is not None:
-                self._forget()
-                return messages
-        elif not self._buffer and b"\n" not in data:
+        end = data.rfind(b"\n") + 1
+        if not end and not self._buffer:
             # One bare object in one packet, as clients without newlines send it.
             whole = self._try_decode(self._decode_one, data, 1)
             if whole is not None:
                 return [whole]
-        end = data.rfind(b"\n") + 1
         messages = self._decode_lines(data[:end]) if end else None
         if messages is None:
             return self._read_slowly(data)
         self._forget()
-        return messages + self._read_slowly(data[end:])
+        return messages if end == len(data) else messages + self._read_slowly(data[end:])
 
     def end(self) -> list[_Message | Bad]:
         """Take note that nothing more will come and return what that makes of the last bytes."""

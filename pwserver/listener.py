@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pwserver.config import BACKLOG, HANDOVERS_MAX, Settings
 from pwserver.errors import ListenError
-from pwserver.handoff import Scoreboard, send_control
+from pwserver.handoff import Scoreboard
 from pwserver.pool import Child
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,6 @@ class Listener:
         self._per_worker_max = per_worker_max
         self._message = message  # announces sockets to a worker
         self._handed = dict.fromkeys(workers, 0)
-        self._undelivered: list[list[socket.socket]] = []  # accepted, and no worker could take them
         self.stuck = False
         self._complained = False  # about the present trouble, once
 
@@ -112,8 +111,8 @@ class Listener:
 
     @property
     def has_room(self) -> bool:
-        """Whether any worker could take a connection, and nobody waits for it already."""
-        return not self._undelivered and any(self._room(worker) > 0 for worker in self._workers)
+        """Whether any worker could take a connection."""
+        return any(self._room(worker) > 0 for worker in self._workers)
 
     def _room(self, worker: Child) -> int:
         if not worker.responsive:
@@ -151,26 +150,6 @@ class Listener:
             room[worker] -= 1
         for worker, clients in batches.items():
             if clients:
-                self._hand_over(worker, clients)
+                worker.post(self._message + bytes([len(clients)]), clients)
+                self._handed[worker] += len(clients)
         return sum(map(len, batches.values()))
-
-    def deliver(self) -> None:
-        """Try once more to hand over what no worker could take; to be called every turn."""
-        undelivered, self._undelivered = self._undelivered, []
-        for clients in undelivered:
-            self._hand_over(max(self._workers, key=self._room), clients)
-
-    def _hand_over(self, worker: Child, clients: list[socket.socket]) -> None:
-        """Give connections to a worker, or keep them for a moment where it cannot take them."""
-        text = self._message + bytes([len(clients)])
-        try:
-            if worker.control is None:
-                raise BrokenPipeError
-            send_control(worker.control, text, [client.fileno() for client in clients])
-        except OSError:  # its channel is full, or it has just died
-            self._undelivered.append(clients)
-            self.stuck = True
-            return
-        self._handed[worker] += len(clients)
-        for client in clients:
-            client.close()

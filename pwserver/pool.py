@@ -11,17 +11,21 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pwserver.config import RESTART_PAUSE_S_MAX, TICK_S
-from pwserver.handoff import Scoreboard, control_channel
+from pwserver.handoff import Scoreboard, control_channel, send_control
 
 log = logging.getLogger(__name__)
 
 _PAUSE_S_MIN = 0.05
+_DOUBLINGS_MAX = 16
+"""More than any pause can grow by, and few enough that no number overflows."""
+
 _HEALTHY_S = 1.0
 """A child that lived as long is started again at once; one that did not, after a growing pause."""
 
@@ -54,6 +58,7 @@ class Child:
         self._target = target
         self._arguments = arguments
         self._process: BaseProcess | None = None
+        self._outbox: deque[tuple[bytes, list[socket.socket]]] = deque()
         self._started_at = 0.0
         self._short_lives = 0
         self._beats = -1
@@ -61,8 +66,9 @@ class Child:
 
     @property
     def responsive(self) -> bool:
-        """Whether it is worth giving it work: ready, and alive within the last second or so."""
-        return self.ready and self._silent_ticks * TICK_S <= _SUSPECT_S
+        """Whether to give it work: ready, with room in its channel, and lately alive."""
+        lately = self._silent_ticks * TICK_S <= _SUSPECT_S
+        return self.ready and not self._outbox and lately
 
     @property
     def running(self) -> bool:
@@ -86,15 +92,46 @@ class Child:
         self.ready, self.restart_at = False, None
         self._started_at, self._silent_ticks = now, 0
 
+    def post(self, text: bytes, sockets: Sequence[socket.socket] = ()) -> None:
+        """Send a message with sockets, now or when there is room; they are closed here then.
+
+        Messages arrive in their order. A child that is not running gets none of them.
+        """
+        self._outbox.append((text, list(sockets)))
+        if self.control is None:
+            self._empty_outbox()
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits for room in the control channel. To be called every turn."""
+        while self._outbox and self.control is not None:
+            text, sockets = self._outbox[0]
+            try:
+                send_control(self.control, text, [each.fileno() for each in sockets])
+            except OSError:  # it is full; or the child has died, which is noticed before long
+                return
+            self._outbox.popleft()
+            for each in sockets:
+                each.close()
+
+    def _empty_outbox(self) -> None:
+        for _, sockets in self._outbox:
+            for each in sockets:
+                each.close()
+        self._outbox.clear()
+
     def buried(self, now: float) -> float:
         """Note that the process is gone; return the pause before the next one, in seconds."""
         lived = now - self._started_at
         self._short_lives = self._short_lives + 1 if lived < _HEALTHY_S else 0
         pause = 0.0
         if self._short_lives:
-            pause = min(_PAUSE_S_MIN * 2 ** (self._short_lives - 1), RESTART_PAUSE_S_MAX)
+            doublings = min(self._short_lives - 1, _DOUBLINGS_MAX)
+            pause = min(_PAUSE_S_MIN * 2**doublings, RESTART_PAUSE_S_MAX)
         self.restart_at = now + pause
         self.ready = False
+        self._empty_outbox()
         if self.control is not None:
             self.control.close()
             self.control = None
@@ -142,6 +179,11 @@ class Pool:
                     log.error("%s cannot be started: %s; again in %.2f s", child.name, error, pause)
                 else:
                     started(child)
+
+    def flush(self) -> None:
+        """Send the messages that wait for room. To be called every turn."""
+        for child in self.children:
+            child.flush()
 
     def kill_hanging(self, hang_timeout_s: float) -> None:
         """End every child that shows no sign of life. To be called once a tick."""

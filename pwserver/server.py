@@ -23,7 +23,7 @@ import setproctitle
 from pwserver import __version__, console, logs
 from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
 from pwserver.errors import ExitCode
-from pwserver.handoff import Scoreboard, frame_channel, receive_control, send_control
+from pwserver.handoff import Scoreboard, frame_channel, receive_control
 from pwserver.listener import Listener, connections_per_worker, listening_socket
 from pwserver.loop import Loop
 from pwserver.pool import Child, Pool
@@ -161,6 +161,7 @@ class Server:
         try:
             while not self._ended():
                 self._loop.turn(TICK_S if self._accepting else _FULL_PAUSE_S)
+                self._pool.flush()
                 self._look_for_room()
                 if time.monotonic() >= next_tick:
                     next_tick = time.monotonic() + TICK_S
@@ -192,14 +193,8 @@ class Server:
         """Give the writer and each of some workers the ends of a channel between them."""
         for child in workers:
             ends = frame_channel()
-            for peer, end in zip((self._writer, child), ends, strict=True):
-                try:
-                    if peer.control is not None:
-                        send_control(peer.control, worker.WRITER, [end.fileno()])
-                except OSError as error:  # it died; its next life begins with another channel
-                    log.debug("%s was not connected: %s", peer.name, error)
-            for end in ends:
-                end.close()
+            self._writer.post(worker.WRITER, ends[:1])
+            child.post(worker.WRITER, ends[1:])
 
     def _hear(self, child: Child) -> None:
         """Take a child's messages; bury it where they have ended."""
@@ -228,7 +223,6 @@ class Server:
 
     def _look_for_room(self) -> None:
         """Listen to the socket only while a connection could be taken."""
-        self._listener.deliver()
         paused = self._stop_by is not None or time.monotonic() < self._accept_at
         room = not paused and self._listener.has_room
         if room and not self._accepting:
@@ -270,11 +264,7 @@ class Server:
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
-            if child.control is not None:
-                try:
-                    send_control(child.control, worker.STOP)
-                except OSError as error:
-                    log.warning("%s cannot be told to stop: %s", child.name, error.strerror)
+            child.post(worker.STOP)
 
     def _give_up(self) -> None:
         if self._exit_code == ExitCode.OK:

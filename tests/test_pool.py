@@ -1,0 +1,82 @@
+"""A child of the listener, without a process: its messages and its restarts."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pwserver.config import RESTART_PAUSE_S_MAX
+from pwserver.handoff import control_channel, receive_control
+from pwserver.pool import Child
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Child, socket.socket]]:
+    """Return a child that seems to run, and its end of the control channel."""
+    child = Child("worker 1", 1, print, tuple)
+    child.control, theirs = control_channel()
+    child.ready = True
+    with theirs:
+        yield child, theirs
+        child.buried(0.0)
+
+
+def test_messages_wait_for_room_and_keep_their_order(ends: tuple[Child, socket.socket]) -> None:
+    """However full the channel is, no message is lost, and none overtakes another."""
+    child, theirs = ends
+    posted = 0
+    while child.responsive:
+        child.post(b"%d" % posted)
+        posted += 1
+    for _ in range(3):
+        child.post(b"%d" % posted)
+        posted += 1
+    received: list[int] = []
+    while len(received) < posted:
+        while (message := receive_control(theirs)) is not None:
+            received.append(int(message[0]))
+        child.flush()
+    assert received == list(range(posted))
+    assert child.responsive
+
+
+def test_sockets_of_unsent_messages_are_closed_with_the_child(
+    ends: tuple[Child, socket.socket],
+) -> None:
+    """A client on its way to a child that dies sees a close, and no descriptor is left open."""
+    child, _ = ends
+    client, served = socket.socketpair()
+    while child.responsive:
+        child.post(b"full")
+    child.post(b"C", [served])
+    child.buried(0.0)
+    with client:
+        assert client.recv(1) == b""
+    assert served.fileno() == -1
+
+
+def test_a_child_that_is_not_running_gets_no_messages() -> None:
+    """What was meant for a former life is not delivered to the next."""
+    child = Child("worker 1", 1, print, tuple)
+    client, served = socket.socketpair()
+    child.post(b"W", [served])
+    child.control, theirs = control_channel()
+    child.flush()
+    with client, theirs:
+        assert receive_control(theirs) is None
+        assert client.recv(1) == b""
+    child.buried(0.0)
+
+
+def test_the_pause_before_a_restart_grows_and_stays_bounded() -> None:
+    """However often a child dies at once, the pause grows to its limit and no further."""
+    child = Child("worker 1", 1, print, tuple)
+    pauses = [child.buried(0.0) for _ in range(5000)]
+    assert pauses[0] < pauses[1] < pauses[2]
+    assert pauses[-1] == max(pauses) == RESTART_PAUSE_S_MAX
+
+
+def test_a_child_that_lived_is_started_again_at_once() -> None:
+    """A single death after a life is met without a pause."""
+    child = Child("worker 1", 1, print, tuple)
+    assert child.buried(1000.0) == 0.0
