@@ -1,59 +1,30 @@
-"""The order of the measurements, and the check that every acknowledged save is there.
+"""The order of the measurements, and what comes out of each.
 
 Machines drift: another tenant, a warmer core, a disk that tidies up. So what is compared is
-measured in turn within one run: each round visits every point, and at every point every server;
-which goes first changes from round to round. A point's figure is the median of its rounds.
+measured in turn within one run: each round visits every size (connections, in flight), at every
+size every load of a group, and of each load every server; which goes first changes from round to
+round. A figure is the median of its rounds.
 
 A server lists all its users after a count, so every server is left to finish before the next
-measurement. Loads come in the order that keeps this short, and counts at exactly the number of
-users that was asked for: counts alone, then mixed, then saves, each with all its rounds.
+measurement. The groups come in the order that keeps this short, and that measures what only reads
+at exactly the number of users that was asked for: reading, then mixed, then saving, each with all
+its rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from clients import Clients
 from generator import Outcome
-from servers import Target
-from wire import BenchmarkFailed, Point, number_of_users
+from subjects import Subject
+from wire import BenchmarkFailed, Point
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
-
-@dataclass
-class Subject:
-    """A server with a number of users in it, and the account of what was saved there."""
-
-    target: Target
-    users: int
-    users_before: int
-    saves: int = 0
-    """Saves this run had acknowledged: preload, warm-up and measured time together."""
-
-    @classmethod
-    def prepare(cls, target: Target, users: int, clients: Clients) -> Subject:
-        """Fill `target` up to `users` users."""
-        subject = cls(target, users, number_of_users(target.address))
-        missing = users - subject.users_before
-        if users and missing < 0:
-            raise BenchmarkFailed(f"{target.name} has {subject.users_before} users, not {users}")
-        if missing > 0:
-            subject.saves += clients.preload(target.address, missing).saves
-        subject.check()
-        return subject
-
-    def check(self) -> None:
-        """Raise unless the users grew by exactly the saves that were acknowledged."""
-        number = number_of_users(self.target.address)
-        expected = self.users_before + self.saves
-        if number != expected:
-            raise BenchmarkFailed(
-                f"{self.target.name} has {number} users; {self.users_before} it had and "
-                f"{self.saves} saves it acknowledged make {expected}"
-            )
+GROUPS = (("count", "get", "verify", "list"), ("mixed",), ("save", "named", "new"))
 
 
 @dataclass(frozen=True)
@@ -115,46 +86,55 @@ class Result:
 class Plan:
     """What is measured at each subject, and for how long."""
 
-    points: Sequence[Point]
+    loads: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
     seconds: float
     warmup_s: float
     rounds: int
 
-    def measurements(self, subjects: int) -> int:
-        """Return how many measurements the run makes."""
-        return len(self.points) * self.rounds * subjects
+    def results(self, subjects: Sequence[Subject]) -> list[Result]:
+        """Return what there is to measure, in the order of the loads, without any round yet."""
+        return [
+            Result(subject, Point(load, *size))
+            for load in self.loads
+            for size in self.sizes
+            for subject in subjects
+            if load in subject.loads
+        ]
+
+    def turns(self, results: Sequence[Result]) -> Iterator[list[Result]]:
+        """Yield what is to be measured in one go, because it is compared, turn by turn."""
+        for group in GROUPS:
+            loads = [each for each in results if each.point.load in group]
+            for turn in range(self.rounds):
+                for size in self.sizes:
+                    together = [each for each in loads if each.point.size == size]
+                    first = turn % len(together) if together else 0
+                    yield together[first:] + together[:first]
 
 
-def run(
-    plan: Plan, subjects: list[Subject], clients: Clients, now_at: Callable[[str], None]
-) -> list[Result]:
-    """Measure every point of `plan` on every subject, telling `now_at` before each measurement."""
-    results = {(p, i): Result(s, p) for p in plan.points for i, s in enumerate(subjects)}
-    for load in ("count", "mixed", "save"):
-        points = [point for point in plan.points if point.load == load]
-        for turn in range(plan.rounds):
-            for point in points:
-                for index in _turned(len(subjects), turn):
-                    result = results[point, index]
-                    for subject in subjects:
-                        subject.target.settle()
-                    now_at(f"{result.subject.target.name} {point}, round {turn + 1}")
-                    result.rounds.append(_measure(plan, result, clients))
+def run(plan: Plan, results: list[Result], clients: Clients, now_at: Callable[[str], None]) -> None:
+    """Measure all `results` as `plan` says, telling `now_at` before each measurement."""
+    subjects = list({id(each.subject): each.subject for each in results}.values())
+    for together in plan.turns(results):
+        for result in together:
+            for subject in subjects:
+                subject.target.settle()
+            name = f"{result.subject.target.name} {result.point}"
+            now_at(f"{name}, round {len(result.rounds) + 1}")
+            result.rounds.append(_measure(plan, result, clients))
     for subject in subjects:
-        subject.check()
-    return list(results.values())
+        subject.check_users()
+        subject.check_versions()
 
 
 def _measure(plan: Plan, result: Result, clients: Clients) -> Round:
-    target = result.subject.target
+    subject = result.subject
     try:
-        outcome = clients.measure(target.address, result.point, plan.warmup_s, plan.seconds)
+        outcome = clients.measure(
+            subject.target.address, result.point, subject.users, plan.warmup_s, plan.seconds
+        )
     except BenchmarkFailed as failure:
-        raise BenchmarkFailed(f"{target.name}, {result.point}: {failure}") from failure
-    result.subject.saves += outcome.saves
+        raise BenchmarkFailed(f"{subject.target.name}, {result.point}: {failure}") from failure
+    subject.add(outcome)
     return Round.of(outcome, plan.seconds)
-
-
-def _turned(length: int, by: int) -> list[int]:
-    """Return 0 to `length` - 1, starting at `by` and going round."""
-    return [(index + by) % length for index in range(length)]

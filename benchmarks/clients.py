@@ -8,7 +8,9 @@ cannot connect. A client process reads EOF and ends when the run is gone, howeve
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import secrets
 import signal
 import time
 from multiprocessing.connection import Connection as Pipe
@@ -20,11 +22,10 @@ from generator import (
     STALL_TIMEOUT_S,
     WITHOUT_LIMIT,
     Clock,
-    Job,
     Outcome,
     client_main,
 )
-from wire import Address, BenchmarkFailed, Point
+from wire import PREPARE, Address, BenchmarkFailed, Job, Point, shares
 
 HEAD_START_S = 0.05
 """Between the last client's "ready" and the start, so that the news reaches all of them in time."""
@@ -36,8 +37,9 @@ than their own patience with a silent server, so that what is shown is their mes
 PRELOAD_TIMEOUT_S = 3600.0
 STOP_TIMEOUT_S = 5.0
 
-PRELOAD = Point("save", connections=8, depth=64)
-"""The load that fills a password book: enough in flight for any server to commit together."""
+PRELOAD_SIZE = (8, 64)
+"""Connections, and requests in flight on each, that fill a password book: enough for any server to
+commit many together."""
 
 
 class Clients:
@@ -46,6 +48,8 @@ class Clients:
     def __init__(self, processes: int) -> None:
         self._pipes: list[Pipe] = []
         self._processes: list[SpawnProcess] = []
+        self._run_salt = secrets.token_hex(2)
+        self._job_numbers = itertools.count()
         # Ctrl-C reaches every process of the terminal; the clients are to leave it to the run, and
         # inherit that from their first instruction on.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -74,28 +78,42 @@ class Clients:
         self._pipes.append(ours)
         self._processes.append(process)
 
-    def measure(self, address: Address, point: Point, warmup_s: float, seconds: float) -> Outcome:
-        """Put the load of `point` on the server and return what all client processes saw."""
-        pipes = self._connect(address, point, WITHOUT_LIMIT)
+    def measure(
+        self, address: Address, point: Point, users: int, warmup_s: float, seconds: float
+    ) -> Outcome:
+        """Put the load of `point` on the server and return what all client processes saw.
+
+        `users` is how many were prepared, for the loads that work on them.
+        """
+        pipes = self._connect(address, point, users, WITHOUT_LIMIT)
         start_ns = time.perf_counter_ns() + int(HEAD_START_S * 1e9)
         measure_ns = start_ns + int(warmup_s * 1e9)
         clock = Clock(start_ns, measure_ns, measure_ns + int(seconds * 1e9))
         return self._run(pipes, clock, warmup_s + seconds + PATIENCE_S)
 
     def preload(self, address: Address, users: int) -> Outcome:
-        """Save exactly `users` passwords, as fast as the server takes them."""
-        pipes = self._connect(address, PRELOAD, users)
+        """Save exactly `users` passwords without names, as fast as the server takes them."""
+        return self._fill(address, "save", users)
+
+    def prepare(self, address: Address, users: int) -> Outcome:
+        """Save the users that the book's loads work on, as fast as the server takes them."""
+        return self._fill(address, PREPARE, users)
+
+    def _fill(self, address: Address, load: str, users: int) -> Outcome:
+        pipes = self._connect(address, Point(load, *PRELOAD_SIZE), users, users)
         clock = Clock(time.perf_counter_ns(), NEVER_NS, NEVER_NS)
         return self._run(pipes, clock, PRELOAD_TIMEOUT_S)
 
-    def _connect(self, address: Address, point: Point, requests: int) -> list[Pipe]:
+    def _connect(self, address: Address, point: Point, users: int, requests: int) -> list[Pipe]:
         """Hand each client process its share of a job; return the pipes of those that have one."""
-        connections = [share for share in _shares(point.connections, len(self._pipes)) if share]
+        connections = [share for share in shares(point.connections, len(self._pipes)) if share]
         busy = self._pipes[: len(connections)]
-        limited = requests != WITHOUT_LIMIT
-        limits = _shares(requests, len(busy)) if limited else [requests] * len(busy)
-        for index, pipe in enumerate(busy):
-            pipe.send(Job(address, point, connections[index], limits[index], f"client-{index}"))
+        limits = shares(requests, len(busy))
+        firsts = itertools.accumulate(limits, initial=0)
+        salt = f"{self._run_salt}.{next(self._job_numbers)}"
+        for index, (pipe, limit, first) in enumerate(zip(busy, limits, firsts, strict=False)):
+            job = Job(address, point, connections[index], limit, f"{salt}.{index}", users, first)
+            pipe.send(job)
         deadline_s = time.monotonic() + CONNECT_TIMEOUT_S + PATIENCE_S
         for pipe in busy:
             _receive(pipe, deadline_s)
@@ -108,12 +126,6 @@ class Clients:
         deadline_s = time.monotonic() + timeout_s
         outcomes = [_receive(pipe, deadline_s) for pipe in pipes]
         return Outcome.merged([outcome for outcome in outcomes if outcome])
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """Cut `total` into even shares, the larger ones first."""
-    each, rest = divmod(total, parts)
-    return [each + (index < rest) for index in range(parts)]
 
 
 def _receive(pipe: Pipe, deadline_s: float) -> Outcome | None:

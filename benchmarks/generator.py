@@ -7,7 +7,7 @@ server is asked less often, so percentiles are those of the requests made, not o
 
 It shares the machine with what it measures, so it is lean: requests and replies are laid out before
 the clock starts, and a reply costs one `recv`, one `send`, one reading of the clock, one comparison
-of lists and one bucket. How that was checked: `python benchmarks/load.py --against null` puts the
+and one bucket. How that was checked: `python benchmarks/load.py --against null` puts the
 same loads on a server that answers constants, which shows the ceiling of generator and loopback,
 and every run prints the share of a core that the client processes took (column "client CPU"). On
 the null server its user and system time were also held against a loop of nothing but `epoll`,
@@ -30,7 +30,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
 from histogram import BUCKETS, PRECISION_BITS, Histogram
-from wire import Address, BenchmarkFailed, Point, Script, number_in
+from replies import Replies
+from scripts import script_of
+from wire import BenchmarkFailed, Job, shares
 
 RECEIVE_BYTES = 65536
 STALL_TIMEOUT_S = 30.0
@@ -40,18 +42,6 @@ CONNECT_TIMEOUT_S = 30.0
 NEVER_NS = 1 << 62
 WITHOUT_LIMIT = sys.maxsize
 HIGHEST_BIT = 1 << PRECISION_BITS
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What one client process is to do: its share of the connections, and of the requests if the
-    job is a number of requests. `salt` sets its passwords apart from those of other processes."""
-
-    address: Address
-    point: Point
-    connections: int
-    requests_max: int
-    salt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +60,14 @@ class Clock:
 class Outcome:
     """What a client process saw.
 
-    `replies` are those of the measured time alone, `saves` all that were ever acknowledged. The
-    latencies include the replies waited for at the end: leaving them out would hide the worst.
+    `replies` are those of the measured time alone; `users` and `versions` are all that were ever
+    acknowledged: new users, and versions of the prepared ones. The latencies include the replies
+    waited for at the end: leaving them out would hide the worst.
     """
 
     replies: int
-    saves: int
+    users: int
+    versions: int
     latencies: Histogram
     cpu_s: float
 
@@ -84,7 +76,8 @@ class Outcome:
         """Add up what several client processes saw."""
         return cls(
             replies=sum(part.replies for part in parts),
-            saves=sum(part.saves for part in parts),
+            users=sum(part.users for part in parts),
+            versions=sum(part.versions for part in parts),
             latencies=Histogram.merged(part.latencies for part in parts),
             cpu_s=sum(part.cpu_s for part in parts),
         )
@@ -93,9 +86,21 @@ class Outcome:
 class Connection:
     """One connection's place in the script and what it still waits for."""
 
-    __slots__ = ("asked", "awaited", "fd", "number", "recv", "send", "sent", "tail", "unsent")
+    __slots__ = (
+        "asked",
+        "awaited",
+        "check",
+        "fd",
+        "left",
+        "recv",
+        "replies",
+        "send",
+        "sent",
+        "tail",
+        "unsent",
+    )
 
-    def __init__(self, sock: socket.socket, place: int) -> None:
+    def __init__(self, sock: socket.socket, place: int, replies: Replies, requests: int) -> None:
         self.fd = sock.fileno()
         self.recv = sock.recv
         self.send = sock.send
@@ -103,10 +108,12 @@ class Connection:
         """The next request to send."""
         self.awaited = place
         """The request whose reply comes next."""
+        self.left = requests
+        """How many requests it may still send."""
         self.sent: deque[tuple[int, int]] = deque()
         """Requests in flight: (when sent, how many at once), oldest first."""
-        self.number = 0
-        """The number of users below which a reply on this connection would be wrong."""
+        self.replies = replies
+        self.check = replies.check
         self.tail = b""
         """The beginning of a reply whose end has not come yet."""
         self.unsent = b""
@@ -118,15 +125,16 @@ class Session:
 
     def __init__(self, job: Job, sockets: list[socket.socket]) -> None:
         self.depth = job.point.depth
-        self.script = Script.of(job.point, job.salt)
-        self.requests_left = job.requests_max
+        self.script = script_of(job)
         self.epoll = select.epoll()
         self.connections: dict[int, Connection] = {}
+        limits = shares(job.requests_max, len(sockets))
         for index, sock in enumerate(sockets):
-            connection = Connection(sock, place=index * 7 % self.script.circle)
+            place, replies = self.script.place(index), self.script.replies()
+            connection = Connection(sock, place, replies, limits[index])
             self.connections[connection.fd] = connection
             self.epoll.register(connection.fd, select.EPOLLIN)
-        self.in_flight = self.replies = self.replies_measured = self.saves = self.worst_ns = 0
+        self.in_flight = self.replies = self.replies_measured = self.worst_ns = 0
         self.counts = [0] * BUCKETS
         self.cpu_s = 0.0
         self.clock = Clock(0, NEVER_NS, NEVER_NS)
@@ -151,8 +159,14 @@ class Session:
                     self.flush(connection)
                 if event & ~select.EPOLLOUT:
                     self.listen(connection)
-        latencies = Histogram.of_buckets(self.counts, self.worst_ns)
-        return Outcome(self.replies_measured, self.saves, latencies, self.cpu_s)
+        accounts = [connection.replies for connection in self.connections.values()]
+        return Outcome(
+            replies=self.replies_measured,
+            users=sum(account.users for account in accounts),
+            versions=sum(account.versions for account in accounts),
+            latencies=Histogram.of_buckets(self.counts, self.worst_ns),
+            cpu_s=self.cpu_s,
+        )
 
     def listen(self, connection: Connection) -> None:
         """Take the replies that arrived, check and time them, and ask as many requests anew."""
@@ -163,38 +177,14 @@ class Session:
         replies = (connection.tail + data).split(b"\n")
         connection.tail = replies.pop()
         arrived = len(replies)
-        first = connection.awaited
-        if replies == self.script.replies[first : first + arrived]:
-            connection.number += arrived
-            self.saves += arrived
-        else:
-            self.check(connection, replies)
-        connection.awaited = (first + arrived) % self.script.circle
         if now_ns >= self.next_mark_ns:
             self.pass_mark(now_ns)
         self.record(connection, arrived, now_ns)
+        first = connection.awaited
+        connection.awaited = (first + arrived) % self.script.circle
+        connection.check(first, replies)
         if now_ns < self.clock.stop_ns and arrived:
             self.ask(connection, arrived, now_ns)
-
-    def check(self, connection: Connection, replies: list[bytes]) -> None:
-        """Compare replies that are not all "saved" one by one; numbers must never fall behind."""
-        if len(replies) > self.depth:
-            raise BenchmarkFailed("the server sent more replies than it was asked for")
-        for place, reply in enumerate(replies, connection.awaited):
-            expected = self.script.replies[place]
-            if expected is not None:
-                if reply != expected:
-                    raise BenchmarkFailed(f"expected {expected!r}, the server answered {reply!r}")
-                connection.number += 1
-                self.saves += 1
-            else:
-                number = number_in(reply)
-                if number < connection.number:
-                    raise BenchmarkFailed(
-                        f"the number of users is {number}, though at least "
-                        f"{connection.number} were acknowledged before it was asked for"
-                    )
-                connection.number = number
 
     def pass_mark(self, now_ns: int) -> None:
         """Begin the measured time when the warm-up is over, and end it when the clock stops."""
@@ -228,17 +218,16 @@ class Session:
                 self.worst_ns = latency_ns
 
     def ask(self, connection: Connection, number: int, now_ns: int) -> None:
-        """Send the next `number` requests of the script, fewer if the job has fewer left."""
-        number = min(number, self.requests_left)
+        """Send the next `number` requests of the script, fewer if it has fewer left."""
+        number = min(number, connection.left)
         if not number:
             return
-        self.requests_left -= number
+        connection.left -= number
         self.in_flight += number
         first = connection.asked
         connection.asked = (first + number) % self.script.circle
         connection.sent.append((now_ns, number))
-        starts = self.script.starts
-        requests = self.script.requests[starts[first] : starts[first + number]]
+        requests = self.script.requests(first, number)
         if connection.unsent:
             connection.unsent += requests
             return

@@ -1,16 +1,22 @@
-"""The load test: saves and counts from several client processes, checked, timed and compared.
+"""The load test: requests from several client processes, checked, timed and compared.
 
 Run `python benchmarks/load.py` for the default grid, which takes a few minutes on a service of its
-own in a temporary directory; `--help` lists the rest. Three runs answer the usual questions:
+own in a temporary directory; `--help` lists the rest. These runs answer the usual questions:
 
     python benchmarks/load.py --against baseline        how much better than the plain way
     python benchmarks/load.py --against null            whether the generator is in the way
-    python benchmarks/load.py --loads count --users 1000,1000000    whether counting stays flat
+    python benchmarks/load.py --against TREE            whether it is as fast as another commit:
+                                                        git worktree add TREE COMMIT
+    python benchmarks/load.py --loads save,named        what a name costs
+    python benchmarks/load.py --loads count,get,verify,list --users 1000,1000000
+                                                        what reading costs, and whether it is flat
 
 This file is the command line and the order of a run. `campaign.py` decides what is measured when,
-`clients.py` and `generator.py` make the load, `servers.py` runs what is measured, and `report.py`
-and `plot.py` show it. The run fails, with exit code 1 and a sentence, if a reply is not the one the
-contract gives, if a server goes silent, or if a save that was acknowledged is not counted after.
+`clients.py` and `generator.py` make the load that `scripts.py` and `book.py` write, `replies.py`
+checks it, `servers.py` runs what is measured and `subjects.py` keeps the account of it; `ratios.py`
+compares, and `report.py` and `plot.py` show it. The run fails, with exit code 1 and a sentence, if
+a reply is not the one the contract gives, if a server goes silent, or if a save that was
+acknowledged is not counted after.
 """
 
 from __future__ import annotations
@@ -28,15 +34,18 @@ from pathlib import Path
 
 import report
 import servers
-from campaign import Plan, Result, Subject, run
+from campaign import Plan, Result, run
 from clients import Clients
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from wire import LOADS, Address, BenchmarkFailed, Point
+from subjects import Subject
+from wire import BOOK_LOADS, LOADS, Address, BenchmarkFailed
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+OWN_RIVALS = ("baseline", "null")
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+PREPARED_USERS = 1000
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -92,6 +101,22 @@ def levels(text: str) -> list[int]:
     return list(dict.fromkeys(int(number) for number in text.split(",")))
 
 
+def rivals(text: str) -> dict[str, Path | None]:
+    """Read what else to measure: our own words, or source trees, by the name each goes by."""
+    found: dict[str, Path | None] = {}
+    for word in text.split(","):
+        tree = None if word in OWN_RIVALS else Path(word).resolve()
+        if tree and not (tree / "pwserver").is_dir():
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is neither {' nor '.join(OWN_RIVALS)} nor a folder with pwserver in it"
+            )
+        name = tree.name if tree else word
+        if name in ("pwserver", *found):
+            raise argparse.ArgumentTypeError(f"two servers would be called {name!r}")
+        found[name] = tree
+    return found
+
+
 def picture(text: str) -> Path:
     """Read the name of a file that a plot can be written to."""
     if not text.endswith((".png", ".svg")):
@@ -118,7 +143,9 @@ def command_line() -> argparse.ArgumentParser:
         type=words(*LOADS),
         metavar="LOAD,...",
         default="save,count,mixed",
-        help="mixed is nine saves and a count in turn on each connection (default: %(default)s)",
+        help="save, count; mixed, which is nine saves and a count in turn on each connection; on "
+        "users drawn from all: named (a save of a user that is there), get, verify, list (a "
+        "prefix that 50 users have); new, a save under a new name (default: %(default)s)",
     )
     add(
         "--points",
@@ -131,17 +158,18 @@ def command_line() -> argparse.ArgumentParser:
     add(
         "--users",
         type=levels,
-        default="0",
         metavar="N[,N...]",
-        help="save so many users first, on a server for each number (default: %(default)s)",
+        help="save so many users first, on a server for each number; with names, if a load needs "
+        f"names (default: {PREPARED_USERS} where a load works on users that are there, else 0)",
     )
     add(
         "--against",
-        type=words("baseline", "null"),
-        default=[],
-        metavar="baseline,null",
-        help="measure baseline_pool.py, or a server that answers constants, in the same run; the "
-        "baseline takes minutes to save a million users first",
+        type=rivals,
+        default={},
+        metavar="baseline,null,TREE",
+        help="measure baseline_pool.py, a server that answers constants, or the service of another "
+        "source tree, such as a git worktree of an older commit, in the same run; each for the "
+        "loads it knows; the baseline takes minutes to save a million users first",
     )
     add("--seconds", type=duration, default=2.0, help="measured time (default: %(default)s)")
     add("--warmup-seconds", type=duration, default=0.5, help="before it (default: %(default)s)")
@@ -169,7 +197,9 @@ def command_line() -> argparse.ArgumentParser:
 def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[servers.Target, int]]:
     """Start one server after another; yield each with the number of users it is to have."""
     processes = 1 + max(connections for connections, _ in options.points)
-    for name in ["pwserver", *options.against]:
+    serve = ["--workers", str(options.workers)] if options.workers else []
+    serve += options.serve
+    for name, tree in {"pwserver": servers.PROJECT, **options.against}.items():
         for users in options.users:
             home = directory / f"{name}-{users}"
             home.mkdir()
@@ -177,10 +207,10 @@ def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[serv
                 yield servers.start_baseline(home, processes), users
             elif name == "null":
                 yield servers.start_null(home), users
-            elif options.connect:
+            elif name == "pwserver" and options.connect:
                 yield servers.Running(options.connect), users
             else:
-                yield servers.start_pwserver(home, options.workers, options.serve), users
+                yield servers.start_pwserver(home, serve, name, tree), users
 
 
 @contextmanager
@@ -212,17 +242,20 @@ def measure(
         for target, users in targets(options, directory):
             stack.enter_context(target)
             messages.print(target.banner + (f"; saving {users:,} users first" if users else ""))
-            subjects.append(Subject.prepare(target, users, clients))
-        now_at = stack.enter_context(progress(plan.measurements(len(subjects))))
-        return run(plan, subjects, clients, now_at), subjects
+            subjects.append(Subject.prepare(target, users, plan.loads, clients))
+        results = plan.results(subjects)
+        now_at = stack.enter_context(progress(len(results) * plan.rounds))
+        run(plan, results, clients, now_at)
+        return results, subjects
 
 
 def run_and_report(options: argparse.Namespace) -> None:
     """Make the run that the command line asks for, then show and keep its results."""
     if options.plot:
         import plot  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
-    points = [Point(load, *size) for load in options.loads for size in options.points]
-    plan = Plan(points, options.seconds, options.warmup_seconds, options.rounds)
+    plan = Plan(
+        options.loads, options.points, options.seconds, options.warmup_seconds, options.rounds
+    )
     with tempfile.TemporaryDirectory(prefix="pwserver-load-", dir=options.directory) as name:
         directory = Path(name).resolve()
         if report.filesystem(directory) in MEMORY_FILESYSTEMS:
@@ -239,6 +272,11 @@ def main() -> None:
     """Read the command line, run, and turn what went wrong into a sentence and an exit code."""
     parser = command_line()
     options = parser.parse_args()
+    on_users = {*options.loads} & {*BOOK_LOADS} - {"new"}
+    if options.users is None:
+        options.users = [PREPARED_USERS if on_users else 0]
+    if on_users and 0 in options.users:
+        parser.error(f"{', '.join(sorted(on_users))}: needs users, so --users must be above 0")
     if options.connect and len(options.users) > 1:
         parser.error("--connect measures one service, so --users takes one number with it")
     if options.connect and (options.workers or options.serve):

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign import Result, Subject
+from campaign import Result
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report import label
+from subjects import Subject
 
 INCHES_A_LOAD = 5.0
 INCHES_HIGH = 8.0
@@ -91,7 +92,8 @@ def _series(load: str, results: list[Result], subjects: list[Subject]) -> list[S
             name = label(subject, subjects) + (f", {depth} in flight each" if depth > 1 else "")
             chosen = [r for r in here if r.subject is subject and r.point.depth == depth]
             chosen.sort(key=lambda each: each.point.connections)
-            series.append(Series(name, f"C{number}", depth > 1, chosen))
+            if chosen:  # an older server does not know every load
+                series.append(Series(name, f"C{number}", depth > 1, chosen))
     return series
 
 

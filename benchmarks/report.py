@@ -13,15 +13,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from campaign import PERCENTILES, Plan, Result, Subject
+from campaign import PERCENTILES, Plan, Result
+from ratios import Ratio, all_ratios
 from rich.console import Console
 from rich.table import Table
+from subjects import Subject
 
 PIPED_COLUMNS = 150
 """Wide enough for every column when there is no terminal to ask."""
 
-WORDS = ("server", "load")
+WORDS = ("server", "load", "ratio", "of")
 """The columns that are not figures."""
+
+SIZE = ("connec-\ntions", "in\nflight")
 
 
 def label(subject: Subject, subjects: Iterable[Subject]) -> str:
@@ -32,49 +36,80 @@ def label(subject: Subject, subjects: Iterable[Subject]) -> str:
 
 
 def show(results: list[Result], subjects: list[Subject]) -> None:
-    """Print the results, and the ratios between servers and between numbers of users."""
-    console = Console()
+    """Print the results, the ratios between them, and that all saves are accounted for."""
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_COLUMNS
     console.print(_results_table(results, subjects))
-    growth = _growth_table(results)
-    if growth.row_count:
-        console.print(growth)
+    ratios = all_ratios(results)
+    if ratios:
+        console.print(_ratios_table(ratios, subjects))
     for subject in subjects:
-        console.print(
-            f"{label(subject, subjects)}: {subject.users_before:,} users before, "
-            f"{subject.saves:,} saves acknowledged, {subject.users_before + subject.saves:,} users "
-            "after: every acknowledged save is counted.",
-            highlight=False,
-        )
+        console.print(f"{label(subject, subjects)}: {_account(subject)}")
+        asked = dict.fromkeys(each.point.load for each in results)
+        if unknown := [load for load in asked if load not in subject.loads]:
+            console.print(f"{label(subject, subjects)}: does not know {', '.join(unknown)}.")
+
+
+def _account(subject: Subject) -> str:
+    text = (
+        f"{subject.users_before:,} users before, {subject.saves:,} saves of new ones acknowledged, "
+        f"{subject.users_after:,} users after"
+    )
+    if subject.versions:
+        text += f"; {subject.versions:,} saves of prepared users, as many versions more"
+    return f"{text}: every acknowledged save is counted."
 
 
 def _results_table(results: list[Result], subjects: list[Subject]) -> Table:
-    rivals = sorted({each.target.name for each in subjects} - {subjects[0].target.name})
     table = Table(title="Medians of the rounds (max: the worst of all); latencies in ms")
     percentiles = [f"p{percent:g}" for percent in PERCENTILES]
-    ratios = [f"x {rival}" for rival in rivals]
-    _add_columns(table, "server", "load")
-    _add_columns(table, "connec-\ntions", "in\nflight", "requests/s", "lowest", "highest")
-    _add_columns(table, *percentiles, "max", "client\nCPU", *ratios)
-    point = results[0].point
+    _add_columns(table, "server", "load", *SIZE, "requests/s", "lowest", "highest")
+    _add_columns(table, *percentiles, "max", "client\nCPU")
+    load = results[0].point.load
     for result in results:
-        if result.point.load != point.load:
+        if result.point.load != load:
             table.add_section()
-        point = result.point
-        lowest, highest = result.throughput_range
+        load = result.point.load
         table.add_row(
             label(result.subject, subjects),
-            point.load,
-            str(point.connections),
-            str(point.depth),
-            *(f"{figure:,.0f}" for figure in (result.throughput, lowest, highest)),
+            load,
+            *map(str, result.point.size),
+            *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
             *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
             f"{result.worst_ms:.1f}",
             f"{result.client_cpu:.0%}",
-            *(_ratio(result, _rival(results, result, rival)) for rival in rivals),
         )
     return table
+
+
+def _ratios_table(ratios: list[Ratio], subjects: list[Subject]) -> Table:
+    table = Table(title="Ratios, taken round by round: requests/s, and how much longer p50 and p99")
+    _add_columns(table, "ratio", "of", *SIZE, "requests/s", "lowest", "highest", "p50", "p99")
+    kind = ratios[0].kind
+    for ratio in ratios:
+        if ratio.kind != kind:
+            table.add_section()
+        kind = ratio.kind
+        table.add_row(
+            kind,
+            _common(ratio, subjects),
+            *map(str, ratio.this.point.size),
+            *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+            *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
+        )
+    return table
+
+
+def _common(ratio: Ratio, subjects: list[Subject]) -> str:
+    """Name what both sides of a ratio have in common, as far as its own name does not say."""
+    this, that = ratio.this, ratio.that
+    if this.subject is that.subject:
+        return label(this.subject, subjects)
+    if this.subject.users != that.subject.users:
+        return f"{this.subject.target.name} {this.point.load}"
+    several = len({each.users for each in subjects}) > 1
+    return this.point.load + (f", {this.subject.users:,} users" if several else "")
 
 
 def _add_columns(table: Table, *headings: str) -> None:
@@ -82,45 +117,6 @@ def _add_columns(table: Table, *headings: str) -> None:
     for heading in headings:
         justify: Literal["left", "right"] = "left" if heading in WORDS else "right"
         table.add_column(heading, justify=justify, overflow="fold")
-
-
-def _rival(results: list[Result], result: Result, name: str) -> Result | None:
-    """Find another server's result at the same point and number of users."""
-    if result.subject.target.name == name:
-        return None
-    here = (name, result.point, result.subject.users)
-    for each in results:
-        if (each.subject.target.name, each.point, each.subject.users) == here:
-            return each
-    return None
-
-
-def _ratio(result: Result, rival: Result | None) -> str:
-    return f"{result.throughput / rival.throughput:.2f}" if rival and rival.throughput else ""
-
-
-def _growth_table(results: list[Result]) -> Table:
-    """Compare the counts of one server at its fewest users with those at more."""
-    table = Table(title="number_of_users as the book grows: times slower than with fewer users")
-    _add_columns(table, "server", "users", "than with", "connec-\ntions", "in\nflight")
-    _add_columns(table, "by\nrequests/s", "by p50", "by p99")
-    counts = [each for each in results if each.point.load == "count" and each.throughput]
-    for large in counts:
-        name = large.subject.target.name
-        same = [r for r in counts if r.point == large.point and r.subject.target.name == name]
-        small = min(same, key=lambda each: each.subject.users)
-        if small.subject.users == large.subject.users:
-            continue
-        table.add_row(
-            name,
-            f"{large.subject.users:,}",
-            f"{small.subject.users:,}",
-            str(large.point.connections),
-            str(large.point.depth),
-            f"{small.throughput / large.throughput:.2f}",
-            *(f"{large.percentile_ms(p) / small.percentile_ms(p):.2f}" for p in (50.0, 99.0)),
-        )
-    return table
 
 
 def machine(directory: Path) -> dict[str, object]:
@@ -165,11 +161,13 @@ def write_json(
                 "users": each.users,
                 "users_before": each.users_before,
                 "saves_acknowledged": each.saves,
-                "users_after": each.users_before + each.saves,
+                "versions_acknowledged": each.versions,
+                "users_after": each.users_after,
             }
             for each in subjects
         ],
         "results": [_document(result) for result in results],
+        "ratios": [_ratio(ratio, subjects) for ratio in all_ratios(results)],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -187,6 +185,18 @@ def _document(result: Result) -> dict[str, object]:
             {**asdict(each), "percentiles_ms": _named(each.percentiles_ms)}
             for each in result.rounds
         ],
+    }
+
+
+def _ratio(ratio: Ratio, subjects: list[Subject]) -> dict[str, object]:
+    connections, depth = ratio.this.point.size
+    return {
+        "ratio": ratio.kind,
+        "of": _common(ratio, subjects),
+        "connections": connections,
+        "depth": depth,
+        "median": ratio.median,
+        "rounds": ratio.rounds,
     }
 
 

@@ -27,6 +27,7 @@ from typing import Protocol, Self
 from wire import Address, BenchmarkFailed
 
 BENCHMARKS = Path(__file__).resolve().parent
+PROJECT = BENCHMARKS.parent
 LISTENING = re.compile(rb" listening on (\S+:\d+)")
 
 START_TIMEOUT_S = 30.0
@@ -88,7 +89,9 @@ class Running:
 class Started:
     """A server of this run, from its first line to its exit; use it as a context manager."""
 
-    def __init__(self, name: str, arguments: list[str], directory: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], directory: Path, tree: Path = PROJECT
+    ) -> None:
         self.name = name
         self._log = directory / f"{name}.log"
         with self._log.open("wb") as log:
@@ -98,15 +101,16 @@ class Started:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 pipesize=PIPE_BYTES,
-                cwd=BENCHMARKS.parent,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PWSERVER_")},
+                cwd=tree,
+                env=_environment(tree),
                 start_new_session=True,
             )
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         self._printed_s = time.monotonic()
         try:
-            self.banner, self.address = self._ready()
+            line, self.address = self._ready()
+            self.banner = f"{line} ({_revision(tree)})"
         except BaseException:
             self._kill()
             raise
@@ -182,14 +186,43 @@ class Started:
         return "".join(f"\n    {word}" for word in words)
 
 
-def start_pwserver(directory: Path, workers: int | None, extra: list[str]) -> Started:
-    """Start the service on a fresh database in `directory`, settings at their defaults."""
+def start_pwserver(
+    directory: Path, options: list[str], name: str = "pwserver", tree: Path = PROJECT
+) -> Started:
+    """Start the service of a source tree on a fresh database in `directory`, settings at their
+    defaults but for `options`."""
+    if tree != PROJECT:
+        _check_tree(tree)
     arguments = ["-m", "pwserver", "serve", "--host", "127.0.0.1", "--port", "0"]
     arguments += ["--database", str(directory / "user_data.db")]
     arguments += ["--key-file", str(directory / "user_data.key")]
-    if workers is not None:
-        arguments += ["--workers", str(workers)]
-    return Started("pwserver", arguments + extra, directory)
+    return Started(name, arguments + options, directory, tree)
+
+
+def _environment(tree: Path) -> dict[str, str]:
+    """Return the environment, with the code of `tree` in it and no setting of the service."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PWSERVER_")}
+    return {**kept, "PYTHONPATH": str(tree)}
+
+
+def _check_tree(tree: Path) -> None:
+    """Raise unless it is the code of `tree` that runs there: else we would measure ourselves."""
+    print_place = [sys.executable, "-c", "import pwserver; print(pwserver.__file__)"]
+    ran = subprocess.run(
+        print_place, cwd=tree, env=_environment(tree), capture_output=True, text=True, check=False
+    )
+    if not Path(ran.stdout.strip()).is_relative_to(tree / "pwserver"):
+        raise BenchmarkFailed(f"{tree} is no source tree of pwserver: {ran.stdout}{ran.stderr}")
+
+
+def _revision(tree: Path) -> str:
+    """Return the commit of `tree`, if git knows it."""
+    describe = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
+    try:
+        ran = subprocess.run(describe, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return str(tree)
+    return f"{tree} at {ran.stdout.strip()}"
 
 
 def start_baseline(directory: Path, processes: int) -> Started:

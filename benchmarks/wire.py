@@ -1,23 +1,26 @@
-"""The wire as the benchmark speaks it: requests encoded beforehand, the replies they must get.
+"""The wire as the benchmark speaks it: where servers listen, and what is asked of them.
 
 Nothing here is shared with the service on purpose. A load test that took the service's own encoder
-would agree with it about anything, and would be the slower for it: here a request is a slice of
-bytes that were laid out before the clock started.
+would agree with it about anything, and would be the slower for it: here requests and replies are
+plain bytes, and those of a load are laid out before the clock starts (`scripts.py`). This file has
+the seed's exchanges and what all parts of the load test name things by; `book.py` has the book's.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 from dataclasses import dataclass
 
-LOADS = ("save", "count", "mixed")
-"""What a load consists of: saves, counts, or nine saves and a count in turn on each connection."""
+SEED_LOADS = ("save", "count", "mixed")
+"""What every server knows: saves, counts, or nine saves and a count in turn on each connection."""
 
-MIXED_COUNT_EVERY = 10
-CIRCLE_REQUESTS = 1000
-"""Requests a client process encodes; its connections send them round and round. A multiple of
-`MIXED_COUNT_EVERY`, so that the mix does not change where the circle closes."""
+BOOK_LOADS = ("named", "new", "get", "verify", "list")
+"""What needs a book of names: saves under a name that is there, and under a new one; reading a
+password, comparing one, and listing the users of a prefix, all of users that are there."""
+
+LOADS = (*SEED_LOADS, *BOOK_LOADS)
+PREPARE = "prepare"
+"""Not a load to measure: saves every user of the book's loads for the first time."""
 
 COUNT_REQUEST = b'{"message": "number_of_users"}\n'
 SAVED_REPLY = b'{"message": "Password saved!"}'
@@ -62,50 +65,38 @@ class Point:
     connections: int
     depth: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return what two loads must have in common to be compared."""
+        return self.connections, self.depth
+
     def __str__(self) -> str:
         return f"{self.load} {self.connections}x{self.depth}"
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """A circle of requests and the replies they must get, with its beginning repeated at the end.
+class Job:
+    """What one client process is to do: its share of the connections, and of the requests if the
+    job is a number of requests.
 
-    The repeated part is as long as the deepest pipeline, so that any run of requests that may be in
-    flight at once is a plain slice: request `i` is `requests[starts[i]:starts[i + 1]]`. A reply in
-    `replies` is without its newline, and None where a number is expected.
+    `salt` is another for every job of every process, so that passwords, new names and the order in
+    which users are drawn differ. `users` is how many users were prepared; of `PREPARE` the process
+    does `requests_max` from number `first` on.
     """
 
-    requests: bytes
-    starts: list[int]
-    replies: list[bytes | None]
-    circle: int = CIRCLE_REQUESTS
-
-    @classmethod
-    def of(cls, point: Point, salt: str) -> Script:
-        """Write the script of the point's load; passwords differ by `salt` and by request."""
-        kinds = [_is_count(point.load, index) for index in range(CIRCLE_REQUESTS)]
-        circle = [
-            COUNT_REQUEST if is_count else _save_request(f"{salt}-{index:04}-Tr0ub4dor&3")
-            for index, is_count in enumerate(kinds)
-        ]
-        replies = [None if is_count else SAVED_REPLY for is_count in kinds]
-        turns = 2 + point.depth // CIRCLE_REQUESTS
-        length = CIRCLE_REQUESTS + point.depth
-        requests = (circle * turns)[:length]
-        starts = [0]
-        for request in requests:
-            starts.append(starts[-1] + len(request))
-        return cls(b"".join(requests), starts, (replies * turns)[:length])
+    address: Address
+    point: Point
+    connections: int
+    requests_max: int
+    salt: str
+    users: int = 0
+    first: int = 0
 
 
-def _is_count(load: str, index: int) -> bool:
-    if load == "mixed":
-        return index % MIXED_COUNT_EVERY == MIXED_COUNT_EVERY - 1
-    return load == "count"
-
-
-def _save_request(password: str) -> bytes:
-    return json.dumps({"message": "save_password", "password": password}).encode() + b"\n"
+def shares(total: int, parts: int) -> list[int]:
+    """Cut `total` into even shares, the larger ones first."""
+    each, rest = divmod(total, parts)
+    return [each + (index < rest) for index in range(parts)]
 
 
 def number_in(reply: bytes) -> int:
@@ -116,12 +107,42 @@ def number_in(reply: bytes) -> int:
     raise BenchmarkFailed(f"expected a number of users, the server answered {reply[:200]!r}")
 
 
+class Control:
+    """A connection of its own for questions outside the load; use it as a context manager."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        try:
+            self._socket = address.connect(CONTROL_TIMEOUT_S)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._replies = self._socket.makefile("rb")
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._replies.close()
+        self._socket.close()
+
+    def ask(self, request: bytes) -> bytes:
+        """Send a request, a line, and return its reply, without the newline."""
+        return self.ask_all([request])[0]
+
+    def ask_all(self, requests: list[bytes]) -> list[bytes]:
+        """Send requests at once and return their replies; not more than a server takes unread."""
+        try:
+            self._socket.sendall(b"".join(requests))
+            return [self._replies.readline().removesuffix(b"\n") for _ in requests]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> BenchmarkFailed:
+        where = f"{self._address.host}:{self._address.port}"
+        return BenchmarkFailed(f"no answer from {where}: {error}")
+
+
 def number_of_users(address: Address) -> int:
-    """Ask the server at `address` how many users it has, over a connection of its own."""
-    try:
-        with address.connect(CONTROL_TIMEOUT_S) as connection, connection.makefile("rb") as replies:
-            connection.sendall(COUNT_REQUEST)
-            reply = replies.readline()
-    except OSError as error:
-        raise BenchmarkFailed(f"no answer from {address.host}:{address.port}: {error}") from error
-    return number_in(reply.removesuffix(b"\n"))
+    """Ask the server at `address` how many users it has."""
+    with Control(address) as control:
+        return number_in(control.ask(COUNT_REQUEST))

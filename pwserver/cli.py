@@ -1,31 +1,57 @@
-"""The command line. Each function is a command: it takes settings, and does its work elsewhere.
+"""The command line: the commands that run the service, and how a command is read and run.
 
-Settings come from flags, `PWSERVER_...` variables and a TOML file, in this order, all made by
-cyclopts from the one definition in `pwserver.config`. What people look at goes to standard output;
-errors are one plain sentence on standard error, and the exit code says what kind.
+Each function is a command: it takes settings, and does its work elsewhere. Those that talk to a
+running service are in `pwserver.cli_book`. Settings come from flags, `PWSERVER_...` variables and a
+TOML file, in this order, all made by cyclopts from the one definition in `pwserver.config`. What a
+single command is told to do, such as a name or `--yes`, is said on the command line only. What
+people look at goes to standard output; errors are one plain sentence on standard error, and the
+exit code says what kind.
 """
 
-import getpass
-import json
+import dataclasses
 import os
-import socket
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Env, Toml
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts.config import Dict, Env
 
-from pwserver import __version__
-from pwserver.client import Client
+from pwserver import __version__, cli_book, show
+from pwserver.cli_book import FLAT
 from pwserver.config import ClientSettings, Settings, StoreSettings
-from pwserver.errors import ConfigError, ConnectionFailed, ExitCode, PwserverError
+from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
 
 CONFIG_FILE = "pwserver.toml"
 _INTERRUPTED = 130  # what shells report of a command that SIGINT ended
+_SETTINGS = {
+    field.name for kind in (Settings, ClientSettings) for field in dataclasses.fields(kind)
+}
 
-_ENVIRONMENT = Env("PWSERVER_", command=False)
+
+def _settings(arguments: ArgumentCollection) -> ArgumentCollection:
+    """Return those that are settings: the help names an environment variable for no other."""
+    settings = arguments.copy()
+    settings[:] = [each for each in arguments if each.parameter.show_env_var]
+    return settings
+
+
+class _Environment(Env):
+    """The `PWSERVER_...` variables."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        super().__call__(app, commands, _settings(arguments))
+
+
+class _File(Dict):
+    """The TOML file."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        super().__call__(app, commands, _settings(arguments))
+
+
+_ENVIRONMENT = _Environment("PWSERVER_", command=False)
 
 app = App(
     name="pwserver",
@@ -33,20 +59,19 @@ app = App(
     version=__version__,
     help_format="plaintext",
     config=_ENVIRONMENT,
+    result_action="return_value",
+    default_parameter=Parameter(show_default=False, show_env_var=False, negative=()),
 )
-_Flat = Parameter(name="*")
 
 
-@app.command
-def serve(settings: Annotated[Settings, _Flat] = Settings()) -> ExitCode:
+def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
     """Run the service; on the first run, set it up before."""
     from pwserver import server  # noqa: PLC0415 - no other command needs the database
 
     return server.serve(settings)
 
 
-@app.command
-def setup(settings: Annotated[StoreSettings, _Flat] = StoreSettings()) -> ExitCode:
+def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCode:
     """Make the key file and the database, or check those that are there."""
     from pwserver import server  # noqa: PLC0415
 
@@ -56,75 +81,28 @@ def setup(settings: Annotated[StoreSettings, _Flat] = StoreSettings()) -> ExitCo
     return ExitCode.OK
 
 
-@app.command
-def save(settings: Annotated[ClientSettings, _Flat] = ClientSettings()) -> ExitCode:
-    """Save a password, typed at a hidden prompt or read from standard input."""
-    with _client(settings) as book:
-        book.save_password(_read_password())
-    print("Password saved!")
-    return ExitCode.OK
-
-
-@app.command
-def count(settings: Annotated[ClientSettings, _Flat] = ClientSettings()) -> ExitCode:
-    """Print how many users there are."""
-    with _client(settings) as book:
-        number = book.number_of_users()
-    if sys.stdout.isatty():
-        print(f"{number:,} user{'' if number == 1 else 's'}")
-    else:
-        print(number)
-    return ExitCode.OK
-
-
-@app.command
-def ping(settings: Annotated[ClientSettings, _Flat] = ClientSettings()) -> ExitCode:
-    """Tell whether the service is alive."""
-    with _client(settings) as book:
-        book.ping()
-    print("Alive!")
-    return ExitCode.OK
-
-
-@app.command
-def demo(settings: Annotated[ClientSettings, _Flat] = ClientSettings()) -> ExitCode:
-    """Show what a main application says to the service, and what it answers.
-
-    Saves one password, "abc123", as an example does. The messages are sent as plain sockets and
-    `json.dumps` make them, to show that nothing else is needed.
-    """
-    messages = [
-        {"message": "number_of_users"},
-        {"message": "save_password", "password": "abc123"},
-        {"message": "another_message", "data": "some_data"},
-    ]
-    try:
-        with socket.create_connection((settings.host, settings.port), settings.timeout_s) as book:
-            replies = book.makefile("rb")
-            for message in messages:
-                print("sent:    ", json.dumps(message))
-                book.sendall(json.dumps(message).encode())
-                print("received:", json.dumps(json.loads(replies.readline())))
-    except (OSError, ValueError) as error:
-        raise ConnectionFailed(
-            f"{settings.host}:{settings.port} did not answer: {error}."
-        ) from None
-    return ExitCode.OK
+for place, command in enumerate((serve, setup, *cli_book.COMMANDS)):
+    app.command(command, sort_key=place)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        return app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
-    except CycloptsError as error:
-        return _failed(ExitCode.USAGE, str(error))
-    except PwserverError as error:
-        return _failed(error.exit_code, str(error))
+        code = app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
+        sys.stdout.flush()
+        return code
+    except (CycloptsError, PwserverError) as error:
+        print(f"pwserver: {show.visible(_sentence(error))}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
     except BrokenPipeError:  # nobody reads standard output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # the terminal has put "^C" into the line
         return _INTERRUPTED
+
+
+app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # see `run`
 
 
 @app.meta.default
@@ -133,7 +111,7 @@ def _launch(
     config: Annotated[
         Path | None,
         Parameter(
-            env_var="PWSERVER_CONFIG",
+            show_env_var=True,
             help=f"A TOML file with settings. Not set: {CONFIG_FILE}, if there is one here.",
         ),
     ] = None,
@@ -141,38 +119,37 @@ def _launch(
     if config is not None and not config.is_file():
         raise ConfigError(f"there is no settings file {config}.")
     path = config or Path(CONFIG_FILE)
-    if path.is_file():
-        try:
-            tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is not a TOML file: {error}.") from None
-    is_serve = tokens[:1] == ("serve",)
     app.config = (
         _ENVIRONMENT,
-        # Only `serve` knows every setting, so only it can tell that a key is misspelt.
-        Toml(path, use_commands_as_keys=False, allow_unknown=not is_serve),
+        _File(
+            data=_read(path),
+            source=str(path),
+            use_commands_as_keys=False,
+            allow_unknown=True,  # no command knows every setting
+        ),
     )
     return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
 
 
-def _client(settings: ClientSettings) -> Client:
-    return Client(settings.host, settings.port, settings.timeout_s)
+def _read(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+    for key, value in settings.items():
+        if key not in _SETTINGS or isinstance(value, dict):
+            raise ConfigError(f"{path} has {key!r}, which is not a setting.")
+    return settings
 
 
-def _read_password() -> str:
-    """Return the password from a prompt that does not show it, or from standard input."""
-    if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-    else:
-        try:
-            password = sys.stdin.readline().removesuffix("\n")
-        except UnicodeDecodeError:
-            raise ConfigError("the password on standard input is not valid UTF-8.") from None
-    if not password:
-        raise ConfigError("no password was given.")
-    return password
-
-
-def _failed(code: ExitCode, sentence: str) -> int:
-    print(f"pwserver: {sentence[:1].lower()}{sentence[1:]}", file=sys.stderr)
-    return code
+def _sentence(error: CycloptsError | PwserverError) -> str:
+    """Return what a person is told; of a refusal the wire's words, and the reason if there is."""
+    sentence = str(error)
+    if isinstance(error, Refused):
+        return error.message if error.message in sentence else f"{error.message} {sentence}"
+    if isinstance(error, UnusedCliTokensError):  # it would repeat them: one may be a password
+        return "there are more arguments than it takes; a password is never one."
+    return f"{sentence[:1].lower()}{sentence[1:]}"

@@ -31,10 +31,10 @@ latency and nothing else."""
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
 """Rows a worker keeps for a writer that is slow or away; past it saves are "Not saved!"."""
 
-CHECKPOINT_PAGES = 1000
-"""Pages (of 4 KiB) in the write-ahead log before they are copied to the database: SQLite's own
-default. A copy takes a few milliseconds, and the log is then overwritten in place, which syncs
-1.8 times as fast as a file that grows."""
+CHECKPOINT_PAGES = 2000
+"""Pages (of 2 KiB) in the write-ahead log before they are copied to the database: 4 MB, as is
+SQLite's own default. A copy takes a few milliseconds, and the log is then overwritten in place,
+which syncs 1.8 times as fast as a file that grows."""
 
 HANDOVERS_MAX = 64
 """Connections accepted in one turn of the listener, so that its other duties are never starved."""
@@ -57,6 +57,20 @@ RESTART_PAUSE_S_MAX = 0.5
 
 LISTING_PAGE = 1000
 """Users the console reads and prints at a time: its memory does not depend on the book."""
+
+
+PAGE_ROWS_MAX = 2000
+"""Rows looked at for one page of `list_users`: about 2 ms, in which a worker does nothing else."""
+
+PAGE_BYTES_MAX = 256 * 1024
+"""About how long the reply to one `list_users` may become, whatever its `limit`."""
+
+CHECK_LENGTH_MAX = 64
+"""Characters of a password that `check_password` looks at: the time it takes grows steeply, and
+what is strong so far does not get weaker."""
+
+CHECKS_MAX = 64
+"""Passwords of one worker that wait to be checked; past it more are "Unavailable!"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +96,27 @@ class Address:
 class ClientSettings(Address):
     """The settings of the commands that talk to a running service."""
 
+    url: str = field(
+        default="",
+        metadata={
+            "help": "Where the service is, such as pwserver://127.0.0.1:12345. Not set: made of "
+            "host and port."
+        },
+    )
     timeout_s: float = field(
         default=10.0, metadata={"help": "How long to wait for the service, in seconds."}
     )
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; the URL is read, and refused if need be, by `pwserver.url`."""
         super().__post_init__()
         _between("timeout_s", self.timeout_s, 0.01, 86_400)
+
+    @property
+    def service_url(self) -> str:
+        """The URL, made of host and port where it is not set."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.url or f"pwserver://{host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +196,18 @@ class Settings(StoreSettings, Address):
         default=5.0,
         metadata={
             "help": "How long a save may wait for its turn to be written before it is answered "
-            "`Not saved!`, in seconds."
+            "`Not saved!`, and a check before it is given up, in seconds."
+        },
+    )
+    versions_kept: int = field(
+        default=10,
+        metadata={"help": "Older versions that are kept of each user's password."},
+    )
+    requests_kept_s: float = field(
+        default=86_400.0,
+        metadata={
+            "help": "How long a `request_id` is remembered, in seconds: so long a save that is "
+            "sent again saves nothing."
         },
     )
     stop_timeout_s: float = field(
@@ -189,6 +227,8 @@ class Settings(StoreSettings, Address):
         _between("message_bytes_max", self.message_bytes_max, 256, 16 * 1024 * 1024)
         _between("connections_max", self.connections_max, 1, 1_000_000)
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
+        _between("versions_kept", self.versions_kept, 0, 1_000_000)
+        _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         for name in ("message", "send", "save", "stop", "hang"):
             _between(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.5, 86_400)
         if self.list_users not in ("all", "none") and not (

@@ -32,7 +32,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.STORE: "the key file or the database was refused; nothing in them was changed",
     ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
     ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
-    ExitCode.FATE_UNKNOWN: "the answer to a save was lost: it may or may not have been saved",
+    ExitCode.FATE_UNKNOWN: "the answer to a change was lost: it may or may not have been done",
 }
 """The README's table of exit codes is made of these."""
 
@@ -82,14 +82,14 @@ class StorageFailed(PwserverError):
 class ConnectionFailed(PwserverError):
     """The service cannot be reached, was too slow, or closed the connection.
 
-    What was asked had no effect, or was harmless to ask again.
+    Unless it is a `FateUnknown`, what was asked had no effect.
     """
 
     exit_code = ExitCode.UNREACHABLE
 
 
 class FateUnknown(ConnectionFailed):
-    """A save was under way when its answer was lost: it may or may not have been saved."""
+    """A change was under way when its answer was lost: it may or may not have been done."""
 
     exit_code = ExitCode.FATE_UNKNOWN
 
@@ -117,6 +117,24 @@ class NotSaved(Refused):
     """The service could not save, and nothing was saved."""
 
     message = "Not saved!"
+
+
+class UnknownUser(Refused):
+    """There is no user of that name."""
+
+    message = "Unknown user!"
+
+
+class UnknownVersion(Refused):
+    """The user has no such version of the password, or has it no more."""
+
+    message = "Unknown version!"
+
+
+class Denied(Refused):
+    """Who asks may not have this done."""
+
+    message = "Denied!"
 
 
 class Unavailable(Refused):

@@ -13,12 +13,16 @@ Three small means, none of which knows what it carries:
 import marshal
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
 SOCKETS_MAX = 64
 """Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
+
+_SHARED_WORDS = 5
+"""Words of the scoreboard that stand before those of the children."""
 
 _TEXT_BYTES_MAX = 4096
 _LENGTH = struct.Struct("<I")
@@ -82,10 +86,16 @@ class FrameReader:
         self._buffer = b""
         self.ended = False
 
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:  # it died with frames unread; what it sent before is here yet
+            return self._channel.recv(_RECEIVE_BYTES)
+
     def read(self) -> Iterator[Any]:
         """Yield what has arrived; set `ended` where the other side is gone."""
         try:
-            data = self._channel.recv(_RECEIVE_BYTES)
+            data = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -108,6 +118,9 @@ class Scoreboard:
 
     users           how many users there are; the writer's
     listing_wanted  1 from a request for a listing until the console starts one
+    openings        how often the writer has opened a database: readers follow it
+    workers         how many workers can be given work; the listener's
+    started_s       when the service was started, by the monotonic clock
     beats           a number each child changes as long as it is well
     closed          connections each worker has closed since it was started
 
@@ -115,7 +128,8 @@ class Scoreboard:
     """
 
     def __init__(self, context: ForkServerContext, children: int) -> None:
-        self._words = context.RawArray("Q", 2 + 2 * children)
+        self._words = context.RawArray("Q", _SHARED_WORDS + 2 * children)
+        self._words[4] = time.monotonic_ns()
 
     @property
     def users(self) -> int:
@@ -135,22 +149,45 @@ class Scoreboard:
     def listing_wanted(self, wanted: bool) -> None:
         self._words[1] = wanted
 
+    @property
+    def openings(self) -> int:
+        """How often the writer has opened a database."""
+        return int(self._words[2])
+
+    def opened(self) -> None:
+        """Note that the writer has opened a database."""
+        self._words[2] += 1
+
+    @property
+    def workers(self) -> int:
+        """How many workers can be given work."""
+        return int(self._words[3])
+
+    @workers.setter
+    def workers(self, number: int) -> None:
+        self._words[3] = number
+
+    @property
+    def started_s(self) -> float:
+        """When the service was started, in seconds of the monotonic clock."""
+        return float(self._words[4] / 1e9)
+
     def beat(self, child: int) -> None:
         """Note that a child is well."""
-        self._words[2 + 2 * child] += 1
+        self._words[_SHARED_WORDS + 2 * child] += 1
 
     def beats(self, child: int) -> int:
         """Return a number that differs from the last one if the child was well in between."""
-        return int(self._words[2 + 2 * child])
+        return int(self._words[_SHARED_WORDS + 2 * child])
 
     def closed(self, child: int) -> int:
         """Return how many connections a worker has closed since it was started."""
-        return int(self._words[3 + 2 * child])
+        return int(self._words[_SHARED_WORDS + 1 + 2 * child])
 
     def add_closed(self, child: int, number: int = 1) -> None:
         """Count connections that a worker has closed."""
-        self._words[3 + 2 * child] += number
+        self._words[_SHARED_WORDS + 1 + 2 * child] += number
 
     def reset(self, child: int) -> None:
         """Begin anew for a child that is about to be started."""
-        self._words[3 + 2 * child] = 0
+        self._words[_SHARED_WORDS + 1 + 2 * child] = 0

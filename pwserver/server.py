@@ -5,7 +5,7 @@ children's control channels and signals; everything that can wait is looked at o
 
 The order of a stop, which is what makes it lose nothing: accept what already waits and stop
 listening; workers finish what they received, answer it and end, and the console ends its page; then
-the writer, with nobody left to write for.
+the writer and the checker, with nobody left to work for.
 """
 
 import functools
@@ -23,15 +23,25 @@ import setproctitle
 from pwserver import __version__, console, logs
 from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
 from pwserver.errors import ExitCode
-from pwserver.handoff import Scoreboard, frame_channel, receive_control
+from pwserver.handoff import Scoreboard, control_channel, frame_channel, receive_control
 from pwserver.listener import Listener, connections_per_worker, listening_socket
 from pwserver.loop import Loop
 from pwserver.pool import Child, Pool
-from workers import database, models, vault, worker, writer
+from workers import (
+    checker,
+    database,
+    models,
+    names,
+    process,
+    reading,
+    vault,
+    worker,
+    writer,
+)
 
 log = logging.getLogger(__name__)
 
-_PRELOAD = ["pwserver.console", "workers.worker", "workers.writer", "workers.database"]
+_PRELOAD = ["pwserver.console", "workers.worker", "workers.writer", "workers.checker"]
 _FULL_PAUSE_S = 0.01
 """How long nothing is accepted where there was no room, before it is tried again."""
 
@@ -40,9 +50,9 @@ _FAILURE_STOP_S = 0.5
 
 
 def prepare(settings: StoreSettings) -> tuple[vault.MasterKey, list[str]]:
-    """Make the key file and the database where there are none, and check them.
+    """Make the key file and the database where there are none; check and upgrade them.
 
-    Returns the key and what was made, in sentences. Raises a `StoreError` with what to do.
+    Returns the key and what was done, in sentences. Raises a `StoreError` with what to do.
     """
     database.check_sqlite()
     made: list[str] = []
@@ -54,7 +64,9 @@ def prepare(settings: StoreSettings) -> tuple[vault.MasterKey, list[str]]:
         )
     key = vault.read_key_file(settings.key_path)
     fresh = not database.holds_a_book(settings.path)
-    database.check_database(settings.path, key)
+    upgraded = database.check_database(settings.path, key)
+    if upgraded:
+        made.append(f"Brought {settings.path} up to date; an older pwserver cannot use it now.")
     if fresh:
         made.append(f"Made the database {settings.path}.")
     return key, made
@@ -95,10 +107,10 @@ def _say(line: str) -> None:
 def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
     """Yield the users that the console is to print, a page at a time."""
     newest = None if settings.list_users == "all" else int(settings.list_users)
-    for page in database.pages_of_users(settings.path, newest, LISTING_PAGE):
+    for page in reading.pages_of_users(settings.path, newest, LISTING_PAGE):
         yield [
-            (user_id, models.username(user_id), models.time_saved(saved_at_ms))
-            for user_id, saved_at_ms in page
+            (user_id, name or names.generated_name(user_id), models.time_saved(saved_at_ms))
+            for user_id, name, saved_at_ms in page
         ]
 
 
@@ -109,19 +121,21 @@ class Server:
         self._settings = settings
         self._key = key
         self._context = multiprocessing.get_context("forkserver")
-        self._scoreboard = Scoreboard(self._context, settings.workers + 2)
+        self._scoreboard = Scoreboard(self._context, settings.workers + 3)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
         self._writer = Child("writer", writer.NUMBER, writer.main, self._writer_arguments)
         self._workers = [self._worker(number) for number in range(1, settings.workers + 1)]
-        self._console = self._make_console(settings.workers + 1)
-        self._pool = Pool(
-            self._context, self._scoreboard, [self._writer, *self._workers, *self._console]
+        self._checker = Child(
+            "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
+        self._console = self._make_console(settings.workers + 2)
+        children = [self._writer, self._checker, *self._workers, *self._console]
+        self._pool = Pool(self._context, self._scoreboard, children)
         per_worker_max = connections_per_worker(settings)
         self._listener = Listener(
-            listening, self._workers, self._scoreboard, per_worker_max, worker.CLIENTS
+            listening, self._workers, self._scoreboard, per_worker_max, process.CLIENTS
         )
         self._loop = Loop()
         self._loop.catch((signal.SIGTERM, signal.SIGINT), self._hear_signal)
@@ -134,8 +148,9 @@ class Server:
     # --- The children and what they are started with. ---
 
     def _writer_arguments(self) -> tuple[object, ...]:
-        start = writer.WriterStart(self._settings.path, self._key.id, self._key.check_value)
-        return self._scoreboard, start
+        settings, key = self._settings, self._key
+        kept_ms = int(settings.requests_kept_s * 1000)
+        return self._scoreboard, writer.WriterStart(settings.path, key.id, key.check_value, kept_ms)
 
     def _worker(self, number: int) -> Child:
         def arguments() -> tuple[object, ...]:
@@ -149,7 +164,7 @@ class Server:
         if self._settings.list_users in ("none", "0"):
             return []
         pages = functools.partial(pages_of_lines, self._settings)
-        start = console.ConsoleStart(worker.become_child, pages)
+        start = console.ConsoleStart(process.become_child, pages)
         arguments = (self._bell[0], self._scoreboard, start)
         return [Child("console", number, console.main, lambda: arguments, watched=False)]
 
@@ -182,19 +197,22 @@ class Server:
     def _started(self, child: Child) -> None:
         assert child.control is not None
         self._loop.watch(child.control.fileno(), functools.partial(self._hear, child))
-        if child is self._writer:
-            self._connect([each for each in self._workers if each.running])
-        elif child in self._workers:
+        if child in self._workers:
             self._listener.restarted(child)
-            if self._writer.running:
-                self._connect([child])
+            for server in (self._writer, self._checker):
+                if server.running:
+                    self._connect(child, server)
+        elif child in (self._writer, self._checker):
+            for each in self._workers:
+                if each.running:
+                    self._connect(each, child)
 
-    def _connect(self, workers: list[Child]) -> None:
-        """Give the writer and each of some workers the ends of a channel between them."""
-        for child in workers:
-            ends = frame_channel()
-            self._writer.post(worker.WRITER, ends[:1])
-            child.post(worker.WRITER, ends[1:])
+    def _connect(self, child: Child, server: Child) -> None:
+        """Give a worker and the writer or the checker the ends of a channel between them."""
+        to_writer = server is self._writer
+        ends = frame_channel() if to_writer else control_channel()
+        server.post(process.CHANNEL, ends[:1])
+        child.post(process.WRITER if to_writer else process.CHECKER, ends[1:])
 
     def _hear(self, child: Child) -> None:
         """Take a child's messages; bury it where they have ended."""
@@ -203,8 +221,9 @@ class Server:
             if message is None:
                 return
             text = message[0]
-            if text == worker.READY:
+            if text == process.READY:
                 child.ready = True
+                self._count_workers()
             elif text[:1] == writer.FATAL:
                 self._fail(ExitCode(text[1]), text[2:].decode(errors="replace"))
             elif not text:
@@ -214,10 +233,14 @@ class Server:
         assert child.control is not None
         self._loop.forget(child.control.fileno())
         pause = child.buried(time.monotonic())
+        self._count_workers()
         if self._stop_by is None:
             log.warning(
                 "%s died; it is started again%s", child.name, f" in {pause:g} s" if pause else ""
             )
+
+    def _count_workers(self) -> None:
+        self._scoreboard.workers = sum(each.ready for each in self._workers)
 
     # --- Accepting. ---
 
@@ -264,7 +287,7 @@ class Server:
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
-            child.post(worker.STOP)
+            child.post(process.STOP)
 
     def _give_up(self) -> None:
         if self._exit_code == ExitCode.OK:
@@ -286,4 +309,5 @@ class Server:
         if not others and not self._writer_told:
             self._writer_told = True
             self._tell([self._writer])
-        return not (others or self._writer.running)
+            self._checker.kill()  # nobody waits for what it is at
+        return not (others or self._writer.running or self._checker.running)

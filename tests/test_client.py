@@ -1,254 +1,303 @@
-"""The client library: against a real service, and against peers that misbehave."""
+"""The client library: what its methods send, return and raise.
 
-import socket
+How it repeats requests is tested in `test_client_retries`, its connections in `test_connections`.
+"""
+
+import json
+import pprint
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
 from pwserver import (
     Client,
+    ConfigError,
     ConnectionFailed,
+    Denied,
     FateUnknown,
+    Generated,
     InvalidMessage,
     NotSaved,
+    Password,
+    ProtocolViolation,
     PwserverError,
+    Unavailable,
+    UnknownUser,
+    UnknownVersion,
+    calls,
 )
-from pwserver.errors import ProtocolViolation
-from tests.conftest import Start
-from tests.harness import Service, eventually
+from pwserver.config import ClientSettings
+from pwserver.url import ServiceUrl, parse
+from tests.client_commands import BY_NAME, COMMANDS, Command
+from tests.fake_service import ALIVE, SAVED, TIME, FakeService, answer
+
+NUMBER = b'{"message": "return_number_of_users", "number_of_users": %d}\n'
 
 
-@pytest.fixture
-def book(service: Service) -> Iterator[Client]:
-    """Return a client of a running service."""
-    with Client("127.0.0.1", service.port) as client:
-        yield client
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_each_method_sends_its_request_and_returns_its_reply(command: Command) -> None:
+    """What is called, what goes over the wire and what comes back belong together."""
+    with FakeService(answer(command.reply)) as service, Client(service.url) as book:
+        result = getattr(book, command.name)(*command.arguments, **command.options)
+    assert result == command.result
+    command.check(service.requests[0])
 
 
-def test_saving_and_counting(book: Client) -> None:
-    """The two lines of the README do what they say."""
-    book.ping()
-    assert book.number_of_users() == 0
-    book.save_password("abc123")
-    book.save_password('\N{SNOWMAN} "quoted" \\ {braces}')
-    assert book.number_of_users() == 2
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_each_request_can_go_through_a_pipeline(command: Command) -> None:
+    """The pipeline's methods take and bring the same as the client's."""
+    with FakeService(answer(command.reply, ALIVE)) as service, Client(service.url) as book:
+        with book.pipeline() as many:
+            getattr(many, command.name)(*command.arguments, **command.options)
+            many.ping()
+        assert many.results == [command.result, None]
+    command.check(service.requests[0])
 
 
-@pytest.mark.parametrize("password", ["", "x" * 4097, "nul\0", "half \ud800"])
-def test_what_can_never_be_saved_is_invalid(book: Client, password: str) -> None:
-    """A password that the service cannot take raises, with a reason, and is not saved."""
-    with pytest.raises(InvalidMessage, match=r"\.$"):
-        book.save_password(password)
-    assert book.number_of_users() == 0
+def test_every_command_is_tested_here() -> None:
+    """No command can be added to the client without an example above."""
+    assert set(BY_NAME) == {
+        name for name in vars(calls) if hasattr(Client, name) and not name.startswith("_")
+    }
 
 
-def test_a_pipeline_does_many_at_once(book: Client) -> None:
-    """Results come in order, each as its method would have returned or raised it."""
-    with book.pipeline() as many:
-        for number in range(2000):
-            many.save_password(f"password {number}")
-        many.save_password("")
-        many.number_of_users()
-    assert many.results[:2000] == [None] * 2000
-    assert isinstance(many.results[2000], InvalidMessage)
-    assert many.results[2001] == 2000
-    assert book.number_of_users() == 2000
+def test_all_users_are_got_page_by_page() -> None:
+    """The iterator asks for the next page only when the last one is used up."""
 
+    def page(*names: str, after: str | None) -> dict[str, Any]:
+        users = [{"username": n, "labels": [], "version": 1, "time_saved": TIME} for n in names]
+        return {"message": "return_users", "users": users, "after": after}
 
-def test_a_pipeline_of_great_messages_does_not_block(book: Client) -> None:
-    """Neither side's buffers fill up while both wait for the other."""
-    with book.pipeline() as many:
-        for _ in range(600):
-            many.save_password("\N{SNOWMAN}" * 4096)
-    assert many.results == [None] * 600
-
-
-def test_nobody_there_is_a_connection_failure() -> None:
-    """The error says where nobody was found."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port} cannot be reached"):
-        Client("127.0.0.1", port).number_of_users()
-
-
-def test_a_client_survives_a_restart_of_the_service(start: Start) -> None:
-    """After a restart the next call makes a new connection by itself, also for a save."""
-    service = start()
-    with Client("127.0.0.1", service.port) as book:
-        book.save_password("one")
-        assert service.stop() == 0
-        start(port=service.port)
-        book.save_password("two")
-        assert book.number_of_users() == 2
-
-
-def test_a_client_survives_the_death_of_its_worker(service: Service, book: Client) -> None:
-    """A count is simply asked again; a save never happens twice."""
-    saved = unknown = 0
-    for number in range(20):
-        if number % 4 == 0:
-            service.replace(f"worker {1 + number // 4 % 2}")
-        try:
-            book.save_password("x")
-            saved += 1
-        except FateUnknown:
-            unknown += 1
-    assert saved <= book.number_of_users() <= saved + unknown
-    assert saved >= 15
-
-
-@contextmanager
-def impostor(*behaviours: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Serve connections one by one, each with a behaviour of its own; yields the port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def run() -> None:
-            for behave in behaviours:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection, suppress(OSError):  # the client may close whenever it likes
-                    behave(connection)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def hang_up(connection: socket.socket) -> None:
-    """Take the request and close without a word."""
-    connection.recv(65536)
-
-
-def say(reply: bytes) -> Callable[[socket.socket], None]:
-    """Return a behaviour that answers one request."""
-
-    def behave(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(reply)
-        connection.recv(65536)
-
-    return behave
-
-
-def test_a_save_whose_answer_is_lost_is_not_sent_again() -> None:
-    """A dropped connection never saves twice: the fate is unknown and the caller is told so."""
-    with (
-        impostor(hang_up, say(b'{"message": "Password saved!"}\n')) as port,
-        Client("127.0.0.1", port) as book,
-    ):
-        with pytest.raises(FateUnknown, match="may or may not have been saved"):
-            book.save_password("abc123")
-        book.save_password("another")
-
-
-def test_a_count_whose_answer_is_lost_is_asked_again() -> None:
-    """What changes nothing may be repeated."""
-    reply = b'{"message": "return_number_of_users", "number_of_users": 7}\n'
-    with impostor(hang_up, say(reply)) as port, Client("127.0.0.1", port) as book:
-        assert book.number_of_users() == 7
-
-
-def test_a_pipeline_cut_off_says_what_is_known_of_each() -> None:
-    """Answered requests have their results; of the others saves are unknown, counts failed."""
-    with (
-        impostor(say(b'{"message": "Password saved!"}\n')) as port,
-        Client("127.0.0.1", port, timeout_s=1) as book,
-        book.pipeline() as many,
-    ):
-        many.save_password("a")
-        many.save_password("b")
-        many.number_of_users()
-    saved, unknown, failed = many.results
-    assert saved is None
-    assert isinstance(unknown, FateUnknown)
-    assert isinstance(failed, ConnectionFailed)
-    assert not isinstance(failed, FateUnknown)
+    replies = answer(page("a", "b", after="b"), page(after="c"), page("d", after=None))
+    with FakeService(replies) as service, Client(service.url) as book:
+        users = book.users(prefix="p", label="l")
+        assert service.requests == []
+        assert [next(users).username, next(users).username] == ["a", "b"]
+        assert len(service.requests) == 1
+        assert [user.username for user in users] == ["d"]
+    assert [request["after"] for request in service.requests] == ["", "b", "c"]
+    assert {request["prefix"] + request["label"] for request in service.requests} == {"pl"}
 
 
 @pytest.mark.parametrize(
-    ("reply", "error"),
+    ("word", "error"),
     [
-        (b'{"message": "Not saved!", "error": "The disk is full."}\n', NotSaved),
-        (b'{"message": "Unavailable!", "error": "The writer died."}\n', FateUnknown),
-        (b'{"message": "Invalid message!", "error": "No."}\n', InvalidMessage),
-        (b'{"message": "Invalid message!"}\n', InvalidMessage),
-        (b'{"message": "return_number_of_users", "number_of_users": 1}\n', FateUnknown),
-        (b"HTTP/1.1 400 Bad Request\r\n", FateUnknown),
-        (b"\xff\n", FateUnknown),
+        ("Invalid message!", InvalidMessage),
+        ("Not saved!", NotSaved),
+        ("Unknown user!", UnknownUser),
+        ("Unknown version!", UnknownVersion),
+        ("Denied!", Denied),
+        ("Unavailable!", Unavailable),
     ],
 )
-def test_each_answer_to_a_save_raises_its_own_error(
-    reply: bytes, error: type[PwserverError]
-) -> None:
-    """What the service says on the wire is what the caller can catch."""
-    with impostor(say(reply)) as port, Client("127.0.0.1", port) as book, pytest.raises(error):
-        book.save_password("abc123")
+def test_each_refusal_raises_its_own_error(word: str, error: type[PwserverError]) -> None:
+    """What the service says on the wire is what the caller can catch, and the connection stays."""
+    replies = answer({"message": word, "error": "The reason."}, {"message": word}, ALIVE)
+    with FakeService(replies) as service, Client(service.url) as book:
+        with pytest.raises(error, match=r"^The reason\.$"):
+            book.get_password("alice")
+        with pytest.raises(error, match=word):
+            book.get_password("alice")
+        book.ping()
+        assert service.connections == 1
 
 
-@pytest.mark.parametrize("reply", [b'{"message": "Password saved!"}\n', b"[1]\n", b"<html>\n"])
-def test_an_answer_that_is_none_of_the_services_is_an_error(reply: bytes) -> None:
-    """A peer that is no password book is found out, not believed, and not asked again."""
+@pytest.mark.parametrize(
+    "reply",
+    [
+        SAVED,
+        {"message": "return_password"},
+        {"message": "return_password", "username": "a", "password": "SECRET", "version": 1},
+        {"message": "return_password", "username": "a", "password": "SECRET", "version": "1"},
+        {"message": "SECRET"},
+        {"password": "SECRET"},
+        b"[1]\n",
+        b"<html>\n",
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"\xff\n",
+    ],
+)
+def test_an_answer_that_is_none_of_the_services_is_an_error(reply: Any) -> None:
+    """A peer that is no password book is found out, not believed, not repeated, not asked again."""
+    with FakeService(answer(reply)) as service, Client(service.url) as book:
+        with pytest.raises(ProtocolViolation, match=r"\.$") as violation:
+            book.get_password("alice")
+        assert "SECRET" not in str(violation.value)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"ping", "delete_user"}))
+def test_an_answer_without_its_fields_is_an_error(name: str) -> None:
+    """A result is never made up: what the reply does not say is not returned."""
+    command = BY_NAME[name]
+    reply = {"message": command.reply["message"]}
     with (
-        impostor(say(reply)) as port,
-        Client("127.0.0.1", port) as book,
-        pytest.raises(ProtocolViolation),
+        FakeService(answer(reply)) as service,
+        Client(service.url) as book,
+        pytest.raises((ProtocolViolation, FateUnknown)),
     ):
-        book.number_of_users()
+        getattr(book, name)(*command.arguments, **command.options)
 
 
-def test_a_call_ends_at_its_timeout() -> None:
-    """A service that never answers costs the caller the timeout and no more; the fate is open."""
-    answered = threading.Event()
-
-    def sulk(connection: socket.socket) -> None:
-        connection.recv(65536)
-        answered.wait(20)
-
-    with impostor(sulk) as port:
-        with Client("127.0.0.1", port, timeout_s=0.3) as book, pytest.raises(FateUnknown):
-            book.save_password("abc123")
-        answered.set()
+def test_what_an_alien_makes_of_a_save_is_unknown() -> None:
+    """A save that is answered by nonsense is not repeated, and not said to have had no effect."""
+    with (
+        FakeService(answer(b"<html>\n")) as service,
+        Client(service.url) as book,
+        pytest.raises(FateUnknown, match="may or may not have been saved"),
+    ):
+        book.save_password("abc123")
+    assert len(service.requests) == 1
 
 
-def test_an_interrupted_call_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C in the middle of a call, the late reply is not taken for that of the next."""
-    late = b'{"message": "return_number_of_users", "number_of_users": 1}\n'
-    right = b'{"message": "return_number_of_users", "number_of_users": 2}\n'
+@pytest.mark.parametrize("more", [NUMBER % 2, NUMBER[:9]])
+def test_more_than_was_asked_for_is_never_taken_for_a_later_answer(more: bytes) -> None:
+    """A second reply, or a piece of one, leaves the result as it is, and costs the connection."""
+    with (
+        FakeService(answer(NUMBER % 1 + more), answer(NUMBER % 3)) as service,
+        Client(service.url, timeout_s=2) as book,
+    ):
+        assert [book.number_of_users(), book.number_of_users()] == [1, 3]
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    with impostor(say(late), say(right)) as port, Client("127.0.0.1", port) as book:
-        with monkeypatch.context() as patched:
-            patched.setattr(Client, "_reply", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                book.number_of_users()
-        assert book.number_of_users() == 2
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("save_password", (b"SECRET",)),
+        ("save_password", (None,)),
+        ("save_password", (5,)),
+        ("verify_password", ("alice", b"SECRET")),
+        ("get_password", (b"SECRET",)),
+        ("restore_password", ("alice", "SECRET")),
+        ("label_user", ("alice", "SECRET")),
+        ("label_user", ("alice", [b"SECRET"])),
+        ("label_user", ("alice", None)),
+    ],
+)
+def test_values_of_the_wrong_type_are_the_callers_mistake(
+    method: str, arguments: tuple[Any, ...]
+) -> None:
+    """What JSON would turn into something else is a `TypeError` that repeats nothing."""
+    with Client() as book, pytest.raises(TypeError) as mistake:
+        getattr(book, method)(*arguments)
+    assert "SECRET" not in str(mistake.value)
+
+
+def test_half_a_character_is_invalid_and_not_kept_in_the_error() -> None:
+    """Neither the error nor what it was raised from holds the password."""
+    with Client() as book, pytest.raises(InvalidMessage, match=r"\.$") as refusal:
+        book.save_password("SECRET \ud800")
+    error: BaseException | None = refusal.value
+    while error is not None:
+        assert "SECRET" not in f"{error} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    assert refusal.value.__context__ is None
+
+
+def test_passwords_do_not_show() -> None:
+    """Nothing that holds a password shows it when it is printed or logged."""
+    password = BY_NAME["get_password"].result
+    assert isinstance(password, Password)
+    call = calls.save_password("SECRET", username="alice")
+    assert b"SECRET" in call.request
+    for shows in (repr, str, pprint.pformat):
+        assert "'w'" not in shows(password)
+        assert "alice" in shows(password)
+        assert "abba" not in shows(Generated("abba", "alice", 1))
+        assert "SECRET" not in shows(call)
+
+
+def test_request_ids_are_unique_and_grow() -> None:
+    """No two saves are taken for one, and the service's index is added to at its end."""
+    ids = [json.loads(calls.save_password("x").request)["request_id"] for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert [request_id[:16] for request_id in ids] == sorted(i[:16] for i in ids)
+    assert {len(request_id) for request_id in ids} == {32}
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("pwserver://127.0.0.1:12345", "127.0.0.1", 12345),
+        ("pwserver://book.example", "book.example", 12345),
+        ("PWSERVER://[::1]:1", "::1", 1),
+        ("pwserver://[fe80::1%eth0]", "fe80::1%eth0", 12345),
+        (ClientSettings().service_url, "127.0.0.1", 12345),
+        (ClientSettings(host="::1", port=7).service_url, "::1", 7),
+        (ClientSettings(host="a", url="pwserver://b:1").service_url, "b", 1),
+    ],
+)
+def test_urls_that_name_a_service(url: str, host: str, port: int) -> None:
+    """Host and port are taken from where they stand, the port is the usual one where it is not."""
+    assert parse(url) == ServiceUrl(host, port)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:12345",
+        "http://SECRET",
+        "pwserver:SECRET",
+        "pwserver://",
+        "pwserver://:12345",
+        "pwserver://host:",
+        "pwserver://host:0",
+        "pwserver://host:65536",
+        "pwserver://host:SECRET",
+        "pwserver://host:123456",
+        "pwserver://host/SECRET",
+        "pwserver://host?SECRET",
+        "pwserver://host#SECRET",
+        "pwserver://SECRET@host",
+        "pwserver://::1",
+        "pwserver://[host]",
+        "pwserver://[::1",
+        "pwserver://two words",
+        "pwserver://host\n",
+    ],
+)
+def test_urls_that_name_no_service(url: str) -> None:
+    """Anything else is refused at once, in one plain sentence that does not repeat the URL."""
+    with pytest.raises(ConfigError, match=r"^the URL [^\n]{10,}\.$") as refusal:
+        Client(url)
+    assert "SECRET" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"timeout_s": 0},
+        {"timeout_s": float("inf")},
+        {"timeout_s": float("nan")},
+        {"connections_max": 0},
+        {"attempts_max": 0},
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
+    """A limit with which nothing could be done is refused when the client is made."""
+    with pytest.raises(ConfigError, match=f"^{next(iter(limits))} is "):
+        Client(**limits)
+
+
+def test_a_name_that_cannot_be_found_is_a_connection_failure() -> None:
+    """So is one that cannot be a name at all."""
+    for name in ("nowhere.invalid", f"{'x' * 64}.example"):
+        with (
+            Client(f"pwserver://{name}", attempts_max=1) as book,
+            pytest.raises(ConnectionFailed, match=f"{name}:12345 cannot be reached: .*[^.]\\.$"),
+        ):
+            book.ping()
 
 
 def test_the_client_needs_neither_database_nor_workers() -> None:
-    """Importing the client brings in the standard library and msgspec, and nothing else."""
+    """Importing the client brings in the standard library and msgspec, not even asyncio."""
     program = "import sys, pwserver\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "msgspec" in loaded
     unwanted = {"workers", "peewee", "apsw", "cryptography", "cyclopts", "rich", "multiprocessing"}
-    assert not unwanted & set(loaded)
-
-
-def test_a_listing_service_counts_for_a_client(service: Service, book: Client) -> None:
-    """Several clients of one service see each other's saves."""
-    with Client("127.0.0.1", service.port) as other:
-        other.save_password("theirs")
-    assert eventually(lambda: book.number_of_users() == 1, "the other's save is counted")
+    assert not (unwanted | {"asyncio"}) & set(loaded)

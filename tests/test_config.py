@@ -28,6 +28,8 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "message_bytes_max": (256, 16 * 1024 * 1024, 255, 16 * 1024 * 1024 + 1),
     "connections_max": (1, 1_000_000, 0, 1_000_001),
     "in_flight_max": (1, 1_000_000, 0, 1_000_001),
+    "versions_kept": (0, 1_000_000, -1, 1_000_001),
+    "requests_kept_s": (1, 366 * 86_400, 0.9, 366 * 86_400 + 1),
     "message_timeout_s": SECONDS,
     "send_timeout_s": SECONDS,
     "save_timeout_s": SECONDS,
@@ -62,6 +64,7 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.list_users == "all"
     assert settings.message_bytes_max == 64 * 1024
     assert settings.stop_timeout_s == 10
+    assert (settings.versions_kept, settings.requests_kept_s) == (10, 24 * 60 * 60)
 
 
 def test_every_setting_is_checked_here() -> None:
@@ -128,6 +131,22 @@ def test_a_clients_timeout_has_bounds(value: float) -> None:
         ClientSettings(timeout_s=value)
     check_sentence(refusal.value, "timeout_s")
     assert ClientSettings(timeout_s=0.01).timeout_s == 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        (ClientSettings(), "pwserver://127.0.0.1:12345"),
+        (ClientSettings(host="book.example", port=1), "pwserver://book.example:1"),
+        (ClientSettings(host="::1", port=7), "pwserver://[::1]:7"),
+        (ClientSettings(url="pwserver://a:2", host="b", port=3), "pwserver://a:2"),
+    ],
+)
+def test_a_client_is_told_where_the_service_is_by_one_url(
+    settings: ClientSettings, url: str
+) -> None:
+    """The URL is made of host and port, IPv6 addresses in brackets, unless it is set itself."""
+    assert settings.service_url == url
 
 
 def test_clients_and_stores_check_what_they_share() -> None:

@@ -1,11 +1,10 @@
-"""The database: made, opened, refused, written to and read, without any process around it."""
+"""The database: made, opened, refused and written to, without any process around it."""
 
 import os
 import shutil
 import sqlite3
 import stat
 import struct
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,34 +12,17 @@ import apsw
 import pytest
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StoreError
-from workers.database import (
-    Store,
-    check_database,
-    check_sqlite,
-    holds_a_book,
-    pages_of_users,
-)
+from tests.books import KEY, OTHER_KEY, Saving, contents, open_store, rows_of, users
+from workers.database import Store, check_database, check_sqlite, holds_a_book
 from workers.models import SCHEMA_VERSION, Row
 from workers.vault import MasterKey
-
-KEY = MasterKey(1, b"k" * 32)
-OTHER_KEY = MasterKey(1, b"o" * 32)
+from workers.writing import DELETE, DONE, STALE
 
 
-def open_store(path: Path, key: MasterKey = KEY) -> Store:
-    """Open a database as the writer does."""
-    return Store(path, key.id, key.check_value)
-
-
-def users(*ids: int) -> list[Row]:
-    """Return rows to insert."""
-    return [(id, 1, b"sealed %d" % id, id * 1000) for id in ids]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return all bytes in a folder but the index of a log, which every reader writes to."""
-    files = [path for path in folder.iterdir() if not path.name.endswith("-shm")]
-    return {path.name: path.read_bytes() for path in files if path.stat().st_size > 0}
+def counted(store: Store) -> int:
+    """Return how many users are found when they are counted."""
+    store.count_users()
+    return store.users
 
 
 def header_field(path: Path, offset: int) -> int:
@@ -74,7 +56,7 @@ def store(path: Path) -> Iterator[Store]:
 def make(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION) -> None:
     """Make a database with some users in it, and close it."""
     store = open_store(path)
-    store.insert_users(rows)
+    store.commit(rows, [])
     store.close()
     with open(path, "r+b") as file:
         file.seek(60)
@@ -104,7 +86,7 @@ def test_a_fresh_database_is_for_its_owner_only(path: Path, folder: Path) -> Non
     before = os.umask(0)
     try:
         store = open_store(path)
-        store.insert_users(users(1))
+        store.commit(users(1), [])
         modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()}
         store.close()
     finally:
@@ -116,9 +98,9 @@ def test_a_fresh_database_is_for_its_owner_only(path: Path, folder: Path) -> Non
 def test_a_fresh_database_says_what_it_is(path: Path) -> None:
     """The file's header has the schema version and whose file it is, and the book is empty."""
     store = open_store(path)
-    assert (store.count_users(), store.newest_id()) == (0, 0)
+    assert (counted(store), store.newest_id()) == (0, 0)
     store.close()
-    assert header_field(path, 60) == SCHEMA_VERSION == 1
+    assert header_field(path, 60) == SCHEMA_VERSION == 2
     assert header_field(path, 68).to_bytes(4, "big") == b"pwSv"
 
 
@@ -141,20 +123,20 @@ def test_users_are_there_after_reopening(path: Path) -> None:
     make(path, users(1, 2))
     check_database(path, KEY)
     store = open_store(path)
-    store.insert_users(users(3))
-    assert (store.count_users(), store.newest_id()) == (3, 3)
+    store.commit(users(3), [])
+    assert (counted(store), store.newest_id()) == (3, 3)
     store.close()
 
 
 def test_users_are_there_after_a_crash(path: Path, folder: Path) -> None:
     """What was committed before the process was killed is there, though no file was closed."""
     store = open_store(path)
-    store.insert_users(users(1, 2))
+    store.commit(users(1, 2), [])
     killed = folder.parent / "killed"
     shutil.copytree(folder, killed)
     store.close()
     reopened = open_store(killed / path.name)
-    assert (reopened.count_users(), reopened.newest_id()) == (2, 2)
+    assert (counted(reopened), reopened.newest_id()) == (2, 2)
     reopened.close()
 
 
@@ -167,7 +149,7 @@ def test_no_name_is_more_than_a_file_name(
     make(Path(name), users(1))
     assert list(contents(folder)) == [name]
     store = open_store(Path(name))
-    assert store.count_users() == 1
+    assert counted(store) == 1
     store.close()
 
 
@@ -178,17 +160,17 @@ def test_leftovers_of_a_removed_database_are_not_taken_into_a_fresh_one(path: Pa
     shutil.copy(path, f"{path}-shm")
     path.unlink()
     store = open_store(path)
-    assert store.count_users() == 0
-    store.insert_users(users(7))
+    assert counted(store) == 0
+    store.commit(users(7), [])
+    assert [row[0] for row in rows_of(store, "user")] == [7]
     store.close()
     assert os.listdir(path.parent) == [path.name]
-    assert list(pages_of_users(path, None, 10)) == [[(7, 7000)]]
 
 
 # --- Refused, and not changed. ---
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**31 - 1])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, 2**31 - 1])
 def test_an_unknown_schema_version_is_refused(path: Path, folder: Path, version: int) -> None:
     """A database of another schema version is refused by its number, and not a byte is changed."""
     make(path, users(1), version)
@@ -272,7 +254,7 @@ def test_a_refused_database_keeps_its_log(path: Path, folder: Path, why: str) ->
         foreign_with_tables(path)
         crash(path, "INSERT INTO song VALUES ('la')")
     else:
-        make(path, users(1), 2 if why == "another schema version" else SCHEMA_VERSION)
+        make(path, users(1), 99 if why == "another schema version" else SCHEMA_VERSION)
         crash(path, "UPDATE user SET saved_at_ms = 5")
     before = contents(folder)
     assert len(before[f"{path.name}-wal"]) > 0
@@ -288,8 +270,8 @@ def test_a_second_service_is_refused(path: Path) -> None:
     with pytest.raises(DatabaseRefused, match="in use by another pwserver"):
         open_store(path)
     assert len(os.listdir("/proc/self/fd")) == files_open
-    first.insert_users(users(1))
-    assert first.count_users() == 1
+    first.commit(users(1), [])
+    assert counted(first) == 1
     first.close()
     open_store(path).close()
 
@@ -322,24 +304,46 @@ def test_a_new_sqlite_is_accepted(version: str) -> None:
 
 def test_users_are_inserted_and_counted(store: Store) -> None:
     """Rows are saved as they are, in any order, and the count and the newest id follow."""
-    store.insert_users(users(5, 3))
-    store.insert_users([])
-    greatest = (2**63 - 1, 2**31 - 1, bytes(range(256)), 2**63 - 1)
-    store.insert_users([greatest, *users(4)])
-    assert store.count_users() == 4
+    store.commit(users(5, 3), [])
+    store.commit([], [])
+    greatest = (2**63 - 1, 2**31 - 1, 2**31 - 1, bytes(range(256)), 2**63 - 1)
+    store.commit([greatest, *users(4)], [])
+    assert store.users == counted(store) == 4
     assert store.newest_id() == 2**63 - 1
-    rows = store.connection.execute("SELECT id, key_id, sealed, saved_at_ms FROM user").fetchall()
+    columns = "id, book, key_id, sealed, saved_at_ms"
+    rows = store.connection.execute(f"SELECT {columns} FROM user").fetchall()
     assert rows == [*users(3, 4, 5), greatest]
 
 
 def test_a_batch_is_saved_whole_or_not_at_all(store: Store) -> None:
     """Where one row cannot be saved none of its batch is, and the next batch is not affected."""
-    store.insert_users(users(1))
+    named = Saving(username="alice", user_id=9)
+    store.commit(users(1), [])
     with pytest.raises(apsw.ConstraintError):
-        store.insert_users(users(2, 3, 1, 4))
-    assert store.count_users() == 1
-    store.insert_users(users(2))
-    assert store.count_users() == 2
+        store.commit(users(2, 3, 1, 4), [named])
+    assert store.users == counted(store) == 1
+    assert store.commit(users(2), [named]) == [DONE]
+    assert store.users == counted(store) == 3
+
+
+def test_a_batch_that_fails_at_its_end_is_not_saved(store: Store) -> None:
+    """Nothing of a batch is kept where what fails comes behind much that was done already."""
+    store.commit(users(1), [Saving(username="alice", user_id=9)])
+    before = [rows_of(store, table) for table in ("user", "request")]
+    replace = Saving(username="alice", user_id=9, replaced=1, request_id="r")
+    unusable = Saving(username="bob", user_id=2**63)
+    with pytest.raises(OverflowError):
+        store.commit(users(2), [replace, (DELETE, 1), unusable])
+    assert [rows_of(store, table) for table in ("user", "request")] == before
+    assert store.users == counted(store) == 2
+
+
+def test_what_operations_find_changed_stops_nothing(store: Store) -> None:
+    """An operation that is out of date changes nothing, and all else in its batch is saved."""
+    store.commit([], [Saving(username="alice", user_id=9)])
+    stale = Saving(username="alice", user_id=10)
+    assert store.commit(users(1), [stale, (DELETE, 5), (DELETE, 9)]) == [STALE, STALE, DONE]
+    assert store.users == counted(store) == 1
 
 
 def test_a_commit_is_synced(store: Store) -> None:
@@ -350,17 +354,19 @@ def test_a_commit_is_synced(store: Store) -> None:
 
 def test_a_checkpoint_empties_the_log_when_nobody_reads(path: Path, store: Store) -> None:
     """A checkpoint says whether everything is in the database, which a reader can delay."""
-    store.insert_users(users(1))
+    store.commit(users(1), [])
     reader = apsw.Connection(str(path))  # not sqlite3: two libraries do not see each other's locks
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM user").fetchall() == [(1,)]
-    store.insert_users(users(2))
+    store.commit(users(2), [])
     assert store.log_pages > 0
     assert not store.checkpoint()
     reader.close()
     assert store.checkpoint()
     shutil.copy(path, path.with_name("copy.db"))  # without the log
-    assert sum(map(len, pages_of_users(path.with_name("copy.db"), None, 10))) == 2
+    with apsw.Connection(str(path.with_name("copy.db"))) as copied:
+        assert copied.execute("SELECT count(*) FROM user").fetchall() == [(2,)]
+    copied.close()
 
 
 def test_a_closed_database_is_one_file(path: Path, folder: Path) -> None:
@@ -384,76 +390,3 @@ def test_a_store_notices_that_its_files_are_gone(path: Path, store: Store) -> No
     assert not store.database_removed
     Path(f"{path}-wal").unlink()
     assert (store.database_removed, store.log_removed) == (False, True)
-
-
-# --- Read by the console. ---
-
-
-def expected(*ids: int) -> list[tuple[int, int]]:
-    """Return what the console reads of users."""
-    return [(id, id * 1000) for id in ids]
-
-
-@pytest.mark.parametrize("size", [1, 3, 7, 10, 11, 1000])
-@pytest.mark.parametrize("newest", [None, 0, 1, 3, 9, 10, 11, 1000])
-def test_pages_have_all_users_or_the_newest(path: Path, newest: int | None, size: int) -> None:
-    """All users, or the newest N, come oldest first, each once, in full pages but the last."""
-    make(path, users(*range(10, 101, 10)))
-    pages = list(pages_of_users(path, newest, size))
-    all_users = expected(*range(10, 101, 10))
-    wanted = all_users if newest is None else all_users[max(0, 10 - newest) :]
-    assert pages == [wanted[at : at + size] for at in range(0, len(wanted), size)]
-
-
-@pytest.mark.parametrize("newest", [None, 20_000])
-def test_a_listing_needs_little_memory(path: Path, newest: int | None) -> None:
-    """However many users are listed, no more than a few pages of them are in memory at a time."""
-    make(path, users(*range(1, 20_001)))
-    tracemalloc.start()
-    try:
-        assert sum(map(len, pages_of_users(path, newest, 100))) == 20_000
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_users_saved_meanwhile_are_left_out(path: Path, store: Store) -> None:
-    """A listing ends at the user who was the newest when it began, however long it takes."""
-    store.insert_users(users(10, 20, 30))
-    pages = pages_of_users(path, None, 2)
-    assert next(pages) == expected(10, 20)
-    store.insert_users(users(40, 50))
-    assert list(pages) == [expected(30)]
-    assert list(pages_of_users(path, 1, 2)) == [expected(50)]
-
-
-def test_a_blocked_listing_holds_nothing(path: Path, store: Store) -> None:
-    """Between pages nothing is locked: users are saved, and the whole log can be checkpointed."""
-    store.insert_users(users(10, 20, 30))
-    pages = pages_of_users(path, 3, 2)
-    assert next(pages) == expected(10, 20)
-    store.insert_users(users(40))
-    assert store.checkpoint()
-    assert list(pages) == [expected(30)]
-
-
-def test_a_listing_changes_nothing(path: Path, folder: Path) -> None:
-    """The console writes neither to the database nor to its log, not even where no writer is."""
-    make(path, users(10))
-    crash(path, "UPDATE user SET key_id = 5")
-    before = contents(folder)
-    assert len(before) == 2
-    assert list(pages_of_users(path, None, 10)) == [expected(10)]
-    assert contents(folder) == before
-
-
-def test_what_cannot_be_read_has_no_pages(path: Path, folder: Path) -> None:
-    """Where there is no database, or none that can be read, nothing is listed and nothing made."""
-    assert list(pages_of_users(path, None, 10)) == []
-    assert os.listdir(folder) == []
-    for make_other in (Path.touch, text_file, short_text_file, foreign_with_tables):
-        path.unlink(missing_ok=True)
-        make_other(path)
-        before = contents(folder)
-        assert list(pages_of_users(path, None, 10)) == []
-        assert contents(folder) == before

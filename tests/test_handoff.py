@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -218,29 +219,47 @@ def test_every_number_has_its_own_place() -> None:
         return [
             board.users,
             board.listing_wanted,
+            board.openings,
+            board.workers,
             *(board.beats(child) for child in children),
             *(board.closed(child) for child in children),
         ]
 
-    assert numbers() == [0] * 8
+    started_s = board.started_s
+    assert numbers() == [0] * 10
     board.users = 2**63
     board.listing_wanted = True
-    assert numbers() == [2**63, True, 0, 0, 0, 0, 0, 0]
+    assert numbers() == [2**63, True, *[0] * 8]
+    board.opened()
+    board.opened()
+    board.workers = 5
+    assert numbers() == [2**63, True, 2, 5, *[0] * 6]
     for child in range(3):
         for _ in range(child + 1):
             board.beat(child)
         board.add_closed(child, 10 + child)
         board.add_closed(child)
-    assert numbers() == [2**63, True, 1, 2, 3, 11, 12, 13]
+    assert numbers() == [2**63, True, 2, 5, 1, 2, 3, 11, 12, 13]
     board.reset(1)
     board.listing_wanted = False
-    assert numbers() == [2**63, False, 1, 2, 3, 11, 0, 13]
+    board.workers = 1
+    assert numbers() == [2**63, False, 2, 1, 1, 2, 3, 11, 0, 13]
+    assert board.started_s == started_s
+
+
+def test_the_start_is_told_by_the_monotonic_clock() -> None:
+    """A scoreboard knows when it was made, so that everybody can tell how long the service runs."""
+    before = time.monotonic()
+    board = Scoreboard(multiprocessing.get_context("forkserver"), 1)
+    assert before <= board.started_s + 1e-6
+    assert board.started_s <= time.monotonic()
 
 
 def write_numbers(board: Scoreboard) -> None:
     """Write to a scoreboard as a child process does."""
     board.users = 10_000_000
     board.listing_wanted = True
+    board.opened()
     board.beat(1)
     board.add_closed(1, 5)
 
@@ -253,6 +272,6 @@ def test_other_processes_see_the_numbers() -> None:
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert (board.users, board.listing_wanted) == (10_000_000, True)
+    assert (board.users, board.listing_wanted, board.openings) == (10_000_000, True, 1)
     assert (board.beats(0), board.beats(1)) == (0, 1)
     assert (board.closed(0), board.closed(1)) == (0, 5)

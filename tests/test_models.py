@@ -1,4 +1,4 @@
-"""Ids, usernames and times."""
+"""Ids and times."""
 
 import time
 from datetime import UTC, datetime
@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.models import IdClock, time_saved, username
+from workers.models import IdClock, time_saved
 
 NOW_NS = 1_770_000_000_000_000_000  # early in 2026
 END_NS = 4_500_000_000_000_000_000  # in 2112
-IDS = st.integers(0, 2**63 - 1)
 
 quick = settings(deadline=None, max_examples=200)
 
@@ -79,34 +78,6 @@ def test_no_two_workers_share_an_id(serials: set[int], ticks: list[int]) -> None
             clock.advance(now_ns)
             made += [clock.next() for _ in range(3)]
     assert len(set(made)) == len(made)
-
-
-@quick
-@given(IDS, IDS)
-def test_usernames_sort_as_ids_do(first: int, second: int) -> None:
-    """Usernames are another way to write the ids: in the same order, and no two the same."""
-    assert (username(first) < username(second)) == (first < second)
-    assert (username(first) == username(second)) == (first == second)
-
-
-@quick
-@given(IDS)
-def test_usernames_are_of_one_form(user_id: int) -> None:
-    """A username is `user-` and 13 letters and digits without i, l, o and u, which say the id."""
-    prefix, _, digits = username(user_id).partition("-")
-    assert prefix == "user"
-    assert len(digits) == 13
-    alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
-    value = 0
-    for digit in digits:
-        value = value * 32 + alphabet.index(digit)
-    assert value == user_id
-
-
-def test_usernames_at_the_ends() -> None:
-    """The smallest and the greatest id have names of the same length."""
-    assert username(0) == "user-0000000000000"
-    assert username(2**63 - 1) == "user-7zzzzzzzzzzzz"
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,34 @@ def test_a_child_that_lived_is_started_again_at_once() -> None:
     """A single death after a life is met without a pause."""
     child = Child("worker 1", 1, print, tuple)
     assert child.buried(1000.0) == 0.0
+
+
+def silent_ticks(child: Child, ticks_max: int) -> int:
+    """Return how many ticks without a sign of life it takes until a child is said to hang."""
+    for tick in range(100):
+        if child.hangs(7, ticks_max):
+            return tick
+    return 100
+
+
+def test_a_silent_child_hangs_after_its_time() -> None:
+    """A child that showed no sign of life for too many ticks hangs; one that does in time, not."""
+    child = Child("worker 1", 1, print, tuple)
+    child.ready = True
+    assert not any(child.hangs(beats, 0) for beats in range(50))
+    assert silent_ticks(child, 4) == 5
+    assert not child.hangs(8, 4)
+    assert silent_ticks(child, 4) == 5
+
+
+def test_a_child_that_starts_gets_more_time() -> None:
+    """A writer with a great book to open is not killed over it, but not waited for for ever."""
+    child = Child("writer", 0, print, tuple)
+    assert 20 < silent_ticks(child, 4) < 100
+
+
+def test_a_child_that_does_not_beat_never_hangs() -> None:
+    """The checker may be busy for as long as a check takes: nobody takes that for a hang."""
+    child = Child("checker", 1, print, tuple, watched=False)
+    child.ready = True
+    assert silent_ticks(child, 0) == 100

@@ -19,14 +19,14 @@ SAVE = {"message": "save_password", "password": "abc123"}
 
 def names_of(service: Service) -> set[str]:
     """Return the names of the children, once all of them run."""
-    expected = {"writer", "worker 1", "worker 2", "console"}
+    expected = {"writer", "worker 1", "worker 2", "checker", "console"}
     eventually(lambda: set(service.children()) >= expected, "all children run")
     return set(service.children())
 
 
 def test_the_process_list_says_what_each_process_is(service: Service) -> None:
     """Each process is called by its part in the service."""
-    assert names_of(service) == {"writer", "worker 1", "worker 2", "console"}
+    assert names_of(service) == {"writer", "worker 1", "worker 2", "checker", "console"}
     assert process_title(service.process.pid) == "pwserver: listener"
 
 

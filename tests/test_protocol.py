@@ -6,20 +6,16 @@ depends on the bytes that it was given so far, never on how they were split.
 
 import json
 import re
-from collections.abc import Iterable
-from itertools import pairwise
-from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET, structs
 
-from pwserver import framing, protocol
+from pwserver import framing
 from pwserver.framing import Reader
-from pwserver.protocol import Bad, NumberOfUsers, Ping, Reply, Request, SavePassword, encode
+from pwserver.protocol import Bad, Message, Ping, Request, encode
+from tests.wire import CUTS, LIMIT, TEXTS, Outcome, brief, cut, read, requests, thorough
 
-LIMIT = 65536
 NOT_AN_OBJECT = Bad("The text is not a JSON object.")
 NOT_JSON = Bad("The text is not JSON.")
 NOT_UTF8 = Bad("The text is not valid UTF-8.")
@@ -30,23 +26,6 @@ TOO_DEEP = Bad("The message is nested too deeply.")
 UNKNOWN = Bad(None)
 DEEP = 30_000  # levels that still fit into a message
 
-thorough = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-brief = settings(thorough, max_examples=80)
-
-
-class Outcome(NamedTuple):
-    """What came of some packets."""
-
-    messages: list[Any]
-    broken: bool
-
-
-def read(packets: Iterable[bytes], limit: int = LIMIT) -> Outcome:
-    """Feed packets and then the end of the stream to a new reader."""
-    reader = framing.request_reader(limit)
-    messages = [message for packet in packets for message in reader.feed(packet)]
-    return Outcome(messages + reader.end(), reader.broken)
-
 
 def in_bytes(stream: bytes) -> list[bytes]:
     """Split a stream into packets of one byte."""
@@ -56,7 +35,7 @@ def in_bytes(stream: bytes) -> list[bytes]:
 def check_each_packet(packets: list[bytes], limit: int = LIMIT) -> None:
     """Check after each packet, and at the end, that the same bytes in one packet say the same."""
     reader = framing.request_reader(limit)
-    messages: list[Any] = []
+    messages: list[Request | Bad] = []
     stream = b""
     for packet in packets:
         stream += packet
@@ -69,101 +48,17 @@ def check_each_packet(packets: list[bytes], limit: int = LIMIT) -> None:
     assert Outcome(messages + reader.end(), reader.broken) == read([stream], limit)
 
 
-TEXTS = st.text(alphabet=st.sampled_from('{}[]",:\\/ab\n\r\té\u2028\U0001f600')) | st.text()
-NO_NUL = TEXTS.filter(lambda text: "\0" not in text)
-IDS = st.integers(-(10**40), 10**40) | NO_NUL.map(lambda text: text[:128])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=6,
-)  # fmt: skip
-NUMBERS = st.none() | st.integers(0, 2**63)
 SEPARATORS = st.sampled_from(["", "\n", "\r\n", " ", "\t", "\n\n", " \r\n \n"]).map(str.encode)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[bytes, Request]:
-    """Draw a message as some client may write it, and what it must be read as."""
-    fields: dict[str, Any] = {}
-    id = draw(st.just(UNSET) | IDS)
-    if id is not UNSET:
-        fields["id"] = id
-    request: Request
-    name = draw(st.sampled_from(["save_password", "number_of_users", "ping"]))
-    if name == "save_password":
-        fields["password"] = draw(NO_NUL.filter(bool))
-        request = SavePassword(fields["password"], id)
-    else:
-        request = NumberOfUsers(id) if name == "number_of_users" else Ping(id)
-    extras = draw(st.dictionaries(TEXTS.map("x".__add__), JSON, max_size=2))
-    items = draw(st.permutations([("message", name), *fields.items(), *extras.items()]))
-    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", "\r: ")]))
-    text = json.dumps(dict(items), ensure_ascii=draw(st.booleans()), separators=separators)
-    return text.encode(), request
-
-
-def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
-    """Split a stream at some places; those behind its end are taken modulo its length."""
-    ends = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
-    return [stream[a:b] for a, b in pairwise(ends)]
-
-
-CUTS = st.lists(st.integers(0, 1 << 20), max_size=8)
 
 
 @thorough
 @given(st.lists(st.tuples(requests(), SEPARATORS), max_size=6), CUTS)
 def test_valid_messages_are_read_exactly(
-    sent: list[tuple[tuple[bytes, Request], bytes]], cuts: list[int]
+    sent: list[tuple[tuple[bytes, Message], bytes]], cuts: list[int]
 ) -> None:
     """Any messages, with any separators or none, in any packets, are read as they were meant."""
     stream = b"".join(text + separator for (text, _), separator in sent)
     assert read(cut(stream, cuts)) == Outcome([request for (_, request), _ in sent], False)
-
-
-@pytest.mark.parametrize(
-    ("text", "request_"),
-    [
-        ('{"message": "save_password", "password": "abc123"}', SavePassword("abc123")),
-        ('{"message": "number_of_users"}', NumberOfUsers()),
-        ('{"message": "number_of_users", "data": "some_data"}', NumberOfUsers()),
-        ('{"message": "ping"}', Ping()),
-        ('{"id": 7, "password": "\\ud83d\\ude00", "message": "save_password"}',
-         SavePassword("\U0001f600", 7)),
-        ('{"message": "save_password", "password": "\\\\u0000"}', SavePassword("\\u0000")),
-        ('{"message": "ping", "note": "\\u0000", "more": {"message": 5, "id": []}}', Ping()),
-        ('{"m\\u0065ssage": "ping"}', Ping()),
-    ],
-)  # fmt: skip
-def test_each_request_is_decoded(text: str, request_: Request) -> None:
-    """The contract's requests are read, whatever the order of keys, escapes and extra keys."""
-    assert read([text.encode()]) == Outcome([request_], False)
-
-
-def test_passwords_up_to_the_limit_are_taken() -> None:
-    """A password may have from one to 4096 characters, however many bytes those are."""
-    for password in ("x", "é", "x" * 4096, "é" * 4096):
-        text = encode("save_password", password=password)
-        assert read([text]) == Outcome([SavePassword(password)], False)
-
-
-GOOD_IDS = [0, 1, -1, -(2**63), 2**64, 10**4000, "", "a", "x" * 128, "é" * 128, "}\n{", '"']
-MESSAGES = [
-    ({"message": "save_password", "password": "p"}, SavePassword("p")),
-    ({"message": "number_of_users"}, NumberOfUsers()),
-    ({"message": "ping"}, Ping()),
-    ({"message": "what"}, UNKNOWN),
-    ({"message": "save_password"}, Bad('"password" is missing.')),
-]
-
-
-@pytest.mark.parametrize(("fields", "expected"), MESSAGES)
-def test_every_reply_can_repeat_the_id(fields: dict[str, str], expected: Request | Bad) -> None:
-    """Integers of any size and texts of up to 128 characters are ids, of bad messages too."""
-    for id in GOOD_IDS:
-        text = json.dumps({**fields, "id": id}).encode()
-        assert read([text]) == Outcome([structs.replace(expected, id=id)], False)
 
 
 SAME_LINE, NEXT_LINE, NEVER = "same line", "next line", "never"
@@ -244,7 +139,8 @@ def test_each_bad_input_is_answered_once(text: bytes, bad: Bad, resumes: str) ->
 
 def test_the_size_limit_is_exact_for_each_message() -> None:
     """The longest message is taken and a byte more is not; bad lines are measured one by one."""
-    at_limit = encode("ping", x="x" * 72)[:-1]
+    at_limit = b'{"message": "ping", "x": "%s"}' % (b"x" * 72)
+    assert len(at_limit) == 100
     for end in (b"", b"\n"):
         for packets in ([at_limit + end], in_bytes(at_limit + end)):
             assert read(packets, 100) == Outcome([Ping()], False)
@@ -328,7 +224,7 @@ PIECES = st.one_of(
 STREAMS = st.lists(st.tuples(PIECES, SEPARATORS).map(b"".join), max_size=8).map(b"".join)
 
 
-@settings(thorough, max_examples=500)
+@settings(thorough, max_examples=400)
 @given(STREAMS, CUTS, st.just(LIMIT) | st.integers(16, 80))
 def test_any_packets_give_the_same_messages(stream: bytes, cuts: list[int], limit: int) -> None:
     """Good messages, bad, garbage and oversize, in any packets, are read as if sent at once."""
@@ -407,6 +303,12 @@ SPILLS = [
         '"password": ["%s"]}', '"password": {"%s": 1}}', '"pasword": "%s"}', '"password": "%s',
         '"password": "%s}\n', '"password": %s}\n', '"password": "%s" "id"}',
     )),
+    '{"message": "verify_password", "username": "%s", "password": "%s", "id": null}',
+    '{"message": "verify_password", "username": ["%s"], "password": "%s"}',
+    '{"message": "check_password", "password": {"%s": "%s"}}',
+    '{"message": "generate_password", "alphabet": "%s\\u0000", "length": "%s"}',
+    '{"message": "label_user", "username": "%s", "labels": ["%s", 5]}',
+    '{"message": "get_password", "username": "a", "version": "%s", "request_id": "%s"}',
     '{"message": "%s", "password": "%s", "id": []}', '{"message": ["%s"]}', '{"%s": "%s"}',
     '{"message": {"%s": "%s"}}', "{'message': 'save_password', 'password': '%s'}", '["%s"]', "%s",
 ]  # fmt: skip
@@ -452,47 +354,3 @@ def test_a_message_is_searched_once_however_slowly_it_comes(
     monkeypatch.setattr(framing, "_INSIDE_STRING", patterns[1])
     assert read(in_bytes(text)) == Outcome([Ping()], False)
     assert len(text) / 2 <= sum(pattern.looked_at for pattern in patterns) <= 2 * len(text)
-
-
-def test_replies_are_the_contracts_bytes() -> None:
-    """What is sent is, byte for byte, what the contract says, and a newline."""
-    assert protocol.PASSWORD_SAVED == b'{"message": "Password saved!"}\n'
-    assert protocol.ALIVE == b'{"message": "Alive!"}\n'
-    assert protocol.return_number_of_users(0, UNSET) == (
-        b'{"message": "return_number_of_users", "number_of_users": 0}\n'
-    )
-    assert protocol.return_number_of_users(10_000_000, "a") == (
-        b'{"message": "return_number_of_users", "number_of_users": 10000000, "id": "a"}\n'
-    )
-    assert encode("Invalid message!") == b'{"message": "Invalid message!"}\n'
-    assert encode("Invalid message!", 0, error="It is.") == (
-        b'{"message": "Invalid message!", "error": "It is.", "id": 0}\n'
-    )
-    assert protocol.alive(UNSET) == protocol.ALIVE
-    assert protocol.alive("é") == '{"message": "Alive!", "id": "é"}\n'.encode()
-
-
-def test_saves_are_answered_one_by_one() -> None:
-    """Each save has its own line, with its own id where it has one."""
-    saved = protocol.PASSWORD_SAVED
-    numbered = b"".join(b'{"message": "Password saved!", "id": %s}\n' % id for id in (b"0", b'""'))
-    assert protocol.passwords_saved([]) == b""
-    assert protocol.passwords_saved([UNSET] * 3) == saved * 3
-    assert protocol.passwords_saved([0, ""]) == numbered
-    assert protocol.passwords_saved([UNSET, 0, "", UNSET]) == saved + numbered + saved
-
-
-@thorough
-@given(st.lists(st.builds(Reply, NO_NUL, NUMBERS, st.none() | NO_NUL, st.none() | IDS)), CUTS)
-def test_what_is_encoded_is_read_back(replies: list[Reply], cuts: list[int]) -> None:
-    """A client reads the replies that were sent, from any packets."""
-    stream = b""
-    for reply in replies:
-        fields = {"number_of_users": reply.number_of_users, "error": reply.error}
-        present = {name: value for name, value in fields.items() if value is not None}
-        line = encode(reply.message, UNSET if reply.id is None else reply.id, **present)
-        assert line.find(b"\n") == len(line) - 1
-        stream += line
-    reader = framing.reply_reader(LIMIT)
-    assert [reply for packet in cut(stream, cuts) for reply in reader.feed(packet)] == replies
-    assert reader.end() == []

@@ -1,5 +1,7 @@
 """The book on the disk: made, guarded, checked, removed."""
 
+import base64
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -13,10 +15,19 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.books import KEY, make_version_1
 from tests.conftest import Start
-from tests.harness import Service, eventually, load
+from tests.harness import Peer, Service, eventually, load
+from workers.names import generated_name
 
 SAVE = {"message": "save_password", "password": "abc123"}
+
+
+def save_as(peer: Peer, name: str, password: str = "abc123", **more: object) -> int:
+    """Save under a name and return the version."""
+    reply = peer.ask({**SAVE, "username": name, "password": password, **more})
+    assert reply["message"] == "Password saved!", reply
+    return int(reply["version"])
 
 
 def serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -35,14 +46,22 @@ def assert_refused(result: subprocess.CompletedProcess[str], reason: str) -> Non
     assert result.stdout == ""
 
 
-@pytest.fixture
-def book(start: Start, tmp_path: Path) -> Path:
-    """Return a folder with a book of three users and its key."""
-    service = start()
+@pytest.fixture(scope="module")
+def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a service has made a book of three users, and has stopped."""
+    service = Service(tmp_path_factory.mktemp("made")).wait_until_listening()
     with service.peer() as peer:
         for _ in range(3):
             peer.save()
     assert service.stop() == 0
+    return service.folder
+
+
+@pytest.fixture
+def book(made_book: Path, tmp_path: Path) -> Path:
+    """Return a folder with a book of three users and its key, for one test."""
+    for name in ("user_data.db", "user_data.key"):
+        shutil.copy(made_book / name, tmp_path)
     return tmp_path
 
 
@@ -59,8 +78,13 @@ def test_passwords_are_sealed(service: Service, tmp_path: Path) -> None:
     """A saved password is found in no file, nor is it in a log line or on the console."""
     canary = "canary-3f9a-\N{SNOWMAN}"
     with service.peer() as peer:
-        for _ in range(10):
+        for version in range(1, 11):
             peer.save(canary)
+            assert save_as(peer, "alice", f"{canary}{version}", request_id=f"r{version}") == version
+        get = {"message": "get_password", "username": "alice", "version": 3}
+        assert peer.ask(get)["password"] == f"{canary}3"
+        for command in ("verify_password", "check_password"):
+            peer.ask({"message": command, "username": "bob", "password": canary})
         peer.count()
         peer.send(f'{{"message": "save_password", "password": "{canary}", "id": []}}\n'.encode())
         assert "canary" not in str(peer.reply())
@@ -112,6 +136,25 @@ def test_removing_the_database_while_running_gives_a_fresh_book(
         assert peer.save() == {"message": "Password saved!"}
         assert peer.count() == 1
         assert stat.S_IMODE((tmp_path / "user_data.db").stat().st_mode) == 0o600
+
+
+def test_a_fresh_book_is_seen_by_every_worker(start: Start, tmp_path: Path) -> None:
+    """Once the book is fresh nobody reads the removed one: its names are unknown, and free."""
+    service = start("--workers", "3")
+    peers = [service.peer() for _ in range(6)]
+    get = {"message": "get_password", "username": "alice"}
+    for version, peer in enumerate(peers, 1):
+        assert save_as(peer, "alice", f"old {version}") == version
+    (tmp_path / "user_data.db").unlink()
+    eventually(lambda: peers[0].count() == 0, "the book is fresh", 1.0)
+    for peer in peers:
+        assert peer.ask(get) == {"message": "Unknown user!"}
+        assert peer.ask({"message": "list_users"})["users"] == []
+    for version, peer in enumerate(peers, 1):
+        assert save_as(peer, "alice", f"new {version}") == version
+    for peer in peers:
+        assert peer.ask(get)["password"] == "new 6"
+        peer.close()
 
 
 def test_nothing_is_acknowledged_into_a_removed_database(service: Service, tmp_path: Path) -> None:
@@ -181,6 +224,44 @@ def test_an_unknown_schema_version_is_refused(book: Path) -> None:
     assert (book / "user_data.db").read_bytes() == before
 
 
+@pytest.fixture
+def first_release(tmp_path: Path) -> Path:
+    """Return a folder with a book and a key of the first release."""
+    make_version_1(tmp_path / "user_data.db", {5: "abc123", 2**62: "p\u00e4ss"})
+    secret = base64.b64encode(KEY.secret).decode()
+    (tmp_path / "user_data.key").write_text(f"pwserver-key-v1 {KEY.id} {secret}\n")
+    (tmp_path / "user_data.key").chmod(0o600)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("first_release")
+def test_a_book_of_the_first_release_is_taken_over(start: Start) -> None:
+    """Its passwords can be read under generated names, and newer versions follow them."""
+    service = start()
+    with service.peer() as peer:
+        assert peer.count() == 2
+        names = [user["username"] for user in peer.ask({"message": "list_users"})["users"]]
+        assert names == [generated_name(5), generated_name(2**62)]
+        get = {"message": "get_password", "username": names[1]}
+        reply = peer.ask(get)
+        assert (reply["password"], reply["version"]) == ("p\u00e4ss", 1)
+        assert save_as(peer, names[1], "new") == 2
+        assert peer.ask({**get, "version": 1})["password"] == "p\u00e4ss"
+        assert peer.save() == {"message": "Password saved!"}
+        assert peer.count() == 3
+
+
+def test_setup_says_whether_it_changed_something(first_release: Path) -> None:
+    """`pwserver setup` does not claim that nothing was changed where it upgraded the database."""
+    database = first_release / "user_data.db"
+    for _ in range(2):
+        before = database.read_bytes()
+        command = [sys.executable, "-m", "pwserver", "setup"]
+        result = subprocess.run(command, cwd=first_release, capture_output=True, check=True)
+        unchanged = database.read_bytes() == before
+        assert (b"nothing was changed" in result.stdout) == unchanged
+
+
 @pytest.mark.parametrize("content", ["text", "sqlite"])
 def test_a_file_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
     """What is not a password book is not touched, and no key is made for it."""
@@ -209,6 +290,47 @@ def test_a_damaged_book_is_refused(book: Path) -> None:
     (book / "user_data.db").write_bytes(damaged)
     assert_refused(serve(book), "restore it from a backup")
     assert (book / "user_data.db").read_bytes() == damaged
+
+
+TAMPERED = {
+    "sealed = zeroblob(46)": "get_password",
+    "sealed = 'a text'": "get_password",
+    "sealed = 5": "verify_password",
+    "id = -1": "get_password",
+    "version = -1": "get_password",
+    "saved_at_ms = 1 << 62": "password_history",
+    "labels = 'no JSON'": "list_users",
+    "labels = x'ff'": "list_users",
+}
+"""What somebody did to a row, and what is asked for then."""
+SECRETS = ("get_password", "verify_password")
+
+
+def test_an_altered_row_costs_its_own_request_only(service: Service, tmp_path: Path) -> None:
+    """What was tampered with is not given out, but answered; no process dies of it."""
+    names = [f"user {number}" for number in range(len(TAMPERED))]
+    with service.peer() as peer:
+        for name in names:
+            save_as(peer, name, labels=["a"])
+    children = eventually(
+        lambda: found if len(found := service.children()) == 5 else None, "all children are named"
+    )
+    intruder = apsw.Connection(str(tmp_path / "user_data.db"))
+    for name, change in zip(names, TAMPERED, strict=True):
+        intruder.execute(f"UPDATE user SET {change} WHERE username = ?", (name,))
+    intruder.close()
+    answers = {}
+    for name, (change, command) in zip(names, TAMPERED.items(), strict=True):
+        asked: dict[str, str] = {"message": command, "username": name, "password": "abc123"}
+        if command == "list_users":
+            asked = {"message": command, "prefix": name, "label": "a"}
+        answers[change] = "(no reply)"
+        with service.peer() as peer, contextlib.suppress(OSError, AssertionError, ValueError):
+            answers[change] = peer.ask(asked)["message"]
+    assert "(no reply)" not in answers.values(), answers
+    assert service.children() == children
+    secrets = [answers[change] for change, command in TAMPERED.items() if command in SECRETS]
+    assert secrets == ["Unavailable!"] * 5
 
 
 def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import stat
+import struct
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import DatabaseRefused, KeyRefused
+from pwserver.protocol import VERSION_MAX
+from workers.models import COMMON_BOOK
 from workers.vault import MasterKey, Vault, create_key_file, derive_key, read_key_file
 
 KEY = MasterKey(1, bytes(range(32)))
@@ -102,6 +105,56 @@ def test_a_password_moved_to_another_user_does_not_open(user_id: int, other_id: 
     if other_id != user_id:
         with pytest.raises(DatabaseRefused):
             vault.open(sealed, other_id)
+
+
+PLACES = [
+    {"user_id": user_id, "version": version, "book": book}
+    for user_id in (7, 8)
+    for version in (1, 2, 3, VERSION_MAX)
+    for book in (0, 1, 2, 2**31)
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: "-".join(map(str, place.values())))
+def test_a_password_opens_in_its_own_place_only(place: dict[str, int]) -> None:
+    """A sealed password is bound to its user, its version and its book, each of them."""
+    sealed = Vault(KEY).seal("abc123", **place)
+    vault = Vault(KEY)
+    for other in PLACES:
+        if other == place:
+            assert vault.open(sealed, **other) == "abc123"
+        else:
+            with pytest.raises(DatabaseRefused, match="altered, or moved from elsewhere"):
+                vault.open(sealed, **other)
+
+
+@pytest.mark.parametrize("damage", [{"user_id": -1}, {"version": -1}])
+def test_a_place_that_cannot_be_is_refused(damage: dict[str, int]) -> None:
+    """Numbers that only tampering puts into a row are refused like any other alteration."""
+    place = {"user_id": 7, "version": 2, "book": 3}
+    vault = Vault(KEY)
+    sealed = vault.seal("abc123", **place)
+    with pytest.raises(DatabaseRefused):
+        vault.open(sealed, **{**place, **damage})
+
+
+@pytest.mark.parametrize("key", [KEY, MasterKey(2**31 - 1, b"\xfe" * 32)])
+def test_schema_version_1_is_sealed_the_same_way(key: MasterKey) -> None:
+    """A first version in the common book is what the first release made, and opens there."""
+    nonce = bytes(range(100, 124))
+    owner = struct.pack(">QI", 2**62 + 5, key.id)
+    by_hand = nonce + xaes(key.secret, nonce, "pässwörd".encode(), owner)
+    assert Vault(key).open(by_hand, 2**62 + 5) == "pässwörd"
+    assert Vault(key).open(by_hand, 2**62 + 5, 1, COMMON_BOOK) == "pässwörd"
+    sealed = Vault(key).seal("pässwörd", 2**62 + 5)
+    assert sealed[24:] == xaes(key.secret, sealed[:24], "pässwörd".encode(), owner)
+
+
+def test_what_belongs_to_nobody_opens_at_any_time() -> None:
+    """Where there is no user something can be opened all the same, any number of times."""
+    vault = Vault(KEY)
+    assert vault.open_decoy() == vault.open_decoy() == Vault(KEY).open_decoy()
+    assert len(vault.open_decoy()) > 8
 
 
 @pytest.mark.parametrize(

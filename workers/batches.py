@@ -1,70 +1,101 @@
-"""Rows on their way to the writer, and the saves that wait for them.
+"""What is on its way to the writer, and who waits for it.
 
-Rows that arrive together travel together: one batch a turn of the worker's loop, and a few in
-flight while the writer commits. The writer answers batches in the order they were sent. This file
-knows what was sent, what was answered, and what to say when the writer is slow, away or dead; it
-does not know what a row means. A batch that has an outcome is settled.
+Rows and operations that arrive together travel together: one batch a turn of the worker's loop, and
+a few in flight while the writer commits. The writer answers batches in the order they were sent.
+This file knows what was sent, what was answered, and what to say when the writer is slow, away or
+dead; it does not know what a row or an operation means. A batch that has an outcome is settled.
 """
 
 import socket
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pwserver.config import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
+from pwserver.errors import NotSaved, Unavailable
 from pwserver.handoff import FrameReader, frame
-from pwserver.protocol import Id
+from pwserver.protocol import Id, encode, passwords_saved
 from workers.models import Row
+from workers.writing import Operation, Result
 
 ROW_OVERHEAD_BYTES = 64
 """What a row costs beside its sealed password, near enough for a limit."""
 
 
-class Waiter(Protocol):
-    """Who waits for batches: a connection. Its `runs` are those not answered yet, oldest first."""
+class Awaited(Protocol):
+    """Something that a connection waits for."""
 
-    runs: "deque[Run]"
+    def replies(self) -> list[bytes] | None:
+        """Return the replies, or None as long as they are not known."""
+
+
+class Waiter(Protocol):
+    """Who waits: a connection. What it waits for is in the order of its requests."""
+
+    awaited: deque[Awaited]
+    book: int
 
     def settle(self) -> None:
         """Answer what is settled."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch: done, certainly not done, or nobody knows."""
+
+    done: bool = False
+    known: bool = True
+    reason: str = ""
+
+
+DONE = Outcome(done=True)
+UNKNOWN = Outcome(
+    known=False,
+    reason="The writer died before it answered: this may or may not have been done.",
+)
+TOO_LATE = Outcome(reason="The service is overloaded: this waited too long to be written.")
+QUEUE_FULL = Outcome(reason="The service is overloaded: too many saves wait to be written.")
+
+
+def not_saved(outcome: Outcome, id: Id) -> bytes:
+    """Return the reply to a save that did not happen, or may not have."""
+    word = NotSaved.message if outcome.known else Unavailable.message
+    return encode(word, id, error=outcome.reason)
+
+
 @dataclass(slots=True, eq=False)
 class Run:
-    """Saves that one connection has in one batch, one behind the other; their ids, in order."""
+    """Plain saves that one connection has in one batch, one behind the other; their ids."""
 
     waiter: Waiter
     batch: "Batch"
     ids: list[Id]
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a batch: saved, certainly not saved, or nobody knows."""
-
-    saved: bool = False
-    known: bool = True
-    reason: str = ""
+    def replies(self) -> list[bytes] | None:
+        """Return the replies to all of them, as one or each, or None before the outcome."""
+        outcome = self.batch.outcome
+        if outcome is None:
+            return None
+        if outcome.done:
+            return [passwords_saved(self.ids)]
+        return [not_saved(outcome, id) for id in self.ids]
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Rows that are committed together, and who waits for them."""
+    """What is committed together, and who waits for it.
 
-    since: float  # when the first row came, in seconds of the monotonic clock
+    `senders` are those who sent the operations, in their order, and get the results.
+    """
+
+    since: float  # when it was begun, in seconds of the monotonic clock
     rows: list[Row] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    senders: list[Any] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     bytes: int = 0
     outcome: Outcome | None = None
-
-
-SAVED = Outcome(saved=True)
-UNKNOWN = Outcome(
-    known=False,
-    reason="The password may or may not have been saved: the writer died before it answered.",
-)
-TOO_LATE = Outcome(reason="The service is overloaded: the save waited too long to be written.")
-QUEUE_FULL = Outcome(reason="The service is overloaded: too many saves wait to be written.")
 
 
 class Batches:
@@ -96,20 +127,32 @@ class Batches:
 
     def add(self, waiter: Waiter, rows: list[Row], ids: list[Id], size: int, now: float) -> None:
         """Queue rows of `size` bytes, and note with the waiter that it waits for them."""
+        batch = self._open_batch(size, now)
+        batch.rows += rows
+        awaited = waiter.awaited
+        if awaited:
+            last = awaited[-1]
+            if isinstance(last, Run) and last.batch is batch:
+                last.ids += ids
+                return
+        run = Run(waiter, batch, ids)
+        batch.runs.append(run)
+        awaited.append(run)
+
+    def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
+        """Queue an operation of `size` bytes; its sender gets the result with the batch."""
+        batch = self._open_batch(size, now)
+        batch.operations.append(operation)
+        batch.senders.append(sender)
+
+    def _open_batch(self, size: int, now: float) -> Batch:
         queued = self._queued
         if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
             queued.append(Batch(now))
         batch = queued[-1]
-        batch.rows += rows
         batch.bytes += size
         self._queued_bytes += size
-        runs = waiter.runs
-        if runs and runs[-1].batch is batch:
-            runs[-1].ids += ids
-        else:
-            run = Run(waiter, batch, ids)
-            batch.runs.append(run)
-            runs.append(run)
+        return batch
 
     def send(self) -> None:
         """Send what may be in flight and keep the rest. Called once a turn."""
@@ -119,7 +162,7 @@ class Batches:
             batch = self._queued.popleft()
             self._queued_bytes -= batch.bytes
             self._in_flight.append(batch)
-            self._unsent = frame(batch.rows)
+            self._unsent = frame((batch.rows, batch.operations))
             self._write()
         if self._unsent:
             self._write()
@@ -155,17 +198,22 @@ class Batches:
     def receive(self) -> tuple[list[Batch], bool]:
         """Return the batches that the writer has answered, and whether it is gone.
 
-        Its first frame is the newest id in the database; nothing is sent to it before.
+        Its first frame is the newest id in the database; nothing is sent to it before. An answer is
+        the list of the operations' results, or the reason why nothing of the batch was done.
         """
         assert self._reader is not None
         answered: list[Batch] = []
-        for reason in self._reader.read():
-            if isinstance(reason, int):
-                self.newest_id = reason
+        for answer in self._reader.read():
+            if isinstance(answer, int):
+                self.newest_id = answer
+                continue
+            batch = self._in_flight.popleft()
+            if isinstance(answer, str):
+                batch.outcome = Outcome(reason=answer)
             else:
-                batch = self._in_flight.popleft()
-                batch.outcome = SAVED if reason is None else Outcome(reason=reason)
-                answered.append(batch)
+                batch.outcome = DONE
+                batch.results = answer
+            answered.append(batch)
         return answered, self._reader.ended
 
     def expire(self, before: float) -> list[Batch]:

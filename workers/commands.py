@@ -1,76 +1,105 @@
 """The command table: each message that a client may send, and how it is done.
 
-To add a command: a message in `pwserver.protocol`, a row here, a test. A row's function is given
-the worker's `Context`, the connection, and one or more requests of its kind that came behind each
-other: a pipeline of saves costs one call, not one for each. It returns their replies in order, or
-None where the writer's answer makes the replies later.
+To add a command: a message in `pwserver.protocol`, a row here, a test. Most commands are done one
+request at a time, by a function that is given the worker's `Context`, the connection and the
+request, and returns the reply, or what to wait for where the reply comes later; a `Refused` that it
+raises is the reply too (`each`). The commands that matter for speed take all requests of their
+kind that came behind each other at once: a pipeline of saves costs one call, not one for each.
 
-`writes` says that the command goes through the writer. One that does not is held back until the
+`waits` says that the command must see the effect of the writes before it: it is held back until the
 connection's writes before it are answered, and holds back those behind it, so that every request
-sees exactly the requests before it on its connection.
+sees exactly the requests before it on its connection. `anywhere` says that it is done for a client
+on any address; what is not is done on loopback addresses only.
 """
 
 import contextlib
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET
 
 from pwserver import protocol
-from pwserver.errors import InvalidMessage, NotSaved, Unavailable
-from pwserver.handoff import Scoreboard
-from pwserver.protocol import Bad, Id, NumberOfUsers, Ping, SavePassword
-from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Batches, Outcome, Waiter
-from workers.models import IdClock
-from workers.vault import Vault
+from pwserver.errors import InvalidMessage
+from pwserver.protocol import (
+    Bad,
+    CheckPassword,
+    DeleteUser,
+    GeneratePassword,
+    GetPassword,
+    LabelUser,
+    ListUsers,
+    Message,
+    NumberOfUsers,
+    PasswordHistory,
+    Ping,
+    RestorePassword,
+    SavePassword,
+    Status,
+    VerifyPassword,
+)
+from workers import answers
+from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
+from workers.context import Context
+from workers.lines import refusal_of
+from workers.operations import Delete, Generate, Label, Restore, Save, generate
 
-
-@dataclass(slots=True)
-class Context:
-    """What the commands of one worker work with. `now` and `now_ms` are set once a turn."""
-
-    vault: Vault
-    ids: IdClock
-    batches: Batches
-    scoreboard: Scoreboard
-    bell: socket.socket  # a byte here wakes the console
-    now: float = 0.0  # seconds of the monotonic clock
-    now_ms: int = 0  # milliseconds since 1970
+Replies = Sequence[bytes | Awaited]
+Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A row of the table. `does` is the sentence in the README's list."""
+    """A row of the table. `reply` and `does` are what the README's reference says of it.
 
-    message: type[Struct]
-    do: Callable[[Context, Waiter, list[Any]], list[bytes] | None]
-    writes: bool
+    `do` returns the replies in order, each as bytes or as what to wait for; it may also have noted
+    with the connection itself that it waits, and return nothing.
+    """
+
+    message: type[Message] | type[Bad]
+    do: Do
+    reply: str
     does: str
+    waits: bool = True
+    anywhere: bool = False
 
 
-def save_password(
-    context: Context, connection: Waiter, requests: list[SavePassword]
-) -> list[bytes] | None:
+def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
+    """Make a command of a function that does one request."""
+
+    def do(context: Context, waiter: Waiter, requests: list[Any]) -> Replies:
+        replies: list[bytes | Awaited] = []
+        for request in requests:
+            try:
+                replies.append(answer(context, waiter, request))
+            except Exception as error:
+                replies.append(protocol.refusal(refusal_of(error), request.id))
+        return replies
+
+    return do
+
+
+# --- The seed's exchanges, and what costs as little. ---
+
+
+def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords and queue them for the writer."""
     if context.batches.full:
         return [not_saved(QUEUE_FULL, request.id) for request in requests]
     key_id, seal, next_id = context.vault.key_id, context.vault.seal, context.ids.next
+    book, now_ms = waiter.book, context.now_ms
     rows, ids, size = [], [], 0
     for request in requests:  # the hottest loop there is: everything in it is paid per password
         user_id = next_id()
-        sealed = seal(request.password, user_id)
-        rows.append((user_id, key_id, sealed, context.now_ms))
+        sealed = seal(request.password, user_id, 1, book)
+        rows.append((user_id, book, key_id, sealed, now_ms))
         ids.append(request.id)
         size += len(sealed) + ROW_OVERHEAD_BYTES
-    context.batches.add(connection, rows, ids, size, context.now)
-    return None
+    context.batches.add(waiter, rows, ids, size, context.now)
+    return ()
 
 
-def number_of_users(
-    context: Context, connection: Waiter, requests: list[NumberOfUsers]
-) -> list[bytes]:
+def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
     """Answer from the scoreboard, and have the console print the users in its own time."""
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
@@ -81,36 +110,157 @@ def number_of_users(
     return [protocol.return_number_of_users(users, request.id) for request in requests]
 
 
-def ping(context: Context, connection: Waiter, requests: list[Ping]) -> list[bytes]:
+def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
     """Answer, and nothing else."""
     return [protocol.alive(request.id) for request in requests]
 
 
-def bad(context: Context, connection: Waiter, requests: list[Bad]) -> list[bytes]:
+def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
     """Say what is wrong with a message, or nothing where the seed says nothing."""
-    return [
-        protocol.encode(InvalidMessage.message, request.id)
-        if request.error is None
-        else protocol.encode(InvalidMessage.message, request.id, error=request.error)
-        for request in requests
-    ]
+    return [protocol.invalid_message(request) for request in requests]
 
 
-def not_saved(outcome: Outcome, id: Id) -> bytes:
-    """Return the reply to a save that did not happen, or may not have."""
-    word = NotSaved.message if outcome.known else Unavailable.message
-    return protocol.encode(word, id, error=outcome.reason)
+# --- Changes to the book. ---
 
 
+def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
+    """Save as the newest version of the user that has the name."""
+    return _queue(context, Save(context, waiter, request, request.password))
+
+
+def generate_password(
+    context: Context, waiter: Waiter, request: GeneratePassword
+) -> bytes | Awaited:
+    """Make a password, and save it where there is a name to save it under."""
+    password = generate(request)
+    if request.username is not UNSET:
+        return _queue(context, Generate(context, waiter, request, password))
+    if request.labels is not UNSET or request.request_id is not UNSET:
+        raise InvalidMessage('"username" is missing: without it nothing is saved.')
+    return protocol.encode("return_generated_password", request.id, password=password)
+
+
+def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
+    """Save what an older version holds once more."""
+    return _queue(context, Restore(context, waiter, request))
+
+
+def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
+    """Set the labels of a user."""
+    return _queue(context, Label(context, waiter, request))
+
+
+def delete_user(context: Context, waiter: Waiter, request: DeleteUser) -> Awaited:
+    """Delete a user."""
+    return _queue(context, Delete(context, waiter, request))
+
+
+def _queue(context: Context, write: Save | Label | Delete) -> Awaited:
+    context.lines.add(write, context.now)
+    return write
+
+
+SAVE_PLAIN = Command(
+    SavePassword,
+    save_plain,
+    "`Password saved!`",
+    "saves a password as a new user under a generated name",
+    waits=False,
+    anywhere=True,
+)
+SAVE_NAMED = Command(
+    SavePassword,
+    each(save_named),
+    "`Password saved!` with `username`, `version`",
+    "saves it as the newest version of that user's password; a new name makes a user",
+    waits=False,
+)
 TABLE = (
-    Command(SavePassword, save_password, True, "saves `password` as a new user"),
+    SAVE_PLAIN,
+    SAVE_NAMED,
     Command(
         NumberOfUsers,
         number_of_users,
-        False,
-        "answers how many users there are; the service prints them on its console",
+        "`return_number_of_users` with `number_of_users`",
+        "counts the users; the service prints them on its console",
+        anywhere=True,
     ),
-    Command(Ping, ping, False, "answers `Alive!`"),
+    Command(
+        GetPassword,
+        each(answers.get_password),
+        "`return_password` with `username`, `password`, `version`, `time_saved`",
+        "reads a password: the newest version, or the one asked for",
+    ),
+    Command(
+        VerifyPassword,
+        each(answers.verify_password),
+        "`return_verify_password` with `valid`",
+        "compares a password with a user's newest; an unknown name is like a wrong password",
+    ),
+    Command(
+        PasswordHistory,
+        each(answers.password_history),
+        "`return_password_history` with `username`, `versions`",
+        "lists the versions that are kept, newest first, each with `version` and `time_saved`",
+    ),
+    Command(
+        RestorePassword,
+        each(restore_password),
+        "`Password restored!` with `username`, `version`",
+        "saves what an older version holds as the newest",
+        waits=False,
+    ),
+    Command(
+        LabelUser,
+        each(label_user),
+        "`User labelled!` with `username`, `labels`",
+        "sets a user's labels, in place of those it has",
+        waits=False,
+    ),
+    Command(
+        ListUsers,
+        each(answers.list_users),
+        "`return_users` with `users`, `after`",
+        "lists users by name, each with `username`, `labels`, `version` and `time_saved`; the next "
+        "page is asked for with the reply's `after`, which is null at the end",
+    ),
+    Command(
+        DeleteUser,
+        each(delete_user),
+        "`User deleted!`",
+        "deletes a user and all versions of its password",
+        waits=False,
+    ),
+    Command(
+        GeneratePassword,
+        each(generate_password),
+        "`return_generated_password` with `password`, and `username`, `version` if it is saved",
+        "makes a random password; with a `username`, saves it in the same step",
+        waits=False,
+    ),
+    Command(
+        CheckPassword,
+        each(answers.check_password),
+        "`return_check_password` with `strength`, `warning`, `suggestions`",
+        "judges how hard a password is to guess, from 0 to 4, and says what is weak about it",
+        waits=False,
+    ),
+    Command(Ping, ping, "`Alive!`", "does nothing else", anywhere=True),
+    Command(
+        Status,
+        each(answers.status),
+        "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
+        "says how the service is doing, and which versions its parts have",
+        anywhere=True,
+    ),
 )
 
-BY_MESSAGE = {command.message: command for command in (*TABLE, Command(Bad, bad, False, ""))}
+_BAD = Command(Bad, bad, "", "", anywhere=True)
+_BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
+
+
+def command_of(request: Message | Bad) -> Command:
+    """Return the row of a request."""
+    if type(request) is SavePassword:
+        return SAVE_PLAIN if request.plain else SAVE_NAMED
+    return _BY_MESSAGE[type(request)]

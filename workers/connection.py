@@ -3,26 +3,43 @@
 Does the reading and writing of its socket, but knows nothing of the loop that says when: `receive`
 and `flush` are called when they may do something, and `wants` says what to wait for next.
 
-Order is kept by two queues. `runs` are saves that wait for the writer. `_held` are requests that
-must see the effect of those saves, with everything behind them; it is empty most of the time.
+Order is kept by two queues. `awaited` are replies that are not known yet, because a write waits for
+the writer, and those behind them. `_held` are requests that must see the effect of those writes,
+with everything behind them; it is empty most of the time.
 """
 
 import itertools
 import socket
 from collections import deque
+from dataclasses import dataclass
+from ipaddress import ip_address
 from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
+from pwserver import protocol
 from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
+from pwserver.errors import Denied
 from pwserver.framing import Reader, request_reader
-from pwserver.protocol import Bad, Request, passwords_saved
-from workers.batches import Run
-from workers.commands import BY_MESSAGE, Command, Context, not_saved
+from pwserver.protocol import Bad, Request
+from workers.batches import Awaited, Run
+from workers.commands import Command, Replies, command_of
+from workers.context import Context
+from workers.models import COMMON_BOOK
 
 NEVER = float("inf")
 
 _DRAIN_RECEIVES_MAX = 64
 """How often a socket is read at a stop: 4 MiB, more than the kernel keeps by default."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A reply that waits for those before it."""
+
+    reply: bytes
+
+    def replies(self) -> list[bytes]:
+        return [self.reply]
 
 
 class Connection:
@@ -32,6 +49,7 @@ class Connection:
         "_context",
         "_emptied",
         "_held",
+        "_local",
         "_message_deadline",
         "_peer_closed",
         "_peer_gone",
@@ -42,12 +60,13 @@ class Connection:
         "_socket",
         "_unanswered",
         "_unsent",
+        "awaited",
+        "book",
         "closed",
         "ending",
         "events",
         "fd",
         "lingering",
-        "runs",
     )
 
     def __init__(self, client: socket.socket, context: Context, settings: Settings) -> None:
@@ -56,6 +75,7 @@ class Connection:
         self._settings = settings
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[tuple[Command, list[Any]]] = deque()
+        self._local: bool | None = None  # not looked at yet
         self._unanswered = 0
         self._emptied = False  # the last receive found nothing
         self._replies: list[bytes] = []
@@ -66,7 +86,8 @@ class Connection:
         self._send_deadline = NEVER  # for the client to take its replies, or to close
         self.fd = client.fileno()
         self.events = EPOLLIN  # what the loop waits for at present
-        self.runs: deque[Run] = deque()
+        self.awaited: deque[Awaited] = deque()
+        self.book = COMMON_BOOK
         self.ending = False  # nothing more will be done for it: close once all is answered
         self.lingering = False  # all is answered and the client told: waiting for its close
         self.closed = False
@@ -126,35 +147,49 @@ class Connection:
         """Do requests, those of a kind that stand together at once; or hold them back."""
         self._unanswered += len(requests)
         if len(requests) == 1:
-            self._do(BY_MESSAGE[type(requests[0])], requests)
+            self._do(command_of(requests[0]), requests)
         else:
-            for kind, group in itertools.groupby(requests, type):
-                self._do(BY_MESSAGE[kind], list(group))
+            for command, group in itertools.groupby(requests, command_of):
+                self._do(command, list(group))
 
     def _do(self, command: Command, requests: list[Any]) -> None:
-        if self._held or (self.runs and not command.writes):
+        if self._held or (self.awaited and command.waits):
             self._held.append((command, requests))
         else:
-            self._answer(command.do(self._context, self, requests))
+            self._answer(command, requests)
 
-    def _answer(self, replies: list[bytes] | None) -> None:
-        if replies is not None:
-            self._replies += replies
-            self._unanswered -= len(replies)
+    def _answer(self, command: Command, requests: list[Any]) -> None:
+        """Do requests, and note their replies or what to wait for."""
+        if command.anywhere or self._is_local:
+            replies = command.do(self._context, self, requests)
+        else:
+            replies = _denied(requests)
+        for reply in replies:
+            known = [reply] if isinstance(reply, bytes) else reply.replies()
+            if known is not None and not self.awaited:
+                self._replies += known
+                self._unanswered -= 1
+            else:
+                self.awaited.append(_Known(reply) if isinstance(reply, bytes) else reply)
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether the client reached the service on a loopback address."""
+        if self._local is None:
+            self._local = _is_loopback(self._socket)
+        return self._local
 
     def settle(self) -> None:
-        """Answer the saves that are settled, up to one that is not, and what they held back."""
-        runs, held = self.runs, self._held
-        while runs and (outcome := runs[0].batch.outcome) is not None:
-            ids = runs.popleft().ids
-            self._unanswered -= len(ids)
-            if outcome.saved:
-                self._replies.append(passwords_saved(ids))
-            else:
-                self._replies += [not_saved(outcome, id) for id in ids]
-        while held and (held[0][0].writes or not runs):
-            command, requests = held.popleft()
-            self._answer(command.do(self._context, self, requests))
+        """Answer what is known by now, up to what is not, and do what that held back."""
+        awaited, held = self.awaited, self._held
+        while True:
+            while awaited and (replies := awaited[0].replies()) is not None:
+                first = awaited.popleft()
+                self._unanswered -= len(first.ids) if isinstance(first, Run) else 1
+                self._replies += replies
+            if not held or (awaited and held[0][0].waits):
+                return
+            self._answer(*held.popleft())
 
     # --- Replies out. ---
 
@@ -247,3 +282,17 @@ class Connection:
             self._message_deadline = NEVER
             self._take(self._reader.end())
             self.ending = True
+
+
+def _denied(requests: list[Any]) -> Replies:
+    denied = Denied("This is done on loopback addresses only.")
+    return [protocol.refusal(denied, request.id) for request in requests]
+
+
+def _is_loopback(client: socket.socket) -> bool:
+    try:
+        address = ip_address(client.getsockname()[0].partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

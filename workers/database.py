@@ -7,18 +7,18 @@ time as they can, because an open read transaction keeps the write-ahead log fro
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import apsw
-from peewee import DatabaseError, ModelSelect, PeeweeException, fn
+from peewee import DatabaseError, fn
 from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers import models
-from workers.models import SCHEMA_VERSION, Key, Row, User
+from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
 from workers.vault import MasterKey
+from workers.writing import Operation, Result, RowWriter
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 """Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
@@ -30,15 +30,29 @@ _LOCK_WAIT_S = 1
 """How long to wait for another program that has locked the database: long enough for a backup's
 last step, short enough to say so while the client still listens."""
 
-_COLUMNS = [User.id, User.key_id, User.sealed, User.saved_at_ms]  # in the order of a Row
+_READ_WAIT_S = 0.05
+"""How long a reader waits, which a log being recovered makes it do: a worker has other clients."""
+
 _PRAGMAS = {
+    "page_size": 2048,  # of a new file: a save under a name writes a page, wherever that is
     "synchronous": "full",  # COMMIT returns when the log is on the disk
     "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
     "cache_size": -16 * 1024,  # KiB
     "foreign_keys": 1,
     "trusted_schema": 0,
     "cell_size_check": 1,
+    "secure_delete": 1,  # what is deleted or replaced is overwritten with zeros
 }
+
+
+_ADDED_BY_2 = (
+    '"book" INTEGER NOT NULL DEFAULT 0',
+    '"version" INTEGER NOT NULL DEFAULT 1',
+    '"username" TEXT',
+    '"labels" TEXT',
+    '"older" BLOB',
+)
+"""The columns of `user` that schema version 1 does not have."""
 
 
 def check_sqlite(version: str = "") -> None:
@@ -67,10 +81,11 @@ class Store:
     nothing in it then. `connection` is the plain apsw connection under the models.
     """
 
-    def __init__(self, path: Path, key_id: int, check_value: bytes) -> None:
+    def __init__(self, path: Path, key_id: int, check_value: bytes, requests_kept_ms: int) -> None:
         self.path = path
         self._log_path = Path(f"{path}-wal")
         self._lock = _open_and_lock(path, self._log_path)
+        self.upgraded = False
         self.log_pages = 0  # in the write-ahead log after the last commit
         self._database = APSWDatabase(os.path.abspath(path), pragmas=_PRAGMAS, timeout=_LOCK_WAIT_S)
         with _refusals(path):
@@ -85,26 +100,37 @@ class Store:
             except BaseException:
                 self.close()
                 raise
-        # The statement is taken from the model once: building it costs peewee 10 microseconds a
-        # row, running it half a microsecond.
-        self._insert = User.insert_many([(0, 0, b"", 0)], fields=_COLUMNS).sql()[0]
+        self._row_writer = RowWriter(self.connection, requests_kept_ms)
         self.connection.set_wal_hook(self._committed)
         self._identity = _identity(path)
         self._log_identity = _identity(self._log_path)
+        self.users = 0  # committed, once they were counted
 
     def _prepare(self, key_id: int, check_value: bytes) -> None:
         """Make the tables if there are none; refuse what another program or version made."""
         if self._database.get_tables() or self._database.pragma("application_id"):
-            check_schema(self._database, self.path)
+            version = check_schema(self._database, self.path)
             check_key(self.path, key_id, check_value)
             self._database.pragma("journal_mode", "wal")
+            self._upgrade(version)
         else:
             self._database.pragma("journal_mode", "wal")
             with self._database.atomic("IMMEDIATE"):
-                self._database.create_tables([User, Key])
+                self._database.create_tables(TABLES)
                 Key.create(id=key_id, check_value=check_value)
                 self._database.pragma("application_id", APPLICATION_ID)
                 self._database.pragma("user_version", SCHEMA_VERSION)
+
+    def _upgrade(self, version: int) -> None:
+        """Bring a database of an older schema to this one, all or nothing."""
+        if version == SCHEMA_VERSION:
+            return
+        with self._database.atomic("IMMEDIATE"):
+            for column in _ADDED_BY_2:
+                self._database.execute_sql(f'ALTER TABLE "user" ADD COLUMN {column}')
+            self._database.create_tables(TABLES)
+            self._database.pragma("user_version", SCHEMA_VERSION)
+        self.upgraded = True
 
     def close(self) -> None:
         """Close; where this is the last connection, everything is then in the one file."""
@@ -117,27 +143,49 @@ class Store:
         self.log_pages = pages
         return apsw.SQLITE_OK
 
-    def insert_users(self, rows: list[Row]) -> None:
-        """Save rows as one transaction; return when it would survive pulling the plug.
+    def commit(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
+        """Save rows and do operations as one transaction; return what became of the operations.
 
-        Raises an `apsw.Error`, and then nothing of it is saved: except where a sync failed, after
-        which nobody can tell.
+        Returns when it would survive pulling the plug. Raises an `apsw.Error`, and then nothing of
+        it is done: except where a sync failed, after which nobody can tell.
         """
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany(self._insert, rows)
+            results = self._row_writer.apply(rows, operations)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self.users += self._row_writer.users_more
+        return results
 
     def checkpoint(self) -> bool:
         """Copy the write-ahead log to the database as far as readers allow; tell if all of it."""
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE
         pages, copied = self.connection.wal_checkpoint(mode=mode)
         return pages == copied
+
+    def close_after_removal(self) -> bool:
+        """Close a database of which a file was taken away; return whether that could be done.
+
+        Where only the log was, what is in it is copied to the database before, waiting for readers
+        that are in the way; where one stays, nothing was closed. What is left of the log at the
+        path goes too, lest it be taken for that of another database there.
+        """
+        if not self.database_removed:
+            try:
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+            except apsw.BusyError:
+                return False
+        ours = _identity(self._log_path) == self._log_identity
+        self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self.close()
+        if ours:
+            self._log_path.unlink(missing_ok=True)
+        Path(f"{self.path}-shm").unlink(missing_ok=True)
+        return True
 
     @property
     def database_removed(self) -> bool:
@@ -149,28 +197,29 @@ class Store:
         """Whether the write-ahead log was taken away from under the database."""
         return _identity(self._log_path) != self._log_identity
 
-    def count_users(self) -> int:
+    def count_users(self) -> None:
         """Count the rows: about 20 ms a million, so once at the start and never again."""
-        return int(User.select().count())
+        self.users = int(User.select().count())
 
     def newest_id(self) -> int:
         """Return the greatest id, or 0."""
         return int(User.select(fn.MAX(User.id)).scalar() or 0)
 
 
-def check_schema(database: APSWDatabase, path: Path) -> None:
-    """Raise `DatabaseRefused` for a database of another program or another version."""
+def check_schema(database: APSWDatabase, path: Path) -> int:
+    """Return the schema version; raise `DatabaseRefused` for one of another or a newer program."""
     if database.pragma("application_id") != APPLICATION_ID:
         raise DatabaseRefused(
             f"{path} is a database of another program. It was not touched; choose another "
             "file with --database."
         )
-    version = database.pragma("user_version")
-    if version != SCHEMA_VERSION:
+    version = int(database.pragma("user_version"))
+    if not 1 <= version <= SCHEMA_VERSION:
         raise DatabaseRefused(
-            f"{path} has schema version {version}; this pwserver knows version "
+            f"{path} has schema version {version}; this pwserver knows versions up to "
             f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
         )
+    return version
 
 
 def check_key(path: Path, key_id: int, check_value: bytes) -> None:
@@ -183,47 +232,33 @@ def check_key(path: Path, key_id: int, check_value: bytes) -> None:
         )
 
 
-def check_database(path: Path, key: MasterKey) -> None:
-    """Open an existing database as the service would, and raise what is wrong with it."""
-    Store(path, key.id, key.check_value).close()
+def check_database(path: Path, key: MasterKey) -> bool:
+    """Open an existing database as the service would; return whether it was brought up to date.
 
-
-def pages_of_users(path: Path, newest: int | None, size: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield (id, saved_at_ms) of all users, or of the newest so many, oldest first.
-
-    Every page is a transaction of its own and nothing is held between pages: the console that
-    prints them may be blocked for hours. Users saved after the first page are left out. A database
-    that is not there, or cannot be read now, has no pages.
+    Raises what is wrong with it.
     """
-    with contextlib.suppress(PeeweeException, apsw.Error), _reading(path):
-        final = User.select(fn.MAX(User.id)).scalar()
-        if final is None:
-            return
-        first = 0
-        if newest is not None:
-            if newest == 0:
-                return
-            oldest = User.select(User.id).order_by(User.id.desc()).limit(1).offset(newest - 1)
-            first = oldest.scalar() or 0
-        users = User.select(User.id, User.saved_at_ms).order_by(User.id).limit(size).tuples()
-        while page := _rows(users.where(User.id.between(first, final))):
-            yield page
-            first = page[-1][0] + 1
+    store = Store(path, key.id, key.check_value, 0)
+    store.close()
+    return store.upgraded
 
 
-def _rows(users: "ModelSelect[User]") -> list[tuple[int, int]]:
-    return list(cast("Iterable[tuple[int, int]]", users))  # the query yields tuples, not models
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Open an existing database for the models to read, and close it without a checkpoint."""
+def database_to_read(path: Path) -> APSWDatabase:
+    """Return an existing database for the models to read, not opened yet."""
     flags = apsw.SQLITE_OPEN_READWRITE  # never creates; a reader of WAL writes to shared memory
-    reader = APSWDatabase(str(path), pragmas={"query_only": 1}, timeout=_LOCK_WAIT_S, flags=flags)
-    with contextlib.closing(reader):
-        reader.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        models.database.initialize(reader)
-        yield
+    pragmas = {"query_only": 1, "trusted_schema": 0}
+    reader = APSWDatabase(str(path), pragmas=pragmas, timeout=_READ_WAIT_S, flags=flags)
+    models.database.initialize(reader)
+    return reader
+
+
+def open_to_read(reader: APSWDatabase) -> apsw.Connection:
+    """Open a database that is to be read; closing it makes no checkpoint.
+
+    Raises a peewee or apsw error where it cannot be read.
+    """
+    connection: apsw.Connection = reader.connection()
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    return connection
 
 
 def _open_and_lock(path: Path, log_path: Path) -> int:

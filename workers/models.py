@@ -2,45 +2,94 @@
 
 A user's `id` is made by the worker that saves it (see `IdClock`), because the sealed password is
 bound to it before it leaves the worker. Ids grow with time, so new rows always go to the end of the
-table, and the newest users are those with the greatest ids. Generated usernames are another way to
-write the id and need neither a column nor an index: at ten million users an index of random names
-would cost more than everything else in a save.
+table, and the newest users are those with the greatest ids. A user saved without a name has none
+here: its generated name is another way to write the id (`workers.names`), and at ten million users
+an index of random names would cost more than everything else in a save.
 """
 
 import functools
 from datetime import UTC, datetime
 
-from peewee import BigIntegerField, BlobField, DatabaseProxy, IntegerField, Model
+from peewee import (
+    SQL,
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    DatabaseProxy,
+    IntegerField,
+    Model,
+    Query,
+    TextField,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Row = tuple[int, int, bytes, int]
-"""A user as the database takes it: id, key_id, sealed, saved_at_ms."""
+COMMON_BOOK = 0
+"""The book of names that everybody shares."""
+
+Row = tuple[int, int, int, bytes, int]
+"""A user saved without a name, as the database takes it: id, book, key_id, sealed, saved_at_ms."""
 
 database: DatabaseProxy = DatabaseProxy()
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter looks like a digit
-_NAME_DIGITS = 13  # 5 bits each: enough for 63
-
 
 class User(Model):
-    """One saved password.
+    """A user and the newest version of its password.
 
     key_id        which key it is sealed with
     sealed        nonce, ciphertext and tag, as `vault` makes them
     saved_at_ms   when it arrived, in milliseconds since 1970 (UTC)
+    book          whose book of names it is in
+    version       1 and up, one more with each save
+    username      the name it was given, or NULL
+    labels        a JSON list of texts, or NULL
+    older         the versions before that are kept, as `history` packs them, or NULL
     """
 
     id = BigIntegerField(primary_key=True)
     key_id = IntegerField()
     sealed = BlobField()
     saved_at_ms = BigIntegerField()
+    book = IntegerField(constraints=[SQL("DEFAULT 0")])
+    version = IntegerField(constraints=[SQL("DEFAULT 1")])
+    username = TextField(null=True)
+    labels = TextField(null=True)
+    older = BlobField(null=True)
 
     class Meta:
         """The table is `user`, in the database that the process has opened."""
 
         database = database
         legacy_table_names = False
+
+
+User.add_index(
+    User.index(User.book, User.username, unique=True, name="user_name").where(
+        User.username.is_null(False)
+    )
+)
+
+
+class Request(Model):
+    """A save that carried a `request_id`, what it asked for, and which version it made.
+
+    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash.
+    """
+
+    id = AutoField()
+    book = IntegerField()
+    request_id = TextField()
+    fingerprint = BigIntegerField()
+    user_id = BigIntegerField()
+    version = IntegerField()
+    saved_at_ms = BigIntegerField()
+
+    class Meta:
+        """The table is `request`."""
+
+        database = database
+        legacy_table_names = False
+        indexes = ((("book", "request_id"), True),)
 
 
 class Key(Model):
@@ -56,13 +105,15 @@ class Key(Model):
         legacy_table_names = False
 
 
-def username(user_id: int) -> str:
-    """Return the generated name of a user: `user-` and the id in 13 digits of base 32.
+TABLES = (User, Request, Key)
 
-    Names sort as their ids do.
+
+def sql(query: Query) -> str:
+    """Return the text of a query; its parameters are the places of the constants in it.
+
+    Taken once and run many times: peewee takes longer to make the text than SQLite to run it.
     """
-    shifts = range(5 * (_NAME_DIGITS - 1), -1, -5)
-    return "user-" + "".join([_ALPHABET[user_id >> shift & 31] for shift in shifts])
+    return str(query.sql()[0])
 
 
 def time_saved(saved_at_ms: int) -> str:

@@ -16,12 +16,15 @@ It is as fast as plain GCM (the derivation happens once a vault, and nothing is 
 is safe here, takes 1.6 (`benchmarks/costs.py`).
 
 A sealed password is nonce (24 bytes), ciphertext (as long as the password in UTF-8) and tag (16
-bytes). The ids of the user and of the key are the associated data: a sealed value moved to another
-row does not open.
+bytes). What it belongs to is the associated data: the user, the key, and, except for the first
+version in the common book, the book and the version. A sealed value that was moved to another row,
+or to the place of another version, does not open.
 """
 
 import base64
 import binascii
+import functools
+import hashlib
 import hmac
 import os
 import stat
@@ -37,13 +40,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pwserver.errors import DatabaseRefused, KeyRefused
+from workers.models import COMMON_BOOK
 
 KEY_BYTES = 32
 HALF_NONCE_BYTES = 12
 NONCE_BYTES = 2 * HALF_NONCE_BYTES
 TAG_BYTES = 16
 
-_ASSOCIATED_DATA = struct.Struct(">QI")  # ids of user and key
+_OWNER = struct.Struct(">QI")  # ids of user and key
+_PLACE = struct.Struct(">IQ")  # book and version, where they are not the usual ones
+_DECOY = "a password of nobody"
+_SUBKEYS_MAX = 1024  # kept at hand; there is one for each start of a worker
 _FILE_TAG = "pwserver-key-v1"
 _FILE_BYTES_MAX = 4096
 
@@ -61,8 +68,7 @@ class MasterKey:
     @property
     def check_value(self) -> bytes:
         """16 bytes that only this key produces and that say nothing about it."""
-        derivation = HKDF(hashes.SHA256(), length=16, salt=None, info=b"pwserver key check v1")
-        return derivation.derive(self.secret)
+        return _derived(self.secret, b"pwserver key check v1", 16)
 
     def matches(self, check_value: bytes) -> bool:
         """Tell whether a check value was made by this key."""
@@ -74,28 +80,58 @@ class Vault:
 
     def __init__(self, key: MasterKey) -> None:
         self.key_id = key.id
-        self._secret = key.secret
         self._prefix = os.urandom(HALF_NONCE_BYTES)
         self._encrypt = AESGCM(derive_key(key.secret, self._prefix)).encrypt
         self._counter = 0
+        subkey = functools.partial(_subkey, key.secret)
+        self._subkey = functools.lru_cache(maxsize=_SUBKEYS_MAX)(subkey)
+        self._decoy = self.seal(_DECOY, 0)
+        self._fingerprint_key = _derived(key.secret, b"pwserver request fingerprint v1", 32)
 
-    def seal(self, password: str, user_id: int) -> bytes:
-        """Return a password as it is stored."""
+    def seal(self, password: str, user_id: int, version: int = 1, book: int = COMMON_BOOK) -> bytes:
+        """Return a version of a user's password as it is stored."""
         self._counter += 1
         nonce = self._counter.to_bytes(HALF_NONCE_BYTES, "big")
-        associated_data = _ASSOCIATED_DATA.pack(user_id, self.key_id)
-        return self._prefix + nonce + self._encrypt(nonce, password.encode(), associated_data)
+        owner = self._owner(user_id, version, book)
+        return self._prefix + nonce + self._encrypt(nonce, password.encode(), owner)
 
-    def open(self, sealed: bytes, user_id: int) -> str:
+    def open(self, sealed: bytes, user_id: int, version: int = 1, book: int = COMMON_BOOK) -> str:
         """Return a stored password; raise `DatabaseRefused` for one that was altered or moved."""
-        prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
-        associated_data = _ASSOCIATED_DATA.pack(user_id, self.key_id)
         try:
-            gcm = AESGCM(derive_key(self._secret, prefix))
-            return gcm.decrypt(nonce, sealed[NONCE_BYTES:], associated_data).decode()
-        except (InvalidTag, ValueError):
+            prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
+            owner = self._owner(user_id, version, book)
+            return self._subkey(prefix).decrypt(nonce, sealed[NONCE_BYTES:], owner).decode()
+        except (InvalidTag, ValueError, TypeError, struct.error):
             message = f"the sealed password of user {user_id} was altered, or moved from elsewhere."
             raise DatabaseRefused(message) from None
+
+    def open_decoy(self) -> str:
+        """Open something that belongs to nobody, where not to open anything would tell."""
+        return self.open(self._decoy, 0)
+
+    def fingerprint(self, content: bytes) -> int:
+        """Return 32 bits that tell one content from another, for who has the key.
+
+        Enough to notice a mistake, and too little to know a password by.
+        """
+        digest = hashlib.blake2b(content, digest_size=4, key=self._fingerprint_key).digest()
+        return int.from_bytes(digest, "big")
+
+    def _owner(self, user_id: int, version: int, book: int) -> bytes:
+        """Return the associated data of what belongs to a user."""
+        owner = _OWNER.pack(user_id, self.key_id)
+        if version != 1 or book != COMMON_BOOK:
+            owner += _PLACE.pack(book, version)
+        return owner
+
+
+def _derived(secret: bytes, purpose: bytes, length: int) -> bytes:
+    """Return bytes that only the key produces, other ones for each purpose."""
+    return HKDF(hashes.SHA256(), length=length, salt=None, info=purpose).derive(secret)
+
+
+def _subkey(secret: bytes, prefix: bytes) -> AESGCM:
+    return AESGCM(derive_key(secret, prefix))
 
 
 def derive_key(secret: bytes, prefix: bytes) -> bytes:

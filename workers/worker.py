@@ -9,31 +9,25 @@ The loop is our own, on epoll, because it is what the service exists for: on asy
 same work was 0.7 to 0.9 times as fast.
 """
 
-import contextlib
-import gc
 import logging
 import select
-import signal
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
-import setproctitle
-
-from pwserver import logs
 from pwserver.config import TICK_S, Settings
-from pwserver.handoff import Scoreboard, receive_control, send_control
-from workers.batches import Batch, Batches
-from workers.commands import Context
+from pwserver.handoff import Scoreboard, receive_control
+from workers.batches import Batch, Batches, Waiter
+from workers.checks import Checks
 from workers.connection import Connection
+from workers.context import Context
+from workers.lines import Lines
 from workers.models import IdClock
+from workers.process import CHECKER, CLIENTS, STOP, WRITER, become_child, say_ready
+from workers.reading import BookReader
 from workers.vault import MasterKey, Vault
-
-CLIENTS = b"C"  # the listener: sockets of clients; how many (one byte) follows
-WRITER = b"W"  # the listener: the channel to the writer, in place of the last one
-STOP = b"S"  # the listener: finish what was received and end
-READY = b"R"  # a child: give me work
 
 _EVENTS_MAX = 256
 """Events taken in one turn: the rows of a turn go to the writer together."""
@@ -56,28 +50,19 @@ def main(
 ) -> None:
     """Run worker number `start.number` until the listener says to stop, or is gone."""
     become_child(f"worker {start.number}")
-    context = Context(Vault(start.key), IdClock(start.serial), Batches(), scoreboard, bell)
+    settings, batches = start.settings, Batches()
+    context = Context(
+        vault=Vault(start.key),
+        ids=IdClock(start.serial),
+        batches=batches,
+        lines=Lines(batches, settings.save_timeout_s),
+        reader=BookReader(settings.path, scoreboard),
+        checks=Checks(settings.save_timeout_s),
+        scoreboard=scoreboard,
+        bell=bell,
+        versions_kept=settings.versions_kept,
+    )
     Worker(control, context, start).run()
-
-
-def become_child(name: str) -> None:
-    """Take on a name in the process list, and leave signals to the listener.
-
-    A terminal sends SIGINT, and a service manager SIGTERM, to every process at once; the listener
-    alone decides in which order things end.
-    """
-    setproctitle.setproctitle(f"pwserver: {name}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logs.configure(name)
-    gc.collect()
-    gc.freeze()  # what was loaded at the start is never garbage
-
-
-def say_ready(control: socket.socket) -> None:
-    """Tell the listener that there may be work; where it is gone, the loop will notice."""
-    with contextlib.suppress(OSError):
-        send_control(control, READY)
 
 
 class Worker:
@@ -94,6 +79,7 @@ class Worker:
         self._watched: set[Connection] = set()  # have a deadline
         self._writer: socket.socket | None = None
         self._writer_events = 0
+        self._checker: socket.socket | None = None
         self._ready = False
         self._stopping = False
         self._listener_gone = False
@@ -127,6 +113,8 @@ class Worker:
                 self._hear_listener()
             elif self._writer is not None and fd == self._writer.fileno():
                 self._hear_writer()
+            elif self._checker is not None and fd == self._checker.fileno():
+                self._hear_checker()
         self._batches.send()
         self._expect_writer()
         for connection in touched:
@@ -167,6 +155,8 @@ class Worker:
                     self._context.scoreboard.add_closed(self._number, lost)
             elif text == WRITER:
                 self._change_writer(descriptors)
+            elif text == CHECKER:
+                self._change_checker(descriptors)
             elif text == STOP:
                 self._stopping = True
                 for connection in self._connections.values():
@@ -218,10 +208,32 @@ class Worker:
 
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
-            for run in batch.runs:
-                connection = cast(Connection, run.waiter)  # nobody else waits here
-                connection.settle()
-                self._touched.add(connection)
+            self._wake([run.waiter for run in batch.runs])
+            if batch.senders:
+                self._wake(self._context.lines.settle(batch, self._context.now))
+
+    def _wake(self, waiters: Iterable[Waiter]) -> None:
+        """Have connections answer what is known now."""
+        for waiter in waiters:
+            connection = cast(Connection, waiter)  # nobody else waits here
+            connection.settle()
+            self._touched.add(connection)
+
+    # --- The checker. ---
+
+    def _change_checker(self, descriptors: list[int]) -> None:
+        if descriptors:
+            self._checker = socket.socket(fileno=descriptors[0])
+            self._checker.setblocking(False)
+            self._wake(self._context.checks.attach(self._checker))
+            self._epoll.register(self._checker, select.EPOLLIN)
+
+    def _hear_checker(self) -> None:
+        answered, gone = self._context.checks.receive()
+        self._wake(answered)
+        if gone:
+            self._checker = None
+            self._wake(self._context.checks.detach())
 
     # --- Deadlines. ---
 
@@ -229,6 +241,7 @@ class Worker:
         now = self._context.now
         self._context.scoreboard.beat(self._number)
         self._settle(self._batches.expire(now - self._settings.save_timeout_s))
+        self._wake(self._context.checks.expire(now))
         for connection in list(self._watched):
             if connection.waiting:
                 connection.expire(now)

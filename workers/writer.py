@@ -24,7 +24,8 @@ from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
 from workers.database import Store
 from workers.models import Row
-from workers.worker import STOP, WRITER, become_child, say_ready
+from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.writing import Operation, Result
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
 
@@ -43,6 +44,10 @@ class WriterStart:
     path: Path
     key_id: int
     check_value: bytes
+    requests_kept_ms: int
+
+
+Batch = tuple[list[Row], list[Operation]]
 
 
 @dataclass(eq=False)
@@ -72,14 +77,22 @@ class Writer:
         self._control = control
         self._scoreboard = scoreboard
         self._start = start
-        self._store = Store(start.path, start.key_id, start.check_value)
-        self._users = self._scoreboard.users = self._store.count_users()
+        self._store = self._open()
         self._workers: dict[int, Worker] = {}
         self._checkpoint_at = CHECKPOINT_PAGES
         self._stopping = False
         self._epoll = select.epoll()
         self._epoll.register(control, select.EPOLLIN)
         say_ready(control)
+
+    def _open(self) -> Store:
+        """Open the database, and let the readers know."""
+        start = self._start
+        store = Store(start.path, start.key_id, start.check_value, start.requests_kept_ms)
+        store.count_users()
+        self._scoreboard.users = store.users
+        self._scoreboard.opened()
+        return store
 
     def run(self) -> None:
         """Commit what comes until told to stop."""
@@ -94,26 +107,27 @@ class Writer:
             self._checkpoint()
         self._store.close()
 
-    def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, list[Row]]]:
+    def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, Batch]]:
         """Return every batch that has arrived, in the order of each worker."""
-        batches: list[tuple[Worker, list[Row]]] = []
+        batches: list[tuple[Worker, Batch]] = []
         for fd, _ in events:
             worker = self._workers.get(fd)
             if worker is None:
                 self._hear_listener()
                 continue
-            batches += [(worker, rows) for rows in worker.reader.read()]
+            batches += [(worker, batch) for batch in worker.reader.read()]
             if worker.reader.ended:
                 self._forget(worker)
         return batches
 
-    def _commit(self, batches: list[tuple[Worker, list[Row]]]) -> None:
+    def _commit(self, batches: list[tuple[Worker, Batch]]) -> None:
         """Make batches durable, then answer them."""
-        rows = [row for _, batch in batches for row in batch]
+        rows = [row for _, (batch, _) in batches for row in batch]
+        operations = [operation for _, (_, batch) in batches for operation in batch]
         try:
-            self._insert(rows)
+            results = self._store.commit(rows, operations)
             while self._files_changed():  # what went into a removed file is written once more
-                self._insert(rows)
+                results = self._store.commit(rows, operations)
         except apsw.ConstraintError:
             if len(batches) == 1:
                 self._answer(batches, "The clock went back and an id was taken; send it again.")
@@ -124,19 +138,19 @@ class Writer:
         except apsw.Error as error:
             self._answer(batches, _reason(error))
             return
-        self._scoreboard.users = self._users
-        self._answer(batches, None)
+        self._scoreboard.users = self._store.users
+        self._answer(batches, results)
 
-    def _insert(self, rows: list[Row]) -> None:
-        self._store.insert_users(rows)
-        self._users += len(rows)
-
-    def _answer(self, batches: list[tuple[Worker, list[Row]]], reason: str | None) -> None:
-        """Tell workers what became of their batches: None for saved, or why they were not."""
-        message = frame(reason)
-        for worker, _ in batches:
+    def _answer(self, batches: list[tuple[Worker, Batch]], outcome: str | list[Result]) -> None:
+        """Tell workers what became of their batches: the operations' results, or why not."""
+        at = 0
+        for worker, (_, operations) in batches:
+            answer = outcome
+            if not isinstance(outcome, str):
+                answer = outcome[at : at + len(operations)]
+                at += len(operations)
             try:
-                worker.channel.send(message)
+                worker.channel.send(frame(answer))
             except OSError:  # the worker died, and its clients with it
                 self._forget(worker)
 
@@ -144,17 +158,16 @@ class Writer:
         """Make the book anew if it was removed; return whether commits since then are lost.
 
         A log that alone was removed loses nothing: this connection still has it open and copies it
-        to the database when it closes.
+        to the database before it closes, now or, where a reader is in the way, a little later.
         """
         removed = self._store.database_removed
         if not removed and not self._store.log_removed:
             return False
+        if not self._store.close_after_removal():
+            return False
         if removed:
             log.warning("the database was removed or replaced; what is at its path is used now")
-        start = self._start
-        self._store.close()
-        self._store = Store(start.path, start.key_id, start.check_value)
-        self._users = self._scoreboard.users = self._store.count_users()
+        self._store = self._open()
         return removed
 
     def _checkpoint(self) -> None:
@@ -179,7 +192,7 @@ class Writer:
     def _hear_listener(self) -> None:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
-            if text == WRITER and descriptors:
+            if text == CHANNEL and descriptors:
                 self._add_worker(descriptors[0])
             elif text == STOP or not text:
                 self._stopping = True

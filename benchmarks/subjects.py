@@ -1,0 +1,96 @@
+"""A server with users in it, and the check that every save that it acknowledged is there.
+
+Users are counted, and so are versions: a save of a user that is there makes no user, but one
+version. What is compared is the server's own account of them with what the clients were told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from book import knows_the_book, versions_in
+from clients import Clients
+from generator import Outcome
+from servers import Target
+from wire import BOOK_LOADS, LOADS, SEED_LOADS, BenchmarkFailed, number_of_users
+
+
+@dataclass
+class Subject:
+    """A server that is measured."""
+
+    target: Target
+    users: int
+    """How many it was to have at first."""
+
+    loads: Sequence[str]
+    """What can be asked of it."""
+
+    users_before: int
+    versions_before: int = 0
+    """Of the prepared users, if it had any."""
+
+    saves: int = 0
+    """New users this run had acknowledged: to begin with, in warm-ups and in measured time."""
+
+    versions: int = 0
+    """Versions of the prepared users, likewise."""
+
+    @classmethod
+    def prepare(cls, target: Target, users: int, loads: Sequence[str], clients: Clients) -> Subject:
+        """Fill `target` up to `users` users: with names, if any of `loads` needs them."""
+        known = LOADS if knows_the_book(target.address) else SEED_LOADS
+        subject = cls(target, users, known, number_of_users(target.address))
+        if users:
+            subject._fill(bool({*loads} & {*known} & {*BOOK_LOADS}), clients)
+        subject.check_users()
+        return subject
+
+    def _fill(self, named: bool, clients: Clients) -> None:
+        missing = self.users - self.users_before
+        if missing < 0:
+            raise BenchmarkFailed(
+                f"{self.target.name} has {self.users_before} users, not {self.users}"
+            )
+        if named:
+            self.versions_before = versions_in(self.target.address)
+            self.add(clients.prepare(self.target.address, self.users))
+        elif missing:
+            self.add(clients.preload(self.target.address, missing))
+        if self.users_after != self.users:
+            raise BenchmarkFailed(
+                f"{self.target.name} has {self.users_after} users with those of this benchmark, "
+                f"not {self.users}: it had others"
+            )
+
+    @property
+    def users_after(self) -> int:
+        """Return how many users there must be now."""
+        return self.users_before + self.saves
+
+    def add(self, outcome: Outcome) -> None:
+        """Take into account what was acknowledged."""
+        self.saves += outcome.users
+        self.versions += outcome.versions
+
+    def check_users(self) -> None:
+        """Raise unless the users grew by exactly the new ones that were acknowledged."""
+        number = number_of_users(self.target.address)
+        if number != self.users_after:
+            raise BenchmarkFailed(
+                f"{self.target.name} has {number} users; {self.users_before} it had and "
+                f"{self.saves} saves of new ones it acknowledged make {self.users_after}"
+            )
+
+    def check_versions(self) -> None:
+        """Raise unless each save of a prepared user that was acknowledged made one version."""
+        if not self.versions:
+            return
+        number = versions_in(self.target.address)
+        if number != self.versions_before + self.versions:
+            raise BenchmarkFailed(
+                f"the prepared users of {self.target.name} have had {number} versions; "
+                f"{self.versions_before} before and {self.versions} saves of them that were "
+                f"acknowledged make {self.versions_before + self.versions}"
+            )

@@ -1,0 +1,215 @@
+"""What the tests of the book say to a service: requests as plain data, and who answers them."""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.harness import Peer, Service, eventually
+from workers.history import unpack
+
+Request = dict[str, Any]
+
+PING: Request = {"message": "ping"}
+COUNT: Request = {"message": "number_of_users"}
+ALIVE = {"message": "Alive!"}
+UNKNOWN_USER = {"message": "Unknown user!"}
+UNKNOWN_VERSION = {"message": "Unknown version!"}
+DELETED = {"message": "User deleted!"}
+
+
+def save(username: str | None = None, password: str = "abc123", **more: Any) -> Request:
+    """Return a save; without a name it is the seed's."""
+    named = {} if username is None else {"username": username}
+    return {"message": "save_password", "password": password, **named, **more}
+
+
+def get(username: str, **more: Any) -> Request:
+    """Return a request for a password."""
+    return {"message": "get_password", "username": username, **more}
+
+
+def verify(username: str, password: str) -> Request:
+    """Return the question whether a password is the newest of a user."""
+    return {"message": "verify_password", "username": username, "password": password}
+
+
+def history(username: str) -> Request:
+    """Return a request for the versions of a password."""
+    return {"message": "password_history", "username": username}
+
+
+def restore(username: str, version: int, **more: Any) -> Request:
+    """Return a request to make an older version the newest."""
+    return {"message": "restore_password", "username": username, "version": version, **more}
+
+
+def label(username: str, *labels: str) -> Request:
+    """Return a request to set the labels of a user."""
+    return {"message": "label_user", "username": username, "labels": list(labels)}
+
+
+def delete(username: str) -> Request:
+    """Return a request to delete a user."""
+    return {"message": "delete_user", "username": username}
+
+
+def listing(**query: Any) -> Request:
+    """Return a request for a page of users."""
+    return {"message": "list_users", **query}
+
+
+def saved(username: str, version: int) -> Request:
+    """Return the reply to a named save."""
+    return {"message": "Password saved!", "username": username, "version": version}
+
+
+def ask_all(peer: Peer, requests: Sequence[object]) -> list[Any]:
+    """Send requests in one burst; return their replies."""
+    peer.send(*requests)
+    return [peer.reply() for _ in requests]
+
+
+def password_of(peer: Peer, username: str, **more: Any) -> str:
+    """Return a password that must be there."""
+    reply = peer.ask(get(username, **more))
+    assert reply["message"] == "return_password", reply
+    return str(reply["password"])
+
+
+def versions_of(peer: Peer, username: str) -> list[int]:
+    """Return the versions that are kept of a user's password, in the order of the reply."""
+    reply = peer.ask(history(username))
+    assert reply["message"] == "return_password_history", reply
+    return [entry["version"] for entry in reply["versions"]]
+
+
+def pages(peer: Peer, **query: Any) -> Iterator[list[Request]]:
+    """Yield the users of a listing, a page at a time, as a program that reads it all does."""
+    after: str | None = ""
+    while after is not None:
+        reply = peer.ask(listing(after=after, **query))
+        assert reply["message"] == "return_users", reply
+        yield reply["users"]
+        after = reply["after"]
+
+
+def names(peer: Peer, **query: Any) -> list[str]:
+    """Return the names of all users of a listing."""
+    return [user["username"] for page in pages(peer, **query) for user in page]
+
+
+def generated_names(peer: Peer) -> list[str]:
+    """Return the names that the service made."""
+    return names(peer, prefix="user-")
+
+
+EXAMPLES: dict[str, Request] = {
+    str(request["message"]): request
+    for request in (
+        save("example", labels=["x"], request_id="an example"),
+        COUNT,
+        get("example", version=1),
+        verify("example", "abc123"),
+        history("example"),
+        restore("example", 1, request_id="another example"),
+        label("example", "x"),
+        listing(after="a", limit=10, prefix="e", label="x"),
+        delete("example"),
+        {
+            "message": "generate_password",
+            "length": 20,
+            "alphabet": "abc",
+            "username": "example",
+            "labels": ["x"],
+            "request_id": "one more example",
+        },
+        {"message": "check_password", "password": "abc123"},
+        PING,
+        {"message": "status"},
+    )
+}
+"""Each command with all its fields. They can be done one after the other, in this order."""
+
+
+# --- Who serves a connection. ---
+
+
+def worker_of(service: Service, peer: Peer) -> str:
+    """Return the name of the worker that has a connection, which it has answered on before."""
+    ours, theirs = peer.socket.getsockname()[1], peer.socket.getpeername()[1]
+    wanted = f":{theirs:04X}", f":{ours:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if (fields[1][-5:], fields[2][-5:]) == wanted:
+            for name, pid in service.children().items():
+                if name.startswith("worker ") and f"socket:[{fields[9]}]" in _open_files(pid):
+                    return name
+    raise AssertionError("no worker has the connection")
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(link))
+    return found
+
+
+@contextlib.contextmanager
+def on_each_worker(service: Service) -> Iterator[tuple[Peer, Peer]]:
+    """Give a connection to worker 1 and one to worker 2."""
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Peer] = {}
+
+        def both_are_there() -> bool:
+            peer = stack.enter_context(service.peer())
+            assert peer.ask(PING) == ALIVE
+            found.setdefault(worker_of(service, peer), peer)
+            return len(found) == 2
+
+        eventually(both_are_there, "both workers have a connection")
+        yield found["worker 1"], found["worker 2"]
+
+
+# --- Several applications, and the file. ---
+
+
+def at_once(tasks: Iterable[Callable[[], object]]) -> None:
+    """Run tasks in threads that begin together; raise what went wrong in one of them."""
+    todo = list(tasks)
+    barrier = threading.Barrier(len(todo))
+    failures: list[BaseException] = []
+
+    def run(task: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            task()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in todo]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def rows(database: Path, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Return what another program reads in the database; it changes nothing."""
+    uri = f"file:{database}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        return connection.execute(query, parameters).fetchall()
+
+
+def sealed_passwords(database: Path) -> list[bytes]:
+    """Return every password in the file as it is sealed, old versions too."""
+    sealed = []
+    for newest, older in rows(database, "SELECT sealed, older FROM user"):
+        sealed += [newest, *[version.sealed for version in unpack(older)]]
+    return sealed

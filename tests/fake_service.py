@@ -1,0 +1,166 @@
+"""Services that answer what they are told to, or misbehave on purpose: peers for client tests.
+
+They listen on a free port of the loopback and serve every connection in a thread of its own. What a
+connection sees is a behaviour: the first connection gets the first of a list, and so on, and those
+behind the end of the list all get the last.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any, BinaryIO, Self
+
+Message = dict[str, Any]
+Behaviour = Callable[["Conversation"], None]
+
+SAVED: Message = {"message": "Password saved!"}
+SAVED_AS: Message = {**SAVED, "username": "alice", "version": 1}
+ALIVE: Message = {"message": "Alive!"}
+TIME = "2026-11-22T17:20:01Z"
+
+
+class Conversation:
+    """The service's side of one connection."""
+
+    def __init__(self, service: "FakeService", connection: socket.socket) -> None:
+        self.connection = connection
+        self._service = service
+        self._lines: BinaryIO = connection.makefile("rb")
+
+    def read(self) -> Message | None:
+        """Return the next request, or None at the end."""
+        line = self._lines.readline()
+        if not line:
+            return None
+        request: Message = json.loads(line)
+        self._service.requests.append(request)
+        return request
+
+    def say(self, reply: Message | bytes) -> None:
+        """Send a reply: bytes as they are."""
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode() + b"\n"
+        self.connection.sendall(data)
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        with suppress(OSError):  # so that a reader in another thread ends
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self._lines.close()
+        self.connection.close()
+
+
+class FakeService:
+    """Serves until the end of a `with`, and remembers what it was asked, in order."""
+
+    def __init__(self, *behaviours: Behaviour) -> None:
+        self._behaviours = behaviours
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._threads: list[threading.Thread] = []
+        self._conversations: list[Conversation] = []
+        self._lock = threading.Lock()
+        self.open = 0  # connections now
+        self.requests: list[Message] = []
+        self.open_most = 0  # connections at a time
+        self.url = f"pwserver://127.0.0.1:{self._server.getsockname()[1]}"
+
+    @property
+    def connections(self) -> int:
+        """How many there were in all."""
+        return len(self._conversations)
+
+    def __enter__(self) -> Self:
+        self._acceptor = threading.Thread(target=self._accept)
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._server.close()
+        for conversation in self._conversations:
+            with suppress(OSError):
+                conversation.connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                connection, _ = self._server.accept()
+                behave = self._behaviours[min(self.connections, len(self._behaviours) - 1)]
+                conversation = Conversation(self, connection)
+                self._conversations.append(conversation)
+                with self._lock:
+                    self.open += 1
+                    self.open_most = max(self.open_most, self.open)
+                thread = threading.Thread(target=self._serve, args=(behave, conversation))
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, behave: Behaviour, conversation: Conversation) -> None:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(self._note_the_end)
+            at_the_end.callback(conversation.close)
+            at_the_end.enter_context(suppress(OSError))  # the client may close when it likes
+            behave(conversation)
+
+    def _note_the_end(self) -> None:
+        with self._lock:
+            self.open -= 1
+
+
+def answer(*replies: Message | bytes) -> Behaviour:
+    """Answer so many requests with these, in order; then read on, without a word, to the end."""
+
+    def behave(conversation: Conversation) -> None:
+        for reply in replies:
+            if conversation.read() is None:
+                return
+            conversation.say(reply)
+        while conversation.read() is not None:
+            pass
+
+    return behave
+
+
+def answer_then_hang_up(*replies: Message | bytes, unanswered: int = 0) -> Behaviour:
+    """Answer so many requests, read so many more, and close."""
+
+    def behave(conversation: Conversation) -> None:
+        for reply in replies:
+            conversation.read()
+            conversation.say(reply)
+        for _ in range(unanswered):
+            conversation.read()
+
+    return behave
+
+
+hang_up = answer_then_hang_up(unanswered=1)
+"""Take a request and close without a word."""
+
+silence = answer()
+"""Read and never answer."""
+
+
+def answer_all(reply_to: Callable[[Message], Message]) -> Behaviour:
+    """Answer every request with what a function makes of it."""
+
+    def behave(conversation: Conversation) -> None:
+        while (request := conversation.read()) is not None:
+            conversation.say(reply_to(request))
+
+    return behave
+
+
+def echo(request: Message) -> Message:
+    """Say the password of a user `name` is `password of name`; take everything else well."""
+    if request["message"] == "get_password":
+        name = request["username"]
+        found = {"username": name, "password": f"password of {name}", "version": 1}
+        return {"message": "return_password", **found, "time_saved": TIME}
+    if request["message"] == "save_password":
+        return {**SAVED, "username": request.get("username"), "version": 1}
+    return ALIVE

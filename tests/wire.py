@@ -1,0 +1,87 @@
+"""What the tests of the wire protocol share: streams, how they are read, and what is drawn."""
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, structs
+
+from pwserver import framing, protocol
+from pwserver.protocol import Message
+
+LIMIT = 65536
+
+thorough = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+brief = settings(thorough, max_examples=80)
+
+
+class Outcome(NamedTuple):
+    """What came of some packets."""
+
+    messages: list[Any]
+    broken: bool
+
+
+def read(packets: Iterable[bytes], limit: int = LIMIT) -> Outcome:
+    """Feed packets and then the end of the stream to a new reader."""
+    reader = framing.request_reader(limit)
+    messages = [message for packet in packets for message in reader.feed(packet)]
+    return Outcome(messages + reader.end(), reader.broken)
+
+
+def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
+    """Split a stream at some places; those behind its end are taken modulo its length."""
+    ends = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
+    return [stream[a:b] for a, b in pairwise(ends)]
+
+
+CUTS = st.lists(st.integers(0, 1 << 20), max_size=8)
+TEXTS = st.text(alphabet=st.sampled_from('{}[]",:\\/ab\n\r\té\u2028\U0001f600')) | st.text()
+NO_NUL = TEXTS.filter(lambda text: "\0" not in text)
+IDS = st.integers(-(10**40), 10**40) | NO_NUL.map(lambda text: text[:128])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+SOME_TEXT = NO_NUL.filter(bool)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "password": SOME_TEXT,
+    "username": SOME_TEXT.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
+    "labels": st.lists(SOME_TEXT.map(lambda text: text[: protocol.LABEL_LENGTH_MAX]), max_size=3),
+    "label": SOME_TEXT.map(lambda text: text[: protocol.LABEL_LENGTH_MAX]),
+    "request_id": SOME_TEXT.map(lambda text: text[: protocol.ID_LENGTH_MAX]),
+    "version": st.integers(1, protocol.VERSION_MAX),
+    "after": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
+    "prefix": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
+    "limit": st.integers(1, protocol.PAGE_USERS_MAX),
+    "length": st.integers(protocol.GENERATED_LENGTH_MIN, protocol.GENERATED_LENGTH_MAX),
+    "alphabet": NO_NUL.map(lambda text: f"ab{text}"[: protocol.ALPHABET_LENGTH_MAX]),
+    "id": IDS,
+}
+"""What each field of any request may be; a field that is not here makes every test fail."""
+
+
+def tag(kind: type[Message]) -> str:
+    """Return what a message of some kind is called on the wire."""
+    return str(kind.__struct_config__.tag)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[bytes, Message]:
+    """Draw a message as some client may write it, and what it must be read as."""
+    kind = draw(st.sampled_from(protocol.REQUESTS))
+    fields = {}
+    for field in structs.fields(kind):
+        value = draw(FIELDS[field.name] if field.required else st.just(UNSET) | FIELDS[field.name])
+        if value is not UNSET:
+            fields[field.name] = value
+    extras = draw(st.dictionaries(TEXTS.map("x".__add__), JSON, max_size=2))
+    items = draw(st.permutations([("message", tag(kind)), *fields.items(), *extras.items()]))
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", "\r: ")]))
+    text = json.dumps(dict(items), ensure_ascii=draw(st.booleans()), separators=separators)
+    return text.encode(), kind(**fields)

@@ -1,0 +1,51 @@
+"""Older versions of a user's password, packed into one value of the user's row.
+
+Why not rows of a table of their own: a save under a known name then writes to one page of the file
+and not to two, and that is what it costs. Versions stand behind each other, the oldest first, each
+as a head of 24 bytes and what is sealed. Knows nothing of keys.
+"""
+
+import struct
+from typing import NamedTuple
+
+_HEAD = struct.Struct(">QIQI")  # version, key_id, saved_at_ms, bytes that are sealed
+
+
+class OlderVersion(NamedTuple):
+    """A version that is not the newest any more."""
+
+    version: int
+    key_id: int
+    saved_at_ms: int
+    sealed: bytes
+
+
+def add(packed: bytes | None, replaced: OlderVersion, kept: int) -> bytes | None:
+    """Return the older versions with one more, the last `kept` of them; None if there are none."""
+    oldest = replaced.version - kept
+    packed = packed or b""
+    while packed:
+        version, _, _, size = _HEAD.unpack_from(packed)
+        if version > oldest:
+            break
+        packed = packed[_HEAD.size + size :]
+    if kept:
+        version, key_id, saved_at_ms, sealed = replaced
+        packed += _HEAD.pack(version, key_id, saved_at_ms, len(sealed)) + sealed
+    return packed or None
+
+
+def unpack(packed: bytes | None) -> list[OlderVersion]:
+    """Return older versions, the oldest first; raise `struct.error` for what was tampered with."""
+    versions = []
+    at, end = 0, len(packed or b"")
+    while packed and at < end:
+        version, key_id, saved_at_ms, size = _HEAD.unpack_from(packed, at)
+        at += _HEAD.size + size
+        versions.append(OlderVersion(version, key_id, saved_at_ms, packed[at - size : at]))
+    return versions
+
+
+def find(packed: bytes | None, version: int) -> OlderVersion | None:
+    """Return one of the older versions, or None if it is not among them."""
+    return next((each for each in unpack(packed) if each.version == version), None)

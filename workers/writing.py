@@ -1,0 +1,185 @@
+"""What the writer does to the rows, within a transaction that `database.Store` begins and ends.
+
+Two kinds of work come from the workers: rows of users saved without a name, which depend on nothing
+and go in by one `executemany`; and operations, which were planned on what a worker had read. An
+operation says what it expects to find (a version, a user), and where the book has moved on it
+changes nothing and is answered `STALE`: the worker reads anew and plans again. So two applications
+that save the same name at once get two versions, though the writer can open no password.
+
+The SQL is taken once from the models; peewee would take longer to build it than SQLite to run it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+from peewee import fn
+
+from workers.models import Request, Row, User, sql
+
+SAVE, LABEL, DELETE = range(3)
+Operation = tuple[Any, ...]
+"""What a worker asks for, as plain data. What follows the kind:
+
+SAVE    book, username or None, user id, version that is replaced (0: a new user), key id, sealed,
+        saved_at_ms, labels (JSON) or None, older versions or None, request_id or None,
+        fingerprint of the request
+LABEL   user id, labels (JSON)
+DELETE  user id
+"""
+
+DONE = True
+STALE = False
+Result = bool | tuple[int, int, int]
+"""What became of an operation: done; found the book changed; or it carried the `request_id` of an
+earlier one: (user_id, version, fingerprint) of what that one made, and of what it was."""
+
+_REQUESTS_FORGOTTEN_MIN = 64
+_USER_SECRET = (User.key_id, User.sealed, User.saved_at_ms)
+
+
+class RowWriter:
+    """Applies rows and operations on one connection. Knows nothing of commits.
+
+    A `request_id` is remembered for `requests_kept_ms`.
+    """
+
+    def __init__(self, connection: apsw.Connection, requests_kept_ms: int) -> None:
+        self._connection = connection
+        self._requests_kept_ms = requests_kept_ms
+        self._do: dict[int, Callable[[Operation], Result]] = {
+            SAVE: self._save,
+            LABEL: self._label,
+            DELETE: self._delete,
+        }
+        self._requests = 0  # remembered in this transaction
+        self._now_ms = 0  # of the newest of them
+        self.users_more = 0  # by this transaction; fewer where negative
+        self._build_statements()
+
+    def apply(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
+        """Do everything; return what became of the operations. Raises `apsw.Error`."""
+        self.users_more = len(rows)
+        if rows:
+            self._connection.executemany(self._insert_plain, rows)
+        if not operations:
+            return []
+        self._requests = 0
+        results = [self._do[operation[0]](operation) for operation in operations]
+        if self._requests:
+            self._forget_requests()
+        return results
+
+    # --- The operations. ---
+
+    def _save(self, operation: Operation) -> Result:
+        """Make a new user where the replaced version is 0, else a version in place of that."""
+        _, book, username, user_id, replaced, *values, request_id, fingerprint = operation
+        key_id, sealed, saved_at_ms, labels, older = values
+        execute = self._connection.execute
+        if request_id is not None:
+            earlier = self._earlier(book, request_id, saved_at_ms)
+            if earlier is not None:
+                return earlier
+        if not replaced:
+            user = (user_id, key_id, sealed, saved_at_ms, book, username, labels)
+            execute(self._insert_user, user)
+        else:
+            version = (key_id, sealed, saved_at_ms, replaced + 1, labels, older)
+            execute(self._replace, (*version, user_id, replaced))
+        if not self._connection.changes():
+            return STALE
+        if not replaced:
+            self.users_more += 1
+        if request_id is not None:
+            self._requests += 1
+            self._now_ms = saved_at_ms
+            made = (user_id, replaced + 1, saved_at_ms)
+            execute(self._remember, (book, request_id, fingerprint, *made))
+        return DONE
+
+    def _label(self, operation: Operation) -> Result:
+        _, user_id, labels = operation
+        self._connection.execute(self._set_labels, (labels, user_id))
+        return DONE if self._connection.changes() else STALE
+
+    def _delete(self, operation: Operation) -> Result:
+        _, user_id = operation
+        self._connection.execute(self._delete_user, (user_id,))
+        if not self._connection.changes():
+            return STALE
+        self.users_more -= 1
+        return DONE
+
+    # --- Requests that were done before. ---
+
+    def _earlier(self, book: int, request_id: str, now_ms: int) -> tuple[int, int, int] | None:
+        found = self._connection.execute(self._find_request, (book, request_id)).fetchone()
+        if found is None:
+            return None
+        number, user_id, version, fingerprint, saved_at_ms = found
+        if saved_at_ms < now_ms - self._requests_kept_ms:
+            self._connection.execute(self._forget_request, (number,))
+            return None
+        return user_id, version, fingerprint
+
+    def _forget_requests(self) -> None:
+        """Remove requests that are too old, from the oldest on: more than were added just now."""
+        number = max(_REQUESTS_FORGOTTEN_MIN, 2 * self._requests)
+        too_old_ms = self._now_ms - self._requests_kept_ms
+        self._connection.execute(self._forget_oldest, (too_old_ms, number))
+
+    # --- The SQL. ---
+
+    def _build_statements(self) -> None:
+        same_user = User.id == 0
+        self._insert_plain = sql(
+            User.insert_many([(0, 0, 0, b"", 0)], fields=[User.id, User.book, *_USER_SECRET])
+        )
+        self._insert_user = sql(
+            User.insert_many(
+                [(0, 0, b"", 0, 0, "", "")],
+                fields=[User.id, *_USER_SECRET, User.book, User.username, User.labels],
+            ).on_conflict_ignore()
+        )
+        self._replace = sql(
+            User.update(
+                {  # in the order of the columns, which is that of the parameters
+                    User.key_id: 0,
+                    User.sealed: b"",
+                    User.saved_at_ms: 0,
+                    User.version: 0,
+                    User.labels: fn.COALESCE("", User.labels),
+                    User.older: b"",
+                }
+            ).where(same_user & (User.version == 0))
+        )
+        self._delete_user = sql(User.delete().where(same_user))
+        self._set_labels = sql(User.update({User.labels: ""}).where(same_user))
+        this_request = (Request.book == 0) & (Request.request_id == "")
+        found = (
+            Request.id,
+            Request.user_id,
+            Request.version,
+            Request.fingerprint,
+            Request.saved_at_ms,
+        )
+        self._find_request = sql(Request.select(*found).where(this_request))
+        self._remember = sql(
+            Request.insert_many(
+                [(0, "", 0, 0, 0, 0)],
+                fields=[
+                    Request.book,
+                    Request.request_id,
+                    Request.fingerprint,
+                    Request.user_id,
+                    Request.version,
+                    Request.saved_at_ms,
+                ],
+            )
+        )
+        self._forget_request = sql(Request.delete().where(Request.id == 0))
+        oldest = Request.select(Request.id).order_by(Request.id).limit(1)
+        self._forget_oldest = sql(
+            Request.delete().where((Request.saved_at_ms < 0) & Request.id.in_(oldest))
+        )
