@@ -33,7 +33,7 @@ TRANSACTION_USERS = 100_000
 
 def inserting(folder: Path) -> Iterator[Cost]:
     """Measure rows going into a table: how they are put there, and what an index would cost."""
-    store = Store(folder / "rows.db", KEY.id, KEY.check_value, 0)
+    store = open_store(folder / "rows.db")
     ids = itertools.count(1)
 
     def rows(number: int) -> list[tuple[int, int, int, bytes, int]]:
@@ -42,7 +42,7 @@ def inserting(folder: Path) -> Iterator[Cost]:
     def through_peewee() -> None:
         fields = [User.id, User.book, User.key_id, User.sealed, User.saved_at_ms]
         with User._meta.database.atomic():
-            for chunk in chunked(rows(BURST), 64):
+            for chunk in chunked(rows(BURST), BURST):
                 User.insert_many(chunk, fields=fields).execute()
 
     yield (
@@ -89,7 +89,7 @@ def with_users(folder: Path, users: int) -> Iterator[Cost]:
     numbers = itertools.cycle(random.sample(range(users), min(users, USERS_DRAWN)))
     within = f"among {users:,} users"
     worker_us, writer_us = named_saves(store, context, numbers)
-    yield f"plan and seal a new version, 64 at a time, {within}", worker_us
+    yield f"plan a new version, 64 at a time, {within}", worker_us
     yield f"commit a new version, 64 at a time, {within}", writer_us
     yield (
         f"find a name {within}",
