@@ -23,7 +23,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pwserver.protocol import Bad, Reply, Request, explain, refuse_nul
+from pwserver.complaints import explain, refuse_nul
+from pwserver.protocol import Bad, Reply, Request
 
 NESTING_MAX = 64  # objects and lists within each other, the message itself included
 

@@ -1,17 +1,15 @@
 """The messages of the wire protocol, and the replies: what they are called and what they hold.
 
 Shared by the service and the client; how bytes become messages is the business of `framing`, what a
-name may look like that of `workers.names`. Each request is a Struct; its fields are bounded here.
-The seed's replies are the contract's own bytes. Sentences about bad messages name fields and rules,
-and never repeat a value.
+name may look like that of `workers.names`, and what is said of a bad message that of `complaints`.
+Each request is a Struct whose fields are bounded here. The seed's replies are the contract's bytes.
 """
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, get_args
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pwserver.errors import Refused
 
@@ -28,8 +26,8 @@ GENERATED_LENGTH_MAX = 256
 ALPHABET_LENGTH_MAX = 256  # characters
 VERSION_MAX = 2**53 - 1  # the greatest whole number that every JSON library keeps
 
-_IdValue = int | Annotated[str, Meta(max_length=ID_LENGTH_MAX)]
-Id = _IdValue | UnsetType
+IdValue = int | Annotated[str, Meta(max_length=ID_LENGTH_MAX)]
+Id = IdValue | UnsetType
 Password = Annotated[str, Meta(min_length=1, max_length=PASSWORD_LENGTH_MAX)]
 Username = Annotated[str, Meta(min_length=1, max_length=USERNAME_LENGTH_MAX)]
 Label = Annotated[str, Meta(min_length=1, max_length=LABEL_LENGTH_MAX)]
@@ -294,100 +292,3 @@ def invalid_message(bad: Bad) -> bytes:
 def alive(id: Id) -> bytes:
     """Return the reply to `ping`."""
     return ALIVE if id is UNSET else encode("Alive!", id)
-
-
-# --- What is wrong with a message. ---
-
-_NAMES = frozenset(kind.__struct_config__.tag for kind in REQUESTS)
-
-
-class _Envelope(Struct):
-    """What can be read of a message whatever else is wrong with it."""
-
-    message: Raw = Raw(b"null")
-    id: Raw | UnsetType = UNSET
-
-
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
-_NAME: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
-_ID: msgspec.json.Decoder[int | str] = msgspec.json.Decoder(_IdValue)
-
-# msgspec's texts name the field and the rule, never the value; these make sentences of them. A
-# field is `$.labels`, a text in a list `$.labels[0]`.
-_SENTENCES = [
-    (re.compile(r"missing required field `(\w+)`"), '"{0}" is missing.'),
-    (re.compile(r"`str` of length >= 1 - at `\$\.(\w+)\[\d+\]`"), '"{0}" holds an empty text.'),
-    (re.compile(r"`str` of length >= 1 - at `\$\.(\w+)`"), '"{0}" is empty.'),
-    (
-        re.compile(r"`str` of length >= (\d+) - at `\$\.(\w+)`"),
-        '"{1}" is shorter than {0} characters.',
-    ),
-    (
-        re.compile(r"`str` of length <= (\d+) - at `\$\.(\w+)\[\d+\]`"),
-        '"{1}" holds a text longer than {0} characters.',
-    ),
-    (
-        re.compile(r"`str` of length <= (\d+) - at `\$\.(\w+)`"),
-        '"{1}" is longer than {0} characters.',
-    ),
-    (
-        re.compile(r"`array` of length <= (\d+) - at `\$\.(\w+)`"),
-        '"{1}" holds more than {0} texts.',
-    ),
-    (re.compile(r"Expected `int` >= (\d+) - at `\$\.(\w+)`"), '"{1}" is less than {0}.'),
-    (re.compile(r"Expected `int` <= (\d+) - at `\$\.(\w+)`"), '"{1}" is more than {0}.'),
-    (re.compile(r"Expected `str`(?:, got .*)? - at `\$\.(\w+)\[\d+\]`"), '"{0}" must hold texts.'),
-    (re.compile(r"Expected `str`(?:, got .*)? - at `\$\.(\w+)`"), '"{0}" must be a text.'),
-    (re.compile(r"Expected `array`, got .* - at `\$\.(\w+)`"), '"{0}" must be a list of texts.'),
-    (re.compile(r"Expected `int`, got .* - at `\$\.(\w+)`"), '"{0}" must be a whole number.'),
-    (re.compile(r"Expected `int \| str`, got"), '"id" must be an integer or a text.'),
-    (re.compile(r"`(\w+)` holds NUL"), '"{0}" holds a NUL character.'),
-    (
-        re.compile(r"Integer value out of range(?: - at `\$\.(\w+)`)?"),
-        '"{0}" is too large a number.',
-    ),
-]
-
-
-def explain(text: bytes, error: msgspec.ValidationError) -> Bad:
-    """Say in a sentence what is wrong with an object that is JSON but no request.
-
-    Raises `msgspec.DecodeError` where it turns out not to be JSON further on.
-    """
-    envelope = _ENVELOPE.decode(text)
-    known_id = UNSET if envelope.id is UNSET else _usable_id(envelope.id)
-    id_is_bad = envelope.id is not UNSET and known_id is UNSET
-    if _is_unknown(envelope.message) and not id_is_bad:
-        return Bad(None, known_id)
-    for pattern, sentence in _SENTENCES:
-        if found := pattern.search(str(error)):
-            return Bad(sentence.format(*found.groups()), known_id)
-    if id_is_bad:
-        return Bad(f'"id" must be an integer or a text of at most {ID_LENGTH_MAX} characters.')
-    return Bad("The message does not have the form of its command.", known_id)
-
-
-def _is_unknown(name: Raw) -> bool:
-    """Tell whether the name of a message is a text, but none that the service knows."""
-    try:
-        return _NAME.decode(name) not in _NAMES
-    except msgspec.DecodeError:
-        return False
-
-
-def _usable_id(value: Raw) -> Id:
-    """Return the id of a message as its reply would repeat it, or UNSET for one it could not."""
-    try:
-        known_id = _ID.decode(value)
-    except msgspec.DecodeError:
-        return UNSET
-    return UNSET if isinstance(known_id, str) and "\0" in known_id else known_id
-
-
-def refuse_nul(message: object) -> None:
-    """Raise `msgspec.ValidationError` where a text of a message holds NUL."""
-    for field in getattr(message, "__struct_fields__", ()):
-        value = getattr(message, field)
-        texts = value if isinstance(value, list) else [value]
-        if any(isinstance(text, str) and "\0" in text for text in texts):
-            raise msgspec.ValidationError(f"`{field}` holds NUL")
