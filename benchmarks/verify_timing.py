@@ -5,21 +5,22 @@
 Starts a service of its own and asks it, over one connection, one question after another, each of
 four kinds in turn: a wrong password of a user that is there, or a name that nobody has; chosen
 names, or generated ones. A *block* is one question of each kind, in an order drawn anew; names are
-drawn from many, and those that nobody has lie between those that are there. All requests are of one
-length, and every reply is the same. The clock of the client is what an attacker on the same machine
-has, and nobody has a better one.
+drawn from many, and those that nobody has lie between those that are there. What is compared is of
+one length, and every reply is the same. The clock of the client is what an attacker on the same
+machine has, and nobody has a better one.
 
 What is compared, and why so: within each block, the time of the unknown name less that of the known
 one. What drifts (the processor's clock, other programs) is in both and drops out. These differences
-have a long tail of interruptions on either side, in which a plain mean drowns. So they are
-summed up by a trimmed mean (a fifth cut off at either end), with its standard error by Tukey and
-McLaughlin (from the winsorized variance); that is Yuen's test for pairs, and its answer is in
-nanoseconds, which a test of ranks is not. Beside it stands the share of blocks in which the known
-name was the slower one: it assumes nothing at all, and is 50 % where time says nothing.
+have a long tail of interruptions on either side, in which a plain mean drowns. So they are summed
+up by a trimmed mean (a fifth cut off at either end), with its standard error by Tukey and
+McLaughlin (from the winsorized variance): an answer in nanoseconds, which a test of ranks does not
+give. Beside it stands the share of blocks in which the known name was the slower one: it assumes
+nothing at all, and is 50 % where time says nothing.
 
 The verdict: with the confidence given below the difference is less than the bound ("equal"), more
-("different", exit code 1), or the machine was too noisy to say (exit code 2; take more samples).
-The bound is not zero, because no two paths through a program take the same time.
+("different", exit code 1), or the machine was too noisy to say (exit code 3: take more samples). An
+answer that is not "no", or a service that fails, is exit code 4. The bound is not zero, because no
+two paths through a program take the same time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import argparse
 import gc
 import math
 import random
+import signal
 import socket
 import sys
 import tempfile
@@ -45,7 +47,8 @@ from servers import PROJECT, start_pwserver
 from wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, Control
 
 EXIT_DIFFERENT = 1
-EXIT_UNDECIDED = 2
+EXIT_UNDECIDED = 3
+EXIT_FAILED = 4
 
 KNOWN, UNKNOWN, KNOWN_GENERATED, UNKNOWN_GENERATED = range(4)
 KINDS = ("known name", "unknown name", "known, generated", "unknown, generated")
@@ -67,6 +70,8 @@ NAMES = 5000
 """Of each kind, at most: more than the service's caches hold in a book of a million."""
 
 BOUND_NS = 200
+"""Less than a hundredth of what a question takes on loopback (26 microseconds and more), and less
+than the noise of a block there (0.4 microseconds on a quiet machine)."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,11 @@ class Comparison:
         """Return how many blocks an attacker must average to be right about a name 19 times in 20.
 
         Each is a question about that name and one about a name of which is known that nobody has
-        it; half the difference must be 1.645 standard errors.
+        it; half the difference must be 1.645 standard errors. The difference is taken to be the
+        greatest that the interval allows, so there is no attacker who needs fewer.
         """
-        if not self.difference:
-            return sys.maxsize
-        return math.ceil((2 * NormalDist().inv_cdf(0.95) * self.noise / self.difference) ** 2)
+        greatest = abs(self.difference) + self.error
+        return math.ceil((2 * NormalDist().inv_cdf(0.95) * self.noise / greatest) ** 2)
 
 
 def trimmed(values: list[int]) -> tuple[float, float]:
@@ -201,7 +206,7 @@ def show(times: list[list[int]], bound: float) -> list[str]:
             f"{KINDS[unknown]} less {KINDS[known]}: {found.difference:+,.0f} ns, give or take "
             f"{found.error:,.0f} ({CONFIDENCE:.0%}); the known one was slower in "
             f"{found.known_slower:.1%} of {len(times[known]):,} blocks. The noise of a block is "
-            f"{found.noise:,.0f} ns, so an attacker on this machine needs about "
+            f"{found.noise:,.0f} ns, so an attacker on this machine needs at least "
             f"{found.blocks_needed:,} of them for each name. Bound {bound:,.0f} ns: {verdicts[-1]}."
         )
     return verdicts
@@ -214,7 +219,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--samples", type=positive, default=20_000, help="of each kind (default: %(default)s)")
-    add("--users", type=positive, default=1000, help="with names, and as many without")
+    add("--users", type=positive, default=1000, help="with names, and as many without (1000)")
     add(
         "--bound",
         type=duration,
@@ -226,9 +231,8 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    """Start a service, ask it, compare, and say by the exit code what was found."""
-    options = command_line().parse_args()
+def verdicts_of(options: argparse.Namespace) -> list[str]:
+    """Start a service, ask it, compare, and print what was found."""
     with (
         tempfile.TemporaryDirectory(prefix="pwserver-timing-") as home,
         start_pwserver(Path(home), ["--workers", "1"], tree=options.tree.resolve()) as service,
@@ -238,7 +242,17 @@ def main() -> None:
         gc.disable()
         ask_in_blocks(service.address, names, WARM_UP_BLOCKS)
         times = ask_in_blocks(service.address, names, options.samples)
-    verdicts = show(times, options.bound)
+    return show(times, options.bound)
+
+
+def main() -> None:
+    """Compare, and say by the exit code what was found."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
+    try:
+        verdicts = verdicts_of(command_line().parse_args())
+    except BenchmarkFailed as failure:
+        messages.print(f"failed: {failure}")
+        sys.exit(EXIT_FAILED)
     if "different" in verdicts:
         sys.exit(EXIT_DIFFERENT)
     if "undecided" in verdicts:

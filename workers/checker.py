@@ -1,7 +1,7 @@
 """The checker process: how strong a password is, and what is weak about it, by zxcvbn.
 
 A process of its own, at a lower priority: a check takes milliseconds, and for a text made to take
-long, of the length that is looked at, about a second. Nobody but who asked for checks waits for
+long, of the length that is looked at, almost two seconds. Nobody but who asked for checks waits for
 them. What could not be begun in time is passed over, because its worker has given it up. The
 dictionaries (13 MiB) are loaded with the first question.
 """
