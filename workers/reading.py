@@ -216,8 +216,8 @@ class BookReader:
         self._by_generated_name = sql(
             user.where(in_book & (User.id == 0) & User.username.is_null())
         )
-        # SQLite plans anew for a parameter whose value may matter to the plan (STAT4), at 3 us each.
-        # So the limit is none, and the plus says that the book's does not matter.
+        # SQLite plans anew for a parameter whose value may matter to the plan (STAT4), which takes
+        # 3 us. So the limit is none, and the plus says that the book's does not matter.
         this_book, one = User.book == SQL("+?", (0,)), SQL("1")
         name_and_id = User.select(User.id, User.username)
         names = name_and_id.where(this_book & (User.username >= ""))
