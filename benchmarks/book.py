@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from wire import Address, BenchmarkFailed, Control
+from wire import Access, BenchmarkFailed, Control
 
 GROUP_USERS = 50
 USERS_MAX = 50_000_000
@@ -27,6 +27,7 @@ LISTED_START = b'{"message":"return_users","users":['
 LISTED_END = b'],"after":null}'
 LISTED_USERNAME = b'"username":"'
 _UNKNOWN_USER_REPLY = b'{"message":"Unknown user!"}'
+_DENIED_REPLY = b'{"message": "Denied!"}'
 
 _SCATTER = 2_654_435_761
 """A prime (Knuth's, for multiplicative hashing), so that n * prime mod N visits every user once."""
@@ -110,16 +111,25 @@ def request(message: str, **fields: str | int) -> bytes:
 # --- Questions outside the load. ---
 
 
-def knows_the_book(address: Address) -> bool:
-    """Tell whether the server has names at all; asking changes nothing in a service."""
-    with Control(address) as control:
-        return control.ask(request("get_password", username="nobody")) == _UNKNOWN_USER_REPLY
+def knows_the_book(access: Access) -> bool:
+    """Tell whether names can be read that way; asking changes nothing in a service."""
+    return _asked_for_nobody(access) == _UNKNOWN_USER_REPLY
 
 
-def listed(address: Address, prefix: str) -> Iterator[dict[str, Any]]:
+def wants_a_token(guest: Access) -> bool:
+    """Tell whether the server has a book, but reads nothing out of it to guests."""
+    return _asked_for_nobody(guest) == _DENIED_REPLY
+
+
+def _asked_for_nobody(access: Access) -> bytes:
+    with Control(access) as control:
+        return control.ask(request("get_password", username="nobody"))
+
+
+def listed(access: Access, prefix: str) -> Iterator[dict[str, Any]]:
     """Yield all users whose names begin with `prefix`, as the server lists them, page by page."""
     after: str | None = ""
-    with Control(address) as control:
+    with Control(access) as control:
         while after is not None:
             reply = control.ask(request("list_users", prefix=prefix, after=after, limit=_PAGE))
             try:
@@ -132,6 +142,6 @@ def listed(address: Address, prefix: str) -> Iterator[dict[str, Any]]:
                 ) from None
 
 
-def versions_in(address: Address) -> int:
+def versions_in(access: Access) -> int:
     """Return how many versions the prepared users have had, all together; each save made one."""
-    return sum(user["version"] for user in listed(address, "name-"))
+    return sum(user["version"] for user in listed(access, "name-"))

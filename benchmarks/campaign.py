@@ -131,9 +131,8 @@ def run(plan: Plan, results: list[Result], clients: Clients, now_at: Callable[[s
 def _measure(plan: Plan, result: Result, clients: Clients) -> Round:
     subject = result.subject
     try:
-        outcome = clients.measure(
-            subject.target.address, result.point, subject.users, plan.warmup_s, plan.seconds
-        )
+        way = subject.ways.of(result.point.load)
+        outcome = clients.measure(way, result.point, subject.users, plan.warmup_s, plan.seconds)
     except BenchmarkFailed as failure:
         raise BenchmarkFailed(f"{subject.target.name}, {result.point}: {failure}") from failure
     subject.add(outcome)

@@ -25,7 +25,7 @@ from generator import (
     Outcome,
     client_main,
 )
-from wire import PREPARE, Address, BenchmarkFailed, Job, Point, shares
+from wire import PREPARE, Access, BenchmarkFailed, Job, Point, shares
 
 HEAD_START_S = 0.05
 """Between the last client's "ready" and the start, so that the news reaches all of them in time."""
@@ -79,32 +79,32 @@ class Clients:
         self._processes.append(process)
 
     def measure(
-        self, address: Address, point: Point, users: int, warmup_s: float, seconds: float
+        self, access: Access, point: Point, users: int, warmup_s: float, seconds: float
     ) -> Outcome:
         """Put the load of `point` on the server and return what all client processes saw.
 
         `users` is how many were prepared, for the loads that work on them.
         """
-        pipes = self._connect(address, point, users, WITHOUT_LIMIT)
+        pipes = self._connect(access, point, users, WITHOUT_LIMIT)
         start_ns = time.perf_counter_ns() + int(HEAD_START_S * 1e9)
         measure_ns = start_ns + int(warmup_s * 1e9)
         clock = Clock(start_ns, measure_ns, measure_ns + int(seconds * 1e9))
         return self._run(pipes, clock, warmup_s + seconds + PATIENCE_S)
 
-    def preload(self, address: Address, users: int) -> Outcome:
+    def preload(self, access: Access, users: int) -> Outcome:
         """Save exactly `users` passwords without names, as fast as the server takes them."""
-        return self._fill(address, "save", users)
+        return self._fill(access, "save", users)
 
-    def prepare(self, address: Address, users: int) -> Outcome:
+    def prepare(self, access: Access, users: int) -> Outcome:
         """Save the users that the book's loads work on, as fast as the server takes them."""
-        return self._fill(address, PREPARE, users)
+        return self._fill(access, PREPARE, users)
 
-    def _fill(self, address: Address, load: str, users: int) -> Outcome:
-        pipes = self._connect(address, Point(load, *PRELOAD_SIZE), users, users)
+    def _fill(self, access: Access, load: str, users: int) -> Outcome:
+        pipes = self._connect(access, Point(load, *PRELOAD_SIZE), users, users)
         clock = Clock(time.perf_counter_ns(), NEVER_NS, NEVER_NS)
         return self._run(pipes, clock, PRELOAD_TIMEOUT_S)
 
-    def _connect(self, address: Address, point: Point, users: int, requests: int) -> list[Pipe]:
+    def _connect(self, access: Access, point: Point, users: int, requests: int) -> list[Pipe]:
         """Hand each client process its share of a job; return the pipes of those that have one."""
         connections = [share for share in shares(point.connections, len(self._pipes)) if share]
         busy = self._pipes[: len(connections)]
@@ -112,7 +112,7 @@ class Clients:
         firsts = itertools.accumulate(limits, initial=0)
         salt = f"{self._run_salt}.{next(self._job_numbers)}"
         for index, (pipe, limit, first) in enumerate(zip(busy, limits, firsts, strict=False)):
-            job = Job(address, point, connections[index], limit, f"{salt}.{index}", users, first)
+            job = Job(access, point, connections[index], limit, f"{salt}.{index}", users, first)
             pipe.send(job)
         deadline_s = time.monotonic() + CONNECT_TIMEOUT_S + PATIENCE_S
         for pipe in busy:

@@ -5,8 +5,8 @@
 Each figure is the median of several repetitions in one process, in microseconds of wall time; the
 disk is that of the temporary directory, or of `--directory`. They are for comparing lines with each
 other: on a shared machine absolute times wander. What a worker does to a message is measured in
-`costs_worker.py`, what is done to the book in `costs_book.py`; here is what the disk and the whole
-service take.
+`costs_worker.py`, what is done to the book in `costs_book.py`, what guarding it takes in
+`costs_guard.py`; here is what the disk and the whole service take.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import costs_book
+import costs_guard
 import costs_worker
 from costing import REPETITIONS, Cost, per_call
 from rich.console import Console
@@ -49,7 +50,10 @@ def syncing(folder: Path) -> Iterator[Cost]:
 
 
 def starting(folder: Path) -> Iterator[Cost]:
-    """Measure the service's start, and its memory when it has nothing to do (in KiB)."""
+    """Measure the service's start, and its memory when it has nothing to do (in KiB).
+
+    Nobody but root may see the memory: its processes show theirs to no other.
+    """
     command = [sys.executable, "-m", "pwserver", "serve", "--port", "0"]
     listening, answered, memory = [], [], []
     for _ in range(REPETITIONS):
@@ -65,11 +69,13 @@ def starting(folder: Path) -> Iterator[Cost]:
                 client.sendall(b'{"message": "ping"}\n')
                 client.recv(100)
             answered.append(time.perf_counter() - began)
-            memory.append(sum(map(proportional_kib, family(service.pid))))
+            if os.geteuid() == 0:
+                memory.append(sum(map(proportional_kib, family(service.pid))))
             service.terminate()
     yield "start the service until it listens", statistics.median(listening) * 1e6
     yield "start the service until its first reply", statistics.median(answered) * 1e6
-    yield "memory of all its processes (PSS), in KiB", statistics.median(memory)
+    if memory:
+        yield "memory of all its processes (PSS), in KiB", statistics.median(memory)
 
 
 def family(pid: int) -> list[int]:
@@ -100,6 +106,8 @@ def main() -> None:
             costs_worker.reading(),
             costs_worker.answering(),
             costs_worker.checking(),
+            costs_guard.recording(folder),
+            costs_guard.speaking_tls(folder),
             costs_book.inserting(folder),
             costs_book.with_users(folder, 1000),
             costs_book.with_users(folder, 1_000_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -12,18 +13,27 @@ from statistics import median
 import apsw
 import book
 from costing import REPETITIONS, Cost, per_call
-from costs_worker import SECRET, connect, context_of, receive_good, turn
+from costs_worker import (
+    BOOK,
+    KEY,
+    KEYRING,
+    begin_turn,
+    connect,
+    context_of,
+    receive_good,
+    turn,
+)
 from peewee import chunked
 
 from pwserver.config import CHECKPOINT_PAGES
+from workers import rows
 from workers.batches import DONE
 from workers.connection import Connection
 from workers.context import Context
-from workers.database import Store
-from workers.models import COMMON_BOOK, User
-from workers.vault import MasterKey, Vault
+from workers.database import Store, check_values
+from workers.models import COMMON_BOOK, Row, User, UserRow
+from workers.vault import Vault
 
-KEY = MasterKey(1, SECRET)
 COMMITS = 200
 SEALED = b"x" * 52
 BURST = 64
@@ -36,18 +46,22 @@ def inserting(folder: Path) -> Iterator[Cost]:
     store = open_store(folder / "rows.db")
     ids = itertools.count(1)
 
-    def rows(number: int) -> list[tuple[int, int, int, bytes, int]]:
-        return [(next(ids), COMMON_BOOK, KEY.id, SEALED, 0) for _ in range(number)]
+    def new(number: int, its_book: int = COMMON_BOOK) -> list[Row]:
+        return [(next(ids), its_book, KEY.id, SEALED, 0) for _ in range(number)]
 
     def through_peewee() -> None:
         fields = [User.id, User.book, User.key_id, User.sealed, User.saved_at_ms]
         with User._meta.database.atomic():
-            for chunk in chunked(rows(BURST), BURST):
+            for chunk in chunked(new(BURST), BURST):
                 User.insert_many(chunk, fields=fields).execute()
 
     yield (
         "insert and commit a row, 64 at a time",
-        per_call(lambda: store.commit(rows(BURST), []), COMMITS, BURST),
+        per_call(lambda: store.commit(new(BURST), []), COMMITS, BURST),
+    )
+    yield (
+        "the same into an application's own book",
+        per_call(lambda: store.commit(new(BURST, BOOK), []), COMMITS, BURST),
     )
     yield "the same through insert_many", per_call(through_peewee, COMMITS, BURST)
     for indexed in (False, True):
@@ -93,7 +107,7 @@ def with_users(folder: Path, users: int) -> Iterator[Cost]:
     yield f"commit a new version, 64 at a time, {within}", writer_us
     yield (
         f"find a name {within}",
-        per_call(lambda: context.reader.find(COMMON_BOOK, book.name_of(next(numbers))), 5000),
+        per_call(lambda: context.reader.find(BOOK, book.name_of(next(numbers))), 5000),
     )
     for what, request in (
         ("receive and answer get_password", book.get_request),
@@ -107,7 +121,7 @@ def with_users(folder: Path, users: int) -> Iterator[Cost]:
 
 def open_store(path: Path) -> Store:
     """Make a database as the writer does."""
-    return Store(path, KEY.id, KEY.check_value, requests_kept_ms=1000)
+    return Store(path, check_values(KEYRING), requests_kept_ms=1000)
 
 
 def named_saves(store: Store, context: Context, numbers: Iterator[int]) -> tuple[float, float]:
@@ -133,9 +147,9 @@ def save_burst(store: Store, context: Context, connection: Connection) -> tuple[
     The writer's has the sync in it, and a checkpoint when it is due.
     """
     began = time.perf_counter()
-    context.ids.advance(time.time_ns())
+    begin_turn(context)
     connection.receive()
-    (batch,) = context.batches.expire(1.0)  # takes it off the queue
+    (batch,) = context.batches.expire(math.inf)  # takes it off the queue
     received = time.perf_counter()
     batch.results = store.commit(batch.rows, batch.operations)
     if store.log_pages > CHECKPOINT_PAGES:
@@ -155,16 +169,17 @@ def page_request(user: int) -> bytes:
 
 def fill(store: Store, users: int) -> None:
     """Put the users of the load test into a book, without a sync: as rows, not as saves."""
-    vault, connection = Vault(KEY), store.connection
-    columns = "id, key_id, sealed, saved_at_ms, username"
-    insert = f'INSERT INTO "user" ({columns}) VALUES (?, {KEY.id}, ?, 0, ?)'
+    vault, connection = Vault(KEYRING), store.connection
+    columns = ", ".join(UserRow._fields)
+    insert = f'INSERT INTO "user" ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)'
     connection.pragma("synchronous", "off")
     for first in range(0, users, TRANSACTION_USERS):
         connection.execute("BEGIN")
         for place in range(first, min(users, first + TRANSACTION_USERS)):
             number = book.scattered(place, users)
-            sealed = vault.seal(book.password_of(number), place + 1)
-            connection.execute(insert, (place + 1, sealed, book.name_of(number)))
+            name = book.name_of(number)
+            user = UserRow(place + 1, 1, KEY.id, b"", 0, BOOK, None, name, None)
+            connection.execute(insert, rows.seal(vault, book.password_of(number), user))
         connection.execute("COMMIT")
         store.checkpoint()
     connection.pragma("synchronous", "full")

@@ -1,8 +1,12 @@
-"""What a worker's part in a request costs, without the database and without other processes."""
+"""What a worker's part in a request costs, without the database and without other processes.
+
+The requests are those of an application that may do everything, in a book of its own.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import socket
@@ -16,15 +20,21 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from pwserver.config import CHECK_LENGTH_MAX, Settings
 from pwserver.framing import request_reader
 from pwserver.handoff import Scoreboard
+from pwserver.protocol import RIGHTS
+from pwserver.secret import Secret
+from workers.applications import ANYBODY, KNOWN, Caller, Registry
+from workers.audit import AuditLog
 from workers.batches import DONE, Batches
 from workers.checker import check
 from workers.checks import Checks
 from workers.connection import Connection
 from workers.context import Context
+from workers.guesses import Guesses, GuessTable
+from workers.keys import KEY_BYTES, Keyring, MasterKey
 from workers.lines import Lines
 from workers.models import IdClock
 from workers.reading import BookReader
-from workers.vault import HALF_NONCE_BYTES, MasterKey, Vault, derive_key
+from workers.vault import HALF_NONCE_BYTES, Vault, derive_key, plain_place
 
 PASSWORD = "abc123def456"
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
@@ -39,25 +49,32 @@ LEET = "a4b8c(e3g6i1l|o0s5t7x%z2@{[<9!$+"
 """Every character that may stand for a letter, among those it may stand for: zxcvbn tries all
 combinations. The slowest of a dozen texts that were tried."""
 
-SECRET = os.urandom(32)
+KEY = MasterKey(1, Secret(os.urandom(KEY_BYTES)))
+KEYRING = Keyring({KEY.id: KEY}, Secret(os.urandom(KEY_BYTES)))
+
+BOOK = 1
+CALLER = Caller("benchmark", BOOK, list(RIGHTS), frozenset({ANYBODY, KNOWN, *RIGHTS}))
 
 
 def sealing() -> Iterator[Cost]:
     """Measure the two constructions that are safe here, and the way back."""
-    vault = Vault(MasterKey(1, SECRET))
+    vault, place = Vault(KEYRING), plain_place(1 << 60, KEY.id, BOOK, 0)
     yield (
         "seal a password (XAES-256-GCM, as it is done)",
-        per_call(lambda: vault.seal(PASSWORD, 1 << 60), 20_000),
+        per_call(lambda: vault.seal(PASSWORD, place), 20_000),
     )
     siv = AESGCMSIV(AESGCMSIV.generate_key(256))
     yield (
         "seal a password (AES-256-GCM-SIV, random nonce)",
-        per_call(lambda: siv.encrypt(os.urandom(12), PASSWORD.encode(), b"x" * 12), 20_000),
+        per_call(lambda: siv.encrypt(os.urandom(12), PASSWORD.encode(), place), 20_000),
     )
-    sealed = vault.seal(PASSWORD, 1 << 60)
-    yield "open a password, subkey at hand", per_call(lambda: vault.open(sealed, 1 << 60), 20_000)
+    sealed = vault.seal(PASSWORD, place)
+    yield (
+        "open a password, subkey at hand",
+        per_call(lambda: vault.open(sealed, KEY.id, place), 20_000),
+    )
     prefix = sealed[:HALF_NONCE_BYTES]
-    yield "derive a subkey", per_call(lambda: derive_key(SECRET, prefix), 5000)
+    yield "derive a subkey", per_call(lambda: derive_key(KEY.secret, prefix), 5000)
 
 
 def reading() -> Iterator[Cost]:
@@ -85,13 +102,18 @@ def context_of(path: Path) -> Context:
     scoreboard.opened()
     bell, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     bell.setblocking(False)  # nobody listens; full, it is passed over
-    batches = Batches()
+    reader, batches = BookReader(path, scoreboard), Batches()
+    record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
     return Context(
-        vault=Vault(MasterKey(1, SECRET)),
+        vault=Vault(KEYRING),
+        key_path=path.with_suffix(".key"),
         ids=IdClock(1),
         batches=batches,
         lines=Lines(batches, save_timeout_s=1.0),
-        reader=BookReader(path, scoreboard),
+        reader=reader,
+        registry=Registry(reader, KEYRING.for_purpose("application")),
+        audit=AuditLog(*record, KEYRING.for_purpose("audit")),
+        guesses=Guesses(GuessTable(multiprocessing.get_context("forkserver"), 1), 1),
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,
@@ -105,7 +127,17 @@ def connect(context: Context) -> tuple[socket.socket, Connection]:
         client = socket.create_connection(listener.getsockname())
         served, _ = listener.accept()
     served.setblocking(False)
-    return client, Connection(served, context, Settings())
+    connection = Connection(served, context, Settings())
+    connection.peer.become(CALLER)
+    return client, connection
+
+
+def begin_turn(context: Context) -> None:
+    """Let a worker's parts know what time it is."""
+    now_ns = time.time_ns()
+    context.now_ms = now_ns // 1_000_000
+    context.ids.advance(now_ns)
+    context.now = time.monotonic()
 
 
 def turn(context: Context, bursts: Iterator[bytes]) -> Callable[[], None]:
@@ -117,11 +149,12 @@ def turn(context: Context, bursts: Iterator[bytes]) -> Callable[[], None]:
 
     def do() -> None:
         client.send(next(bursts))
-        context.ids.advance(time.time_ns())
+        begin_turn(context)
         connection.receive()
-        for batch in context.batches.expire(1.0):  # takes them off the queue
+        for batch in context.batches.expire(math.inf):  # takes them off the queue
             batch.outcome = DONE
         connection.settle()
+        assert context.audit.write()
         connection.flush()
         receive_good(client)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import gc
 import select
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -42,6 +43,9 @@ CONNECT_TIMEOUT_S = 30.0
 NEVER_NS = 1 << 62
 WITHOUT_LIMIT = sys.maxsize
 HIGHEST_BIT = 1 << PRECISION_BITS
+
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a socket says that has nothing to give, or no room: the latter two are those of TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,10 @@ class Session:
 
     def listen(self, connection: Connection) -> None:
         """Take the replies that arrived, check and time them, and ask as many requests anew."""
-        data = connection.recv(RECEIVE_BYTES)
+        try:
+            data = connection.recv(RECEIVE_BYTES)
+        except NOT_NOW:  # TLS had something to say by itself
+            return
         now_ns = time.perf_counter_ns()
         if not data:
             raise BenchmarkFailed("the server closed a connection that still waited for replies")
@@ -233,7 +240,7 @@ class Session:
             return
         try:
             sent_bytes = connection.send(requests)
-        except BlockingIOError:
+        except NOT_NOW:
             sent_bytes = 0
         if sent_bytes < len(requests):
             connection.unsent = requests[sent_bytes:]
@@ -241,7 +248,8 @@ class Session:
 
     def flush(self, connection: Connection) -> None:
         """Send what the socket had no room for, now that it says it has."""
-        connection.unsent = connection.unsent[connection.send(connection.unsent) :]
+        with suppress(*NOT_NOW):
+            connection.unsent = connection.unsent[connection.send(connection.unsent) :]
         if not connection.unsent:
             self.epoll.modify(connection.fd, select.EPOLLIN)
 
@@ -272,7 +280,7 @@ def _do(job: Job, pipe: Pipe) -> Outcome:
     sockets: list[socket.socket] = []
     try:
         for _ in range(job.connections):
-            sockets.append(job.address.connect(CONNECT_TIMEOUT_S))
+            sockets.append(job.access.connect(CONNECT_TIMEOUT_S))
             sockets[-1].setblocking(False)
         session = Session(job, sockets)
         pipe.send(None)

@@ -67,15 +67,18 @@ class NullServer:
     def replies_to(self, requests: bytes) -> bytes:
         """Return the replies to whole requests; the common case, saves alone, costs two scans."""
         saves = requests.count(SAVE)
-        self.saves += saves
         if saves == requests.count(b"\n"):
+            self.saves += saves
             return (SAVED_REPLY + b"\n") * saves
         replies = []
         for request in requests.splitlines(keepends=True):
             if request == COUNT_REQUEST:
                 replies.append(b"%b%d%b\n" % (COUNT_REPLY_START, self.saves, COUNT_REPLY_END))
+            elif SAVE in request:
+                self.saves += 1
+                replies.append(SAVED_REPLY + b"\n")
             else:
-                replies.append((SAVED_REPLY if SAVE in request else INVALID_REPLY) + b"\n")
+                replies.append(INVALID_REPLY + b"\n")
         return b"".join(replies)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from campaign import Result
-from wire import Point
+from wire import WAYS, Point
 
 LOADS_COMPARED = (
     ("named", "save"),
@@ -88,11 +88,17 @@ def _between_users(results: list[Result], found: dict[_Place, Result]) -> Iterat
 
 
 def _between_servers(results: list[Result], found: dict[_Place, Result]) -> Iterator[Ratio]:
-    """Compare the server that the run is about, which comes first, with the others."""
+    """Compare the server that the run is about, which comes first, with the others.
+
+    Where another is only another way into the same one, it is the other that is compared with it.
+    """
     first, *others = dict.fromkeys(each.subject.target.name for each in results)
     for other in others:
         for this in results:
             name, users, point = _place(this)
             that = found.get((other, users, point))
             if name == first and that:
-                yield Ratio(f"{first} / {other}", this, that)
+                if other in WAYS:
+                    yield Ratio(f"{other} / {first}", that, this)
+                else:
+                    yield Ratio(f"{first} / {other}", this, that)

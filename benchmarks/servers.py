@@ -1,4 +1,4 @@
-"""Starts and stops the servers under test, and keeps their output from slowing them down.
+"""Starts and stops servers under test, and keeps their output from slowing them down.
 
 Each runs in a session of its own, so that Ctrl-C reaches only the load test, which then stops the
 servers, and so that whatever a server leaves behind can be swept up by its process group. The
@@ -6,7 +6,8 @@ settings measured are the defaults: variables of the environment that would chan
 passed on, and the listing that `number_of_users` prints is not turned off. It is read from its pipe
 by a thread that moves it to /dev/null with `splice` when the processors have nothing else to do:
 whole pages change hands inside the kernel, so a listing of a million users costs the load test no
-copy and no disk, and the server never blocks for long.
+copy and no disk, and the server never blocks for long. What is special to pwserver is in
+`service.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from wire import Address, BenchmarkFailed
+from wire import Access, Address, BenchmarkFailed, Ways
 
 BENCHMARKS = Path(__file__).resolve().parent
 PROJECT = BENCHMARKS.parent
@@ -52,12 +53,11 @@ class Target(Protocol):
         """What tables and files call it."""
 
     @property
-    def address(self) -> Address:
-        """Where it listens."""
-
-    @property
     def banner(self) -> str:
         """What it said of itself when it was ready."""
+
+    def ways(self) -> Ways:
+        """Return how the loads get in. To be called once, when it runs."""
 
     def settle(self) -> None:
         """Wait until it has finished what earlier load left it to do."""
@@ -72,8 +72,14 @@ class Running:
     """A server that somebody else runs: it is used, and left alone."""
 
     address: Address
+    token: str = field(default="", repr=False)
     name: str = "pwserver"
-    banner: str = field(default="started by somebody else")
+    banner: str = "started by somebody else"
+
+    def ways(self) -> Ways:
+        """Return the way of a guest, and that of the application whose token there is."""
+        guest = Access(self.address)
+        return Ways(guest, Access(self.address, self.token))
 
     def settle(self) -> None:
         """Pause: what it prints goes where this process cannot see it."""
@@ -102,7 +108,7 @@ class Started:
                 stderr=log,
                 pipesize=PIPE_BYTES,
                 cwd=tree,
-                env=_environment(tree),
+                env=environment(tree),
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -130,6 +136,11 @@ class Started:
             raise BenchmarkFailed(f"{error}; {self.name} {how}{self._last_words()}") from error
         if error is None and code != 0:
             raise BenchmarkFailed(f"{self.name} {how}{self._last_words()}")
+
+    def ways(self) -> Ways:
+        """Return the one way in."""
+        only = Access(self.address)
+        return Ways(only, only)
 
     def settle(self) -> None:
         """Wait until it has printed nothing for a while: the listing of users is over."""
@@ -186,33 +197,10 @@ class Started:
         return "".join(f"\n    {word}" for word in words)
 
 
-def start_pwserver(
-    directory: Path, options: list[str], name: str = "pwserver", tree: Path = PROJECT
-) -> Started:
-    """Start the service of a source tree on a fresh database in `directory`, settings at their
-    defaults but for `options`."""
-    if tree != PROJECT:
-        _check_tree(tree)
-    arguments = ["-m", "pwserver", "serve", "--host", "127.0.0.1", "--port", "0"]
-    arguments += ["--database", str(directory / "user_data.db")]
-    arguments += ["--key-file", str(directory / "user_data.key")]
-    return Started(name, arguments + options, directory, tree)
-
-
-def _environment(tree: Path) -> dict[str, str]:
+def environment(tree: Path) -> dict[str, str]:
     """Return the environment, with the code of `tree` in it and no setting of the service."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PWSERVER_")}
     return {**kept, "PYTHONPATH": str(tree)}
-
-
-def _check_tree(tree: Path) -> None:
-    """Raise unless it is the code of `tree` that runs there: else we would measure ourselves."""
-    print_place = [sys.executable, "-c", "import pwserver; print(pwserver.__file__)"]
-    ran = subprocess.run(
-        print_place, cwd=tree, env=_environment(tree), capture_output=True, text=True, check=False
-    )
-    if not Path(ran.stdout.strip()).is_relative_to(tree / "pwserver"):
-        raise BenchmarkFailed(f"{tree} is no source tree of pwserver: {ran.stdout}{ran.stderr}")
 
 
 def _revision(tree: Path) -> str:

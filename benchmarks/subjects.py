@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from book import knows_the_book, versions_in
+from book import knows_the_book, versions_in, wants_a_token
 from clients import Clients
 from generator import Outcome
 from servers import Target
-from wire import BOOK_LOADS, LOADS, SEED_LOADS, BenchmarkFailed, number_of_users
+from wire import BOOK_LOADS, LOADS, SEED_LOADS, BenchmarkFailed, Ways, number_of_users
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Subject:
     """A server that is measured."""
 
     target: Target
+    ways: Ways
     users: int
     """How many it was to have at first."""
 
@@ -40,8 +41,14 @@ class Subject:
     @classmethod
     def prepare(cls, target: Target, users: int, loads: Sequence[str], clients: Clients) -> Subject:
         """Fill `target` up to `users` users: with names, if any of `loads` needs them."""
-        known = LOADS if knows_the_book(target.address) else SEED_LOADS
-        subject = cls(target, users, known, number_of_users(target.address))
+        ways = target.ways()
+        if {*loads} & {*BOOK_LOADS} and wants_a_token(ways.book):
+            raise BenchmarkFailed(
+                f"{target.name} reads nothing out to guests; name a file with the token of an "
+                "application, which has a book of its own: --token-file"
+            )
+        known = LOADS if knows_the_book(ways.book) else SEED_LOADS
+        subject = cls(target, ways, users, known, number_of_users(ways.seed))
         if users:
             subject._fill(bool({*loads} & {*known} & {*BOOK_LOADS}), clients)
         subject.check_users()
@@ -54,10 +61,10 @@ class Subject:
                 f"{self.target.name} has {self.users_before} users, not {self.users}"
             )
         if named:
-            self.versions_before = versions_in(self.target.address)
-            self.add(clients.prepare(self.target.address, self.users))
+            self.versions_before = versions_in(self.ways.book)
+            self.add(clients.prepare(self.ways.book, self.users))
         elif missing:
-            self.add(clients.preload(self.target.address, missing))
+            self.add(clients.preload(self.ways.seed, missing))
         if self.users_after != self.users:
             raise BenchmarkFailed(
                 f"{self.target.name} has {self.users_after} users with those of this benchmark, "
@@ -76,7 +83,7 @@ class Subject:
 
     def check_users(self) -> None:
         """Raise unless the users grew by exactly the new ones that were acknowledged."""
-        number = number_of_users(self.target.address)
+        number = number_of_users(self.ways.seed)
         if number != self.users_after:
             raise BenchmarkFailed(
                 f"{self.target.name} has {number} users; {self.users_before} it had and "
@@ -87,7 +94,7 @@ class Subject:
         """Raise unless each save of a prepared user that was acknowledged made one version."""
         if not self.versions:
             return
-        number = versions_in(self.target.address)
+        number = versions_in(self.ways.book)
         if number != self.versions_before + self.versions:
             raise BenchmarkFailed(
                 f"the prepared users of {self.target.name} have had {number} versions; "

@@ -2,20 +2,18 @@
 
     python benchmarks/verify_timing.py
 
-Starts a service of its own and asks it, over one connection, one question after another, each of
-four kinds in turn: a wrong password of a user that is there, or a name that nobody has; chosen
-names, or generated ones. A *block* is one question of each kind, in an order drawn anew; names are
-drawn from many, and those that nobody has lie between those that are there. What is compared is of
-one length, and every reply is the same. The clock of the client is what an attacker on the same
-machine has, and nobody has a better one.
+Starts a service of its own and asks it as an application, over one connection, one question after
+another, each of six kinds in turn: a wrong password of a user that is there, or a name that nobody
+has, or one that is in the book of another application; chosen names, or generated ones. A *block*
+is one question of each kind, in an order drawn anew; names are drawn from many, and those that are
+not there lie between those that are. What is compared is of one length, and every reply is the
+same. The clock of the client is what an attacker on the same machine has, and nobody has a better
+one. The limit on wrong guesses is off (`unlimited.py`), because with it this would take hours.
 
-What is compared, and why so: within each block, the time of the unknown name less that of the known
-one. What drifts (the processor's clock, other programs) is in both and drops out. These differences
-have a long tail of interruptions on either side, in which a plain mean drowns. So they are summed
-up by a trimmed mean (a fifth cut off at either end), with its standard error by Tukey and
-McLaughlin (from the winsorized variance): an answer in nanoseconds, which a test of ranks does not
-give. Beside it stands the share of blocks in which the known name was the slower one: it assumes
-nothing at all, and is 50 % where time says nothing.
+Compared are, within each block (`comparison.py` says how), the time of a name that nobody has and
+that of a known one, which is there or in the other book. Beside the difference stands the share of
+blocks in which the known name was the slower one: it assumes nothing at all, and is 50 % where time
+says nothing.
 
 The verdict: with the confidence given below the difference is less than the bound ("equal"), more
 ("different", exit code 1), or the machine was too noisy to say (exit code 3: take more samples). An
@@ -27,32 +25,38 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import random
 import signal
 import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean, median
+from statistics import median
 
 import book
-from load import duration, messages, positive
+from comparison import CONFIDENCE, Comparison, trimmed
+from load import messages
+from options import duration, positive
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from servers import PROJECT, start_pwserver
-from wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, Control
+from servers import BENCHMARKS
+from service import Service
+from wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
+
+from workers.guesses import APPLICATION
 
 EXIT_DIFFERENT = 1
 EXIT_UNDECIDED = 3
 EXIT_FAILED = 4
 
-KNOWN, UNKNOWN, KNOWN_GENERATED, UNKNOWN_GENERATED = range(4)
-KINDS = ("known name", "unknown name", "known, generated", "unknown, generated")
-PAIRS = ((KNOWN, UNKNOWN), (KNOWN_GENERATED, UNKNOWN_GENERATED))
+KINDS = (
+    *("known name", "another's name", "unknown name"),
+    *("known, generated", "another's, generated", "unknown, generated"),
+)
+PAIRS = ((0, 2), (1, 2), (3, 5), (4, 5))
+"""Which kinds are compared: one that is there, or elsewhere, with one that nobody has."""
 
 PASSWORD, WRONG_PASSWORD = "Tr0ub4dor&3-and-more", "Tr0ub4dor&3-or-so---"
 """Everybody's, and one of the same length that nobody has."""
@@ -60,120 +64,57 @@ PASSWORD, WRONG_PASSWORD = "Tr0ub4dor&3-and-more", "Tr0ub4dor&3-or-so---"
 SAVED = b'"Password saved!"'
 IN_FLIGHT = 512
 REPLY = b'{"message": "return_verify_password", "valid": false}\n'
-TRIM = 0.2
-"""Cut off at either end: Wilcox's advice for distributions with long tails (Introduction to Robust
-Estimation and Hypothesis Testing, 3.3)."""
-
-CONFIDENCE = 0.99
 WARM_UP_BLOCKS = 1000
 NAMES = 5000
 """Of each kind, at most: more than the service's caches hold in a book of a million."""
+
+UNLIMITED = (str(BENCHMARKS / "unlimited.py"),)
 
 BOUND_NS = 200
 """Less than a hundredth of what a question takes on loopback (26 microseconds and more), and less
 than the noise of a block there (0.4 microseconds on a quiet machine)."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What the blocks say of a known and an unknown name; times in nanoseconds."""
+def fill(asking: Access, another: Access, users: int) -> list[list[str]]:
+    """Save users with and without names in two books, and return names of each kind.
 
-    difference: float
-    """How much longer the unknown name takes: the trimmed mean of the blocks' differences."""
-
-    error: float
-    """The half width of its confidence interval."""
-
-    noise: float
-    """The standard deviation of a block's difference, winsorized: what an attacker averages out."""
-
-    known_slower: float
-    """The share of blocks in which the known name was the slower one."""
-
-    @classmethod
-    def of(cls, known: list[int], unknown: list[int]) -> Comparison:
-        """Compare the times of the blocks."""
-        differences = [b - a for a, b in zip(known, unknown, strict=True)]
-        slower = sum(each < 0 for each in differences) + sum(each == 0 for each in differences) / 2
-        # With so many blocks Student's distribution is the normal one.
-        quantile = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        mean, error = trimmed(differences)
-        return cls(
-            difference=mean,
-            error=quantile * error,
-            noise=winsorized_deviation(sorted(differences)),
-            known_slower=slower / len(differences),
-        )
-
-    def verdict(self, bound: float) -> str:
-        """Say whether the difference is within `bound`, beyond it, or unknown."""
-        if abs(self.difference) + self.error <= bound:
-            return "equal"
-        return "different" if abs(self.difference) - self.error > bound else "undecided"
-
-    @property
-    def blocks_needed(self) -> int:
-        """Return how many blocks an attacker must average to be right about a name 19 times in 20.
-
-        Each is a question about that name and one about a name of which is known that nobody has
-        it; half the difference must be 1.645 standard errors. The difference is taken to be the
-        greatest that the interval allows, so there is no attacker who needs fewer.
-        """
-        greatest = abs(self.difference) + self.error
-        return math.ceil((2 * NormalDist().inv_cdf(0.95) * self.noise / greatest) ** 2)
-
-
-def trimmed(values: list[int]) -> tuple[float, float]:
-    """Return the trimmed mean and its standard error."""
-    ordered = sorted(values)
-    cut = int(TRIM * len(ordered))
-    mean = fmean(ordered[cut : len(ordered) - cut])
-    return mean, winsorized_deviation(ordered) / ((1 - 2 * TRIM) * math.sqrt(len(ordered)))
-
-
-def winsorized_deviation(ordered: list[int]) -> float:
-    """Return the standard deviation, the ends replaced by what stands next to them."""
-    cut = int(TRIM * len(ordered))
-    middle = ordered[cut : len(ordered) - cut]
-    whole = [middle[0]] * cut + middle + [middle[-1]] * cut
-    mean = fmean(whole)
-    return math.sqrt(fmean((value - mean) ** 2 for value in whole))
-
-
-def fill(address: Address, users: int) -> list[list[str]]:
-    """Save users with and without names, and return names of each kind.
-
-    Names that nobody has lie among those that are there, as evenly: chosen names are random, and
-    every other one is saved; of a generated name, the last digit says which worker made it.
+    Names that are not in the asking application's book lie among those that are, as evenly: chosen
+    names are random, and a third is saved in each book; of a generated name, the last digit says
+    which worker made it.
     """
-    chosen = [f"name-{number:09}" for number in random.sample(range(10**9), 2 * users)]
-    saved, absent = chosen[:users], chosen[users:]
-    save_all(address, [book.save_request(PASSWORD, name) for name in saved])
-    save_all(address, [book.save_request(PASSWORD)] * users)
-    asked = min(users, NAMES)
-    generated = [user["username"] for user in book.listed(address, "user-")]
-    generated = random.sample(generated, asked)
+    chosen = [f"name-{number:09}" for number in random.sample(range(10**9), 3 * users)]
+    known, others, unknown = chosen[:users], chosen[users : 2 * users], chosen[2 * users :]
+    for access, names in ((asking, known), (another, others)):
+        save_all(access, [book.save_request(PASSWORD, name) for name in names])
+        save_all(access, [book.save_request(PASSWORD)] * users)
+    generated = generated_names(asking)
     altered = [name[:-1] + ("0" if name[-1] == "1" else "1") for name in generated]
-    return [random.sample(saved, asked), absent[:asked], generated, altered]
+    kinds = [known, others, unknown, generated, generated_names(another), altered]
+    return [random.sample(names, min(users, NAMES)) for names in kinds]
 
 
-def save_all(address: Address, saves: list[bytes]) -> None:
+def generated_names(access: Access) -> list[str]:
+    """Return the names of an application's users that were saved without one."""
+    return [user["username"] for user in book.listed(access, "user-")]
+
+
+def save_all(access: Access, saves: list[bytes]) -> None:
     """Have a server do saves, many at once."""
-    with Control(address) as control:
+    with Control(access) as control:
         for first in range(0, len(saves), IN_FLIGHT):
             for reply in control.ask_all(saves[first : first + IN_FLIGHT]):
                 if SAVED not in reply:
                     raise BenchmarkFailed(f"a save was answered {reply!r}")
 
 
-def ask_in_blocks(address: Address, names: list[list[str]], blocks: int) -> list[list[int]]:
+def ask_in_blocks(access: Access, names: list[list[str]], blocks: int) -> list[list[int]]:
     """Ask for names of each kind in blocks; return each kind's times, in nanoseconds."""
     requests = [
         [book.request("verify_password", username=name, password=WRONG_PASSWORD) for name in kind]
         for kind in names
     ]
     times: list[list[int]] = [[] for _ in KINDS]
-    with address.connect(CONTROL_TIMEOUT_S) as connection:
+    with access.connect(CONTROL_TIMEOUT_S) as connection:
         for _ in track(range(blocks), "asking", console=messages, transient=True):
             for kind in random.sample(range(len(KINDS)), len(KINDS)):
                 times[kind].append(time_of(connection, random.choice(requests[kind])))
@@ -207,9 +148,18 @@ def show(times: list[list[int]], bound: float) -> list[str]:
             f"{found.error:,.0f} ({CONFIDENCE:.0%}); the known one was slower in "
             f"{found.known_slower:.1%} of {len(times[known]):,} blocks. The noise of a block is "
             f"{found.noise:,.0f} ns, so an attacker on this machine needs at least "
-            f"{found.blocks_needed:,} of them for each name. Bound {bound:,.0f} ns: {verdicts[-1]}."
+            f"{found.blocks_needed:,} of them for each name, or {minutes_needed(found):,.0f} "
+            f"minutes as wrong guesses are limited. Bound {bound:,.0f} ns: {verdicts[-1]}."
         )
     return verdicts
+
+
+def minutes_needed(found: Comparison) -> float:
+    """Return how long an attacker takes where wrong guesses are limited, as they are in a service.
+
+    Both questions of a block are wrong guesses.
+    """
+    return 2 * found.blocks_needed / APPLICATION.forgotten_per_s / 60
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -219,7 +169,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--samples", type=positive, default=20_000, help="of each kind (default: %(default)s)")
-    add("--users", type=positive, default=1000, help="with names, and as many without (1000)")
+    add(
+        "--users",
+        type=positive,
+        default=1000,
+        help="with names, and as many without, in each book (1000)",
+    )
     add(
         "--bound",
         type=duration,
@@ -227,7 +182,6 @@ def command_line() -> argparse.ArgumentParser:
         metavar="NS",
         help="the greatest difference that is let pass (default: %(default)s)",
     )
-    add("--tree", type=Path, default=PROJECT, help="measure the service of another source tree")
     return parser
 
 
@@ -235,13 +189,14 @@ def verdicts_of(options: argparse.Namespace) -> list[str]:
     """Start a service, ask it, compare, and print what was found."""
     with (
         tempfile.TemporaryDirectory(prefix="pwserver-timing-") as home,
-        start_pwserver(Path(home), ["--workers", "1"], tree=options.tree.resolve()) as service,
+        Service("pwserver", Path(home), ["--workers", "1"], program=UNLIMITED) as service,
     ):
         messages.print(service.banner)
-        names = fill(service.address, options.users)
+        asking = service.register("asking")
+        names = fill(asking, service.register("another"), options.users)
         gc.disable()
-        ask_in_blocks(service.address, names, WARM_UP_BLOCKS)
-        times = ask_in_blocks(service.address, names, options.samples)
+        ask_in_blocks(asking, names, WARM_UP_BLOCKS)
+        times = ask_in_blocks(asking, names, options.samples)
     return show(times, options.bound)
 
 

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 from pwserver import calls
+from pwserver.access import FileName, access_to
 from pwserver.async_connections import ConnectionPool
 from pwserver.calls import Call
-from pwserver.errors import ConnectionFailed, PwserverError
+from pwserver.errors import ConnectionFailed, Denied, PwserverError
 from pwserver.exchange import Exchange, Limits
 from pwserver.pipeline import AsyncPipeline
 from pwserver.results import (
@@ -27,7 +28,7 @@ from pwserver.results import (
     Strength,
     User,
 )
-from pwserver.url import DEFAULT_URL, parse
+from pwserver.url import DEFAULT_URL
 
 T = TypeVar("T")
 
@@ -39,16 +40,26 @@ class AsyncClient:
     cancelled may or may not have been done.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
         self,
         url: str = DEFAULT_URL,
         *,
+        token_file: FileName | None = None,
+        ca_file: FileName | None = None,
+        client_cert: FileName | None = None,
+        client_key: FileName | None = None,
         timeout_s: float = 10.0,
         connections_max: int = 8,
         attempts_max: int = 5,
     ) -> None:
         self._limits = Limits(timeout_s, connections_max, attempts_max)
-        self._url = parse(url)
+        self._access = access_to(
+            url,
+            token_file=token_file,
+            ca_file=ca_file,
+            client_cert=client_cert,
+            client_key=client_key,
+        )
         self._pool: ConnectionPool | None = None
 
     async def __aenter__(self) -> Self:
@@ -163,7 +174,7 @@ class AsyncClient:
             try:
                 async with self._pool_here().connection(exchange) as connection:
                     await connection.ask(exchange)
-            except ConnectionFailed as error:
+            except (ConnectionFailed, Denied) as error:
                 await asyncio.sleep(exchange.failed(error))
         return exchange.results()
 
@@ -175,5 +186,5 @@ class AsyncClient:
         """
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool.loop is not loop:
-            self._pool = ConnectionPool(self._url, self._limits.connections_max, loop)
+            self._pool = ConnectionPool(self._access, self._limits.connections_max, loop)
         return self._pool

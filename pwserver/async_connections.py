@@ -1,7 +1,7 @@
 """The connections of an `AsyncClient`: as `connections`, by the same rules, with asyncio's streams.
 
 An idle connection is not read by the event loop, so that whatever arrives on it meanwhile is seen
-before it is used again.
+before it is used again. asyncio's own TLS would read on, so the streams are plain ones.
 """
 
 import asyncio
@@ -9,12 +9,18 @@ import contextlib
 import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from pwserver.connections import RECEIVE_BYTES, all_in_use, reason, unreachable
+from pwserver.access import Access
+from pwserver.connection import RECEIVE_BYTES, reason, unreachable
+from pwserver.connections import all_in_use
 from pwserver.errors import ConnectionFailed
 from pwserver.exchange import Exchange
+from pwserver.talk import Authentication, Talk, seconds_until
 from pwserver.url import ServiceUrl
+
+if TYPE_CHECKING:
+    from pwserver.tls import Session
 
 
 class Connection:
@@ -26,20 +32,33 @@ class Connection:
         self._transport = cast(asyncio.Transport, writer.transport)
         self._poll = select.poll()
         self._poll.register(writer.get_extra_info("socket"), select.POLLIN)
+        self._session: Session | None = None
 
     @property
     def is_fresh(self) -> bool:
         """Whether nothing has arrived, not even the end, since the last reply."""
         return not self._writer.is_closing() and not self._poll.poll(0)
 
-    async def ask(self, exchange: Exchange) -> None:
-        """Send the requests of a window, and take replies until it is done."""
+    async def greet(self, access: Access, deadline: float) -> None:
+        """Do what comes before all requests: agree on keys for TLS, and say who asks."""
+        if (session := access.session()) is not None:
+            handshake = session.handshake(deadline)
+            while not session.is_ready:
+                await self.ask(handshake)
+            self._session = session
+        if access.token is not None:
+            await self.ask(Authentication(access.token, deadline))
+
+    async def ask(self, talk: Talk) -> None:
+        """Send what a talk has to send, and take what arrives until it awaits no more."""
         self._transport.resume_reading()
-        self._writer.write(exchange.request())
+        request = talk.request()
+        self._writer.write(self._session.encrypt(request) if self._session else request)
         try:
-            async with asyncio.timeout(exchange.seconds_left):
-                while exchange.awaiting:
-                    exchange.take(await self._reader.read(RECEIVE_BYTES))
+            async with asyncio.timeout(talk.seconds_left):
+                while talk.awaiting:
+                    if (data := await self._receive()) is not None:
+                        talk.take(data)
         except TimeoutError:
             raise ConnectionFailed("the service did not answer in time.") from None
         except OSError as error:
@@ -47,6 +66,10 @@ class Connection:
         if self._transport.get_write_buffer_size():
             raise ConnectionFailed("the service did not take the whole request.")
         self._transport.pause_reading()
+
+    async def _receive(self) -> bytes | None:
+        data = await self._reader.read(RECEIVE_BYTES)
+        return self._session.decrypt(data) if self._session else data
 
     def drop(self) -> None:
         """Close it at once, with whatever is unsent or under way."""
@@ -63,10 +86,10 @@ class ConnectionPool:
     """Connections to one service, shared by all tasks of an event loop."""
 
     def __init__(
-        self, url: ServiceUrl, connections_max: int, loop: asyncio.AbstractEventLoop
+        self, access: Access, connections_max: int, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.loop = loop
-        self._url = url
+        self._access = access
         self._connections_max = connections_max
         self._turns = asyncio.Semaphore(connections_max)
         self._idle: list[Connection] = []  # the one used last is the last
@@ -77,7 +100,7 @@ class ConnectionPool:
         """Lend a connection, waiting for one up to the deadline of the exchange."""
         await self._begin_turn(exchange.seconds_left)
         try:
-            connection = self._newest_idle() or await self._connect(exchange.seconds_left)
+            connection = self._newest_idle() or await self._connect(exchange.deadline)
             try:
                 yield connection
             except BaseException:  # cancelled, for one
@@ -111,9 +134,23 @@ class ConnectionPool:
             connection.drop()
         return None
 
-    async def _connect(self, seconds: float) -> Connection:
+    async def _connect(self, deadline: float) -> Connection:
+        connection = Connection(*await _connected_streams(self._access.url, deadline))
         try:
-            async with asyncio.timeout(seconds):
-                return Connection(*await asyncio.open_connection(self._url.host, self._url.port))
-        except (OSError, UnicodeError) as error:
-            raise unreachable(self._url, error) from None
+            await connection.greet(self._access, deadline)
+        except BaseException:
+            connection.drop()
+            raise
+        return connection
+
+
+async def _connected_streams(
+    url: ServiceUrl, deadline: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(seconds_until(deadline)):
+            if url.path:
+                return await asyncio.open_unix_connection(url.path)
+            return await asyncio.open_connection(url.host, url.port)
+    except (OSError, UnicodeError) as error:
+        raise unreachable(url, error) from None

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from pwserver import protocol
-from pwserver.errors import InvalidMessage, ProtocolViolation, Refused
+from pwserver.errors import Denied, InvalidMessage, ProtocolViolation, Refused
 from pwserver.protocol import Reply
 from pwserver.results import (
     Generated,
@@ -29,6 +29,9 @@ from pwserver.results import (
 T = TypeVar("T")
 
 _REFUSALS = {kind.message: kind for kind in Refused.__subclasses__()}
+_REASONS = {Denied.message: "This needs the token of an application that may do it."}
+"""Of refusals for which the service gives none: it would be a hint at what there is."""
+
 _NUMBERS = frozenset({"version", "limit", "length"})
 
 _SAVE = "The password may or may not have been saved"
@@ -54,7 +57,8 @@ class Call(Generic[T]):
         refusal = _REFUSALS.get(reply.message)
         if refusal is None:
             return self.read(reply)
-        return refusal(reply.error or f"The service answered: {reply.message}")
+        reason = reply.error or _REASONS.get(reply.message)
+        return refusal(reason or f"The service answered: {reply.message}")
 
 
 def save_password(
@@ -234,7 +238,7 @@ def _expect(reply: Reply, message: str, needed: tuple[str, ...]) -> None:
 
 
 _SAVED = _reads(Saved, "Password saved!")
-_SAVED_AS = _reads(Saved, "Password saved!", "username", "version")
+_SAVED_AS = _reads(Saved, "Password saved!", "username")
 _RESTORED = _reads(Saved, "Password restored!", "username", "version")
 _PASSWORD = _reads(Password, "return_password")
 _VALID = _reads_field("return_verify_password", "valid")
@@ -243,7 +247,7 @@ _LABELS = _reads_field("User labelled!", "labels")
 _PAGE = _reads(Page, "return_users")
 _DELETED = _reads_nothing("User deleted!")
 _GENERATED = _reads(Generated, "return_generated_password")
-_GENERATED_AS = _reads(Generated, "return_generated_password", "username", "version")
+_GENERATED_AS = _reads(Generated, "return_generated_password", "username")
 _STRENGTH = _reads(Strength, "return_check_password")
 _NUMBER_OF_USERS = _reads_field("return_number_of_users", "number_of_users")
 _ALIVE = _reads_nothing("Alive!")

@@ -15,13 +15,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
+import setproctitle
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
-from pwserver import __version__, cli_book, show
+from pwserver import __version__, cli_admin, cli_book, show
+from pwserver.access import TOKEN_FILE_VARIABLE
 from pwserver.cli_book import FLAT
 from pwserver.config import ClientSettings, Settings, StoreSettings
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
+from pwserver.tokens import TOKEN
 
 CONFIG_FILE = "pwserver.toml"
 _INTERRUPTED = 130  # what shells report of a command that SIGINT ended
@@ -83,16 +86,20 @@ def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCod
 
 for place, command in enumerate((serve, setup, *cli_book.COMMANDS)):
     app.command(command, sort_key=place)
+for commands in cli_admin.APPS:
+    app.command(commands)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _cover_token(sys.argv if arguments is None else arguments)
     try:
         code = app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
         sys.stdout.flush()
         return code
     except (CycloptsError, PwserverError) as error:
-        print(f"pwserver: {show.visible(_sentence(error))}", file=sys.stderr)
+        sentence = TOKEN.sub("(a token)", _sentence(error))
+        print(f"pwserver: {show.visible(sentence)}", file=sys.stderr)
         return error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
     except BrokenPipeError:  # nobody reads standard output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,6 +107,17 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal has put "^C" into the line
         return _INTERRUPTED
+
+
+def _cover_token(arguments: list[str]) -> None:
+    """Take the arguments out of the process list where a token stands in them."""
+    if any(TOKEN.search(argument) for argument in arguments):
+        setproctitle.setproctitle("pwserver")
+        print(
+            "pwserver: others could see the token in the arguments; keep it in a file, which "
+            f"{TOKEN_FILE_VARIABLE} names.",
+            file=sys.stderr,
+        )
 
 
 app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # see `run`

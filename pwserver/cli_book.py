@@ -7,18 +7,17 @@ clipboard, asked for it.
 
 import dataclasses
 import itertools
-import json
-import socket
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pwserver import ask, show, url
+from pwserver import ask, show
+from pwserver.access import access_to
 from pwserver.client import Client
 from pwserver.config import ClientSettings
-from pwserver.connections import reason
-from pwserver.errors import ConfigError, ConnectionFailed, ExitCode
+from pwserver.demo import demonstrate
+from pwserver.errors import ConfigError, ExitCode
 from pwserver.results import Saved
 
 _TABLE_ROWS_MAX = 1000
@@ -294,36 +293,30 @@ def ping(settings: _Settings = _DEFAULTS) -> ExitCode:
 def demo(settings: _Settings = _DEFAULTS) -> ExitCode:
     """Show what a main application says to the service, and what it answers.
 
-    Saves one password, "abc123", as an example does. The messages are sent as plain sockets and
-    `json.dumps` make them, to show that nothing else is needed.
+    Saves one password, "abc123", as an example does. The messages are sent just as `json.dumps`
+    makes them, to show that nothing else is needed.
     """
-    messages = [
-        {"message": "number_of_users"},
-        {"message": "save_password", "password": "abc123"},
-        {"message": "another_message", "data": "some_data"},
-    ]
-    where = url.parse(settings.service_url)
-    try:
-        with socket.create_connection((where.host, where.port), settings.timeout_s) as book:
-            replies = book.makefile("rb")
-            for message in messages:
-                print("sent:    ", json.dumps(message))
-                book.sendall(json.dumps(message).encode())
-                print("received:", json.dumps(json.loads(replies.readline())))
-    except OSError as error:
-        raise ConnectionFailed(f"{where} did not answer: {reason(error)}.") from None
-    except ValueError:
-        raise ConnectionFailed(f"{where} did not answer as this service does.") from None
+    demonstrate(access_to(settings.service_url, **_options(settings)), settings.timeout_s)
     return ExitCode.OK
 
 
 def _client(settings: ClientSettings) -> Client:
-    return Client(settings.service_url, timeout_s=settings.timeout_s)
+    return Client(settings.service_url, timeout_s=settings.timeout_s, **_options(settings))
+
+
+def _options(settings: ClientSettings) -> dict[str, Any]:
+    """Return what a client is told besides the URL; settings that are not set are empty."""
+    names = ("token_file", "ca_file", "client_cert", "client_key")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _print_saved(words: str, saved: Saved, as_json: bool) -> None:
+    if saved.version is None:
+        sentence = f"It is the newest of {saved.username}."
+    else:
+        sentence = f"{saved.username} is at version {saved.version}."
     show.done(
-        f"{words} {saved.username} is at version {saved.version}.",
+        f"{words} {sentence}",
         {"username": saved.username, "version": saved.version},
         as_json=as_json,
     )

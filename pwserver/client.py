@@ -6,6 +6,8 @@
         book.save_password("abc123", username="alice")
         book.get_password("alice").password
 
+    Client("pwservers://book.example", token_file="/etc/app/token")  # with TLS, as an application
+
 Needs nothing but the standard library and msgspec. What is sent is made in `calls`, what is sent
 again is decided in `exchange`, and over what it is sent is the business of `connections`; `Client`
 puts them together. `AsyncClient` is its twin.
@@ -16,9 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from pwserver import calls
+from pwserver.access import FileName, access_to
 from pwserver.calls import Call
 from pwserver.connections import ConnectionPool
-from pwserver.errors import ConnectionFailed, PwserverError
+from pwserver.errors import ConnectionFailed, Denied, PwserverError
 from pwserver.exchange import Exchange, Limits
 from pwserver.pipeline import Pipeline
 from pwserver.results import (
@@ -31,13 +34,20 @@ from pwserver.results import (
     Strength,
     User,
 )
-from pwserver.url import DEFAULT_URL, parse
+from pwserver.url import DEFAULT_URL
 
 T = TypeVar("T")
 
 
 class Client:
     """The service, as the threads of an application share it.
+
+    `url` says where it is: `pwserver://HOST:PORT`, `pwservers://` for TLS, or
+    `pwserver+unix:///PATH`. An application's token is read from `token_file`, or from the file that
+    the variable `PWSERVER_TOKEN_FILE` names; it may also stand before an `@` in the URL. With TLS
+    the service's certificate is checked, against the system's store or the authorities in
+    `ca_file`, and the client shows `client_cert`, of which `client_key` is the key, if it is asked
+    to. All these files (PEM) are read now, and what is wrong with them is a `ConfigError`.
 
     It keeps up to `connections_max` connections, made when needed; a thread waits while all are in
     use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline.
@@ -47,21 +57,34 @@ class Client:
     a restart of the service goes unnoticed mostly. All methods may raise:
 
     - `Refused`: the service answered no. Its kinds are in `pwserver.errors`; `NotSaved` means that
-      nothing was saved, `InvalidMessage` that it never can be.
-    - `ConnectionFailed`: there was no answer; nothing was changed.
+      nothing was saved, `InvalidMessage` that it never can be, `Denied` that the token is not
+      accepted, or that its application may not do this.
+    - `ConnectionFailed`: there was no answer; nothing was changed. `TlsFailed`, a kind of it: nor
+      will there be one before a certificate or the URL is put right.
     - `FateUnknown`, a kind of it: nor can anybody tell whether what was asked has been done.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
         self,
         url: str = DEFAULT_URL,
         *,
+        token_file: FileName | None = None,
+        ca_file: FileName | None = None,
+        client_cert: FileName | None = None,
+        client_key: FileName | None = None,
         timeout_s: float = 10.0,
         connections_max: int = 8,
         attempts_max: int = 5,
     ) -> None:
         self._limits = Limits(timeout_s, connections_max, attempts_max)
-        self._pool = ConnectionPool(parse(url), connections_max)
+        access = access_to(
+            url,
+            token_file=token_file,
+            ca_file=ca_file,
+            client_cert=client_cert,
+            client_key=client_key,
+        )
+        self._pool = ConnectionPool(access, connections_max)
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +203,6 @@ class Client:
             try:
                 with self._pool.connection(exchange) as connection:
                     connection.ask(exchange)
-            except ConnectionFailed as error:
+            except (ConnectionFailed, Denied) as error:
                 time.sleep(exchange.failed(error))
         return exchange.results()

@@ -7,6 +7,8 @@ service grows without bound.
 """
 
 import dataclasses
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,13 +74,22 @@ what is strong so far does not get weaker."""
 CHECKS_MAX = 64
 """Passwords of one worker that wait to be checked; past it more are "Unavailable!"."""
 
+APPLICATIONS_MAX = 1000
+"""Applications that may be registered: every worker looks at all of them once a tick."""
+
+NO_HOST = "none"
+"""The `host` of a service without a TCP address."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
     """Where the service is reached."""
 
     host: str = field(
-        default="127.0.0.1", metadata={"help": "The address that the service listens on."}
+        default="127.0.0.1",
+        metadata={
+            "help": "The address that the service listens on; `none` for none but that of `unix`."
+        },
     )
     port: int = field(
         default=12345,
@@ -99,10 +110,25 @@ class ClientSettings(Address):
     url: str = field(
         default="",
         metadata={
-            "help": "Where the service is, such as pwserver://127.0.0.1:12345. Not set: made of "
-            "host and port."
+            "help": "Where the service is: pwserver://HOST:PORT, pwservers:// for TLS, or "
+            "pwserver+unix:///PATH. Not set: made of host and port."
         },
     )
+    token_file: str = field(
+        default="",
+        metadata={"help": "A file with the application's token; only its owner may read it."},
+    )
+    ca_file: str = field(
+        default="",
+        metadata={
+            "help": "The certificates (PEM) to trust in the service's. Not set: the system's."
+        },
+    )
+    client_cert: str = field(
+        default="",
+        metadata={"help": "A client certificate (PEM) that stands for an application."},
+    )
+    client_key: str = field(default="", metadata={"help": "The key (PEM) of `client_cert`."})
     timeout_s: float = field(
         default=10.0, metadata={"help": "How long to wait for the service, in seconds."}
     )
@@ -115,8 +141,7 @@ class ClientSettings(Address):
     @property
     def service_url(self) -> str:
         """The URL, made of host and port where it is not set."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.url or f"pwserver://{host}:{self.port}"
+        return self.url or f"pwserver://{host_in_url(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +154,37 @@ class StoreSettings:
     )
     key_file: str = field(
         default="",
-        metadata={"help": "The key file. Not set: beside the database, its name ending in `.key`."},
+        metadata={
+            "help": "The key file. Not set: the systemd credential `pwserver.key`, if there is "
+            "one, or beside the database, its name ending in `.key`."
+        },
+    )
+    audit_file: str = field(
+        default="",
+        metadata={
+            "help": "The audit record. Not set: beside the database, its name ending in `.audit`."
+        },
     )
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if "\0" in self.key_file:
-            raise ConfigError("key_file holds a NUL character; give a file name.")
-        if self.path.suffix == ".key":
-            raise ConfigError("database ends in .key, the name of key files; choose another name.")
+        for setting in dataclasses.fields(self):
+            if "\0" in str(getattr(self, setting.name)):
+                raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
+        if self.path.suffix in (".key", ".audit", ".audit-head"):
+            raise ConfigError("database ends as a file beside it does; choose another name.")
+        self._check_that_files_differ()
+
+    def _check_that_files_differ(self) -> None:
+        """Raise `ConfigError` where what is written to one file would damage another."""
+        taken = {
+            os.path.abspath(self.path): "the database",
+            os.path.abspath(self.audit_head_path): "the end of the audit record",
+        }
+        for name, path in (("key_file", self.key_path), ("audit_file", self.audit_path)):
+            what = taken.setdefault(os.path.abspath(path), name)
+            if what != name:
+                raise ConfigError(f"{name} is {path}, which has {what} in it; choose another file.")
 
     @property
     def path(self) -> Path:
@@ -146,14 +193,52 @@ class StoreSettings:
 
     @property
     def key_path(self) -> Path:
-        """The key file, beside the database where it is not set."""
-        return Path(self.key_file) if self.key_file else self.path.with_suffix(".key")
+        """The key file: as set, or a credential, or beside the database."""
+        if self.key_file:
+            return Path(self.key_file)
+        credential = _credential("pwserver.key")
+        return credential or self.path.with_suffix(".key")
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit record, beside the database where it is not set."""
+        return Path(self.audit_file) if self.audit_file else self.path.with_suffix(".audit")
+
+    @property
+    def audit_head_path(self) -> Path:
+        """What the end of the audit record must be, beside the database wherever that is."""
+        return self.path.with_suffix(".audit-head")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StoreSettings, Address):
     """The settings of the service. Raises `ConfigError` for values that cannot be used."""
 
+    unix: str = field(
+        default="", metadata={"help": "A Unix socket to listen on as well. Not set: none."}
+    )
+    unix_mode: str = field(
+        default="600", metadata={"help": "Its permissions: who may connect, as chmod has it."}
+    )
+    tls_cert: str = field(
+        default="",
+        metadata={"help": "The service's certificate and those above it (PEM): TCP is TLS then."},
+    )
+    tls_key: str = field(default="", metadata={"help": "The key of the certificate (PEM)."})
+    tls_client_ca: str = field(
+        default="",
+        metadata={
+            "help": "Certificates (PEM) that client certificates must come from. One whose common "
+            "name is an application's stands for that application."
+        },
+    )
+    insecure: bool = field(
+        default=False,
+        metadata={
+            "help": "Let others than this machine in without encryption and without tokens, each "
+            "as if it were here."
+        },
+    )
     workers: int = field(
         default=2,
         metadata={
@@ -183,6 +268,9 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "Requests of one connection that may await their reply before no more are read."
         },
+    )
+    handshake_timeout_s: float = field(
+        default=10.0, metadata={"help": "How long a TLS handshake may take, in seconds."}
     )
     message_timeout_s: float = field(
         default=30.0,
@@ -229,7 +317,7 @@ class Settings(StoreSettings, Address):
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
-        for name in ("message", "send", "save", "stop", "hang"):
+        for name in ("handshake", "message", "send", "save", "stop", "hang"):
             _between(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.5, 86_400)
         if self.list_users not in ("all", "none") and not (
             self.list_users.isdecimal() and len(self.list_users) <= 18
@@ -237,6 +325,37 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
+        self._check_ways_in()
+
+    def _check_ways_in(self) -> None:
+        if self.host == NO_HOST and not self.unix:
+            raise ConfigError("host is none and unix is not set: there would be no way in.")
+        if not re.fullmatch("0?[0-7]{3}", self.unix_mode):
+            raise ConfigError(f"unix_mode is {self.unix_mode!r}; it must be such as 600 or 660.")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("tls_cert and tls_key belong together; one of them is not set.")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError("tls_client_ca is set, and tls_cert is not: there is no TLS.")
+        if self.tls_cert and self.host == NO_HOST:
+            raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
+
+
+def host_in_url(host: str) -> str:
+    """Return a host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_credential(path: Path) -> bool:
+    """Tell whether systemd made the file: it guards the folder, and uses access control lists."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and path.parent == Path(folder or "")
+
+
+def _credential(name: str) -> Path | None:
+    """Return a credential that systemd gave the service, if there is such a one."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder or "", name)
+    return path if folder and path.exists() else None
 
 
 def _database_path(database: str) -> Path:

@@ -1,7 +1,6 @@
 """The connections of a `Client`: made when needed, kept for the next call, and bounded in number.
 
-The only place of the synchronous client that touches sockets. It moves bytes for an `Exchange` and
-knows nothing of messages. The rules:
+What a connection is, `connection` knows. The rules for them:
 
 - A connection goes back only after a window that went well. After anything else, an interrupt
   included, it is closed, so that a late reply can never answer another request.
@@ -13,81 +12,22 @@ knows nothing of messages. The rules:
 """
 
 import os
-import select
-import socket
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from pwserver.access import Access
+from pwserver.connection import Connection, connected_socket
 from pwserver.errors import ConnectionFailed
 from pwserver.exchange import Exchange
-from pwserver.url import ServiceUrl
-
-RECEIVE_BYTES = 64 * 1024
-
-
-class Connection:
-    """A connected socket, which is never waited for longer than an exchange allows."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        connected.setblocking(False)
-        self._socket = connected
-        self._poll = select.poll()
-        self._poll.register(connected, select.POLLIN)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether nothing has arrived, not even the end, since the last reply."""
-        return not self._poll.poll(0)
-
-    def ask(self, exchange: Exchange) -> None:
-        """Send the requests of a window, and take replies until it is done.
-
-        Both at the same time: the service stops reading from a client that does not.
-        """
-        unsent = memoryview(exchange.request())
-        try:
-            while exchange.awaiting:
-                unsent = unsent[self._send(unsent) :]
-                self._wait(bool(unsent), exchange.seconds_left)
-                if (data := self._receive()) is not None:
-                    exchange.take(data)
-        except OSError as error:
-            raise ConnectionFailed(f"the connection was lost: {reason(error)}.") from None
-        if unsent:  # the service has had enough of a request before the end of it
-            raise ConnectionFailed("the service did not take the whole request.")
-
-    def close(self) -> None:
-        """Close it; in a child this leaves the parent's connection as it is."""
-        self._socket.close()
-
-    def _send(self, data: memoryview) -> int:
-        try:
-            return self._socket.send(data) if data else 0
-        except BlockingIOError:
-            return 0
-
-    def _receive(self) -> bytes | None:
-        try:
-            return self._socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return None
-
-    def _wait(self, to_send: bool, seconds: float) -> None:
-        self._poll.modify(self._socket, select.POLLIN | (select.POLLOUT if to_send else 0))
-        ready = self._poll.poll(seconds * 1000)
-        self._poll.modify(self._socket, select.POLLIN)
-        if not ready:
-            raise ConnectionFailed("the service did not answer in time.")
 
 
 class ConnectionPool:
     """Connections to one service, shared by all threads of a process."""
 
-    def __init__(self, url: ServiceUrl, connections_max: int) -> None:
-        self._url = url
+    def __init__(self, access: Access, connections_max: int) -> None:
+        self._access = access
         self._connections_max = connections_max
         self._start()
         _pools.add(self)
@@ -157,9 +97,14 @@ class ConnectionPool:
             self._drop(connection)
 
     def _connect(self, exchange: Exchange) -> Connection:
-        connection = Connection(connect(self._url, exchange))
+        connection = Connection(connected_socket(self._access.url, exchange.deadline))
         with self._changed:
             self._open.add(connection)
+        try:
+            connection.greet(self._access, exchange.deadline)
+        except BaseException:
+            self._drop(connection)
+            raise
         return connection
 
     def _drop(self, connection: Connection) -> None:
@@ -168,54 +113,12 @@ class ConnectionPool:
         connection.close()
 
 
-def connect(url: ServiceUrl, exchange: Exchange) -> socket.socket:
-    """Return a socket that is connected to the first address of the service that answers."""
-    failure: Exception = OSError("the name has no address")
-    try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            url.host, url.port, type=socket.SOCK_STREAM
-        ):
-            try:
-                seconds = max(exchange.seconds_left, 0.001)  # 0 would mean something else
-                return _connect_to(address, socket.socket(family, kind, protocol), seconds)
-            except OSError as error:
-                failure = error
-    except (OSError, UnicodeError) as error:  # the name is unknown, or cannot be one
-        failure = error
-    raise unreachable(url, failure)
-
-
-def _connect_to(address: Any, made: socket.socket, seconds: float) -> socket.socket:
-    try:
-        made.settimeout(seconds)
-        made.connect(address)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def unreachable(url: ServiceUrl, error: Exception) -> ConnectionFailed:
-    """Return the error for a service that cannot be connected to."""
-    return ConnectionFailed(f"{url} cannot be reached: {reason(error)}.")
-
-
 def all_in_use(connections_max: int) -> ConnectionFailed:
     """Return the error for a call that got no connection."""
     return ConnectionFailed(
         f"all {connections_max} connections of the client were in use for too long; "
         "allow it more with connections_max."
     )
-
-
-def reason(error: Exception) -> str:
-    """Return what the system says of an error, without what libraries add to it."""
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)
-    if isinstance(error, socket.gaierror) and error.strerror:  # has numbers of its own, below 0
-        return error.strerror
-    return str(error) or "timed out"
 
 
 _pools: "weakref.WeakSet[ConnectionPool]" = weakref.WeakSet()

@@ -25,11 +25,11 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_MEANINGS = {
     ExitCode.OK: "done; for `serve`: stopped as asked, everything received was answered",
-    ExitCode.FAILED: "the service refused the request, or something unforeseen went wrong",
+    ExitCode.FAILED: "what was asked for was refused, or something unforeseen went wrong",
     ExitCode.USAGE: "a setting, an argument or the input is wrong",
     ExitCode.UNREACHABLE: "the service cannot be reached, or the connection was lost",
     ExitCode.ADDRESS: "the address to listen on is in use or not available",
-    ExitCode.STORE: "the key file or the database was refused; nothing in them was changed",
+    ExitCode.STORE: "a file was refused (keys, database, certificates, audit); it was not changed",
     ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
     ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
     ExitCode.FATE_UNKNOWN: "the answer to a change was lost: it may or may not have been done",
@@ -56,7 +56,7 @@ class ListenError(PwserverError):
 
 
 class StoreError(PwserverError):
-    """The key file or the database cannot be used as it is; the text says what to do."""
+    """One of the service's files cannot be used as it is; the text says what to do."""
 
     exit_code = ExitCode.STORE
 
@@ -71,6 +71,14 @@ class DatabaseRefused(StoreError):
 
 class SqliteRefused(StoreError):
     """The SQLite library in use may lose committed data."""
+
+
+class AuditRefused(StoreError):
+    """The audit record cannot be written or read, or is not as it was written."""
+
+
+class AdministrationRefused(PwserverError):
+    """What an administrator asked for is not to be done; nothing was."""
 
 
 class StorageFailed(PwserverError):
@@ -92,6 +100,13 @@ class FateUnknown(ConnectionFailed):
     """A change was under way when its answer was lost: it may or may not have been done."""
 
     exit_code = ExitCode.FATE_UNKNOWN
+
+
+class TlsFailed(ConnectionFailed):
+    """No encrypted connection: a certificate was not accepted, or one side does not speak TLS.
+
+    Nothing of what was asked was done, and asking again is of no use before that is put right.
+    """
 
 
 class ProtocolViolation(ConnectionFailed):

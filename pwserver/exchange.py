@@ -8,12 +8,12 @@ sent again, after which pause, and what the caller is told in the end. The clien
             send(exchange.request())
             while exchange.awaiting:
                 exchange.take(receive())
-        except ConnectionFailed as error:
+        except (ConnectionFailed, Denied) as error:
             sleep(exchange.failed(error))
 
 The rules: what changes nothing, or carries a request id, is sent again; what may not be is never
-sent again once a byte of it may have arrived; and nothing is sent again behind the back of a call
-that came after it.
+sent again once a byte of it may have arrived; nothing is sent again behind the back of a call that
+came after it; and nothing at all to a service that is none, or that does not let the client in.
 """
 
 import random
@@ -23,20 +23,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pwserver import framing
 from pwserver.calls import Call
 from pwserver.errors import (
     ConfigError,
     ConnectionFailed,
+    Denied,
     FateUnknown,
     NotSaved,
     ProtocolViolation,
+    TlsFailed,
     Unavailable,
 )
 from pwserver.protocol import Reply
-
-REPLY_BYTES_MAX = 1024 * 1024
-"""The longest reply that is accepted: four times the longest page of users there is."""
+from pwserver.talk import Replies, Talk
 
 WINDOW = 256
 """Requests of a pipeline sent before their replies are read: enough to keep the service busy."""
@@ -45,6 +44,9 @@ PAUSE_S = 0.05
 PAUSE_S_MAX = 1.0
 """The pause before something is sent again: doubled with every attempt, up to the greatest, and
 shortened at random by up to a half, so that many clients do not all come back at once."""
+
+Failure = ConnectionFailed | Denied
+"""Why an attempt came to nothing. `Denied` is said before anything is asked, of the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,15 @@ class Limits:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
 
 
-class Exchange:
-    """Some calls, and how far they have come. Not used again after it is finished."""
+class Exchange(Talk):
+    """Some calls, and how far they have come. Not used again after it is finished.
+
+    `awaiting` is whether requests may have arrived whose replies are to come on this connection,
+    and `deadline` that of the window.
+    """
 
     def __init__(self, calls: Sequence[Call[Any]], limits: Limits) -> None:
+        super().__init__(0.0)
         self._calls = calls
         self._limits = limits
         self._results: list[Any] = [None] * len(calls)
@@ -78,11 +85,7 @@ class Exchange:
         self._attempts = 0  # that failed in this window
         self._open: set[int] = set()  # places of those whose answer to an earlier attempt was lost
         self._answered = False
-        self._reader = framing.reply_reader(REPLY_BYTES_MAX)
-        self.awaiting = False
-        """Whether requests may have arrived whose replies are to come on this connection."""
-        self.deadline = 0.0
-        """When this window must be done, by `time.monotonic`."""
+        self._replies = Replies()
         self._begin_window()
 
     @property
@@ -90,15 +93,10 @@ class Exchange:
         """Whether there is something to send."""
         return bool(self._window)
 
-    @property
-    def seconds_left(self) -> float:
-        """The time until the deadline, never less than 0."""
-        return max(self.deadline - time.monotonic(), 0.0)
-
     def request(self) -> bytes:
         """Return what to send now, all of it; from here on it may have arrived."""
         self.awaiting = True
-        self._reader = framing.reply_reader(REPLY_BYTES_MAX)
+        self._replies = Replies()
         return b"".join([self._calls[place].request for place in self._window])
 
     def take(self, data: bytes) -> None:
@@ -106,28 +104,25 @@ class Exchange:
 
         Raises `ConnectionFailed` where the connection must not be used any more.
         """
-        if not data:
-            raise ConnectionFailed("the service closed the connection.")
-        for reply in self._reader.feed(data):
-            if not isinstance(reply, Reply) or not self._window:
-                raise ProtocolViolation("the answer is not one of this service.")
+        for reply in self._replies.take(data):
+            if not self._window:
+                raise ProtocolViolation("the service sent more than was asked for.")
             self._results[self._window[0]] = self._result(self._window[0], reply)
             self._window.popleft()
             self._answered = True
         if not self._window:
-            if self._reader.unsettled:
-                raise ProtocolViolation("the service sent more than was asked for.")
+            self._replies.check_end()
             self._begin_window()
 
-    def failed(self, error: ConnectionFailed) -> float:
+    def failed(self, error: Failure) -> float:
         """Take note that an attempt failed; return the seconds to wait before the next."""
-        if self.awaiting:
+        if self.awaiting and not isinstance(error, TlsFailed):
             self._open.update(self._window)
-            self.awaiting = False
+        self.awaiting = False
         self._attempts += 1
         pause_s = min(PAUSE_S * 2 ** (self._attempts - 1), PAUSE_S_MAX) * random.uniform(0.5, 1)
         if (
-            isinstance(error, ProtocolViolation)
+            isinstance(error, ProtocolViolation | TlsFailed | Denied)
             or self._attempts >= self._limits.attempts_max
             or pause_s >= self.seconds_left
         ):
@@ -174,12 +169,12 @@ class Exchange:
     def _may_repeat(self, place: int) -> bool:
         return place not in self._open or self._calls[place].repeatable
 
-    def _lost(self, place: int, error: ConnectionFailed) -> ConnectionFailed:
+    def _lost(self, place: int, error: Failure) -> Failure:
         """Return what the caller is told of a call that was not answered."""
         call = self._calls[place]
         return _fate_unknown(call, error) if call.fate and place in self._open else error
 
-    def _give_up(self, error: ConnectionFailed) -> None:
+    def _give_up(self, error: Failure) -> None:
         """Leave everything that has no result without one."""
         for place in [*self._window, *range(self._next, len(self._calls))]:
             self._results[place] = self._lost(place, error)
@@ -187,5 +182,5 @@ class Exchange:
         self._next = len(self._calls)
 
 
-def _fate_unknown(call: Call[Any], error: ConnectionFailed) -> FateUnknown:
+def _fate_unknown(call: Call[Any], error: Failure) -> FateUnknown:
     return FateUnknown(f"{call.fate}: {error}")

@@ -8,55 +8,18 @@ import errno
 import logging
 import resource
 import socket
+from collections import deque
 from collections.abc import Sequence
 
-from pwserver.config import BACKLOG, HANDOVERS_MAX, Settings
-from pwserver.errors import ListenError
+from pwserver.config import HANDOVERS_MAX, Settings
 from pwserver.handoff import Scoreboard
+from pwserver.listening import Listening
 from pwserver.pool import Child
 
 log = logging.getLogger(__name__)
 
 OWN_FILES = 64
 """Descriptors a process keeps for itself: channels, the database, modules being loaded."""
-
-_KEEPALIVE_S = 60
-_KEEPALIVE_PROBE_S = 10
-_KEEPALIVE_PROBES = 6
-
-
-def listening_socket(settings: Settings) -> socket.socket:
-    """Return a socket that listens where the settings say, or raise `ListenError`.
-
-    The options are set here, because accepted connections inherit them: no delay for small replies,
-    and a peer that has vanished is given up after two minutes of silence.
-    """
-    where = f"{settings.host}:{settings.port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError):
-        raise ListenError(f"{settings.host!r} is not an address of this machine.") from None
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_PROBE_S)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ListenError(
-                f"{where} is in use by another program; stop it, or choose another --port."
-            ) from None
-        raise ListenError(f"{where} cannot be listened on: {error.strerror}.") from None
-    return listening
 
 
 def connections_per_worker(settings: Settings) -> int:
@@ -78,17 +41,18 @@ def connections_per_worker(settings: Settings) -> int:
 
 
 class Listener:
-    """The listening socket, and who has how many of its connections."""
+    """The sockets that are listened on, and who has how many of their connections."""
 
     def __init__(
         self,
-        listening: socket.socket,
+        listening: Sequence[Listening],
         workers: Sequence[Child],
         scoreboard: Scoreboard,
         per_worker_max: int,
         message: bytes,
     ) -> None:
         self._listening = listening
+        self._sockets = [each.socket for each in listening]  # whose turn it is first
         self._workers = workers
         self._scoreboard = scoreboard
         self._per_worker_max = per_worker_max
@@ -97,9 +61,9 @@ class Listener:
         self.stuck = False
         self._complained = False  # about the present trouble, once
 
-    def fileno(self) -> int:
-        """Return the descriptor to wait on."""
-        return self._listening.fileno()
+    def filenos(self) -> list[int]:
+        """Return the descriptors to wait on."""
+        return [each.socket.fileno() for each in self._listening]
 
     def restarted(self, worker: Child) -> None:
         """Note that a worker is a new process, without connections."""
@@ -107,7 +71,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening: who comes from now on is refused by the kernel."""
-        self._listening.close()
+        for each in self._listening:
+            each.close()
 
     @property
     def has_room(self) -> bool:
@@ -129,23 +94,15 @@ class Listener:
         room = {worker: self._room(worker) for worker in self._workers}
         batches: dict[Child, list[socket.socket]] = {worker: [] for worker in self._workers}
         self.stuck = False
+        waiting = deque(self._sockets)
         for _ in range(HANDOVERS_MAX):
             worker = max(room, key=room.__getitem__)
             if room[worker] <= 0:
                 self.stuck = True
                 break
-            try:
-                client, _ = self._listening.accept()
-            except BlockingIOError:
+            client = self._accept_from(waiting)
+            if client is None:
                 break
-            except OSError as error:
-                if error.errno == errno.ECONNABORTED:
-                    continue
-                if not self._complained:
-                    log.warning("connections wait, none can be accepted: %s", error.strerror)
-                self._complained = self.stuck = True
-                break
-            self._complained = False
             batches[worker].append(client)
             room[worker] -= 1
         for worker, clients in batches.items():
@@ -153,3 +110,28 @@ class Listener:
                 worker.post(self._message + bytes([len(clients)]), clients)
                 self._handed[worker] += len(clients)
         return sum(map(len, batches.values()))
+
+    def _accept_from(self, waiting: deque[socket.socket]) -> socket.socket | None:
+        """Accept a client; the sockets take turns, and those where nobody waits are taken out.
+
+        Whose turn it is outlasts this call: there may be room for one client only.
+        """
+        while waiting:
+            try:
+                client, _ = waiting[0].accept()
+            except BlockingIOError:
+                waiting.popleft()
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:
+                    continue
+                if not self._complained:
+                    log.warning("connections wait, none can be accepted: %s", error.strerror)
+                self._complained = self.stuck = True
+                return None
+            else:
+                self._complained = False
+                waiting.rotate(-1)
+                self._sockets.remove(waiting[-1])
+                self._sockets.append(waiting[-1])
+                return client
+        return None

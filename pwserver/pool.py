@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Protocol
 
 from pwserver.config import RESTART_PAUSE_S_MAX, TICK_S
 from pwserver.handoff import Scoreboard, control_channel, send_control
@@ -35,6 +35,16 @@ _SUSPECT_S = 1.0
 
 _START_ALLOWANCE = 6
 """How many times as long a child may be silent before it is ready."""
+
+
+class Descriptor(Protocol):
+    """A socket or another open file, to be given to a child."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close it here."""
 
 
 class Child:
@@ -58,7 +68,7 @@ class Child:
         self._target = target
         self._arguments = arguments
         self._process: BaseProcess | None = None
-        self._outbox: deque[tuple[bytes, list[socket.socket]]] = deque()
+        self._outbox: deque[tuple[bytes, list[Descriptor]]] = deque()
         self._started_at = 0.0
         self._short_lives = 0
         self._beats = -1
@@ -92,12 +102,12 @@ class Child:
         self.ready, self.restart_at = False, None
         self._started_at, self._silent_ticks = now, 0
 
-    def post(self, text: bytes, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send a message with sockets, now or when there is room; they are closed here then.
+    def post(self, text: bytes, files: Sequence[Descriptor] = ()) -> None:
+        """Send a message with open files, now or when there is room; they are closed here then.
 
         Messages arrive in their order. A child that is not running gets none of them.
         """
-        self._outbox.append((text, list(sockets)))
+        self._outbox.append((text, list(files)))
         if self.control is None:
             self._empty_outbox()
         else:
@@ -106,18 +116,18 @@ class Child:
     def flush(self) -> None:
         """Send what waits for room in the control channel. To be called every turn."""
         while self._outbox and self.control is not None:
-            text, sockets = self._outbox[0]
+            text, files = self._outbox[0]
             try:
-                send_control(self.control, text, [each.fileno() for each in sockets])
+                send_control(self.control, text, [each.fileno() for each in files])
             except OSError:  # it is full; or the child has died, which is noticed before long
                 return
             self._outbox.popleft()
-            for each in sockets:
+            for each in files:
                 each.close()
 
     def _empty_outbox(self) -> None:
-        for _, sockets in self._outbox:
-            for each in sockets:
+        for _, files in self._outbox:
+            for each in files:
                 each.close()
         self._outbox.clear()
 

@@ -6,12 +6,12 @@ Each request is a Struct whose fields are bounded here. The seed's replies are t
 """
 
 from datetime import datetime
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from pwserver.errors import Refused
+from pwserver.errors import Denied, Refused
 
 PASSWORD_LENGTH_MAX = 4096  # characters; far beyond what people or generators make
 ID_LENGTH_MAX = 128  # characters, by the contract; of request ids as well
@@ -24,6 +24,7 @@ GENERATED_LENGTH = 20  # characters; 119 bits with the usual alphabet
 GENERATED_LENGTH_MIN = 4  # a PIN
 GENERATED_LENGTH_MAX = 256
 ALPHABET_LENGTH_MAX = 256  # characters
+TOKEN_LENGTH_MAX = 256  # characters; a token has 52
 VERSION_MAX = 2**53 - 1  # the greatest whole number that every JSON library keeps
 
 IdValue = int | Annotated[str, Meta(max_length=ID_LENGTH_MAX)]
@@ -37,15 +38,25 @@ Version = Annotated[int, Meta(ge=1, le=VERSION_MAX)]
 GeneratedLength = Annotated[int, Meta(ge=GENERATED_LENGTH_MIN, le=GENERATED_LENGTH_MAX)]
 Alphabet = Annotated[str, Meta(min_length=2, max_length=ALPHABET_LENGTH_MAX)]
 PageLimit = Annotated[int, Meta(ge=1, le=PAGE_USERS_MAX)]
+Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_LENGTH_MAX)]
+
+Right = Literal["save", "count", "get", "verify", "list", "delete"]
+"""What an application may be allowed to do."""
+
+RIGHTS: tuple[Right, ...] = get_args(Right)
+_HIDDEN = frozenset({"password", "token"})
+
+SPEAKS_TLS = "This address speaks TLS; use pwservers://."
+"""The reason of the "Unavailable!" that is for a client without TLS there; nothing was done."""
 
 
 class Discreet(Struct, frozen=True, gc=False):
-    """A message whose repr, and whatever else prints it, hides the password."""
+    """A message whose repr, and whatever else prints it, hides passwords and tokens."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         fields = [(name, getattr(self, name)) for name in self.__struct_fields__]
         return [
-            (name, "..." if name == "password" else value)
+            (name, "..." if name in _HIDDEN else value)
             for name, value in fields
             if value is not UNSET and value is not None
         ]
@@ -155,6 +166,13 @@ class CheckPassword(Message, tag="check_password", frozen=True):
     id: Id = UNSET
 
 
+class Authenticate(Message, tag="authenticate", frozen=True):
+    """Say which application this is; what comes behind it on the connection is that one's."""
+
+    token: Token
+    id: Id = UNSET
+
+
 class Ping(Message, tag="ping", frozen=True):
     """Ask whether the service is alive; nothing else happens."""
 
@@ -186,6 +204,7 @@ Request = (
     | DeleteUser
     | GeneratePassword
     | CheckPassword
+    | Authenticate
     | Ping
     | Status
 )
@@ -225,6 +244,8 @@ class Reply(Discreet, frozen=True):
     strength: int | None = None
     warning: str | None = None
     suggestions: list[str] | None = None
+    application: str | None = None
+    may: list[str] | None = None
     workers: int | None = None
     uptime_s: float | None = None
     parts: dict[str, str] | None = None
@@ -237,6 +258,7 @@ class Reply(Discreet, frozen=True):
 PASSWORD_SAVED = b'{"message": "Password saved!"}\n'
 INVALID_MESSAGE = b'{"message": "Invalid message!"}\n'
 ALIVE = b'{"message": "Alive!"}\n'
+DENIED = b'{"message": "Denied!"}\n'
 _VALID = {
     True: b'{"message": "return_verify_password", "valid": true}\n',
     False: b'{"message": "return_verify_password", "valid": false}\n',
@@ -260,6 +282,8 @@ def encode(message: str, id: int | str | UnsetType = UNSET, **fields: Any) -> by
 
 def refusal(error: Refused, id: Id) -> bytes:
     """Return the reply that says no, with the reason where there is one to give."""
+    if isinstance(error, Denied):
+        return denied(id)
     return encode(error.message, id, error=str(error) or UNSET)
 
 
@@ -287,6 +311,11 @@ def invalid_message(bad: Bad) -> bytes:
     if bad.error is None and bad.id is UNSET:
         return INVALID_MESSAGE
     return encode("Invalid message!", bad.id, error=bad.error or UNSET)
+
+
+def denied(id: Id) -> bytes:
+    """Return the reply to what one may not do: the same whatever there is or is not."""
+    return DENIED if id is UNSET else encode("Denied!", id)
 
 
 def alive(id: Id) -> bytes:

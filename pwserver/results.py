@@ -23,7 +23,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a password was saved; both are None for one that was saved without a user's name."""
+    """Where a password was saved; both are None for one that was saved without a user's name.
+
+    Who has no token is not told the `version`: it would say whether the name was there before.
+    """
 
     username: str | None = None
     version: int | None = None
@@ -49,7 +52,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A new random password, and where it was saved if it was."""
+    """A new random password, and where it was saved if it was; see `Saved`."""
 
     password: str = field(repr=False)
     username: str | None = None

@@ -1,7 +1,8 @@
 """The service as a whole: checks the store, starts the children, listens, and stops in order.
 
-The only module here that names `workers`. The main loop waits for the listening socket, the
-children's control channels and signals; everything that can wait is looked at once a tick.
+With `cli_admin` the only module here that names `workers`. The main loop waits for the listening
+socket, the children's control channels and signals; everything that can wait is looked at once a
+tick.
 
 The order of a stop, which is what makes it lose nothing: accept what already waits and stop
 listening; workers finish what they received, answer it and end, and the console ends its page; then
@@ -16,28 +17,35 @@ import multiprocessing.forkserver
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import setproctitle
 
 from pwserver import __version__, console, logs
 from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
-from pwserver.errors import ExitCode
+from pwserver.errors import ConfigError, ExitCode, KeyRefused
 from pwserver.handoff import Scoreboard, control_channel, frame_channel, receive_control
-from pwserver.listener import Listener, connections_per_worker, listening_socket
+from pwserver.listener import Listener, connections_per_worker
+from pwserver.listening import Listening, open_all
 from pwserver.loop import Loop
 from pwserver.pool import Child, Pool
 from workers import (
     checker,
     database,
+    guesses,
+    keys,
     models,
     names,
     process,
     reading,
-    vault,
+    upgrade,
     worker,
     writer,
 )
+
+if TYPE_CHECKING:
+    from workers.certificates import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -49,47 +57,60 @@ _FAILURE_STOP_S = 0.5
 """How long workers get to answer what they have after the disk has failed."""
 
 
-def prepare(settings: StoreSettings) -> tuple[vault.MasterKey, list[str]]:
+def prepare(settings: StoreSettings) -> tuple[keys.Keyring, list[str]]:
     """Make the key file and the database where there are none; check and upgrade them.
 
-    Returns the key and what was done, in sentences. Raises a `StoreError` with what to do.
+    Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do.
     """
     database.check_sqlite()
     made: list[str] = []
     if not settings.key_path.exists() and not database.holds_a_book(settings.path):
-        vault.create_key_file(settings.key_path)
+        keys.create_keyring(settings.key_path)
         made.append(
             f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
             "without it no saved password can be read."
         )
-    key = vault.read_key_file(settings.key_path)
+    keyring = keys.read_keyring(settings.key_path)
     fresh = not database.holds_a_book(settings.path)
-    upgraded = database.check_database(settings.path, key)
+    upgraded = upgrade.bring_up_to_date(settings.path, keyring)
+    database.check_database(settings.path, keyring)
     if upgraded:
         made.append(f"Brought {settings.path} up to date; an older pwserver cannot use it now.")
     if fresh:
         made.append(f"Made the database {settings.path}.")
-    return key, made
+    return keyring, made
+
+
+def read_certificates(settings: Settings) -> "TlsFiles | None":
+    """Return the certificates that the settings name, if any; raise `ConfigError`."""
+    if not settings.tls_cert:
+        return None
+    from workers import certificate_files  # noqa: PLC0415 - a service without TLS has no need of it
+
+    return certificate_files.read(settings)
 
 
 def serve(settings: Settings) -> ExitCode:
     """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
     logs.configure("listener")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; children never do
+    process.protect_memory()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     multiprocessing.forkserver.ensure_running()  # loads its modules while the store is checked
-    listening = listening_socket(settings)  # first: where it fails, no file was made
+    tls = read_certificates(settings)
+    listening = open_all(settings)  # first: where it fails, no file was made
     try:
-        key, made = prepare(settings)
+        keyring, made = prepare(settings)
     except BaseException:
-        listening.close()
+        for each in listening:
+            each.close()
         raise
     for sentence in made:
         log.info("%s", sentence)
     setproctitle.setproctitle("pwserver: listener")
-    server = Server(settings, key, listening)
-    host, port = listening.getsockname()[:2]
-    where = f"[{host}]:{port}" if listening.family == socket.AF_INET6 else f"{host}:{port}"
+    server = Server(settings, keyring, tls, listening)
+    where = " and ".join(each.name for each in listening)
     _say(
         f"pwserver {__version__} listening on {where}, database {settings.path}, "
         f"{settings.workers} workers"
@@ -115,13 +136,21 @@ def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
 
 
 class Server:
-    """The listener process: its children, its socket and its loop."""
+    """The listener process: its children, its sockets and its loop."""
 
-    def __init__(self, settings: Settings, key: vault.MasterKey, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keyring: keys.Keyring,
+        tls: "TlsFiles | None",
+        listening: Sequence[Listening],
+    ) -> None:
         self._settings = settings
-        self._key = key
+        self._tls = tls
+        self._keyring = keyring
         self._context = multiprocessing.get_context("forkserver")
         self._scoreboard = Scoreboard(self._context, settings.workers + 3)
+        self._guess_table = guesses.GuessTable(self._context, settings.workers)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
@@ -138,7 +167,7 @@ class Server:
             listening, self._workers, self._scoreboard, per_worker_max, process.CLIENTS
         )
         self._loop = Loop()
-        self._loop.catch((signal.SIGTERM, signal.SIGINT), self._hear_signal)
+        self._loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._hear_signal)
         self._accepting = False
         self._accept_at = 0.0
         self._stop_by: float | None = None  # set while stopping
@@ -147,14 +176,29 @@ class Server:
 
     # --- The children and what they are started with. ---
 
+    def _keys(self) -> keys.Keyring:
+        """Return the keys as they are in the file now: there may be more than at the start."""
+        try:
+            self._keyring = keys.read_keyring_again(self._settings.key_path, self._keyring)
+        except KeyRefused as error:
+            log.warning("%s The keys known so far are used.", error)
+        return self._keyring
+
     def _writer_arguments(self) -> tuple[object, ...]:
-        settings, key = self._settings, self._key
-        kept_ms = int(settings.requests_kept_s * 1000)
-        return self._scoreboard, writer.WriterStart(settings.path, key.id, key.check_value, kept_ms)
+        check_values = database.check_values(self._keys())
+        kept_ms = int(self._settings.requests_kept_s * 1000)
+        return self._scoreboard, writer.WriterStart(self._settings.path, check_values, kept_ms)
 
     def _worker(self, number: int) -> Child:
         def arguments() -> tuple[object, ...]:
-            start = worker.WorkerStart(number, next(self._serials), self._settings, self._key)
+            start = worker.WorkerStart(
+                number,
+                next(self._serials),
+                self._settings,
+                self._keys(),
+                self._tls,
+                self._guess_table,
+            )
             return self._bell[1], self._scoreboard, start
 
         return Child(f"worker {number}", number, worker.main, arguments)
@@ -245,13 +289,14 @@ class Server:
     # --- Accepting. ---
 
     def _look_for_room(self) -> None:
-        """Listen to the socket only while a connection could be taken."""
+        """Listen to the sockets only while a connection could be taken."""
         paused = self._stop_by is not None or time.monotonic() < self._accept_at
         room = not paused and self._listener.has_room
-        if room and not self._accepting:
-            self._loop.watch(self._listener.fileno(), self._accept)
-        elif self._accepting and not room:
-            self._loop.forget(self._listener.fileno())
+        for fd in self._listener.filenos():
+            if room and not self._accepting:
+                self._loop.watch(fd, self._accept)
+            elif self._accepting and not room:
+                self._loop.forget(fd)
         self._accepting = room
 
     def _accept(self) -> None:
@@ -259,15 +304,34 @@ class Server:
         if self._listener.stuck:
             self._accept_at = time.monotonic() + _FULL_PAUSE_S
 
-    # --- Stopping. ---
+    # --- Signals. ---
 
     def _hear_signal(self, name: str) -> None:
-        if self._stop_by is None:
+        if name == signal.SIGHUP.name:
+            self._renew_certificates()
+        elif self._stop_by is None:
             log.info("%s: stopping", name)
             self._stop(self._settings.stop_timeout_s)
         else:
             log.warning("%s again: what was not finished is given up", name)
             self._give_up()
+
+    def _renew_certificates(self) -> None:
+        """Read the certificates anew, for connections to come; keep the old if these are bad."""
+        if self._tls is None:
+            log.info("SIGHUP: there is no TLS, so there is nothing to read anew")
+            return
+        try:
+            tls = self._tls = read_certificates(self._settings)
+        except ConfigError as error:
+            log.error("SIGHUP: the certificates stay as they were, because %s", error)
+            return
+        assert tls is not None
+        for each in self._workers:
+            each.post(process.TLS, [tls.to_descriptor()])
+        log.info("SIGHUP: new connections get the certificate that is in the file now")
+
+    # --- Stopping. ---
 
     def _fail(self, code: ExitCode, reason: str) -> None:
         """End the service, because the writer said that it cannot go on."""
@@ -281,7 +345,8 @@ class Server:
         if self._exit_code == ExitCode.OK:
             while self._listener.accept():  # who waits by now is still served
                 pass
-        self._loop.forget(self._listener.fileno())
+        for fd in self._listener.filenos():
+            self._loop.forget(fd)
         self._listener.close()
         self._tell([*self._workers, *self._console])
 

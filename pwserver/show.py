@@ -6,7 +6,8 @@ is to be seen. What comes from the service is never trusted to be harmless on a 
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -59,6 +60,28 @@ def records(records: Iterable[Record], *, as_json: bool) -> None:
         _print_table(list(records))
 
 
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what is told how much is done, and of how much: a bar on standard error for people."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeRemainingColumn,
+    )
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield told
+
+
 def _print_json(record: Record) -> None:
     """Print a JSON line; a character that cannot be printed stands in it by its number."""
     line = json.dumps(record, ensure_ascii=False, default=_text)
@@ -92,4 +115,4 @@ def _text(value: object) -> str:
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return str(value)
+    return "-" if value is None else str(value)

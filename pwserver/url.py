@@ -1,4 +1,8 @@
-"""Where the service is: the one place that reads a `pwserver://` URL.
+"""Where the service is: the one place that reads a service's URL.
+
+    pwserver://[TOKEN@]HOST[:PORT]         over TCP, in the clear
+    pwservers://[TOKEN@]HOST[:PORT]        over TCP, with TLS
+    pwserver+unix://[TOKEN@]/PATH          over a Unix socket; the path is taken as it stands
 
 Used by the clients. It knows how a URL is written, and neither connects nor resolves names. Its
 errors never repeat the URL, which people may have put a secret into.
@@ -7,11 +11,14 @@ errors never repeat the URL, which people may have put a secret into.
 import re
 from dataclasses import dataclass
 
-from pwserver.config import Address, ClientSettings
+from pwserver.config import Address, ClientSettings, host_in_url
 from pwserver.errors import ConfigError
+from pwserver.secret import Secret
+from pwserver.tokens import TOKEN_FORM, is_token
 
 DEFAULT_URL = ClientSettings().service_url
 
+_TCP, _TLS, _UNIX = "pwserver", "pwservers", "pwserver+unix"
 _HOST_AND_PORT = re.compile(
     r"(?:\[(?P<ipv6>[^\[\]\s]*:[^\[\]\s]*)\]|(?P<host>[^\[\]:\s]+))(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -19,29 +26,63 @@ _HOST_AND_PORT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ServiceUrl:
-    """A `pwserver://` URL, taken apart."""
+    """A URL, taken apart: host and port, or the path of a Unix socket. Its str has no token."""
 
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    tls: bool = False
+    token: Secret[str] | None = None
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return self.path or f"{host_in_url(self.host)}:{self.port}"
 
 
 def parse(url: str) -> ServiceUrl:
     """Return what a URL such as `pwserver://127.0.0.1:12345` names, or raise `ConfigError`."""
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() != "pwserver":
-        raise ConfigError(f"the URL must begin with pwserver://, as {DEFAULT_URL} does.")
-    if "@" in rest:
-        raise ConfigError("the URL names a user; write only the host and the port.")
-    if re.search(r"[/?#]", rest):
+    scheme = scheme.lower()
+    if not separator or scheme not in (_TCP, _TLS, _UNIX):
+        raise ConfigError(
+            f"the URL must begin with {_TCP}://, {_TLS}:// or {_UNIX}://, as {DEFAULT_URL} does."
+        )
+    before, slash, behind = rest.partition("/")
+    user, at, host = before.rpartition("@")
+    token = _token(user) if at else None
+    place = host + slash + behind
+    if scheme == _UNIX:
+        return ServiceUrl(path=_path(place), token=token)
+    host, port = _host_and_port(place)
+    return ServiceUrl(host, port, tls=scheme == _TLS, token=token)
+
+
+def _token(user: str) -> Secret[str]:
+    if ":" in user:
+        raise ConfigError(
+            "the URL has a user and a password before the @; only a token may stand there."
+        )
+    if not is_token(user):
+        raise ConfigError(f"the URL has something else before the @ than a token: {TOKEN_FORM}.")
+    return Secret(user)
+
+
+def _path(place: str) -> str:
+    if not place.startswith("/"):
+        raise ConfigError(
+            f"the URL must go on with a path behind {_UNIX}://, such as /run/pw.sock."
+        )
+    if "\0" in place:
+        raise ConfigError("the URL has a NUL character in its path; give a file name.")
+    return place
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    if re.search(r"[/?#]", place):
         raise ConfigError("the URL goes on behind the host and the port; nothing may follow them.")
-    found = _HOST_AND_PORT.fullmatch(rest)
+    found = _HOST_AND_PORT.fullmatch(place)
     if found is None:
         raise ConfigError(f"the URL must be a host and a port, as {DEFAULT_URL} is.")
     port = int(found["port"] or Address.port)
     if not 1 <= port <= 65535:
         raise ConfigError(f"the URL has the port {port}; it must be from 1 to 65535.")
-    return ServiceUrl(found["ipv6"] or found["host"], port)
+    return found["ipv6"] or found["host"], port

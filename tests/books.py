@@ -1,32 +1,54 @@
 """A book in a file, without a service around it: what writes it, what reads it, and who waits."""
 
 import multiprocessing
+import shutil
 import sqlite3
+import struct
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from pwserver.handoff import Scoreboard
+from pwserver.protocol import RIGHTS
+from pwserver.secret import Secret
 from workers import history
+from workers.applications import ANYBODY, KNOWN, Caller
 from workers.batches import Awaited
-from workers.database import Store
+from workers.database import Store, check_values
+from workers.guesses import Limit
 from workers.history import OlderVersion
-from workers.models import COMMON_BOOK, Row
-from workers.vault import MasterKey, derive_key
-from workers.writing import SAVE
+from workers.keys import Keyring, MasterKey
+from workers.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
+from workers.peers import Peer
+from workers.writing import DONE, SAVE, nonce
 
-KEY = MasterKey(1, b"k" * 32)
-OTHER_KEY = MasterKey(1, b"o" * 32)
+KEY = MasterKey(1, Secret(b"k" * 32))
+OTHER_KEY = MasterKey(1, Secret(b"o" * 32))
+NEXT_KEY = MasterKey(2, Secret(b"n" * 32))
 REQUESTS_KEPT_MS = 86_400_000
 NOW_MS = 1_770_000_000_000  # early in 2026
 
 
-def open_store(path: Path, key: MasterKey = KEY, requests_kept_ms: int = REQUESTS_KEPT_MS) -> Store:
+def keyring_of(*keys: MasterKey) -> Keyring:
+    """Return a keyring with some keys, and always the same integrity key."""
+    return Keyring({key.id: key for key in keys}, Secret(b"i" * 32))
+
+
+KEYRING = keyring_of(KEY)
+BOTH_KEYS = keyring_of(KEY, NEXT_KEY)
+
+
+def open_store(
+    path: Path, keyring: Keyring = KEYRING, requests_kept_ms: int = REQUESTS_KEPT_MS
+) -> Store:
     """Open a database as the writer does."""
-    return Store(path, key.id, key.check_value, requests_kept_ms)
+    return Store(path, check_values(keyring), requests_kept_ms)
+
+
+def take_key(store: Store, key_id: int) -> None:
+    """Let a database take what is sealed with one more key, as a rotation does."""
+    row = (key_id, b"check value %d" % key_id)
+    store.connection.execute("INSERT INTO key (id, check_value, seals) VALUES (?, ?, 0)", row)
 
 
 def users(*ids: int, book: int = COMMON_BOOK) -> list[Row]:
@@ -38,11 +60,12 @@ class Saving(NamedTuple):
     """A save as the writer gets it; what a test does not care about has a value already."""
 
     kind: int = SAVE
+    key_id: int = 1
     book: int = COMMON_BOOK
     username: str | None = None
     user_id: int = 0
-    replaced: int = 0
-    key_id: int = 1
+    replaced: bytes | None = None
+    version: int = 1
     sealed: bytes = b"sealed"
     saved_at_ms: int = NOW_MS
     labels: str | None = None
@@ -51,17 +74,80 @@ class Saving(NamedTuple):
     fingerprint: int = 7
 
 
+def row_of(store: Store, user_id: int) -> UserRow:
+    """Return a user who must be there, as workers read it."""
+    columns = ", ".join(UserRow._fields)
+    select = f"SELECT {columns} FROM user WHERE id = ?"
+    found = store.connection.execute(select, (user_id,)).fetchone()
+    assert found is not None
+    return UserRow(*found)
+
+
 def next_version(store: Store, user_id: int, kept: int = 10, **more: Any) -> Saving:
     """Return a save of the next version of a user, planned as a worker plans it."""
-    found = store.connection.execute(
-        "SELECT version, key_id, saved_at_ms, sealed, older, username FROM user WHERE id = ?",
-        (user_id,),
-    ).fetchone()
-    assert found is not None
-    *newest, older, username = found
-    replaced = OlderVersion(*newest)
-    saving = Saving(username=username, user_id=user_id, replaced=replaced.version)
-    return saving._replace(older=history.add(older, replaced, kept), **more)
+    user = row_of(store, user_id)
+    newest = OlderVersion(user.version, user.key_id, user.saved_at_ms, user.sealed)
+    saving = Saving(
+        username=user.username,
+        user_id=user_id,
+        replaced=nonce(user.sealed),
+        version=user.version + 1,
+        sealed=b"sealed as %d" % (user.version + 1),
+        labels=user.labels,
+        older=history.add(user.older, newest, kept),
+    )
+    return saving._replace(**more)
+
+
+def save_often(store: Store, user_id: int, times: int) -> None:
+    """Save a new user, and new versions of it until there are so many, each sealed as its text."""
+    for version in range(1, times + 1):
+        sealed = b"%d of %d" % (version, user_id)
+        saving = Saving(username=f"u{user_id}", user_id=user_id, sealed=sealed)
+        if version > 1:
+            saving = next_version(store, user_id, sealed=sealed)
+        assert store.commit([], [saving]) == [DONE]
+
+
+def save_three_versions(store: Store) -> None:
+    """Save three versions of a password, a second apart, and an older one of somebody else."""
+    store.commit([], [Saving(username="alice", user_id=5, sealed=b"v1")])
+    for number in (2, 3):
+        at_ms = NOW_MS + (number - 1) * 1000
+        saving = next_version(store, 5, saved_at_ms=at_ms, sealed=b"v%d" % number)
+        store.commit([], [saving])
+    save_often(store, 6, 2)
+
+
+def add_shop(store: Store) -> None:
+    """Register an application, number 7, whose seal is not good."""
+    columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, x'05'"
+    store.connection.execute(f"INSERT INTO application VALUES ({columns})")
+
+
+def make_book(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION) -> None:
+    """Make a database with some users in it, and close it."""
+    store = open_store(path)
+    store.commit(rows, [])
+    store.close()
+    with open(path, "r+b") as file:
+        file.seek(60)
+        file.write(struct.pack(">I", schema_version))
+
+
+def crash(path: Path, statement: str) -> None:
+    """Run a statement on a database and leave its log behind, as a process that is killed does."""
+    crashing = path.with_name("crashing.db")
+    shutil.move(path, crashing)
+    connection = sqlite3.connect(crashing)
+    connection.execute("PRAGMA journal_mode=wal")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute(statement)
+    connection.commit()
+    for ending in ("", "-wal"):
+        shutil.copy(f"{crashing}{ending}", f"{path}{ending}")
+    connection.close()
+    crashing.unlink()
 
 
 def new_scoreboard() -> Scoreboard:
@@ -82,37 +168,32 @@ def rows_of(store: Store, table: str) -> list[tuple[Any, ...]]:
     return store.connection.execute(f'SELECT * FROM "{table}" ORDER BY 1, 2').fetchall()
 
 
-_TABLES_OF_1 = """
-CREATE TABLE "user" ("id" INTEGER NOT NULL PRIMARY KEY, "key_id" INTEGER NOT NULL,
-    "sealed" BLOB NOT NULL, "saved_at_ms" INTEGER NOT NULL);
-CREATE TABLE "key" ("id" INTEGER NOT NULL PRIMARY KEY, "check_value" BLOB NOT NULL);
-PRAGMA application_id = 0x70775376;
-PRAGMA user_version = 1;
-"""
+def everything(store: Store) -> list[list[tuple[Any, ...]]]:
+    """Return all that is in the book."""
+    return [rows_of(store, table) for table in ("user", "request")]
 
 
-def make_version_1(path: Path, passwords: Mapping[int, str]) -> None:
-    """Make a database of schema version 1, sealed with `KEY`, as the first release left it.
+class SomePeer(Peer):
+    """The other end of no connection: an application that may do everything in a book."""
 
-    `passwords` has the users' ids; each was saved so many milliseconds after `NOW_MS`, modulo 100.
-    """
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.executescript(_TABLES_OF_1)
-        connection.execute("INSERT INTO key VALUES (?, ?)", (KEY.id, KEY.check_value))
-        for id, password in passwords.items():
-            user = (id, KEY.id, _sealed_by_1(id, password), NOW_MS + id % 100)
-            connection.execute("INSERT INTO user VALUES (?, ?, ?, ?)", user)
-    connection.execute("PRAGMA journal_mode = wal")
-    connection.close()
+    def __init__(self, book: int) -> None:
+        rights = frozenset((ANYBODY, KNOWN, *RIGHTS))
+        self.caller = Caller("tests", book, list(RIGHTS), rights)
 
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return "127.0.0.1:50000"
 
-def _sealed_by_1(user_id: int, password: str) -> bytes:
-    """Return a password as the first release sealed it: XAES-256-GCM, bound to user and key."""
-    nonce = user_id.to_bytes(24, "big")
-    owner = user_id.to_bytes(8, "big") + KEY.id.to_bytes(4, "big")
-    subkey = AESGCM(derive_key(KEY.secret, nonce[:12]))
-    return nonce + subkey.encrypt(nonce[12:], password.encode(), owner)
+    @property
+    def authenticating(self) -> Limit:
+        """No limit on wrong tokens."""
+        return Limit([])
+
+    @property
+    def verifying(self) -> Limit:
+        """No limit on wrong passwords."""
+        return Limit([])
 
 
 class Client:
@@ -120,7 +201,7 @@ class Client:
 
     def __init__(self, book: int = COMMON_BOOK) -> None:
         self.awaited: deque[Awaited] = deque()
-        self.book = book
+        self.peer: Peer = SomePeer(book)
 
     def settle(self) -> None:
         """Do nothing: the tests look at the replies themselves."""

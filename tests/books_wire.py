@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Peer, Service, eventually
+from tests.harness import PATIENCE_S, Peer, Service, eventually
 from workers.history import unpack
 
 Request = dict[str, Any]
@@ -19,6 +20,10 @@ ALIVE = {"message": "Alive!"}
 UNKNOWN_USER = {"message": "Unknown user!"}
 UNKNOWN_VERSION = {"message": "Unknown version!"}
 DELETED = {"message": "User deleted!"}
+DENIED = {"message": "Denied!"}
+
+UNKNOWN_TOKEN = "pwserver_" + "A" * 43
+"""A token as the service makes them, that it never made."""
 
 
 def save(username: str | None = None, password: str = "abc123", **more: Any) -> Request:
@@ -63,7 +68,7 @@ def listing(**query: Any) -> Request:
 
 
 def saved(username: str, version: int) -> Request:
-    """Return the reply to a named save."""
+    """Return the reply to a named save; a guest is not told the version."""
     return {"message": "Password saved!", "username": username, "version": version}
 
 
@@ -130,12 +135,20 @@ EXAMPLES: dict[str, Request] = {
         {"message": "check_password", "password": "abc123"},
         PING,
         {"message": "status"},
+        {"message": "authenticate", "token": UNKNOWN_TOKEN},
     )
 }
-"""Each command with all its fields. They can be done one after the other, in this order."""
+"""Each command with all its fields. They can be done one after the other, in this order, by who may
+do everything; but nobody has the token."""
 
 
 # --- Who serves a connection. ---
+
+
+def peer_from(service: Service, address: str) -> Peer:
+    """Return a guest's connection from some loopback address, as from a machine of its own."""
+    there = ("127.0.0.1", service.port)
+    return Peer.over(socket.create_connection(there, PATIENCE_S, source_address=(address, 0)))
 
 
 def worker_of(service: Service, peer: Peer) -> str:
@@ -161,13 +174,12 @@ def _open_files(pid: int) -> set[str]:
 
 @contextlib.contextmanager
 def on_each_worker(service: Service) -> Iterator[tuple[Peer, Peer]]:
-    """Give a connection to worker 1 and one to worker 2."""
+    """Give a connection to worker 1 and one to worker 2, each of who may do everything."""
     with contextlib.ExitStack() as stack:
         found: dict[str, Peer] = {}
 
         def both_are_there() -> bool:
-            peer = stack.enter_context(service.peer())
-            assert peer.ask(PING) == ALIVE
+            peer = stack.enter_context(service.owner())
             found.setdefault(worker_of(service, peer), peer)
             return len(found) == 2
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
 from tests.harness import Peer, Service, is_alive
 
 Start = Callable[..., Service]
@@ -42,8 +43,15 @@ def service(start: Start) -> Service:
 
 @pytest.fixture
 def peer(service: Service) -> Iterator[Peer]:
-    """Return a connection to the running service."""
+    """Return a guest's connection to the running service."""
     with service.peer() as connected:
+        yield connected
+
+
+@pytest.fixture
+def owner(service: Service) -> Iterator[Peer]:
+    """Return a connection of an application that may do everything in the common book."""
+    with service.owner() as connected:
         yield connected
 
 
@@ -54,3 +62,9 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
     yield service
     assert service.stop() == 0
     assert "Traceback" not in service.stderr, service.stderr
+
+
+@pytest.fixture
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return an authority for certificates, in a folder of its own."""
+    return Authority(tmp_path_factory.mktemp("certificates"))

@@ -1,6 +1,7 @@
 """A real service for tests: started as a user starts it, on a free port, in a folder of its own."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -10,11 +11,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
-READY = re.compile(r"listening on (\S+):(\d+), database (.*), (\d+) workers?$")
+import pytest
+
+from pwserver.config import StoreSettings
+from pwserver.protocol import RIGHTS, Right
+from pwserver.secret import Secret
+from workers.administration import Administration, administration
+
+READY = re.compile(
+    r"listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"
+)
 PATIENCE_S = 20.0
 """How long a test waits for something that must happen: generous, for slow and busy machines."""
 
@@ -45,13 +56,41 @@ def steady(value: Callable[[], Any], what: str) -> Any:
     return last
 
 
+def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
+    """Return an address that other machines reach this one by; skip the test where there is none.
+
+    It is the one this machine would send from; nothing is sent to find that out.
+    """
+    somewhere = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((somewhere, 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            address = "::1"
+    if ipaddress.ip_address(address).is_loopback:
+        pytest.skip(f"this machine has no address of its own but loopback ({family.name})")
+    return address
+
+
 class Peer:
     """A client made of a plain socket, as a main application is."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self.socket = socket.create_connection((host, port), PATIENCE_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._file = self.socket.makefile("rb")
+        connected = socket.create_connection((host, port), PATIENCE_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._use(connected)
+
+    @classmethod
+    def over(cls, connected: socket.socket) -> Self:
+        """Return a client on a socket that is connected: with TLS, say, or a Unix socket."""
+        peer = cls.__new__(cls)
+        peer._use(connected)
+        return peer
+
+    def _use(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._file = connected.makefile("rb")
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +121,10 @@ class Peer:
         """Send one message and return its reply."""
         self.send(message)
         return self.reply()
+
+    def authenticate(self, token: str) -> Any:
+        """Show a token and return the reply."""
+        return self.ask({"message": "authenticate", "token": token})
 
     def save(self, password: str = "abc123") -> Any:
         """Save a password and return the reply."""
@@ -120,16 +163,19 @@ class Service:
         popen = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder, **popen}
         self.process = subprocess.Popen(command, **popen)
         self.port = 0
+        self.banner = ""  # the first line it prints
+        self._token = ""
+        self._registering = threading.Lock()
 
     def wait_until_listening(self) -> Self:
         """Read the first line of standard output and take the port from it."""
         assert self.process.stdout is not None
-        first = self.process.stdout.readline().decode()
-        found = READY.search(first.rstrip("\n"))
+        self.banner = self.process.stdout.readline().decode().rstrip("\n")
+        found = READY.search(self.banner)
         if not found:
             self.kill_everything()
-            raise AssertionError(f"{first!r}\n{self.stderr}")
-        self.port = int(found[2])
+            raise AssertionError(f"{self.banner!r}\n{self.stderr}")
+        self.port = int(found[2] or 0)
         return self
 
     @property
@@ -138,8 +184,49 @@ class Service:
         return (self.folder / "stderr").read_text()
 
     def peer(self) -> Peer:
-        """Return a new connection."""
+        """Return a new connection of a guest: a main application without a token."""
         return Peer(self.port)
+
+    def owner(self) -> Peer:
+        """Return a new connection of an application that may do everything in the common book."""
+        token = self.token
+        peer = self.peer()
+        try:
+            assert peer.authenticate(token)["message"] == "Authenticated!"
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+
+    @property
+    def token(self) -> str:
+        """The token of an application that may do everything in the common book."""
+        with self._registering:  # threads may ask at once
+            if not self._token:
+                self._token = self._registered_owner().reveal()
+            return self._token
+
+    def _registered_owner(self) -> Secret[str]:
+        with administration(StoreSettings(database=str(self.database))) as files:
+            if any(row.name == "owner" for row in files.applications()):
+                return files.rotate("owner", grace_s=3600.0)  # a service here had it before
+            return files.add("owner", RIGHTS, common=True)
+
+    def add_application(
+        self, name: str, may: Sequence[Right] = RIGHTS, *, common: bool = False
+    ) -> str:
+        """Register an application and return its token."""
+        with self.administration() as files:
+            return files.add(name, may, common=common).reveal()
+
+    def administration(self) -> AbstractContextManager[Administration]:
+        """Return what an administrator works with, to be used in a `with`."""
+        return administration(StoreSettings(database=str(self.database)))
+
+    @property
+    def url(self) -> str:
+        """The URL of the service for the application that may do everything."""
+        return f"pwserver://{self.token}@127.0.0.1:{self.port}"
 
     def children(self) -> dict[str, int]:
         """Return the process id of every named child that is alive."""

@@ -107,18 +107,35 @@ class Shell:
 
 
 def shell_at(service: Service, folder: Path) -> Shell:
-    """Return a shell in which commands find a service."""
+    """Return a shell in which commands find a service, and a token that may do everything."""
+    token_file = write_token(folder, service.token)
+    return Shell(folder, {"PWSERVER_URL": url_of(service), "PWSERVER_TOKEN_FILE": token_file})
+
+
+def guest_shell_at(service: Service, folder: Path) -> Shell:
+    """Return a shell in which commands find a service, and no token."""
     return Shell(folder, {"PWSERVER_URL": url_of(service)})
 
 
+def write_token(folder: Path, token: str) -> str:
+    """Write a token into a file that its owner alone may read; return the file's name."""
+    file = folder / "token"
+    file.touch(0o600)
+    file.write_text(f"{token}\n")
+    return str(file)
+
+
 def url_of(service: Service) -> str:
-    """Return where a service is."""
+    """Return where a service is, for who has no token."""
     return f"pwserver://127.0.0.1:{service.port}"
 
 
 def client_of(service: Service) -> Client:
-    """Return a client, with which to prepare what a command is to find, and to look after it."""
-    return Client(url_of(service))
+    """Return a client that may do everything in the common book.
+
+    With it what a command is to find is prepared, and what it has done is looked at.
+    """
+    return Client(service.url)
 
 
 def _shown(terminal: int, typed: str) -> str:

@@ -1,72 +1,57 @@
-"""Until there are permissions, only the seed's commands are done on addresses that others reach."""
+"""Where a client comes from decides what it may do without a token: strangers may ping.
 
-import ipaddress
+Which right each command needs is the matter of `test_rights`; here it is who is a stranger.
+"""
+
 import socket
+import ssl
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from pwserver.protocol import REQUESTS
-from tests.books_wire import EXAMPLES, PING, Request, ask_all, get, names, save, saved
+from tests.books_wire import (
+    ALIVE,
+    COUNT,
+    DENIED,
+    EXAMPLES,
+    PING,
+    Request,
+    ask_all,
+    get,
+    names,
+    save,
+    saved,
+)
+from tests.certificates import Authority
 from tests.conftest import Start
-from tests.harness import SAVED, Peer, Service
+from tests.harness import SAVED, Peer, Service, own_address
+from tests.tls_peers import tls_flags, tls_peer, trusting
 
-ANYWHERE = {"number_of_users", "ping", "status"}
-
-
-def own_address(family: socket.AddressFamily, somewhere: str) -> str:
-    """Return the address this machine would send from; nothing is sent to find that out."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((somewhere, 9))
-            address = str(probe.getsockname()[0])
-        except OSError:
-            pytest.skip(f"this machine has no address of its own but loopback ({family.name})")
-    if ipaddress.ip_address(address).is_loopback:
-        pytest.skip(f"this machine has no address of its own but loopback ({family.name})")
-    return address
+GUESTS = {"save_password", "number_of_users", "generate_password", "check_password", "ping"}
 
 
 @pytest.fixture
-def open_service(start: Start) -> Service:
-    """Return a service that listens on every IPv4 address."""
-    return start("--host", "0.0.0.0")
+def context(authority: Authority) -> ssl.SSLContext:
+    """Return what a client has that trusts the authority."""
+    return trusting(authority)
 
 
 @pytest.fixture
-def outside(open_service: Service) -> Iterator[Peer]:
+def open_service(start: Start, authority: Authority) -> Service:
+    """Return a service that listens on every IPv4 address, with TLS."""
+    return start("--host", "0.0.0.0", *tls_flags(authority.issue("localhost")))
+
+
+@pytest.fixture
+def outside(open_service: Service, context: ssl.SSLContext) -> Iterator[Peer]:
     """Yield a connection to the machine's own address that other machines reach it by."""
-    address = own_address(socket.AF_INET, "192.0.2.1")
-    with Peer(open_service.port, address) as peer:
+    with tls_peer(open_service, context, own_address()) as peer:
         yield peer
 
 
-def is_denied(reply: Request) -> bool:
-    """Tell whether a reply is the refusal, with a reason and nothing else."""
-    return set(reply) - {"id"} == {"message", "error"} and reply["message"] == "Denied!"
-
-
-def test_from_outside_everything_of_the_book_is_denied(
-    open_service: Service, outside: Peer
-) -> None:
-    """Each command but the seed's, `ping` and `status` is refused, and nothing is done."""
-    with open_service.peer() as local:
-        assert local.ask(save("example", labels=["x"])) == saved("example", 1)
-        before = local.ask(EXAMPLES["list_users"])
-        denied = [request for name, request in EXAMPLES.items() if name not in ANYWHERE]
-        for request in denied:
-            reply = outside.ask({**request, "id": 7})
-            assert is_denied(reply), (request, reply)
-            assert reply["id"] == 7
-            if request["message"] != "save_password":
-                assert is_denied(outside.ask(_least(request))), request
-        assert local.ask(EXAMPLES["list_users"]) == before
-        assert local.count() == 1
-        assert local.ask(get("example"))["version"] == 1
-
-
-def _least(request: Request) -> Request:
+def least(request: Request) -> Request:
     """Return a request with the fields only that its command needs."""
     kind = next(kind for kind in REQUESTS if kind.__struct_config__.tag == request["message"])
     fields = msgspec.structs.fields(kind)
@@ -74,67 +59,90 @@ def _least(request: Request) -> Request:
     return {field: value for field, value in request.items() if field in needed}
 
 
-@pytest.mark.parametrize("extra", ["username", "labels", "request_id"])
-def test_from_outside_only_the_seeds_save_is_done(outside: Peer, extra: str) -> None:
-    """Any of the fields that the seed does not have makes it a save of the book."""
-    request = {key: EXAMPLES["save_password"][key] for key in ("message", "password", extra)}
-    assert is_denied(outside.ask(request))
-    assert outside.count() == 0
+def test_from_outside_everything_but_ping_is_denied(
+    open_service: Service, context: ssl.SSLContext, outside: Peer
+) -> None:
+    """The seed's commands as well, with all fields and with the least; and nothing is done."""
+    with tls_peer(open_service, context) as owner:
+        owner.authenticate(open_service.token)
+        assert owner.ask(save("example", labels=["x"])) == saved("example", 1)
+        before = owner.ask(EXAMPLES["list_users"])
+        for name, request in EXAMPLES.items():
+            expected = ALIVE if name == "ping" else DENIED
+            assert outside.ask(request) == expected, request
+            assert outside.ask({**least(request), "id": 7}) == {**expected, "id": 7}, request
+        assert owner.ask(EXAMPLES["list_users"]) == before
+        assert owner.count() == 1
+        assert owner.ask(get("example"))["version"] == 1
 
 
-def test_from_outside_the_seed_is_served(open_service: Service, outside: Peer) -> None:
-    """Its three exchanges are the contract's, and so are `ping`, `status` and bad input."""
-    outside.send(save(), {"message": "number_of_users"}, {"message": "other"}, PING)
-    assert outside.line() == SAVED
-    assert outside.line() == b'{"message": "return_number_of_users", "number_of_users": 1}\n'
-    assert outside.line() == b'{"message": "Invalid message!"}\n'
-    assert outside.line() == b'{"message": "Alive!"}\n'
-    assert outside.ask({"message": "status"})["number_of_users"] == 1
+def test_from_outside_a_token_is_what_counts(open_service: Service, outside: Peer) -> None:
+    """Who shows one may do there what it may do anywhere."""
+    assert outside.ask(save("a")) == DENIED
+    assert outside.authenticate(open_service.token)["message"] == "Authenticated!"
+    assert outside.ask(save("a")) == saved("a", 1)
+    assert outside.ask(get("a"))["password"] == "abc123"
+
+
+def test_from_outside_bad_messages_are_answered(outside: Peer) -> None:
+    """What is no message at all is said to be none, as it is to everybody."""
+    assert outside.ask({"message": "other"}) == {"message": "Invalid message!"}
     assert outside.ask({"message": "get_password"})["error"] == '"username" is missing.'
     outside.send(b"hello\n")
     assert outside.reply()["message"] == "Invalid message!"
-    with open_service.peer() as local:
-        assert len(names(local)) == 1
 
 
 def test_denied_requests_keep_their_place(outside: Peer) -> None:
     """In a burst, what is denied and what is done are answered in their order."""
-    burst = [save(), get("a"), PING, save("a"), save(), {"message": "number_of_users"}] * 20
+    burst = [save(), get("a"), PING, save("a"), {"message": "other"}, COUNT, PING] * 20
     replies = [reply["message"] for reply in ask_all(outside, burst)]
-    assert (
-        replies
-        == [
-            "Password saved!",
-            "Denied!",
-            "Alive!",
-            "Denied!",
-            "Password saved!",
-            "return_number_of_users",
-        ]
-        * 20
-    )
+    denied = "Denied!"
+    assert replies == [denied, denied, "Alive!", denied, "Invalid message!", denied, "Alive!"] * 20
 
 
-def test_on_loopback_everything_is_done(open_service: Service) -> None:
-    """The same service, asked at 127.0.0.1 or another loopback address, does every command."""
-    for address in ("127.0.0.1", "127.1.2.3"):
-        with Peer(open_service.port, address) as local:
-            for reply in ask_all(local, list(EXAMPLES.values())):
-                assert reply["message"] not in ("Denied!", "Invalid message!")
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3"])
+def test_who_is_on_this_machine_is_a_guest_all_the_same(
+    open_service: Service, context: ssl.SSLContext, address: str
+) -> None:
+    """The same service, asked at any loopback address, does what guests may ask for."""
+    with tls_peer(open_service, context, address) as local:
+        assert_guest(local)
 
 
-def test_ipv6_is_told_apart_as_well(start: Start) -> None:
+def assert_guest(peer: Peer) -> None:
+    """Check that a client may do what guests may, with the seed's bytes, and no more."""
+    peer.send(save(), COUNT)
+    assert peer.line() == SAVED
+    assert peer.line() == b'{"message": "return_number_of_users", "number_of_users": 1}\n'
+    for name, request in EXAMPLES.items():
+        reply = peer.ask(request)
+        assert (reply != DENIED) == (name in GUESTS), request
+        assert reply["message"] != "Invalid message!"
+
+
+def test_insecure_makes_everybody_a_guest(start: Start) -> None:
+    """Told to do without TLS, the service takes others as if they were on its machine."""
+    service = start("--host", "0.0.0.0", "--insecure")
+    with Peer(service.port, own_address()) as outside:
+        assert_guest(outside)
+    with service.owner() as owner:
+        assert "example" in names(owner)
+
+
+def test_ipv6_is_told_apart_as_well(
+    start: Start, authority: Authority, context: ssl.SSLContext
+) -> None:
     """Listening on `::`, the loopback addresses of both kinds are served, others are denied."""
-    address = own_address(socket.AF_INET6, "2001:db8::1")
-    service = start("--host", "::")
-    with Peer(service.port, "::1") as local:
-        assert local.ask(save("a")) == saved("a", 1)
-    with Peer(service.port, address) as outside:
-        assert is_denied(outside.ask(get("a")))
-        assert outside.count() == 1
+    address = own_address(socket.AF_INET6)
+    service = start("--host", "::", *tls_flags(authority.issue("localhost")))
+    with tls_peer(service, context, "::1") as local:
+        assert local.save() == {"message": "Password saved!"}
+    with tls_peer(service, context, address) as outside:
+        assert outside.save() == DENIED
+        assert outside.ask(PING) == ALIVE
     try:
-        mapped = Peer(service.port)
+        mapped = tls_peer(service, context)
     except ConnectionRefusedError:
         return  # the system keeps the two kinds apart
     with mapped:
-        assert mapped.ask(get("a"))["password"] == "abc123"
+        assert mapped.count() == 1

@@ -22,9 +22,9 @@ from pwserver import (
     UnknownUser,
     exchange,
 )
+from pwserver.access import access_to
 from pwserver.async_connections import ConnectionPool
 from pwserver.exchange import Exchange, Limits
-from pwserver.url import parse
 from tests.client_commands import COMMANDS, Command
 from tests.fake_service import (
     ALIVE,
@@ -203,7 +203,7 @@ def test_waiting_for_a_connection_ends_at_the_timeout() -> None:
     """A task that gets none is told why, and that nothing was sent."""
 
     async def main() -> None:
-        pool = ConnectionPool(parse(service.url), 1, asyncio.get_running_loop())
+        pool = ConnectionPool(access_to(service.url), 1, asyncio.get_running_loop())
         async with pool.connection(Exchange([], Limits(5, 1, 1))):
             with pytest.raises(ConnectionFailed, match="all 1 connections of the client were in"):
                 await pool.connection(Exchange([], Limits(0.05, 1, 1))).__aenter__()

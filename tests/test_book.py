@@ -47,7 +47,7 @@ def name() -> str:
 @pytest.fixture
 def client(shared_service: Service) -> Any:
     """Yield a connection to the service of this file."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         yield peer
 
 
@@ -195,7 +195,7 @@ def test_history_shows_what_is_kept_and_no_values(client: Peer, name: str) -> No
 @pytest.mark.parametrize("kept", [0, 2])
 def test_how_many_versions_are_kept_is_a_setting(start: Start, kept: int) -> None:
     """As many older versions as the setting says, for saves and restores; none at 0."""
-    with start("--versions-kept", str(kept)).peer() as peer:
+    with start("--versions-kept", str(kept)).owner() as peer:
         ask_all(peer, [save("a", f"p{n}") for n in range(1, 6)])
         assert versions_of(peer, "a") == list(range(5, 4 - kept, -1))
         assert peer.ask(restore("a", 5))["version"] == 6
@@ -206,10 +206,10 @@ def test_how_many_versions_are_kept_is_a_setting(start: Start, kept: int) -> Non
 def test_fewer_kept_versions_take_effect_with_the_next_save(start: Start) -> None:
     """Started with a smaller setting, a user's history shrinks when it is saved to."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         ask_all(peer, [save("a", f"p{n}") for n in range(1, 9)])
     assert service.stop() == 0
-    with start("--versions-kept", "3").peer() as peer:
+    with start("--versions-kept", "3").owner() as peer:
         assert versions_of(peer, "a") == list(range(8, 0, -1))
         peer.ask(save("a", "p9"))
         assert versions_of(peer, "a") == [9, 8, 7, 6]
@@ -306,14 +306,14 @@ def test_a_deleted_user_is_gone_with_its_versions(client: Peer, name: str) -> No
 def test_the_total_follows_named_saves_and_deletes(start: Start) -> None:
     """After any of them, and after a restart, the number is how many users are listed."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         ask_all(peer, [save(f"n{n % 7}") for n in range(30)] + [save()] * 5)
         assert peer.count() == 12
         for gone in ["n1", "n3", *generated_names(peer)[:2]]:
             assert peer.ask(delete(gone)) == DELETED
         assert peer.count() == 8 == len(names(peer))
     service.kill_everything()
-    with start().peer() as peer:
+    with start().owner() as peer:
         assert peer.count() == 8 == len(names(peer))
 
 
@@ -366,7 +366,7 @@ def test_a_generated_password_can_be_saved_in_the_same_step(client: Peer, name: 
 def test_status_tells_how_the_service_is_doing(start: Start) -> None:
     """Users, workers that can be given work, uptime, and the versions of the parts."""
     service = start("--workers", "1")
-    with service.peer() as peer:
+    with service.owner() as peer:
         ask_all(peer, [save("a"), save("b"), delete("a"), save()])
         first = peer.ask({"message": "status"})
         assert first["message"] == "return_status"
@@ -383,10 +383,11 @@ def test_status_tells_how_the_service_is_doing(start: Start) -> None:
         assert second["uptime_s"] > first["uptime_s"]
 
 
-def test_every_reply_repeats_the_id(client: Peer, name: str) -> None:
+def test_every_reply_repeats_the_id(shared_service: Service, client: Peer, name: str) -> None:
     """Whatever the command and whatever the answer."""
     client.ask(save(name))
     whole = {"username": name, "password": "abc123", "version": 1, "labels": ["x"]}
+    whole["token"] = shared_service.token
     commands = [kind.__struct_config__.tag for kind in REQUESTS]
     done = [{**whole, "message": command, "id": command} for command in commands]
     unknown = [{**request, "username": f"not {name}"} for request in done]
@@ -402,16 +403,16 @@ def test_every_reply_repeats_the_id(client: Peer, name: str) -> None:
 def test_everything_is_there_after_a_restart(start: Start) -> None:
     """Names, versions, labels and times outlive a stop, and a kill."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         ask_all(peer, [save("a", f"p{n}", labels=[f"l{n}"]) for n in range(14)])
         ask_all(peer, [save("b", "q"), delete("b"), save("\N{SNOWMAN}", "r"), restore("a", 5)])
         before = ask_all(peer, [history("a"), listing(), get("a"), get("a", version=6)])
     assert before[2]["password"] == "p4"
     service.kill_everything()
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         assert ask_all(peer, [history("a"), listing(), get("a"), get("a", version=6)]) == before
     assert service.stop() == 0
-    with start().peer() as peer:
+    with start().owner() as peer:
         assert ask_all(peer, [history("a"), listing(), get("a"), get("a", version=6)]) == before
         assert peer.ask(save("a", "next")) == saved("a", 16)

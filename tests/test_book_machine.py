@@ -41,6 +41,9 @@ from tests.books_wire import (
 from tests.harness import Peer, Service
 
 KEPT = 2
+APPLICATIONS = 60
+WRONG_MAX = 9
+"""Wrong passwords of one application that are answered at once."""
 NOT_SAVED = {"message": "Not saved!"}
 _examples = itertools.count()
 
@@ -190,13 +193,32 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+class Applications:
+    """Connections of one application after the other, all of which use the common book.
+
+    So none is made to wait for having been wrong too often.
+    """
+
+    def __init__(self, peers: list[Peer], tokens: list[str]) -> None:
+        self.peers = peers
+        self.wrong = 0
+        self._tokens = itertools.cycle(tokens)
+
+    def change(self) -> None:
+        """Be the next application, which has not shown any wrong password lately."""
+        self.wrong = 0
+        token = next(self._tokens)
+        for peer in self.peers:
+            assert peer.authenticate(token)["message"] == "Authenticated!"
+
+
 class Machine(RuleBasedStateMachine):
     """Sends requests, one at a time or in bursts, and compares replies with the model's."""
 
-    def __init__(self, peers: list[Peer]) -> None:
+    def __init__(self, applications: Applications) -> None:
         super().__init__()
-        self.peers = peers
-        self.peer = peers[0]
+        self.applications = applications
+        self.peer = applications.peers[0]
         self.bursts = False
         self.waiting: list[tuple[Request, Request]] = []
         self.model = Model()
@@ -278,7 +300,7 @@ class Machine(RuleBasedStateMachine):
     @rule(who=WHO, bursts=st.booleans())
     def go_on_elsewhere(self, who: int, bursts: bool) -> None:
         self.flush()
-        self.peer = self.peers[who]
+        self.peer = self.applications.peers[who]
         self.bursts = bursts
 
     # --- The requests. ---
@@ -332,6 +354,10 @@ class Machine(RuleBasedStateMachine):
                 self.flush()
                 password = self.real[password]
         self.do(verify(typed, password), expected)
+        self.applications.wrong += not expected["valid"]
+        if self.applications.wrong == WRONG_MAX:
+            self.flush()
+            self.applications.change()
 
     @rule(name=NAME)
     def history(self, name: str | int) -> None:
@@ -379,22 +405,25 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Peer]]:
+def applications(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applications]:
     """Yield four connections to a service with a short history, two to each worker."""
     flags = ("--versions-kept", str(KEPT), "--list-users", "none")
     service = Service(tmp_path_factory.mktemp("machine"), *flags).wait_until_listening()
+    tokens = [
+        service.add_application(f"machine {number}", common=True) for number in range(APPLICATIONS)
+    ]
     with on_each_worker(service) as one_each, on_each_worker(service) as another_each:
-        yield [*one_each, *another_each]
+        yield Applications([*one_each, *another_each], tokens)
     assert service.stop() == 0
     assert "Traceback" not in service.stderr, service.stderr
 
 
-def test_the_book_behaves_like_a_dictionary(peers: list[Peer]) -> None:
+def test_the_book_behaves_like_a_dictionary(applications: Applications) -> None:
     """Whatever is asked in whatever order, over whichever connection, alone or in bursts."""
 
     class MachineHere(Machine):
         def __init__(self) -> None:
-            super().__init__(peers)
+            super().__init__(applications)
 
     run_state_machine_as_test(
         MachineHere,

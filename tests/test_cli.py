@@ -8,7 +8,7 @@ import pytest
 
 from pwserver import cli
 from tests.harness import Service, eventually
-from tests.shell import Shell, shell_at
+from tests.shell import Shell, guest_shell_at
 
 COMMANDS = [name for name in cli.app if not name.startswith("-")]
 
@@ -31,7 +31,7 @@ def test_save_count_and_ping(service: Service, tmp_path: Path) -> None:
 
 def test_demo_shows_the_seed_messages(service: Service, tmp_path: Path) -> None:
     """The example prints each message sent and received."""
-    shown = shell_at(service, tmp_path).run("demo")
+    shown = guest_shell_at(service, tmp_path).run("demo")
     assert shown.code == 0
     lines = [line.split(maxsplit=1) for line in shown.out.splitlines()]
     assert [kind for kind, _ in lines] == ["sent:", "received:"] * 3
@@ -48,7 +48,7 @@ def test_demo_shows_the_seed_messages(service: Service, tmp_path: Path) -> None:
 
 def test_a_password_is_never_an_argument(service: Service, tmp_path: Path) -> None:
     """One on the command line, where everybody could read it, is refused and not repeated."""
-    refused = shell_at(service, tmp_path).run("save", "abc123", stdin="abc123")
+    refused = guest_shell_at(service, tmp_path).run("save", "abc123", stdin="abc123")
     assert refused.code == 2
     assert "a password is never one" in refused.err
     assert "abc123" not in refused.err

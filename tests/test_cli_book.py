@@ -12,9 +12,10 @@ import pytest
 from pwserver import Client, UnknownUser
 from tests.fake_service import Behaviour, Conversation, FakeService, answer, hang_up, silence
 from tests.harness import Service
-from tests.shell import ENVIRONMENT, Shell, client_of, shell_at, url_of
+from tests.shell import ENVIRONMENT, Shell, client_of, guest_shell_at, shell_at, url_of
 
 UNKNOWN_USER = (1, "", "pwserver: Unknown user!\n")
+DENIED = (1, "", "pwserver: Denied! This needs the token of an application that may do it.\n")
 
 
 @pytest.fixture
@@ -44,6 +45,21 @@ def test_save_says_which_version_it_made(shell: Shell, name: str, book: Client) 
     assert shell.run("save", "--username", name, stdin="two\n").record["version"] == 2
     assert book.get_password(name).password == "two"
     assert next(book.users(prefix=name)).labels == ["work", "at home"]
+
+
+def test_without_a_token_nothing_is_told_or_taken(
+    shared_service: Service, tmp_path: Path, name: str, book: Client
+) -> None:
+    """A guest saves, and is not told whether the name was known; the rest is denied."""
+    guest = guest_shell_at(shared_service, tmp_path)
+    for _ in range(2):
+        saved = guest.run("save", "--username", name, stdin="one\n")
+        assert saved.record == {"username": name, "version": None}
+    assert guest.run("count").out == f"{book.number_of_users()}\n"
+    for arguments in (["get", name], ["delete", name, "--yes"], ["list"], ["status"]):
+        denied = guest.run(*arguments)
+        assert (denied.code, denied.out, denied.err) == DENIED
+    assert book.get_password(name).version == 2
 
 
 def test_save_without_a_name_makes_a_user(shell: Shell, book: Client) -> None:
@@ -285,8 +301,7 @@ def test_no_service_is_said_plainly_and_soon(tmp_path: Path, command: str) -> No
     failed = Shell(tmp_path).run(command, "--url", "pwserver://127.0.0.1:1")
     assert time.monotonic() - began < 5
     assert (failed.code, failed.out) == (3, "")
-    words = "did not answer" if command == "demo" else "cannot be reached"
-    assert failed.err == f"pwserver: 127.0.0.1:1 {words}: Connection refused.\n"
+    assert failed.err == "pwserver: 127.0.0.1:1 cannot be reached: Connection refused.\n"
 
 
 def blurt(conversation: Conversation) -> None:
@@ -302,8 +317,8 @@ def blurt(conversation: Conversation) -> None:
         (silence, ["save", "--timeout-s", "0.1"], 8, "may or may not have been saved"),
         (hang_up, ["save"], 8, "may or may not have been saved"),
         (answer(b"<html>\n"), ["count"], 3, "the answer is not one of this service"),
-        (blurt, ["demo"], 3, "did not answer as this service does"),
-        (silence, ["demo", "--timeout-s", "0.1"], 3, "did not answer: timed out"),
+        (blurt, ["demo"], 3, "the answer is not one of this service"),
+        (silence, ["demo", "--timeout-s", "0.1"], 3, "did not answer in time"),
     ],
     ids=["slow", "slow save", "lost save", "alien", "alien demo", "slow demo"],
 )

@@ -1,11 +1,13 @@
 """Where settings come from, and that what a single command is told to do is not one of them."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 from pwserver import cli
+from pwserver.config import ClientSettings
 from tests.fake_service import SAVED, TIME, FakeService, Message, answer_all
 from tests.shell import Shell
 
@@ -133,4 +135,5 @@ def test_the_help_names_the_variables_of_settings_alone(
         assert text.count("env var: ") == len(named[command])
     assert {"LIST_USERS", "PORT", "KEY_FILE", "CONFIG"} <= named.pop("serve")
     for variables in named.values():
-        assert variables == {"CONFIG", "HOST", "PORT", "URL", "TIMEOUT_S"}
+        names = {field.name.upper() for field in dataclasses.fields(ClientSettings)}
+        assert variables == {"CONFIG", *names}

@@ -10,7 +10,7 @@ import pytest
 from pwserver import Client, UnknownUser
 from tests.fake_service import ALIVE, TIME, FakeService, Message, answer
 from tests.harness import Service
-from tests.shell import Shell, client_of, shell_at
+from tests.shell import Shell, client_of, guest_shell_at, shell_at
 
 EVIL = "\x1b]0;x\x07\x9b1m\r\u202e"
 """What would set the title and the colour of a terminal, and overwrite and turn round the line."""
@@ -37,6 +37,14 @@ def test_the_prompt_does_not_show_the_password(shell: Shell, book: Client) -> No
     assert saved.out == "Password: \nPassword saved! typed is at version 1.\n"
     assert book.get_password("typed").password == "abc123"
     assert shell.type("save", typed="abc123\n").out == "Password: \nPassword saved!\n"
+
+
+def test_a_guest_is_told_that_it_is_saved(shared_service: Service, tmp_path: Path) -> None:
+    """Without a token the sentence is the same for a name that was known and for a new one."""
+    guest = guest_shell_at(shared_service, tmp_path)
+    for _ in range(2):
+        saved = guest.type("save", "--username", "guest", typed="abc123\n")
+        assert saved.out == "Password: \nPassword saved! It is the newest of guest.\n"
 
 
 @pytest.mark.parametrize("typed", ["\n", "\x04"], ids=["Enter", "Ctrl-D"])

@@ -1,6 +1,7 @@
 """The client library: what its methods send, return and raise.
 
-How it repeats requests is tested in `test_client_retries`, its connections in `test_connections`.
+How it repeats requests is tested in `test_client_retries`, its connections in `test_connections`,
+and what it may be told of the way to the service in `test_client_access`.
 """
 
 import json
@@ -23,15 +24,14 @@ from pwserver import (
     Password,
     ProtocolViolation,
     PwserverError,
+    Saved,
     Unavailable,
     UnknownUser,
     UnknownVersion,
     calls,
 )
-from pwserver.config import ClientSettings
-from pwserver.url import ServiceUrl, parse
 from tests.client_commands import BY_NAME, COMMANDS, Command
-from tests.fake_service import ALIVE, SAVED, TIME, FakeService, answer
+from tests.fake_service import ALIVE, DENIED, SAVED, TIME, FakeService, answer
 
 NUMBER = b'{"message": "return_number_of_users", "number_of_users": %d}\n'
 
@@ -88,7 +88,6 @@ def test_all_users_are_got_page_by_page() -> None:
         ("Not saved!", NotSaved),
         ("Unknown user!", UnknownUser),
         ("Unknown version!", UnknownVersion),
-        ("Denied!", Denied),
         ("Unavailable!", Unavailable),
     ],
 )
@@ -102,6 +101,24 @@ def test_each_refusal_raises_its_own_error(word: str, error: type[PwserverError]
             book.get_password("alice")
         book.ping()
         assert service.connections == 1
+
+
+def test_what_is_denied_says_what_it_needs() -> None:
+    """The service gives no reason, which would be a hint at what there is; the client does."""
+    with FakeService(answer(DENIED, ALIVE)) as service, Client(service.url) as book:
+        with pytest.raises(Denied, match=r"^This needs the token of an application that may do it"):
+            book.get_password("alice")
+        book.ping()
+        assert service.connections == 1
+
+
+def test_a_version_that_is_not_told_is_none() -> None:
+    """Without a token, a save under a name does not say whether the name was there before."""
+    saved = {**SAVED, "username": "bob"}
+    made = {"message": "return_generated_password", "password": "Zq", "username": "bob"}
+    with FakeService(answer(saved, made)) as service, Client(service.url) as book:
+        assert book.save_password("x", username="bob") == Saved("bob", None)
+        assert book.generate_password(username="bob") == Generated("Zq", "bob", None)
 
 
 @pytest.mark.parametrize(
@@ -218,55 +235,6 @@ def test_request_ids_are_unique_and_grow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port"),
-    [
-        ("pwserver://127.0.0.1:12345", "127.0.0.1", 12345),
-        ("pwserver://book.example", "book.example", 12345),
-        ("PWSERVER://[::1]:1", "::1", 1),
-        ("pwserver://[fe80::1%eth0]", "fe80::1%eth0", 12345),
-        (ClientSettings().service_url, "127.0.0.1", 12345),
-        (ClientSettings(host="::1", port=7).service_url, "::1", 7),
-        (ClientSettings(host="a", url="pwserver://b:1").service_url, "b", 1),
-    ],
-)
-def test_urls_that_name_a_service(url: str, host: str, port: int) -> None:
-    """Host and port are taken from where they stand, the port is the usual one where it is not."""
-    assert parse(url) == ServiceUrl(host, port)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "127.0.0.1:12345",
-        "http://SECRET",
-        "pwserver:SECRET",
-        "pwserver://",
-        "pwserver://:12345",
-        "pwserver://host:",
-        "pwserver://host:0",
-        "pwserver://host:65536",
-        "pwserver://host:SECRET",
-        "pwserver://host:123456",
-        "pwserver://host/SECRET",
-        "pwserver://host?SECRET",
-        "pwserver://host#SECRET",
-        "pwserver://SECRET@host",
-        "pwserver://::1",
-        "pwserver://[host]",
-        "pwserver://[::1",
-        "pwserver://two words",
-        "pwserver://host\n",
-    ],
-)
-def test_urls_that_name_no_service(url: str) -> None:
-    """Anything else is refused at once, in one plain sentence that does not repeat the URL."""
-    with pytest.raises(ConfigError, match=r"^the URL [^\n]{10,}\.$") as refusal:
-        Client(url)
-    assert "SECRET" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
     "limits",
     [
         {"timeout_s": 0},
@@ -293,11 +261,11 @@ def test_a_name_that_cannot_be_found_is_a_connection_failure() -> None:
 
 
 def test_the_client_needs_neither_database_nor_workers() -> None:
-    """Importing the client brings in the standard library and msgspec, not even asyncio."""
+    """Importing the client brings in msgspec and a little of the standard library."""
     program = "import sys, pwserver\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "msgspec" in loaded
     unwanted = {"workers", "peewee", "apsw", "cryptography", "cyclopts", "rich", "multiprocessing"}
-    assert not (unwanted | {"asyncio"}) & set(loaded)
+    assert not (unwanted | {"asyncio", "ssl"}) & set(loaded)

@@ -30,7 +30,7 @@ from pwserver import (
 )
 from tests.conftest import Start
 from tests.harness import Service, eventually
-from tests.shell import client_of, url_of
+from tests.shell import client_of
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_twin_does_the_same(shared_service: Service) -> None:
     """The same methods with the same results, many at a time in one thread."""
 
     async def main() -> None:
-        async with AsyncClient(url_of(shared_service)) as book:
+        async with AsyncClient(shared_service.url) as book:
             saved = await asyncio.gather(
                 *(book.save_password(f"{n}", username=f"async {n % 10}") for n in range(50))
             )
@@ -208,7 +208,7 @@ def test_the_twin_does_the_same(shared_service: Service) -> None:
 
 def test_threads_share_a_client(shared_service: Service) -> None:
     """Each thread gets its own answers, over fewer connections than there are threads."""
-    with Client(url_of(shared_service), connections_max=3) as book:
+    with Client(shared_service.url, connections_max=3) as book:
 
         def use(number: int) -> None:
             name = f"thread {number}"
@@ -257,7 +257,7 @@ def test_a_restart_of_the_service_goes_unnoticed(start: Start) -> None:
 def test_a_save_waits_for_a_service_that_is_being_restarted(start: Start) -> None:
     """A call made while nobody listens goes on when the service is back."""
     service = start()
-    with Client(url_of(service), attempts_max=100) as book, ThreadPoolExecutor(1) as thread:
+    with Client(service.url, attempts_max=100) as book, ThreadPoolExecutor(1) as thread:
         book.ping()
         service.kill_everything()
         saved = thread.submit(book.save_password, "one", username="alice")

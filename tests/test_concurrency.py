@@ -18,6 +18,7 @@ from tests.books_wire import (
     ALIVE,
     COUNT,
     DELETED,
+    DENIED,
     PING,
     UNKNOWN_USER,
     Request,
@@ -48,7 +49,7 @@ def many_peers(service: Service, number: int) -> Iterator[list[Peer]]:
     """Give connections to both workers, at least so many."""
     with contextlib.ExitStack() as stack:
         peers = [*stack.enter_context(on_each_worker(service))]
-        peers += [stack.enter_context(service.peer()) for _ in range(number - len(peers))]
+        peers += [stack.enter_context(service.owner()) for _ in range(number - len(peers))]
         yield peers
 
 
@@ -169,7 +170,7 @@ def test_labels_and_saves_of_one_name_do_not_undo_each_other(service: Service) -
 # --- Requests in flight see each other in order. ---
 
 
-def test_a_pipeline_is_done_in_its_order(peer: Peer) -> None:
+def test_a_pipeline_is_done_in_its_order(owner: Peer) -> None:
     """Save, get, delete and save of one name in one burst: each sees exactly those before it."""
     steps = [
         (save("a", "one"), saved("a", 1)),
@@ -188,7 +189,7 @@ def test_a_pipeline_is_done_in_its_order(peer: Peer) -> None:
         (COUNT, {"message": "return_number_of_users", "number_of_users": 0}),
         (PING, ALIVE),
     ]
-    replies = ask_all(peer, [request for request, _ in steps] * 30)
+    replies = ask_all(owner, [request for request, _ in steps] * 30)
     for reply, (request, expected) in zip(replies, steps * 30, strict=True):
         if isinstance(expected, str):
             assert reply["password"] == expected, request
@@ -196,7 +197,7 @@ def test_a_pipeline_is_done_in_its_order(peer: Peer) -> None:
             assert reply == expected, request
 
 
-def test_replies_of_many_names_keep_their_order(peer: Peer) -> None:
+def test_replies_of_many_names_keep_their_order(owner: Peer) -> None:
     """Saves with and without names, checks, reads and bad input: replies come as asked."""
     kinds: list[Callable[[int], Request]] = [
         lambda n: save(f"n{n % 5}"),
@@ -212,19 +213,19 @@ def test_replies_of_many_names_keep_their_order(peer: Peer) -> None:
     ]
     burst = [{**kinds[n * n % len(kinds)](n), "id": n} for n in range(600)]
     burst += [{**kinds[n % len(kinds)](n), "id": n} for n in range(600, 900)]
-    assert [reply["id"] for reply in ask_all(peer, burst)] == list(range(900))
+    assert [reply["id"] for reply in ask_all(owner, burst)] == list(range(900))
 
 
 def test_saves_of_a_client_that_leaves_at_once_are_done(service: Service) -> None:
     """Sent and closed without reading a reply: named saves are done like the seed's."""
     for n in range(5):
-        with service.peer() as leaving:
+        with service.owner() as leaving:
             leaving.send(*[save("a", f"{n}.{m}") for m in range(10)])
             leaving.no_more_to_send()
             assert [leaving.reply()["version"] for _ in range(10)][-1] == 10 * n + 10
             assert leaving.ended()
-    with service.peer() as peer:
-        with service.peer() as rude:
+    with service.owner() as peer:
+        with service.owner() as rude:
             rude.send(*[save("a", f"rude {m}") for m in range(10)])
         eventually(lambda: versions_of(peer, "a")[0] == 60, "all ten are saved")
         assert password_of(peer, "a") == "rude 9"
@@ -242,6 +243,13 @@ def readers_open(service: Service) -> Iterator[tuple[Peer, Peer]]:
             assert password_of(peer, "old") == "old 2"
             assert password_of(peer, "old", version=1) == "old 1"
         yield one, two
+
+
+def register_again(service: Service, *peers: Peer) -> None:
+    """Make the owner known to a fresh book, and to the connections that it has."""
+    token = service.add_application("owner", common=True)
+    for peer in peers:
+        assert peer.authenticate(token)["message"] == "Authenticated!"
 
 
 def newest_is(peer: Peer, password: str | None) -> bool:
@@ -270,7 +278,10 @@ def test_a_removed_book_is_fresh_for_every_reader(
         for file in tmp_path.glob(pattern):
             file.unlink()
         for peer in (one, two):
-            eventually(partial(newest_is, peer, None), "the book is fresh", 1.0)
+            eventually(lambda: peer.ask(get("old")) == DENIED, "the owner is gone as well", 1.0)  # noqa: B023
+        register_again(service, one, two)
+        for peer in (one, two):
+            assert peer.ask(get("old")) == UNKNOWN_USER
             assert peer.ask(get("old", version=1)) == UNKNOWN_USER
             assert peer.ask(verify("old", "old 2"))["valid"] is False
             assert names(peer) == []
@@ -285,14 +296,15 @@ def test_a_save_after_the_removal_is_never_into_the_old_book(
     service: Service, tmp_path: Path
 ) -> None:
     """What is acknowledged after the file is gone is in the fresh book, whatever was planned."""
-    with readers_open(service) as (one, two):
+    with readers_open(service) as (one, two), service.peer() as guest:
         for n in range(8):
             one.ask(save("old", "before"))
             assert password_of(two, "old") == "before"
             (tmp_path / "user_data.db").unlink()
-            assert two.ask(save("old", f"after {n}")) == saved("old", 1)
-            assert two.ask(save(f"new {n}", "x")) == saved(f"new {n}", 1)
-            eventually(partial(newest_is, one, f"after {n}"), "it is read", 1.0)
+            for name in ("old", f"new {n}"):
+                assert guest.ask(save(name, f"after {n}"))["message"] == "Password saved!"
+            register_again(service, one, two)
+            assert newest_is(one, f"after {n}")
             assert names(one) == [f"new {n}", "old"]
             assert versions_of(one, "old") == [1]
             assert one.count() == 2
@@ -345,7 +357,7 @@ def test_a_book_put_back_under_load_is_not_damaged(service: Service, tmp_path: P
     rounds: list[int] = []
 
     def use(client: int) -> None:
-        with service.peer() as peer:
+        with service.owner() as peer:
             for n in itertools.count():
                 if stop.is_set():
                     return
@@ -382,7 +394,7 @@ def test_a_log_removed_under_load_loses_nothing(service: Service, tmp_path: Path
     stop = threading.Event()
 
     def use(client: int) -> None:
-        with service.peer() as peer:
+        with service.owner() as peer:
             for n in itertools.count():
                 if stop.is_set():
                     return

@@ -16,6 +16,7 @@ from pwserver.config import (
     Settings,
     StoreSettings,
     environment_variable,
+    is_credential,
     settings_table,
 )
 from pwserver.errors import ConfigError, ExitCode
@@ -30,6 +31,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "in_flight_max": (1, 1_000_000, 0, 1_000_001),
     "versions_kept": (0, 1_000_000, -1, 1_000_001),
     "requests_kept_s": (1, 366 * 86_400, 0.9, 366 * 86_400 + 1),
+    "handshake_timeout_s": SECONDS,
     "message_timeout_s": SECONDS,
     "send_timeout_s": SECONDS,
     "save_timeout_s": SECONDS,
@@ -37,14 +39,35 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "hang_timeout_s": SECONDS,
 }
 TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is not
-    "host": (["127.0.0.1", "::", "localhost"], [""]),
-    "database": (["book.db", "sqlite:///book.db"], ["", "mysql://host/book", "book.key"]),
-    "key_file": (["", "any.key"], []),
+    "host": (["127.0.0.1", "::", "localhost"], ["", "a\0b"]),
+    "database": (
+        ["book.db", "sqlite:///book.db"],
+        ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head"],
+    ),
+    "key_file": (["", "any.key"], ["a\0b", "user_data.db", "./user_data.audit-head"]),
+    "audit_file": (
+        ["", "/var/log/any"],
+        ["a\0b", "user_data.db", "x/../user_data.key", "user_data.audit-head"],
+    ),
+    "unix": (["", "/run/pwserver.sock"], ["\0abstract"]),
+    "unix_mode": (["600", "0660", "777"], ["", "6", "0o600", "888", "1777", "u+rw", " 600"]),
+    "tls_cert": (["", "cert.pem"], ["a\0b"]),
+    "tls_key": (["", "key.pem"], ["a\0b"]),
+    "tls_client_ca": (["", "ca.pem"], ["a\0b"]),
     "list_users": (
         ["all", "none", "0", "1000"],
         ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],
     ),
 }
+SWITCHES = {"insecure"}
+TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
+NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS)
+"""What a setting needs beside it."""
+
+
+def with_needed(setting: str, value: Any) -> Settings:
+    """Return settings with a value of one of them, and what that needs."""
+    return Settings(**{**(NEEDED.get(setting, {}) if value else {}), setting: value})
 
 
 def check_sentence(error: ConfigError, setting: str) -> None:
@@ -65,12 +88,15 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.message_bytes_max == 64 * 1024
     assert settings.stop_timeout_s == 10
     assert (settings.versions_kept, settings.requests_kept_s) == (10, 24 * 60 * 60)
+    assert (settings.unix, settings.tls_cert, settings.insecure) == ("", "", False)
+    assert settings.unix_mode == "600"
 
 
 def test_every_setting_is_checked_here() -> None:
     """No setting can be added without bounds, or examples, in this file."""
-    assert set(BOUNDS) | set(TEXTS) == set(FIELDS)
+    assert set(BOUNDS) | set(TEXTS) | SWITCHES == set(FIELDS)
     assert not set(BOUNDS) & set(TEXTS)
+    assert {name for name, each in FIELDS.items() if isinstance(each.default, bool)} == SWITCHES
 
 
 @pytest.mark.parametrize("setting", FIELDS)
@@ -109,8 +135,7 @@ def test_numbers_beyond_their_bounds_are_refused(setting: str, beyond: str) -> N
 )
 def test_good_texts_are_taken(setting: str, value: str) -> None:
     """Each form that a text setting may have is taken as it is."""
-    settings: Any = {setting: value}
-    assert getattr(Settings(**settings), setting) == value
+    assert getattr(with_needed(setting, value), setting) == value
 
 
 @pytest.mark.parametrize(
@@ -118,10 +143,35 @@ def test_good_texts_are_taken(setting: str, value: str) -> None:
 )
 def test_bad_texts_are_refused(setting: str, value: str) -> None:
     """A text that a setting cannot use is refused in one sentence."""
-    settings: Any = {setting: value}
     with pytest.raises(ConfigError) as refusal:
-        Settings(**settings)
+        with_needed(setting, value)
     check_sentence(refusal.value, setting)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"host": "none"}, "host is none and unix is not set"),
+        ({"tls_cert": "cert.pem"}, "tls_cert and tls_key belong together"),
+        ({"tls_key": "key.pem"}, "tls_cert and tls_key belong together"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca is set, and tls_cert is not"),
+        ({"host": "none", "unix": "a.sock", **TLS}, "tls_cert is set, and host is none"),
+        ({"key_file": "a", "audit_file": "./a"}, "audit_file is a, which has key_file in it"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(
+    values: dict[str, Any], reason: str
+) -> None:
+    """What would leave no way in, or be without effect, is said in one sentence."""
+    with pytest.raises(ConfigError, match=f"^{reason}") as refusal:
+        Settings(**values)
+    check_sentence(refusal.value, reason.split(maxsplit=1)[0])
+
+
+def test_a_service_may_be_reached_by_a_socket_alone() -> None:
+    """Without a TCP address there is that of the Unix socket."""
+    settings = Settings(host="none", unix="/run/pwserver.sock", unix_mode="660")
+    assert (settings.host, settings.unix) == ("none", "/run/pwserver.sock")
 
 
 @pytest.mark.parametrize("value", [0, 0.009, 86_401, -1, math.nan, math.inf])
@@ -215,10 +265,10 @@ def test_a_database_is_never_another_file(database: str, path: str) -> None:
 
 @given(st.text() | st.text(alphabet="sqlite:/.?#[]@%\0 key-").map("sqlite://".__add__))
 def test_any_database_is_taken_or_refused(database: str) -> None:
-    """No text makes anything but a database with a key file of another name, or a sentence."""
+    """No text makes anything but a database with its other files beside it, or a sentence."""
     try:
-        settings = StoreSettings(database=database)
-        assert settings.key_path != settings.path
+        each = StoreSettings(database=database)
+        assert len({each.path, each.key_path, each.audit_path, each.audit_head_path}) == 4
     except ConfigError as error:
         check_sentence(error, "database")
 
@@ -237,6 +287,38 @@ def test_any_database_is_taken_or_refused(database: str) -> None:
 def test_the_key_is_beside_the_database(database: str, key_file: str, key_path: str) -> None:
     """The key file is where it was said to be, or else beside the database, by its name."""
     assert StoreSettings(database=database, key_file=key_file).key_path == Path(key_path)
+
+
+def test_a_credential_of_systemd_is_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where systemd gives the service a `pwserver.key`, that is it, unless a file is named."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert StoreSettings().key_path == Path("user_data.key")
+    credential = tmp_path / "pwserver.key"
+    credential.touch()
+    assert StoreSettings(database="/var/lib/book.db").key_path == credential
+    assert StoreSettings(key_file="other.key").key_path == Path("other.key")
+    assert (is_credential(credential), is_credential(Path("pwserver.key"))) == (True, False)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "")
+    assert StoreSettings().key_path == Path("user_data.key")
+    assert not is_credential(Path("pwserver.key"))
+
+
+@pytest.mark.parametrize(
+    ("database", "audit_file", "audit_path", "head_path"),
+    [
+        ("user_data.db", "", "user_data.audit", "user_data.audit-head"),
+        ("dir/book", "", "dir/book.audit", "dir/book.audit-head"),
+        ("/var/lib/book.db", "/var/log/a.log", "/var/log/a.log", "/var/lib/book.audit-head"),
+    ],
+)
+def test_the_end_of_the_record_is_beside_the_database(
+    database: str, audit_file: str, audit_path: str, head_path: str
+) -> None:
+    """Wherever the record is: who may change the folder of logs cannot change its end."""
+    settings = StoreSettings(database=database, audit_file=audit_file)
+    assert (settings.audit_path, settings.audit_head_path) == (Path(audit_path), Path(head_path))
 
 
 def test_the_table_has_every_setting_once() -> None:

@@ -6,13 +6,15 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from pwserver import Client, ConnectionFailed, InvalidMessage, calls
+from pwserver.access import access_to
 from pwserver.connections import ConnectionPool
 from pwserver.exchange import Exchange, Limits
-from pwserver.url import parse
+from tests.certificates import Authority
 from tests.fake_service import (
     ALIVE,
     Conversation,
@@ -21,6 +23,7 @@ from tests.fake_service import (
     answer_all,
     answer_then_hang_up,
     echo,
+    server_tls,
 )
 from tests.harness import eventually
 
@@ -66,7 +69,7 @@ def test_the_connection_used_last_is_used_next() -> None:
 
     one = Limits(5, 2, 1)
     with FakeService(numbered) as service:
-        pool = ConnectionPool(parse(service.url), 2)
+        pool = ConnectionPool(access_to(service.url), 2)
         with pool.connection(Exchange([], one)) as first:
             with pool.connection(Exchange([], one)) as second:
                 pass
@@ -80,7 +83,7 @@ def test_the_connection_used_last_is_used_next() -> None:
 def test_waiting_for_a_connection_ends_at_the_timeout() -> None:
     """A thread that gets none is told why, and that nothing was sent."""
     with FakeService(answer_all(echo)) as service:
-        pool = ConnectionPool(parse(service.url), 1)
+        pool = ConnectionPool(access_to(service.url), 1)
         with (
             pool.connection(Exchange([], Limits(5, 1, 1))),
             pytest.raises(ConnectionFailed, match="all 1 connections of the client were in use"),
@@ -228,7 +231,8 @@ def use(book, who):
 def end(child):
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-book = Client(sys.argv[1], connections_max=1)
+url, ca_file = sys.argv[1:]
+book = Client(url, ca_file=ca_file, connections_max=1)
 """
 
 BOTH_GO_ON = """
@@ -265,12 +269,12 @@ end(child)
 
 
 @pytest.fixture
-def forking() -> Callable[[str, FakeService], subprocess.Popen[str]]:
+def forking() -> "Forking":
     """Return a function that runs a program that forks, with a client of a service."""
 
-    def run(program: str, service: FakeService) -> subprocess.Popen[str]:
+    def run(program: str, service: FakeService, ca_file: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", FORK + program, service.url],
+            [sys.executable, "-c", FORK + program, service.url, ca_file],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -280,7 +284,7 @@ def forking() -> Callable[[str, FakeService], subprocess.Popen[str]]:
     return run
 
 
-Forking = Callable[[str, FakeService], "subprocess.Popen[str]"]
+Forking = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_a_client_survives_a_fork(forking: Forking) -> None:
@@ -290,6 +294,22 @@ def test_a_client_survives_a_fork(forking: Forking) -> None:
         assert process.returncode == 0, errors
         assert service.connections == 2
         assert len(service.requests) == 150
+
+
+@pytest.mark.parametrize("program", [BOTH_GO_ON, CHILD_LIVES_ON], ids=["both", "one"])
+def test_a_fork_leaves_tls_to_the_parent(forking: Forking, tmp_path: Path, program: str) -> None:
+    """The child closes its copy without a word, which would end the parent's session as well."""
+    authority = Authority(tmp_path)
+    with (
+        FakeService(answer_all(echo), tls=server_tls(authority.issue("book"))) as service,
+        forking(program, service, str(authority.path)) as process,
+    ):
+        if program is CHILD_LIVES_ON:
+            eventually(lambda: service.connections == 1 and service.open == 0, "the end is seen")
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert service.connections == (2 if program is BOTH_GO_ON else 1)
+        assert len(service.requests) == (150 if program is BOTH_GO_ON else 50)
 
 
 def test_a_child_is_not_held_up_by_what_its_parent_was_doing(forking: Forking) -> None:

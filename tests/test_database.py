@@ -1,21 +1,41 @@
-"""The database: made, opened, refused and written to, without any process around it."""
+"""The database: made, opened, written to and administered, without any process around it."""
 
 import os
 import shutil
 import sqlite3
 import stat
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StoreError
-from tests.books import KEY, OTHER_KEY, Saving, contents, open_store, rows_of, users
-from workers.database import Store, check_database, check_sqlite, holds_a_book
-from workers.models import SCHEMA_VERSION, Row
-from workers.vault import MasterKey
+from pwserver.errors import DatabaseRefused, SqliteRefused
+from tests.books import (
+    BOTH_KEYS,
+    KEY,
+    KEYRING,
+    NEXT_KEY,
+    Saving,
+    contents,
+    crash,
+    make_book,
+    next_version,
+    open_store,
+    rows_of,
+    take_key,
+    users,
+)
+from workers.database import (
+    Store,
+    check_database,
+    check_sqlite,
+    check_values,
+    holds_a_book,
+    is_in_use,
+    open_to_administer,
+)
+from workers.models import SCHEMA_VERSION, Application, Key, User
 from workers.writing import DELETE, DONE, STALE
 
 
@@ -53,31 +73,6 @@ def store(path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def make(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION) -> None:
-    """Make a database with some users in it, and close it."""
-    store = open_store(path)
-    store.commit(rows, [])
-    store.close()
-    with open(path, "r+b") as file:
-        file.seek(60)
-        file.write(struct.pack(">I", schema_version))
-
-
-def crash(path: Path, statement: str) -> None:
-    """Run a statement on a database and leave its log behind, as a process that is killed does."""
-    crashing = path.with_name("crashing.db")
-    shutil.move(path, crashing)
-    connection = sqlite3.connect(crashing)
-    connection.execute("PRAGMA journal_mode=wal")
-    connection.execute("PRAGMA wal_autocheckpoint=0")
-    connection.execute(statement)
-    connection.commit()
-    for ending in ("", "-wal"):
-        shutil.copy(f"{crashing}{ending}", f"{path}{ending}")
-    connection.close()
-    crashing.unlink()
-
-
 # --- Made and opened. ---
 
 
@@ -100,7 +95,7 @@ def test_a_fresh_database_says_what_it_is(path: Path) -> None:
     store = open_store(path)
     assert (counted(store), store.newest_id()) == (0, 0)
     store.close()
-    assert header_field(path, 60) == SCHEMA_VERSION == 2
+    assert header_field(path, 60) == SCHEMA_VERSION == 3
     assert header_field(path, 68).to_bytes(4, "big") == b"pwSv"
 
 
@@ -108,7 +103,7 @@ def test_an_empty_file_becomes_a_database(path: Path) -> None:
     """A file of no bytes holds nothing to protect, so it is used."""
     path.touch()
     assert not holds_a_book(path)
-    make(path, users(1))
+    make_book(path, users(1))
     assert holds_a_book(path)
 
 
@@ -120,8 +115,8 @@ def test_a_missing_file_holds_no_book(path: Path) -> None:
 
 def test_users_are_there_after_reopening(path: Path) -> None:
     """What was saved is there when the database is opened again, and can be added to."""
-    make(path, users(1, 2))
-    check_database(path, KEY)
+    make_book(path, users(1, 2))
+    check_database(path, KEYRING)
     store = open_store(path)
     store.commit(users(3), [])
     assert (counted(store), store.newest_id()) == (3, 3)
@@ -146,7 +141,7 @@ def test_no_name_is_more_than_a_file_name(
 ) -> None:
     """A name that SQLite gives a meaning of its own is a file like any other, and stays there."""
     monkeypatch.chdir(folder)
-    make(Path(name), users(1))
+    make_book(Path(name), users(1))
     assert list(contents(folder)) == [name]
     store = open_store(Path(name))
     assert counted(store) == 1
@@ -155,7 +150,7 @@ def test_no_name_is_more_than_a_file_name(
 
 def test_leftovers_of_a_removed_database_are_not_taken_into_a_fresh_one(path: Path) -> None:
     """Where only the database file was deleted, the old log's users do not come back."""
-    make(path, users(1))
+    make_book(path, users(1))
     crash(path, "UPDATE user SET saved_at_ms = 5")
     shutil.copy(path, f"{path}-shm")
     path.unlink()
@@ -165,123 +160,6 @@ def test_leftovers_of_a_removed_database_are_not_taken_into_a_fresh_one(path: Pa
     assert [row[0] for row in rows_of(store, "user")] == [7]
     store.close()
     assert os.listdir(path.parent) == [path.name]
-
-
-# --- Refused, and not changed. ---
-
-
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, 2**31 - 1])
-def test_an_unknown_schema_version_is_refused(path: Path, folder: Path, version: int) -> None:
-    """A database of another schema version is refused by its number, and not a byte is changed."""
-    make(path, users(1), version)
-    before = contents(folder)
-    with pytest.raises(DatabaseRefused, match=f"schema version {version}; .* not touched"):
-        open_store(path)
-    assert contents(folder) == before
-
-
-def foreign_with_tables(path: Path) -> None:
-    """Make a database as another program would."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE song (title TEXT)")
-    connection.close()
-
-
-def foreign_in_wal_mode(path: Path) -> None:
-    """Make a database of another program that uses a write-ahead log as well."""
-    foreign_with_tables(path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA journal_mode=wal")
-    connection.close()
-
-
-def foreign_without_tables(path: Path) -> None:
-    """Make a database that another program has only put its mark on so far."""
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA application_id = 77")
-    connection.close()
-    assert path.stat().st_size > 0
-
-
-def text_file(path: Path) -> None:
-    """Make a file that is no database, and long enough to have all that SQLite looks at."""
-    path.write_text("Not a database.\n" * 1000)
-
-
-def short_text_file(path: Path) -> None:
-    """Make a file that is no database and shorter than a database's header."""
-    path.write_text("Note.\n")
-
-
-@pytest.mark.parametrize(
-    ("make_other", "reason"),
-    [
-        (foreign_with_tables, "is a database of another program"),
-        (foreign_in_wal_mode, "is a database of another program"),
-        (foreign_without_tables, "is a database of another program"),
-        (text_file, "file is not a database"),
-        (short_text_file, "file is not a database"),
-    ],
-)
-def test_other_files_are_refused(
-    path: Path, folder: Path, make_other: Callable[[Path], None], reason: str
-) -> None:
-    """What is no password book is refused, each time with the reason, and not a byte is changed."""
-    make_other(path)
-    before = contents(folder)
-    for _ in range(2):
-        with pytest.raises(DatabaseRefused, match=reason):
-            open_store(path)
-        assert contents(folder) == before
-
-
-def test_a_wrong_key_is_refused(path: Path, folder: Path) -> None:
-    """A key that did not seal the book is refused, nothing is changed, and the right one fits."""
-    make(path, users(1))
-    before = contents(folder)
-    for wrong in (OTHER_KEY, MasterKey(2, KEY.secret)):
-        for opening in (open_store, check_database):
-            with pytest.raises(KeyRefused, match="the key is not the one that"):
-                opening(path, wrong)
-            assert contents(folder) == before
-    open_store(path).close()
-
-
-@pytest.mark.parametrize("why", ["wrong key", "another schema version", "another program"])
-def test_a_refused_database_keeps_its_log(path: Path, folder: Path, why: str) -> None:
-    """A database whose last user was killed is left as it is when it is refused: log and all."""
-    if why == "another program":
-        foreign_with_tables(path)
-        crash(path, "INSERT INTO song VALUES ('la')")
-    else:
-        make(path, users(1), 99 if why == "another schema version" else SCHEMA_VERSION)
-        crash(path, "UPDATE user SET saved_at_ms = 5")
-    before = contents(folder)
-    assert len(before[f"{path.name}-wal"]) > 0
-    with pytest.raises(StoreError):
-        open_store(path, OTHER_KEY)
-    assert contents(folder) == before
-
-
-def test_a_second_service_is_refused(path: Path) -> None:
-    """While a database is open no other may write to it; the first goes on, and then it is free."""
-    first = open_store(path)
-    files_open = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(DatabaseRefused, match="in use by another pwserver"):
-        open_store(path)
-    assert len(os.listdir("/proc/self/fd")) == files_open
-    first.commit(users(1), [])
-    assert counted(first) == 1
-    first.close()
-    open_store(path).close()
-
-
-def test_what_cannot_be_opened_is_refused(path: Path) -> None:
-    """A directory, or a folder that is not there, is refused with the reason."""
-    with pytest.raises(DatabaseRefused, match="Is a directory"):
-        open_store(path.parent)
-    with pytest.raises(DatabaseRefused, match="No such file or directory"):
-        open_store(path.parent / "missing" / "user_data.db")
 
 
 @pytest.mark.parametrize("version", ["3.7.0", "3.9.2", "3.51.2", "3.51.2.9", "2.99.99"])
@@ -299,6 +177,34 @@ def test_a_new_sqlite_is_accepted(version: str) -> None:
     check_sqlite(version)
 
 
+# --- Keys. ---
+
+
+def test_a_key_more_than_needed_does_no_harm(path: Path) -> None:
+    """A key that was added and is not used yet, or an old one, is in nobody's way."""
+    make_book(path, users(1))
+    store = open_store(path, BOTH_KEYS)
+    assert store.keys() == {KEY.id: KEY.check_value}
+    store.close()
+
+
+def test_a_fresh_database_is_sealed_with_the_newest_key(path: Path) -> None:
+    """It knows that key alone: nothing in it needs another."""
+    store = open_store(path, BOTH_KEYS)
+    assert rows_of(store, "key") == [(NEXT_KEY.id, NEXT_KEY.check_value, 1)]
+    assert store.keys() == {NEXT_KEY.id: NEXT_KEY.check_value}
+    store.close()
+    assert list(check_values(BOTH_KEYS)) == [KEY.id, NEXT_KEY.id]
+
+
+def test_the_key_that_seals_is_told_last(store: Store) -> None:
+    """Whichever of them it is: so a book that is made anew goes on with it."""
+    take_key(store, 7)
+    for sealing, order in ((7, [1, 7]), (1, [7, 1])):
+        Key.update(seals=Key.id == sealing).execute()
+        assert list(store.keys()) == order
+
+
 # --- Written to. ---
 
 
@@ -306,6 +212,7 @@ def test_users_are_inserted_and_counted(store: Store) -> None:
     """Rows are saved as they are, in any order, and the count and the newest id follow."""
     store.commit(users(5, 3), [])
     store.commit([], [])
+    take_key(store, 2**31 - 1)
     greatest = (2**63 - 1, 2**31 - 1, 2**31 - 1, bytes(range(256)), 2**63 - 1)
     store.commit([greatest, *users(4)], [])
     assert store.users == counted(store) == 4
@@ -330,10 +237,10 @@ def test_a_batch_that_fails_at_its_end_is_not_saved(store: Store) -> None:
     """Nothing of a batch is kept where what fails comes behind much that was done already."""
     store.commit(users(1), [Saving(username="alice", user_id=9)])
     before = [rows_of(store, table) for table in ("user", "request")]
-    replace = Saving(username="alice", user_id=9, replaced=1, request_id="r")
+    replace = next_version(store, 9, request_id="r")
     unusable = Saving(username="bob", user_id=2**63)
     with pytest.raises(OverflowError):
-        store.commit(users(2), [replace, (DELETE, 1), unusable])
+        store.commit(users(2), [replace, (DELETE, None, 1), unusable])
     assert [rows_of(store, table) for table in ("user", "request")] == before
     assert store.users == counted(store) == 2
 
@@ -342,7 +249,11 @@ def test_what_operations_find_changed_stops_nothing(store: Store) -> None:
     """An operation that is out of date changes nothing, and all else in its batch is saved."""
     store.commit([], [Saving(username="alice", user_id=9)])
     stale = Saving(username="alice", user_id=10)
-    assert store.commit(users(1), [stale, (DELETE, 5), (DELETE, 9)]) == [STALE, STALE, DONE]
+    assert store.commit(users(1), [stale, (DELETE, None, 5), (DELETE, None, 9)]) == [
+        STALE,
+        STALE,
+        DONE,
+    ]
     assert store.users == counted(store) == 1
 
 
@@ -371,7 +282,7 @@ def test_a_checkpoint_empties_the_log_when_nobody_reads(path: Path, store: Store
 
 def test_a_closed_database_is_one_file(path: Path, folder: Path) -> None:
     """After a clean stop there is one file to copy or to delete, with everything in it."""
-    make(path, users(*range(1, 500)))
+    make_book(path, users(*range(1, 500)))
     assert os.listdir(folder) == [path.name]
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM user").fetchone() == (499,)
@@ -390,3 +301,46 @@ def test_a_store_notices_that_its_files_are_gone(path: Path, store: Store) -> No
     assert not store.database_removed
     Path(f"{path}-wal").unlink()
     assert (store.database_removed, store.log_removed) == (False, True)
+
+
+# --- Administered. ---
+
+
+def test_a_book_is_administered_while_it_is_written_to(path: Path, store: Store) -> None:
+    """Both see what the other has committed, and neither loses anything."""
+    store.commit(users(1), [])
+    with open_to_administer(path, KEYRING) as administered:
+        assert User.select().count() == 1
+        store.commit(users(2), [])
+        with administered.atomic("IMMEDIATE"):
+            assert User.select().count() == 2
+            Application.create(
+                id=1, name="shop", book=1, may="", created_at_ms=0, previous_until_ms=0, seal=b""
+            )
+        store.commit(users(3), [])
+    assert [row[0] for row in rows_of(store, "user")] == [1, 2, 3]
+    assert len(rows_of(store, "application")) == 1
+    assert not store.database_removed
+    assert not store.log_removed
+
+
+def test_no_database_is_made_to_be_administered(path: Path, folder: Path) -> None:
+    """Where there is none, or no more than an empty file, that is said and nothing is made."""
+    for exists in (False, True):
+        if exists:
+            path.touch()
+        with pytest.raises(DatabaseRefused), open_to_administer(path, KEYRING):
+            pytest.fail("there is nothing to administer")
+        assert contents(folder) == {}
+
+
+def test_a_book_in_use_is_known(path: Path) -> None:
+    """While a service has a database open it is in use; before, afterwards and if missing not."""
+    assert not is_in_use(path)
+    store = open_store(path)
+    for _ in range(2):
+        assert is_in_use(path)
+    store.close()
+    for _ in range(2):
+        assert not is_in_use(path)
+    assert list(path.parent.iterdir()) == [path]

@@ -11,28 +11,57 @@ import pytest
 
 from pwserver.config import settings_table
 from pwserver.errors import EXIT_CODE_MEANINGS
-from workers.commands import SAVE_NAMED, SAVE_PLAIN, TABLE
+from workers.applications import ANYBODY, KNOWN
+from workers.commands import (
+    GENERATE,
+    GENERATE_NAMED,
+    SAVE_NAMED,
+    SAVE_PLAIN,
+    TABLE,
+    Command,
+)
 
 README = Path(__file__).parent.parent / "README.md"
 
 
 def commands_table() -> str:
     """Return the reference of messages; what may be left out stands in brackets."""
-    rows = ["| message | fields | reply | what it does |", "| --- | --- | --- | --- |"]
-    for command in TABLE:
-        message = command.message
-        required = [field.name for field in msgspec.structs.fields(message) if field.required]
-        fields = [f"`{name}`" for name in required]
-        if command is SAVE_NAMED:  # the row of those saves that have one of these
-            fields += ["`username`", "[`labels`]", "[`request_id`]"]
-        elif command is not SAVE_PLAIN:
-            optional = [name for name in message.__struct_fields__ if name not in required]
-            fields += [f"[`{name}`]" for name in optional if name != "id"]
-        rows.append(
-            f"| `{message.__struct_config__.tag}` | {', '.join(fields) or '-'} "
-            f"| {command.reply} | {command.does} |"
-        )
+    rows = [
+        "| message | fields | reply | what it does | who may |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows += [
+        f"| `{command.message.__struct_config__.tag}` | {_fields(command)} "
+        f"| {command.reply} | {command.does} | {_who_may(command)} |"
+        for command in TABLE
+    ]
     return "\n".join(rows)
+
+
+NAMED = ["username", "labels", "request_id"]
+"""The fields that make a save one under a name: they are in a row of their own."""
+
+
+def _fields(command: Command) -> str:
+    fields = msgspec.structs.fields(command.message)
+    required = [field.name for field in fields if field.required]
+    optional = [name for field in fields if (name := field.name) not in (*required, "id")]
+    if command in (SAVE_PLAIN, GENERATE):
+        optional = [name for name in optional if name not in NAMED]
+    elif command in (SAVE_NAMED, GENERATE_NAMED):
+        required.append("username")
+        optional.remove("username")
+    return (
+        ", ".join([f"`{name}`" for name in required] + [f"[`{name}`]" for name in optional]) or "-"
+    )
+
+
+def _who_may(command: Command) -> str:
+    """Say whom the service does it for."""
+    if command.right == ANYBODY:
+        return "anybody"
+    known = "applications" if command.right == KNOWN else f"applications with `{command.right}`"
+    return f"{known}, guests" if command.guests else known
 
 
 def exit_codes_table() -> str:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.history import OlderVersion, add, find, unpack
+from workers.history import OlderVersion, add, find, pack, unpack
 
 SEALED = st.binary(max_size=300)
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 
 
 def version(number: int, sealed: bytes = b"sealed") -> OlderVersion:
@@ -44,6 +45,17 @@ def test_a_version_is_found_by_its_number() -> None:
     assert find(packed, 2) == version(2, b"two")
     assert [find(packed, number) for number in (0, 3, 2**53)] == [None] * 3
     assert find(None, 1) is None
+
+
+@given(st.lists(st.builds(OlderVersion, U64, U32, U64, SEALED), max_size=12))
+def test_what_is_packed_is_what_was_added(versions: list[OlderVersion]) -> None:
+    """Versions packed at once, as when all are sealed anew, come out as they went in."""
+    assert unpack(pack(versions)) == versions
+    assert (pack(versions) is None) == (not versions)
+    packed = None
+    for number in range(1, 6):
+        packed = add(packed, version(number), 10)
+    assert pack(unpack(packed)) == packed
 
 
 @pytest.mark.parametrize("cut", range(1, 24))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.config import QUEUE_BYTES_MAX
-from pwserver.errors import Refused, Unavailable, UnknownUser
+from pwserver.errors import DatabaseRefused, Unavailable, UnknownUser
 from pwserver.handoff import FrameReader, frame, frame_channel
 from pwserver.protocol import refusal
 from tests.books import Client
@@ -32,8 +32,9 @@ class Planned(Write):
         super().__init__(Client(book), key, "x", size, 0.0)
         self.text = text
         self.plans = 0
-        self.refuse_plan: Refused | None = None
-        self.refuse_done: Refused | None = None
+        self.refuse_plan: Exception | None = None
+        self.refuse_done: Exception | None = None
+        self.recorded: list[str] = []
 
     def plan(self) -> Operation:
         self.plans += 1
@@ -48,6 +49,9 @@ class Planned(Write):
 
     def failed(self, outcome: Outcome) -> bytes:
         return f"{self.text} failed: {outcome.reason} {outcome.known}".encode()
+
+    def record(self, outcome: str) -> None:
+        self.recorded.append(outcome)
 
 
 class Desk:
@@ -225,6 +229,67 @@ def test_the_writers_death_is_answered_and_the_next_writer_goes_on(desk: Desk) -
     assert desk.answer([DONE, DONE]) == [queued.waiter, second.waiter]
     assert desk.sent() == ["c"]
     desk.answer([DONE])
+
+
+def test_what_became_of_a_write_is_recorded_once(desk: Desk) -> None:
+    """Done, refused, failed or not known: there is one record of it, when that is known."""
+    done, stale, unknown = (Planned(name, name) for name in ("done", "stale", "unknown"))
+    unknown.refuse_plan = UnknownUser()
+    desk.add(done, stale, unknown)
+    desk.sent()
+    assert (done.recorded, unknown.recorded) == ([], ["Unknown user!"])
+    desk.answer([DONE, STALE])
+    assert (done.recorded, stale.recorded) == (["ok"], [])
+    desk.sent()
+    desk.answer("The disk is full.")
+    gone, lost = Planned("gone", "gone"), Planned("lost", "lost")
+    gone.refuse_done = UnknownUser()
+    desk.add(gone)
+    desk.sent()
+    desk.answer([DONE])
+    desk.add(lost)
+    desk.sent()
+    desk.start_writer()
+    assert [write.recorded for write in (done, stale, unknown, gone, lost)] == [
+        ["ok"], ["not done"], ["Unknown user!"], ["Unknown user!"], ["done or not: nobody knows"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["planned", "done"])
+def test_what_was_tampered_with_is_said_and_logged(
+    desk: Desk, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row that does not open costs its own write: it is answered, and the log says which."""
+    write, behind = Planned("alice", "a"), Planned("alice", "b")
+    altered = DatabaseRefused("the password of user 7 cannot be given out.")
+    if when == "planned":
+        write.refuse_plan = altered
+    else:
+        write.refuse_done = altered
+    desk.add(write, behind)
+    if when == "done":
+        assert desk.sent() == ["a"]
+        desk.answer([DONE])
+    reply = write.reply or b""
+    assert b"altered" in reply
+    assert b"user 7" not in reply
+    assert write.recorded == ["Unavailable!"]
+    assert [record.getMessage() for record in caplog.records] == [str(altered)]
+    assert desk.sent() == ["b"]
+    desk.answer([DONE])
+
+
+def test_what_nobody_foresaw_is_logged_without_its_text(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error may have a secret in its text: the log has its kind and place, the reply nothing."""
+    write = Planned("alice", "a")
+    write.refuse_plan = ValueError("canary-3f9a")
+    desk.add(write)
+    assert write.reply is not None
+    assert b"canary" not in write.reply
+    assert "canary" not in caplog.text
+    assert "ValueError in " in caplog.text
 
 
 def test_too_much_that_waits_is_refused(desk: Desk) -> None:

@@ -42,7 +42,7 @@ def book(
 ) -> Iterator[tuple[Service, dict[str, list[str]]]]:
     """Yield a service with a book, and what is in it: the labels of each name."""
     service = Service(tmp_path_factory.mktemp("listing")).wait_until_listening()
-    with service.peer() as peer:
+    with service.owner() as peer:
         expected: dict[str, list[str]] = {}
         for number, name in enumerate(CHOSEN):
             labels = [["odd", "even"][number % 2], *(["third"] if number % 3 == 0 else [])]
@@ -68,14 +68,14 @@ Book = tuple[Service, dict[str, list[str]]]
 def test_all_users_are_listed_in_the_order_of_their_names(book: Book, limit: int) -> None:
     """Chosen and generated names together, in the order of their characters, none twice."""
     service, expected = book
-    with service.peer() as peer:
+    with service.owner() as peer:
         assert names(peer, limit=limit) == sorted(expected)
 
 
 def test_an_entry_tells_all_but_the_password(book: Book) -> None:
     """Name, labels, version and time; the reply has the users and the cursor, and no value."""
     service, expected = book
-    with service.peer() as peer:
+    with service.owner() as peer:
         reply = peer.ask({**listing(limit=3), "id": 1})
         assert set(reply) == {"message", "users", "after", "id"}
         for user in reply["users"]:
@@ -116,7 +116,7 @@ def test_a_query_is_answered_as_a_sorted_list_is_cut(
         and name.startswith(prefix)
         and (with_label is None or with_label in expected[name])
     ]
-    with service.peer() as peer:
+    with service.owner() as peer:
         cursor: str | None = after
         while cursor is not None:
             reply = peer.ask(listing(after=cursor, **query))
@@ -131,7 +131,7 @@ def test_a_query_is_answered_as_a_sorted_list_is_cut(
 def test_a_generated_name_is_found_by_its_beginning(book: Book) -> None:
     """A prefix may end anywhere within a generated name, and `after` may be one."""
     service, expected = book
-    with service.peer() as peer:
+    with service.owner() as peer:
         made = [name for name in expected if name not in CHOSEN and name.startswith("user-")]
         assert made
         for name in made[::7]:
@@ -145,64 +145,64 @@ def test_a_generated_name_is_found_by_its_beginning(book: Book) -> None:
             assert [user["username"] for user in first] == behind[:5]
 
 
-def test_an_empty_book_has_an_empty_page(peer: Peer) -> None:
+def test_an_empty_book_has_an_empty_page(owner: Peer) -> None:
     """And so has one from which all are deleted again."""
     empty: Request = {"message": "return_users", "users": [], "after": None}
-    assert peer.ask(listing()) == empty
-    ask_all(peer, [save("a"), delete("a")])
-    assert peer.ask(listing()) == empty
-    assert peer.ask(listing(after="b", prefix="a", label="c", limit=1)) == empty
+    assert owner.ask(listing()) == empty
+    ask_all(owner, [save("a"), delete("a")])
+    assert owner.ask(listing()) == empty
+    assert owner.ask(listing(after="b", prefix="a", label="c", limit=1)) == empty
 
 
-def test_a_cursor_outlives_its_user(peer: Peer) -> None:
+def test_a_cursor_outlives_its_user(owner: Peer) -> None:
     """The user that a page ended with may be gone when the next is asked for."""
-    ask_all(peer, [save(name) for name in "abcdef"])
-    after = peer.ask(listing(limit=3))["after"]
-    ask_all(peer, [delete("c"), delete("d"), save("c2"), save("a2")])
-    rest = peer.ask(listing(after=after))
+    ask_all(owner, [save(name) for name in "abcdef"])
+    after = owner.ask(listing(limit=3))["after"]
+    ask_all(owner, [delete("c"), delete("d"), save("c2"), save("a2")])
+    rest = owner.ask(listing(after=after))
     assert [user["username"] for user in rest["users"]] == ["c2", "e", "f"]
 
 
-def test_what_is_renewed_is_listed_anew(peer: Peer) -> None:
+def test_what_is_renewed_is_listed_anew(owner: Peer) -> None:
     """Versions, times and labels in a listing are those of now."""
-    ask_all(peer, [save("a"), save("b", labels=["x"]), save("a"), label("b", "y")])
-    users = peer.ask(listing())["users"]
+    ask_all(owner, [save("a"), save("b", labels=["x"]), save("a"), label("b", "y")])
+    users = owner.ask(listing())["users"]
     assert [(user["version"], user["labels"]) for user in users] == [(2, []), (1, ["y"])]
-    assert names(peer, label="x") == []
-    assert names(peer, label="y") == ["b"]
+    assert names(owner, label="x") == []
+    assert names(owner, label="y") == ["b"]
 
 
-def test_a_page_may_end_early_and_the_listing_goes_on(peer: Peer) -> None:
+def test_a_page_may_end_early_and_the_listing_goes_on(owner: Peer) -> None:
     """Where few have the label, or replies grow long, pages are short, and nobody is missed."""
     many = 3 * PAGE_ROWS_MAX
     requests = [save(f"n{n:05}", labels=["rare"] if n % 1000 == 999 else []) for n in range(many)]
-    ask_all(peer, requests)
-    ask_all(peer, [save()] * PAGE_ROWS_MAX)
-    found = list(pages(peer, label="rare"))
+    ask_all(owner, requests)
+    ask_all(owner, [save()] * PAGE_ROWS_MAX)
+    found = list(pages(owner, label="rare"))
     assert [user["username"] for page in found for user in page] == [
         f"n{n:05}" for n in range(999, many, 1000)
     ]
     assert len(found) > 3, "no request looks at the whole book"
-    assert list(pages(peer, label="none"))[-1] == []
-    assert names(peer, limit=1000)[:many] == [f"n{n:05}" for n in range(many)]
-    assert len(names(peer, limit=999)) == many + PAGE_ROWS_MAX == peer.count()
-    peer.send(listing(label="rare"), listing(prefix="n05", label="rare"))
-    first, exact = peer.reply(), peer.reply()
+    assert list(pages(owner, label="none"))[-1] == []
+    assert names(owner, limit=1000)[:many] == [f"n{n:05}" for n in range(many)]
+    assert len(names(owner, limit=999)) == many + PAGE_ROWS_MAX == owner.count()
+    owner.send(listing(label="rare"), listing(prefix="n05", label="rare"))
+    first, exact = owner.reply(), owner.reply()
     assert first["after"] is not None
     assert len(first["users"]) < len(found)
     assert [user["username"] for user in exact["users"]] == ["n05999"]
 
 
-def test_a_reply_is_bounded_whatever_the_limit(peer: Peer) -> None:
+def test_a_reply_is_bounded_whatever_the_limit(owner: Peer) -> None:
     """Users with the longest names and labels come in shorter pages."""
     labels = [f"{n:064}" for n in range(16)]
     expected = [f"{n:0128}" for n in range(600)]
-    ask_all(peer, [save(name, labels=labels) for name in expected])
+    ask_all(owner, [save(name, labels=labels) for name in expected])
     found: list[str] = []
     after: str | None = ""
     while after is not None:
-        peer.send(listing(after=after, limit=1000))
-        line = peer.line()
+        owner.send(listing(after=after, limit=1000))
+        line = owner.line()
         assert len(line) < 2 * PAGE_BYTES_MAX
         reply = json.loads(line)
         found += [user["username"] for user in reply["users"]]
@@ -216,7 +216,7 @@ def test_a_reply_is_bounded_whatever_the_limit(peer: Peer) -> None:
 def test_no_user_twice_and_none_missed_while_others_save_and_delete(start: Start) -> None:
     """Who is there all the time is in every listing once; who comes or goes, at the most once."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         stay = sorted(f"{n * 7919 % 1000:03} stays" for n in range(300))
         ask_all(peer, [save(name, labels=["stays"]) for name in stay])
         ask_all(peer, [save()] * 50)
@@ -226,7 +226,7 @@ def test_no_user_twice_and_none_missed_while_others_save_and_delete(start: Start
     seen: set[str] = set()
 
     def come_and_go(client: int) -> None:
-        with service.peer() as peer:
+        with service.owner() as peer:
             for n in itertools.count():
                 if stop.is_set():
                     return
@@ -240,7 +240,7 @@ def test_no_user_twice_and_none_missed_while_others_save_and_delete(start: Start
 
     def read(limit: int, query: Request) -> None:
         try:
-            with service.peer() as peer:
+            with service.owner() as peer:
                 for _ in range(15):
                     found = names(peer, limit=limit, **query)
                     assert found == sorted(set(found)), "in order, none twice"
@@ -279,13 +279,13 @@ def test_a_page_is_what_the_book_held_at_one_moment(start: Start, tmp_path: Path
     service = start()
     steps = {f"{n * 389 % 1000:03} token": n for n in range(1000)}
     places = sorted(steps, key=lambda name: steps[name])
-    with service.peer() as peer:
+    with service.owner() as peer:
         ask_all(peer, [save(f"{n:03} fixed") for n in range(800)])
         peer.ask(save(places[0]))
     stop = threading.Event()
 
     def move() -> None:
-        with service.peer() as peer:
+        with service.owner() as peer:
             for here, there in itertools.pairwise(itertools.cycle(places)):
                 if stop.is_set():
                     return
@@ -296,7 +296,7 @@ def test_a_page_is_what_the_book_held_at_one_moment(start: Start, tmp_path: Path
 
     def look() -> None:
         try:
-            with service.peer() as peer:
+            with service.owner() as peer:
                 for _ in range(150):
                     page = [user["username"] for user in peer.ask(listing(limit=1000))["users"]]
                     tokens = sorted(steps[name] for name in page if name in steps)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType, structs
 
 from pwserver import framing, protocol
-from pwserver.errors import NotSaved, Unavailable, UnknownUser
+from pwserver.errors import Denied, NotSaved, Unavailable, UnknownUser
 from pwserver.protocol import (
+    Authenticate,
     Bad,
     CheckPassword,
     DeleteUser,
@@ -74,6 +75,7 @@ SMALLEST: dict[type[Message], dict[str, Any]] = {
     DeleteUser: {"username": "u"},
     GeneratePassword: {},
     CheckPassword: {"password": "p"},
+    Authenticate: {"token": "t"},
     Ping: {},
     Status: {},
 }
@@ -112,6 +114,7 @@ def test_every_message_has_its_examples() -> None:
         ('{"message": "list_users"}', ListUsers("", 100, "")),
         ('{"message": "list_users", "after": "a", "limit": 5, "prefix": "p", "label": "l"}',
          ListUsers("a", 5, "p", "l")),
+        ('{"message": "authenticate", "token": "t"}', Authenticate("t")),
         ('{"message": "generate_password"}', GeneratePassword(20)),
         ('{"message": "generate_password", "length": 4, "alphabet": "01", "username": "u"}',
          GeneratePassword(4, "01", "u")),
@@ -155,6 +158,7 @@ LENGTHS = [
     (ListUsers, "label", 1, 64),
     (GeneratePassword, "alphabet", 2, 256),
     (CheckPassword, "password", 1, 4096),
+    (Authenticate, "token", 1, 256),
 ]
 
 
@@ -251,12 +255,12 @@ def test_a_save_is_plain_where_nothing_depends_on_the_book() -> None:
 
 @brief
 @given(requests())
-def test_no_printed_request_shows_a_password(drawn: tuple[bytes, Message]) -> None:
-    """What is printed or logged of a request has everything in it but the password."""
+def test_no_printed_request_shows_a_secret(drawn: tuple[bytes, Message]) -> None:
+    """What is printed or logged of a request has all in it but the password, or the token."""
     request = drawn[1]
     secret = "canary-3f9a"
-    if hasattr(request, "password"):
-        request = structs.replace(request, password=secret)
+    for field in {"password", "token"} & set(request.__struct_fields__):
+        request = structs.replace(request, **{field: secret})
     for shown in (repr(request), str(request), f"{[request]}"):
         assert secret not in shown
         assert type(request).__name__ in shown
@@ -274,6 +278,8 @@ def test_the_seeds_replies_are_the_contracts_bytes() -> None:
         b'{"message": "return_number_of_users", "number_of_users": 10000000}\n'
     )
     assert protocol.invalid_message(Bad(None)) == b'{"message": "Invalid message!"}\n'
+    assert protocol.denied(UNSET) == b'{"message": "Denied!"}\n'
+    assert protocol.refusal(Denied(), UNSET) == protocol.denied(UNSET)
 
 
 ID = {"id": "é"}
@@ -308,6 +314,7 @@ ID = {"id": "é"}
             protocol.invalid_message(Bad("It is.", "é")),
             {"message": "Invalid message!", "error": "It is."},
         ),
+        (protocol.denied(UNSET), protocol.denied("é"), {"message": "Denied!"}),
         (
             protocol.refusal(UnknownUser(), UNSET),
             protocol.refusal(UnknownUser(), "é"),
@@ -336,6 +343,7 @@ def test_an_id_is_repeated_whatever_it_is(id: int | str) -> None:
         reply = json.loads(protocol.refusal(refusal, id))
         assert (reply["message"], reply["id"]) == (type(refusal).message, id)
     assert json.loads(protocol.alive(id))["id"] == id
+    assert json.loads(protocol.denied(id)) == {"message": "Denied!", "id": id}
     assert json.loads(protocol.invalid_message(Bad(None, id))) == {
         "message": "Invalid message!",
         "id": id,
@@ -374,6 +382,8 @@ ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "strength": st.integers(0, 4),
     "warning": NO_NUL,
     "suggestions": LABELS,
+    "application": NO_NUL,
+    "may": LABELS,
     "workers": COUNTS,
     "uptime_s": st.floats(0, 1e9),
     "parts": st.dictionaries(NO_NUL, NO_NUL, max_size=2),

@@ -64,6 +64,7 @@ MISUSES: dict[str, list[Any]] = {
     "label": [*NO_NAME, long(65)],
     "length": [*NO_NUMBER, 3, 257],
     "alphabet": [*NO_TEXT, *NOT_UNICODE, *INVISIBLE, "", "h", "hh", "h" * 256, long(257)],
+    "token": [*NO_TEXT, *NOT_UNICODE, "", long(257)],
     "id": [1.5, True, None, [CANARY], {}, long(129), *NOT_UNICODE],
 }
 """Of each field, the values that are refused, whatever the command."""
@@ -96,22 +97,24 @@ def test_the_table_is_whole() -> None:
 
 def test_the_examples_are_right(shared_service: Service) -> None:
     """What the misuses are made from is done: it is the one wrong field that is refused."""
-    with shared_service.peer() as peer:
-        for reply in ask_all(peer, list(EXAMPLES.values())):
+    token = shared_service.token
+    requests = {**EXAMPLES, "authenticate": {"message": "authenticate", "token": token}}
+    with shared_service.owner() as owner:
+        for reply in ask_all(owner, list(requests.values())):
             assert "error" not in reply
-            assert reply["message"] not in ("Invalid message!", "Unknown user!")
-        assert peer.count() == 1
+            assert reply["message"] not in ("Invalid message!", "Unknown user!", "Denied!")
+        assert owner.count() == 1
 
 
 @pytest.fixture
 def book(shared_service: Service) -> Any:
     """Yield a connection to a service with a user; check that the book is unchanged afterwards."""
-    with shared_service.peer() as peer:
-        peer.ask(save("example", labels=["kept"]))
-        before = peer.ask(listing(limit=1000))
-        yield peer
-        assert peer.ask(listing(limit=1000)) == before
-        assert peer.count() == len(before["users"])
+    with shared_service.owner() as owner:
+        owner.ask(save("example", labels=["kept"]))
+        before = owner.ask(listing(limit=1000))
+        yield owner
+        assert owner.ask(listing(limit=1000)) == before
+        assert owner.count() == len(before["users"])
 
 
 @pytest.mark.parametrize(("name", "field"), CASES)

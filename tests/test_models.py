@@ -1,13 +1,15 @@
-"""Ids and times."""
+"""Ids and times, and rows as they are read."""
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.models import IdClock, time_saved
+from tests.books import open_store, row_of, users
+from workers.models import STORED_USER, IdClock, User, sql, stored_user, time_saved
 
 NOW_NS = 1_770_000_000_000_000_000  # early in 2026
 END_NS = 4_500_000_000_000_000_000  # in 2112
@@ -101,3 +103,21 @@ def test_times_are_utc_to_the_second(
         shown = time_saved(saved_at_ms)
     time.tzset()
     assert shown == expected
+
+
+def test_a_row_is_read_whatever_was_done_to_its_texts(tmp_path: Path) -> None:
+    """Who goes through all rows meets texts that are none any more, and takes none for another."""
+    store = open_store(tmp_path / "user_data.db")
+    store.commit(users(1, 2, 3), [])
+    whole = "UPDATE user SET username = 'Zo\u00eb', labels = '[]', older = x'00' WHERE id = 2"
+    broken = "UPDATE user SET username = CAST(x'5a6fff' AS TEXT), labels = CAST(x'80' AS TEXT)"
+    store.connection.execute(whole)
+    store.connection.execute(f"{broken} WHERE id = 3")
+    read = [stored_user(row) for row in store.connection.execute(sql(User.select(*STORED_USER)))]
+    assert read[:2] == [row_of(store, 1), row_of(store, 2)]
+    assert (read[1].username, read[1].labels) == ("Zo\u00eb", "[]")
+    for text in (read[2].username, read[2].labels):
+        assert text is not None
+        with pytest.raises(UnicodeEncodeError):
+            text.encode()
+    store.close()

@@ -1,5 +1,6 @@
 """The service's processes: what they are called, who replaces whom, and how they end."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -259,6 +260,22 @@ def test_two_services_do_not_share_a_database(service: Service, tmp_path: Path) 
     )
     assert second.returncode == 5
     assert "in use by another pwserver" in second.stderr
+
+
+def test_who_looks_at_the_database_for_a_moment_is_waited_for(service: Service, peer: Peer) -> None:
+    """A command that has it just when the writer is started anew does not end the service."""
+    assert peer.save()["message"] == "Password saved!"
+    writer = service.child("writer")
+    with service.database.open("rb") as held:
+        os.kill(service.process.pid, signal.SIGSTOP)  # so that nobody starts another before
+        os.kill(writer, signal.SIGKILL)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        os.kill(service.process.pid, signal.SIGCONT)
+        eventually(lambda: service.children().get("writer", writer) != writer, "another is started")
+        peer.send(SAVE)
+        assert not _readable(peer, 0.3), "without the database nothing is saved"
+    assert peer.reply()["message"] == "Password saved!"
+    assert peer.count() == 2
 
 
 def test_random_kills_under_load_lose_nothing(start: Start) -> None:

@@ -3,7 +3,7 @@
 What is sealed is any bytes here: the reader cannot open them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from pwserver.handoff import Scoreboard
 from tests.books import (
     NOW_MS,
     Saving,
-    contents,
+    add_shop,
     new_scoreboard,
     next_version,
     open_store,
+    save_three_versions,
+    take_key,
     users,
 )
 from workers import history, reading
-from workers.database import Store, database_to_read, open_to_read
-from workers.models import Row
+from workers.database import Store
+from workers.models import ApplicationRow, Row, UserRow
 from workers.names import generated_name
-from workers.reading import BookReader, Entry, Found
-from workers.writing import DELETE, LABEL, Operation
+from workers.reading import BookReader, Entry
+from workers.writing import DELETE, DONE, LABEL, Operation
 
 GENERATED = (1, 31, 32, 2**40, 2**62 + 5)
 
@@ -84,13 +86,14 @@ def pages(reader: BookReader, book: int = 0, **others: Any) -> list[list[Entry]]
 
 
 def test_a_user_is_found_by_its_name(store: Store, reader: BookReader) -> None:
-    """All of a user's newest version is found by the name it was given."""
+    """All of a user's row is found by the name it was given."""
     store.commit([], [Saving(username="alice", user_id=5, sealed=b"one", labels='["a"]')])
-    assert reader.find(0, "alice") == Found(5, 1, 1, b"one", NOW_MS, 0, None)
-    later = Saving(username="alice", user_id=5, replaced=1, sealed=b"two", saved_at_ms=NOW_MS + 1)
+    row = UserRow(5, 1, 1, b"one", NOW_MS, 0, None, "alice", '["a"]')
+    assert reader.find(0, "alice") == row
+    later = next_version(store, 5, sealed=b"two", saved_at_ms=NOW_MS + 1, older=b"older")
     store.commit([], [later])
     found = reader.find(0, "alice")
-    assert found == Found(5, 2, 1, b"two", NOW_MS + 1, 0, None)
+    assert found == UserRow(5, 2, 1, b"two", NOW_MS + 1, 0, b"older", "alice", '["a"]')
     assert reader.find_by_id(5) == found
     assert [reader.find(0, name) for name in ("Alice", "alic", "alice ", "")] == [None] * 4
 
@@ -129,17 +132,6 @@ def test_books_are_apart(store: Store, reader: BookReader) -> None:
     ]
 
 
-def save_three_versions(store: Store) -> None:
-    """Save three versions of a password, a second apart, and an older one of somebody else."""
-    store.commit([], [Saving(username="alice", user_id=5, sealed=b"v1")])
-    for number in (2, 3):
-        at_ms = NOW_MS + (number - 1) * 1000
-        saving = next_version(store, 5, saved_at_ms=at_ms, sealed=b"v%d" % number)
-        store.commit([], [saving])
-    others = [Saving(username="bob", user_id=6, replaced=replaced) for replaced in (0, 1)]
-    store.commit([], [*others])
-
-
 def test_older_versions_are_found(store: Store, reader: BookReader) -> None:
     """All that is kept of a user's password comes with the user."""
     save_three_versions(store)
@@ -151,13 +143,41 @@ def test_older_versions_are_found(store: Store, reader: BookReader) -> None:
 def test_what_a_request_made_is_found(store: Store, reader: BookReader) -> None:
     """A request that is remembered is found in its book, with the version that it made."""
     saving = Saving(username="alice", user_id=5, request_id="r", book=1)
-    store.commit([], [saving, saving._replace(replaced=1, request_id="s")])
+    again = saving._replace(replaced=saving.sealed, version=2, request_id="s")
+    store.commit([], [saving, again])
     assert [reader.earlier(1, id) for id in ("r", "s", "t")] == [
         (5, 1, saving.fingerprint),
         (5, 2, saving.fingerprint),
         None,
     ]
     assert reader.earlier(0, "r") is reader.earlier(2, "r") is None
+
+
+# --- Who may use the book, and with which key. ---
+
+
+def test_applications_are_read_as_they_stand(store: Store, reader: BookReader) -> None:
+    """All of them, in the order of their numbers, from the moment they are committed."""
+    assert reader.applications() == []
+    add_shop(store)
+    shop = ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", None, 0, b"\x05")
+    assert reader.applications() == [shop]
+    before = "INSERT INTO application SELECT 3, 'a', 0, '', 0, NULL, x'02', 9, x'' FROM application"
+    store.connection.execute(before)
+    other = ApplicationRow(3, "a", 0, "", 0, None, b"\x02", 9, b"")
+    assert reader.applications() == [other, shop]
+
+
+def test_the_key_to_seal_with_is_read(store: Store, reader: BookReader) -> None:
+    """It is the one that the database says; a book that says none is not sealed for."""
+    assert reader.sealing_key() == 1
+    take_key(store, 2)
+    assert reader.sealing_key() == 1
+    store.connection.execute("UPDATE key SET seals = id = 2")
+    assert reader.sealing_key() == 2
+    store.connection.execute("UPDATE key SET seals = 0")
+    with pytest.raises(Unavailable, match="does not say which key"):
+        reader.sealing_key()
 
 
 # --- Pages. ---
@@ -226,11 +246,12 @@ def test_a_page_has_what_was_asked_for(
 def test_an_entry_tells_what_is_newest(store: Store, reader: BookReader) -> None:
     """A user is listed with labels, version and time, and never with what is sealed."""
     save_three_versions(store)
-    store.commit(users(9), [(LABEL, 6, '["x","\u00e9"]')])
+    labels = (LABEL, 1, 6, b"2 of 6", b"sealed anew", '["x","\u00e9"]', None)
+    assert store.commit(users(9), [labels]) == [DONE]
     assert reader.page(0, "", "", None, 10) == (
         [
             Entry("alice", 3, NOW_MS + 2000, []),
-            Entry("bob", 2, NOW_MS, ["x", "\u00e9"]),
+            Entry("u6", 2, NOW_MS, ["x", "\u00e9"]),
             Entry(generated_name(9), 1, 9000, []),
         ],
         None,
@@ -276,6 +297,49 @@ def test_a_page_ends_among_users_of_another_book(
     assert listed[-1][0].name == generated_name(300)
 
 
+def test_pages_of_an_application_are_not_cut_short_by_others(
+    store: Store, reader: BookReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many users others have, an application's page has what was asked for."""
+    monkeypatch.setattr(reading, "PAGE_ROWS_MAX", 10)
+    store.commit([*users(*range(1, 100)), *users(*range(200, 300), book=2)], [])
+    named = [Saving(username=f"n{number}", user_id=400 + number, book=2) for number in range(35)]
+    store.commit(users(150, 160, 170, book=1), [*named])
+    entries, after = reader.page(1, "", "", None, 5)
+    assert [entry.name for entry in entries] == [*map(generated_name, (150, 160, 170))]
+    assert after is None
+
+
+def plan(store: Store, statement: str) -> str:
+    """Return how SQLite finds what a statement asks for."""
+    parameters = (1,) * statement.count("?")
+    rows = store.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    return " / ".join(row[-1] for row in rows)
+
+
+def test_listings_find_their_users_without_searching(store: Store, reader: BookReader) -> None:
+    """An application's generated names have an index; those of the common book need none."""
+    store.commit([*users(*range(100)), *users(*range(200, 300), book=1)], [])
+    statements = reader._own_ids, reader._ids, reader._chosen_names
+    assert [plan(store, statement) for statement in statements] == [
+        "SEARCH t1 USING INDEX user_generated (book=? AND id>?)",
+        "SEARCH t1 USING INTEGER PRIMARY KEY (rowid>?)",
+        "SEARCH t1 USING INDEX user_name (book=? AND username>?)",
+    ]
+
+
+def test_the_index_of_generated_names_costs_the_common_book_nothing(store: Store) -> None:
+    """Plain saves there, and names anywhere, are not in it."""
+    store.commit([*users(1, 2, 3), *users(4, book=1)], [Saving(username="n", user_id=5, book=1)])
+    count = (
+        "SELECT count(*) FROM user INDEXED BY user_generated WHERE username IS NULL AND book != 0"
+    )
+    assert store.connection.execute(count).fetchall() == [(1,)]
+    no_help = "SELECT count(*) FROM user INDEXED BY user_generated WHERE username IS NULL"
+    with pytest.raises(apsw.SQLError, match="no query solution"):
+        store.connection.execute(no_help)
+
+
 def test_a_page_does_not_grow_too_long(store: Store, reader: BookReader) -> None:
     """Users with long names and many labels make shorter pages, and none is left out."""
     labels = "[" + ",".join(['"%s"' % ("x" * 64)] * 16) + "]"
@@ -299,102 +363,10 @@ def test_a_page_is_of_one_moment(
     store.commit([], [*operations])
 
     def entry_while_all_are_deleted(name: str, *rest: Any) -> Entry:
-        gone: list[Operation] = [(DELETE, user_id) for user_id in range(3)]
+        gone: list[Operation] = [(DELETE, None, user_id) for user_id in range(3)]
         store.commit([], gone)
         return Entry(name, *rest)
 
     monkeypatch.setattr(reading, "_entry", entry_while_all_are_deleted)
     assert names(reader) == ["a", "b", "c"]
     assert names(reader) == []
-
-
-READS: dict[str, Callable[[BookReader], object]] = {
-    "find": lambda reader: reader.find(0, "alice"),
-    "find nobody": lambda reader: reader.find(0, "nobody"),
-    "find by id": lambda reader: reader.find_by_id(5),
-    "find or decoy": lambda reader: reader.find_or_decoy(0, "alice"),
-    "find a decoy": lambda reader: reader.find_or_decoy(0, "aaa"),
-    "earlier": lambda reader: reader.earlier(0, "r"),
-    "whole page": lambda reader: reader.page(0, "", "", None, 1000),
-    "short page": lambda reader: reader.page(0, "", "", None, 1),
-    "page with a label": lambda reader: reader.page(0, "", "", "no such", 1),
-    "page with a prefix": lambda reader: reader.page(0, "", "a", None, 1),
-    "page of generated names": lambda reader: reader.page(0, "", "user-", None, 1),
-}
-
-
-@pytest.mark.parametrize("read", READS)
-def test_a_read_leaves_no_transaction_open(store: Store, reader: BookReader, read: str) -> None:
-    """After an answer, whole or cut short, the whole log can be copied to the database."""
-    save_three_versions(store)
-    store.commit(users(11, 12, 13), [])
-    READS[read](reader)
-    store.commit(users(14), [])
-    assert store.checkpoint()
-
-
-# --- Which database is read. ---
-
-
-def test_what_is_committed_is_seen_at_once(store: Store, reader: BookReader) -> None:
-    """A reader that was there before sees each commit from the moment it returns."""
-    for number in range(1, 20):
-        store.commit([], [Saving(username=f"n{number}", user_id=number)])
-        assert len(names(reader)) == number
-
-
-@pytest.mark.parametrize("read", READS)
-def test_the_writers_database_is_followed(
-    store: Store, path: Path, board: Scoreboard, reader: BookReader, read: str
-) -> None:
-    """Where the writer has opened another database, that one is read from then on."""
-    save_three_versions(store)
-    store.commit(users(11), [Saving(user_id=12, request_id="r")])
-    old = READS[read](reader)
-    assert READS[read](reader) == old
-    path.rename(path.with_name("old.db"))
-    fresh = open_store(path)
-    assert READS[read](reader) == old
-    board.opened()
-    assert READS[read](reader) in (None, ([], None), (None, False))
-    fresh.commit([], [Saving(username="bob", user_id=6)])
-    assert names(reader) == ["bob"]
-    fresh.close()
-
-
-def test_a_reader_cannot_write(store: Store, path: Path) -> None:
-    """Whatever a worker or the console is made to do, its connection changes nothing."""
-    store.commit(users(1), [])
-    database = database_to_read(path)
-    connection = open_to_read(database)
-    with pytest.raises(apsw.ReadOnlyError):
-        connection.execute("DELETE FROM user")
-    assert connection.execute("SELECT count(*) FROM user").fetchall() == [(1,)]
-    database.close()
-
-
-@pytest.mark.parametrize("read", READS)
-@pytest.mark.parametrize("instead", [None, b"Not a database.\n" * 1000, b""])
-def test_what_cannot_be_read_is_unavailable(
-    path: Path, reader: BookReader, read: str, instead: bytes | None
-) -> None:
-    """Where there is no database that can be read each answer says so, and nothing is made."""
-    path.parent.mkdir()
-    if instead is not None:
-        path.write_bytes(instead)
-    before = contents(path.parent)
-    for _ in range(2):
-        with pytest.raises(Unavailable, match=r"^The database cannot be read now: .+\.$"):
-            READS[read](reader)
-    assert contents(path.parent) == before
-
-
-def test_a_database_that_comes_is_read(path: Path, reader: BookReader) -> None:
-    """A reader that found no database finds it as soon as it is there."""
-    with pytest.raises(Unavailable):
-        reader.find(0, "alice")
-    path.parent.mkdir()
-    store = open_store(path)
-    store.commit([], [Saving(username="alice", user_id=5)])
-    assert reader.find(0, "alice") is not None
-    store.close()

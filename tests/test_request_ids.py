@@ -62,7 +62,7 @@ def whole_book(peer: Peer) -> list[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_save_sent_again_saves_nothing(shared_service: Service, kind: str) -> None:
     """On the same connection, on another, and through the other worker: one save, one answer."""
-    with on_each_worker(shared_service) as (one, two), shared_service.peer() as another:
+    with on_each_worker(shared_service) as (one, two), shared_service.owner() as another:
         request = save_of(kind, one)
         before = whole_book(one)
         first = one.ask(request)
@@ -104,7 +104,7 @@ def test_a_save_sent_twice_in_one_burst_is_saved_once(shared_service: Service, k
 def test_a_save_is_known_after_a_crash(start: Start, victim: str) -> None:
     """After the death of the worker, of the writer, of all, or a stop, ids are not forgotten."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         requests = [save_of(kind, peer) for kind in KINDS]
         first = ask_all(peer, requests)
         after = whole_book(peer)
@@ -130,7 +130,7 @@ def test_a_save_is_known_after_a_crash(start: Start, victim: str) -> None:
 def test_a_save_of_unknown_fate_may_be_sent_again(start: Start) -> None:
     """Answered "Unavailable!" because the writer died, each kind of save is done just once."""
     service = start("--workers", "1")
-    with service.peer() as peer, service.peer() as other:
+    with service.owner() as peer, service.owner() as other:
         requests = [save_of(kind, peer) for kind in KINDS]
         total = peer.count()
         writer = service.child("writer")
@@ -181,7 +181,7 @@ def test_every_save_is_done_once_whatever_is_killed(start: Start) -> None:
         at_once([kill, *[partial(use, client) for client in range(4)]])
     finally:
         stop.set()
-    with service.peer() as peer:
+    with service.owner() as peer:
         assert peer.count() == len(plain_saved) + 1
         versions = [version for version, _ in answered]
         assert sorted(versions) == list(range(1, len(answered) + 1))
@@ -196,7 +196,7 @@ def _until_saved(service: Service, request: Request) -> Any:
 
     def reply() -> Any:
         try:
-            with service.peer() as peer:
+            with service.owner() as peer:
                 answer = peer.ask(request)
         except (OSError, AssertionError):
             return None
@@ -208,7 +208,7 @@ def _until_saved(service: Service, request: Request) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expired_id_saves_anew(start: Start, tmp_path: Path, kind: str) -> None:
     """After the time of the setting the same id is a new save, and is then known again."""
-    with start("--requests-kept-s", "1").peer() as peer:
+    with start("--requests-kept-s", "1").owner() as peer:
         request = save_of(kind, peer)
         peer.ask(request)
         before = whole_book(peer)
@@ -223,7 +223,7 @@ def test_an_expired_id_saves_anew(start: Start, tmp_path: Path, kind: str) -> No
 
 def test_expired_ids_take_no_room(start: Start, tmp_path: Path) -> None:
     """They are removed while others are saved: the book does not grow with every id there was."""
-    with start("--requests-kept-s", "1").peer() as peer:
+    with start("--requests-kept-s", "1").owner() as peer:
         ask_all(peer, [save("a", request_id=f"old {n}") for n in range(300)])
         new = itertools.count()
 
@@ -265,7 +265,7 @@ def test_another_save_under_the_same_id_is_not_saved(shared_service: Service) ->
 
 def test_another_save_in_the_same_burst_is_not_saved(shared_service: Service) -> None:
     """Two different saves with one id, in flight at once: one is saved, the other is told."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         number = next(_numbers)
         burst = [save(f"n{number}", f"p{n}", request_id=f"mixed {number}") for n in range(5)]
         first, *others = ask_all(peer, burst)
@@ -281,7 +281,7 @@ def test_another_save_in_the_same_burst_is_not_saved(shared_service: Service) ->
 
 def test_a_save_is_known_after_what_it_saved_is_gone(shared_service: Service) -> None:
     """Replaced, pruned or deleted since: sent again, it is answered as the first time."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         request = save_of("named", peer)
         name, first = request["username"], peer.ask(request)
         ask_all(peer, [save(name, f"later {n}") for n in range(12)])
@@ -301,7 +301,7 @@ def test_another_save_never_says_saved_though_the_first_is_gone(
     shared_service: Service, since: str
 ) -> None:
     """Where what was saved first is not kept any more, another save is still not told "saved"."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         request = save_of("named", peer)
         name = request["username"]
         peer.ask(request)
@@ -322,7 +322,7 @@ def test_another_save_never_says_saved_though_the_first_is_gone(
 
 def test_what_was_not_saved_is_not_remembered(shared_service: Service) -> None:
     """A refused save leaves its id free."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         name, id = f"name {next(_numbers)}", f"request {next(_numbers)}"
         assert peer.ask(save(name, "one"))["version"] == 1
         assert peer.ask(restore(name, 5, request_id=id)) == UNKNOWN_VERSION
@@ -332,7 +332,7 @@ def test_what_was_not_saved_is_not_remembered(shared_service: Service) -> None:
 
 def test_a_restore_is_known_after_its_user_is_gone(shared_service: Service) -> None:
     """What it needs may be gone when it is sent again; it was done all the same."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         request = save_of("restore", peer)
         name = request["username"]
         first = peer.ask(request)
@@ -345,7 +345,7 @@ def test_a_restore_is_known_after_its_user_is_gone(shared_service: Service) -> N
 
 def test_a_generated_password_that_is_gone_is_not_made_up(shared_service: Service) -> None:
     """Sent again when what was generated is deleted, the answer is no other password."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         request = save_of("generate", peer)
         peer.ask(request)
         peer.ask(delete(request["username"]))
@@ -358,7 +358,7 @@ def test_a_generated_password_that_is_gone_is_not_made_up(shared_service: Servic
 
 def test_only_saves_look_at_ids(shared_service: Service) -> None:
     """A `request_id` with a command that saves nothing is an unknown field like any other."""
-    with shared_service.peer() as peer:
+    with shared_service.owner() as peer:
         request = save_of("named", peer)
         name, id = request["username"], request["request_id"]
         peer.ask(request)

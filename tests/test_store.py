@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -15,9 +16,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.books import KEY, make_version_1
+from tests.books import KEY
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually, load
+from tests.older_books import OldUser, make_version_1, make_version_2
 from workers.names import generated_name
 
 SAVE = {"message": "save_password", "password": "abc123"}
@@ -67,17 +69,18 @@ def book(made_book: Path, tmp_path: Path) -> Path:
 
 def test_files_are_for_their_owner_only(service: Service, tmp_path: Path) -> None:
     """Nobody else may read the database, what belongs to it, or the key."""
-    with service.peer() as peer:
+    with service.owner() as peer:
         peer.save()
     files = list(tmp_path.glob("user_data*"))
-    assert {"user_data.db", "user_data.db-wal", "user_data.key"} <= {file.name for file in files}
+    endings = {file.name.removeprefix("user_data.") for file in files}
+    assert {"db", "db-wal", "key", "audit", "audit-head"} <= endings
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_passwords_are_sealed(service: Service, tmp_path: Path) -> None:
     """A saved password is found in no file, nor is it in a log line or on the console."""
     canary = "canary-3f9a-\N{SNOWMAN}"
-    with service.peer() as peer:
+    with service.owner() as peer:
         for version in range(1, 11):
             peer.save(canary)
             assert save_as(peer, "alice", f"{canary}{version}", request_id=f"r{version}") == version
@@ -139,15 +142,23 @@ def test_removing_the_database_while_running_gives_a_fresh_book(
 
 
 def test_a_fresh_book_is_seen_by_every_worker(start: Start, tmp_path: Path) -> None:
-    """Once the book is fresh nobody reads the removed one: its names are unknown, and free."""
+    """Once the book is fresh nobody reads the removed one: its names are unknown, and free.
+
+    So are its applications: they are to be registered anew.
+    """
     service = start("--workers", "3")
-    peers = [service.peer() for _ in range(6)]
+    peers = [service.owner() for _ in range(6)]
     get = {"message": "get_password", "username": "alice"}
     for version, peer in enumerate(peers, 1):
         assert save_as(peer, "alice", f"old {version}") == version
     (tmp_path / "user_data.db").unlink()
-    eventually(lambda: peers[0].count() == 0, "the book is fresh", 1.0)
+    with service.peer() as guest:
+        eventually(lambda: guest.count() == 0, "the book is fresh", 1.0)
     for peer in peers:
+        eventually(lambda: peer.ask(get) == {"message": "Denied!"}, "it is seen", 1.0)  # noqa: B023
+    token = service.add_application("owner", common=True)
+    for peer in peers:
+        assert peer.authenticate(token)["message"] == "Authenticated!"
         assert peer.ask(get) == {"message": "Unknown user!"}
         assert peer.ask({"message": "list_users"})["users"] == []
     for version, peer in enumerate(peers, 1):
@@ -224,21 +235,26 @@ def test_an_unknown_schema_version_is_refused(book: Path) -> None:
     assert (book / "user_data.db").read_bytes() == before
 
 
-@pytest.fixture
-def first_release(tmp_path: Path) -> Path:
-    """Return a folder with a book and a key of the first release."""
-    make_version_1(tmp_path / "user_data.db", {5: "abc123", 2**62: "p\u00e4ss"})
-    secret = base64.b64encode(KEY.secret).decode()
+@pytest.fixture(params=[1, 2])
+def older_release(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a folder with a book and a key of the first release, or of the second."""
+    passwords = {5: "abc123", 2**62: "p\u00e4ss"}
+    if request.param == 1:
+        make_version_1(tmp_path / "user_data.db", passwords)
+    else:
+        users = [OldUser(id, [password]) for id, password in passwords.items()]
+        make_version_2(tmp_path / "user_data.db", users, {})
+    secret = base64.b64encode(KEY.secret.reveal()).decode()
     (tmp_path / "user_data.key").write_text(f"pwserver-key-v1 {KEY.id} {secret}\n")
     (tmp_path / "user_data.key").chmod(0o600)
     return tmp_path
 
 
-@pytest.mark.usefixtures("first_release")
-def test_a_book_of_the_first_release_is_taken_over(start: Start) -> None:
+@pytest.mark.usefixtures("older_release")
+def test_a_book_of_an_older_release_is_taken_over(start: Start) -> None:
     """Its passwords can be read under generated names, and newer versions follow them."""
     service = start()
-    with service.peer() as peer:
+    with service.owner() as peer:
         assert peer.count() == 2
         names = [user["username"] for user in peer.ask({"message": "list_users"})["users"]]
         assert names == [generated_name(5), generated_name(2**62)]
@@ -251,13 +267,13 @@ def test_a_book_of_the_first_release_is_taken_over(start: Start) -> None:
         assert peer.count() == 3
 
 
-def test_setup_says_whether_it_changed_something(first_release: Path) -> None:
+def test_setup_says_whether_it_changed_something(older_release: Path) -> None:
     """`pwserver setup` does not claim that nothing was changed where it upgraded the database."""
-    database = first_release / "user_data.db"
+    database = older_release / "user_data.db"
     for _ in range(2):
         before = database.read_bytes()
         command = [sys.executable, "-m", "pwserver", "setup"]
-        result = subprocess.run(command, cwd=first_release, capture_output=True, check=True)
+        result = subprocess.run(command, cwd=older_release, capture_output=True, check=True)
         unchanged = database.read_bytes() == before
         assert (b"nothing was changed" in result.stdout) == unchanged
 
@@ -297,7 +313,13 @@ TAMPERED = {
     "sealed = 'a text'": "get_password",
     "sealed = 5": "verify_password",
     "id = -1": "get_password",
+    "id = id + 1": "verify_password",
     "version = -1": "get_password",
+    "version = 2": "get_password",
+    "key_id = 2": "get_password",
+    "older = x'00'": "get_password",
+    "labels = '[]'": "get_password",
+    "saved_at_ms = saved_at_ms + 1": "verify_password",
     "saved_at_ms = 1 << 62": "password_history",
     "labels = 'no JSON'": "list_users",
     "labels = x'ff'": "list_users",
@@ -309,7 +331,7 @@ SECRETS = ("get_password", "verify_password")
 def test_an_altered_row_costs_its_own_request_only(service: Service, tmp_path: Path) -> None:
     """What was tampered with is not given out, but answered; no process dies of it."""
     names = [f"user {number}" for number in range(len(TAMPERED))]
-    with service.peer() as peer:
+    with service.owner() as peer:
         for name in names:
             save_as(peer, name, labels=["a"])
     children = eventually(
@@ -325,12 +347,15 @@ def test_an_altered_row_costs_its_own_request_only(service: Service, tmp_path: P
         if command == "list_users":
             asked = {"message": command, "prefix": name, "label": "a"}
         answers[change] = "(no reply)"
-        with service.peer() as peer, contextlib.suppress(OSError, AssertionError, ValueError):
+        with service.owner() as peer, contextlib.suppress(OSError, AssertionError, ValueError):
             answers[change] = peer.ask(asked)["message"]
     assert "(no reply)" not in answers.values(), answers
     assert service.children() == children
     secrets = [answers[change] for change, command in TAMPERED.items() if command in SECRETS]
-    assert secrets == ["Unavailable!"] * 5
+    assert set(secrets) == {"Unavailable!"}
+    assert len(secrets) == 11
+    altered = re.findall("the password of user .* cannot be given out", service.stderr)
+    assert len(altered) == len(secrets), service.stderr
 
 
 def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:

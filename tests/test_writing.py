@@ -13,18 +13,20 @@ import pytest
 
 from tests.books import (
     NOW_MS,
-    REQUESTS_KEPT_MS,
     Saving,
+    everything,
     next_version,
     open_store,
     rows_of,
+    save_often,
+    take_key,
     users,
 )
 from workers import history
 from workers.database import Store
-from workers.writing import DELETE, DONE, LABEL, STALE
+from workers.writing import DELETE, DONE, LABEL, STALE, Operation, nonce
 
-TABLES = ("user", "request")
+GONE = b"sealed by nobody"
 
 
 @pytest.fixture
@@ -41,25 +43,22 @@ def store(path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def everything(store: Store) -> list[list[tuple[Any, ...]]]:
-    """Return all that is in the book."""
-    return [rows_of(store, table) for table in TABLES]
-
-
 def versions(store: Store, user_id: int) -> list[int]:
     """Return which older versions of a user's password are kept."""
     row = next(row for row in rows_of(store, "user") if row[0] == user_id)
     return [older.version for older in history.unpack(row[8])]
 
 
-def save_often(store: Store, user_id: int, times: int) -> None:
-    """Save a new user, and new versions of it until there are so many, each sealed as its text."""
-    for replaced in range(times):
-        sealed = b"%d of %d" % (replaced + 1, user_id)
-        saving = Saving(username=f"u{user_id}", user_id=user_id, sealed=sealed)
-        if replaced:
-            saving = next_version(store, user_id, sealed=sealed)
-        assert store.commit([], [saving]) == [DONE]
+def labelling(replaced: bytes, labels: str, user_id: int = 1, **more: Any) -> Operation:
+    """Return an operation that sets the labels of a row, and what is sealed with them."""
+    values = {"key_id": 1, "sealed": b"sealed anew", "older": None, **more}
+    sealed = values["sealed"], labels, values["older"]
+    return (LABEL, values["key_id"], user_id, replaced, *sealed)
+
+
+def deletion(user_id: int) -> Operation:
+    """Return an operation that deletes a user."""
+    return (DELETE, None, user_id)
 
 
 # --- New users. ---
@@ -76,6 +75,7 @@ def test_users_without_a_name_are_first_versions(store: Store) -> None:
 
 def test_a_name_is_saved_with_its_user(store: Store) -> None:
     """A new user has all that it was saved with, and nothing older."""
+    take_key(store, 2)
     saving = Saving(username="alice", user_id=5, book=3, key_id=2, sealed=b"\0\xff", labels='["a"]')
     assert store.commit([], [saving, Saving(user_id=6)]) == [DONE, DONE]
     assert everything(store) == [
@@ -128,6 +128,8 @@ def test_any_number_of_users_has_no_name(store: Store) -> None:
 
 def test_a_replaced_version_is_kept(store: Store) -> None:
     """The newest version and the older ones are in the user's row, as they were planned."""
+    for key_id in (4, 5):
+        take_key(store, key_id)
     first = Saving(username="alice", user_id=1, sealed=b"first", saved_at_ms=NOW_MS - 9, key_id=4)
     assert store.commit([], [first]) == [DONE]
     second = next_version(store, 1, sealed=b"second", key_id=5)
@@ -140,66 +142,104 @@ def test_a_replaced_version_is_kept(store: Store) -> None:
 def test_a_user_without_a_name_has_versions_as_well(store: Store) -> None:
     """A save that names a generated name replaces the password, and gives the user no name."""
     store.commit(users(1), [])
-    saving = Saving(username="user-0000000000001", user_id=1, replaced=1)
+    saving = next_version(store, 1, username="user-0000000000001")
     assert store.commit([], [saving]) == [DONE]
-    assert rows_of(store, "user") == [(1, 1, b"sealed", NOW_MS, 0, 2, None, None, None)]
+    newest = (1, 1, saving.sealed, NOW_MS, 0, 2, None, None, saving.older)
+    assert rows_of(store, "user") == [newest]
 
 
-@pytest.mark.parametrize("replaced", [1, 3, 2**53])
+@pytest.mark.parametrize("replaced", [b"1 of 1", b"3 of 1", b"", GONE])
 @pytest.mark.parametrize("request_id", [None, "r"])
 def test_a_version_that_moved_on_is_found_out(
-    store: Store, replaced: int, request_id: str | None
+    store: Store, replaced: bytes, request_id: str | None
 ) -> None:
     """A save that was planned on another version than the newest changes nothing at all."""
     save_often(store, 1, 2)
     before = everything(store)
-    saving = Saving(username="u1", user_id=1, replaced=replaced, labels="[]", request_id=request_id)
+    saving = next_version(store, 1, replaced=replaced, labels="[]", request_id=request_id)
     assert store.commit([], [saving]) == [STALE]
+    assert store.commit([], [labelling(replaced, "[]")]) == [STALE]
+    assert everything(store) == before
+
+
+def test_a_row_is_known_by_its_nonce_alone(store: Store) -> None:
+    """Two states of a row are told apart by the last byte of a nonce, whatever stands behind."""
+    states = [bytes(23) + bytes([number]) + b"the same" for number in (1, 2)]
+    store.commit([], [Saving(username="alice", user_id=1, sealed=states[0])])
+    assert [nonce(state) for state in states] == [state[:24] for state in states]
+    planned = next_version(store, 1, sealed=states[1])
+    assert store.commit([], [planned._replace(replaced=states[0])]) == [STALE]
+    assert store.commit([], [planned, planned]) == [DONE, STALE]
+
+
+CHANGES: dict[str, Operation] = {
+    "a save": Saving(user_id=1, replaced=b"1 of 1", version=2, sealed=b"another"),
+    "labels": labelling(b"1 of 1", '["a"]'),
+    "another key": labelling(b"1 of 1", "[]", key_id=2),
+    "deleted and made anew": Saving(username="u1", user_id=1, sealed=b"another"),
+}
+"""What may have become of a row of which an operation read `1 of 1`."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changed_in_a_row_is_found_out(store: Store, change: str) -> None:
+    """Version, labels or key: what was planned on the row before that changes nothing."""
+    take_key(store, 2)
+    save_often(store, 1, 1)
+    planned = [next_version(store, 1, labels="[]"), labelling(b"1 of 1", '["mine"]')]
+    first = [deletion(1)] if change.startswith("deleted") else []
+    assert store.commit([], [*first, CHANGES[change]])[-1] == DONE
+    before = everything(store)
+    assert store.commit([], planned) == [STALE, STALE]
     assert everything(store) == before
 
 
 def test_a_user_that_is_gone_has_no_new_version(store: Store) -> None:
     """A save that was planned on a user who was deleted meanwhile changes nothing."""
     save_often(store, 1, 1)
-    saving = Saving(username="u1", user_id=1, replaced=1)
-    assert store.commit([], [(DELETE, 1), saving]) == [DONE, STALE]
+    planned = [next_version(store, 1), labelling(b"1 of 1", "[]")]
+    assert store.commit([], [deletion(1), *planned]) == [DONE, STALE, STALE]
     assert everything(store) == [[], []]
 
 
 def test_of_two_saves_planned_on_one_version_one_is_done(store: Store) -> None:
     """Where two applications save the same name at once, the second is told to plan again."""
     save_often(store, 1, 1)
-    savings = [Saving(username="u1", user_id=1, replaced=1, sealed=text) for text in (b"a", b"b")]
+    savings = [next_version(store, 1, sealed=text) for text in (b"a", b"b")]
     assert store.commit([], [*savings]) == [DONE, STALE]
-    assert store.commit([], [savings[1]._replace(replaced=2)]) == [DONE]
+    assert store.commit([], [next_version(store, 1, sealed=b"b")]) == [DONE]
     assert rows_of(store, "user")[0][2] == b"b"
+    assert versions(store, 1) == [1, 2]
 
 
 # --- Labels and deletion. ---
 
 
-def test_labels_stay_until_others_are_given(store: Store) -> None:
-    """A save without labels leaves them as they are; with labels, even none, it sets them."""
+def test_labels_are_those_that_were_planned(store: Store) -> None:
+    """A save writes the labels that it was sealed with: others, the same, an empty list or none."""
+    store.commit([], [Saving(username="alice", user_id=1)])
     seen = []
-    for replaced, labels in enumerate(['["a"]', None, '["b"]', "[]", None]):
-        saving = Saving(username="alice", user_id=1, replaced=replaced, labels=labels)
-        assert store.commit([], [saving]) == [DONE]
+    for labels in ('["a"]', '["a"]', '["b"]', "[]", None):
+        assert store.commit([], [next_version(store, 1, labels=labels)]) == [DONE]
         seen.append(rows_of(store, "user")[0][7])
-    assert seen == ['["a"]', '["a"]', '["b"]', "[]", "[]"]
+    assert seen == ['["a"]', '["a"]', '["b"]', "[]", None]
 
 
 def test_labels_are_set_alone(store: Store) -> None:
-    """Labelling changes the labels of one user, and no password or version."""
+    """Labelling changes the labels of one user and what is sealed with them, and no version."""
+    take_key(store, 2)
     save_often(store, 1, 2)
     save_often(store, 2, 1)
     user, other = rows_of(store, "user")
-    assert store.commit([], [(LABEL, 1, '["a","b"]')]) == [DONE]
-    assert everything(store) == [[(*user[:7], '["a","b"]', user[8]), other], []]
+    operation = labelling(user[2], '["a","b"]', key_id=2, older=b"older anew")
+    assert store.commit([], [operation]) == [DONE]
+    labelled = (1, 2, b"sealed anew", *user[3:7], '["a","b"]', b"older anew")
+    assert everything(store) == [[labelled, other], []]
 
 
-@pytest.mark.parametrize("operation", [(LABEL, 2, "[]"), (DELETE, 2)])
+@pytest.mark.parametrize("operation", [labelling(b"1 of 1", "[]", 2), deletion(2)])
 def test_what_is_done_to_a_user_that_is_gone_is_found_out(
-    store: Store, operation: tuple[Any, ...]
+    store: Store, operation: Operation
 ) -> None:
     """There is nobody to label or to delete any more: nothing changes."""
     save_often(store, 1, 2)
@@ -213,9 +253,9 @@ def test_a_deleted_user_leaves_nothing(store: Store) -> None:
     """A user goes with all versions, and no other does; the name is free for a new user."""
     save_often(store, 1, 3)
     save_often(store, 2, 3)
-    assert store.commit([], [(DELETE, 1)]) == [DONE]
+    assert store.commit([], [deletion(1)]) == [DONE]
     assert [row[0] for row in rows_of(store, "user")] == [2]
-    assert store.commit([], [(DELETE, 1), Saving(username="u1", user_id=3)]) == [STALE, DONE]
+    assert store.commit([], [deletion(1), Saving(username="u1", user_id=3)]) == [STALE, DONE]
     assert versions(store, 3) == []
 
 
@@ -224,11 +264,12 @@ def test_a_deleted_user_leaves_nothing(store: Store) -> None:
 
 def test_the_number_of_users_follows_every_change(store: Store) -> None:
     """Rows and new users count, new versions and what was not done do not, deleted users go."""
+    replacing = Saving(user_id=4, replaced=b"sealed", version=2, sealed=b"anew")
     steps: list[tuple[list[Any], list[Any], int]] = [
         (users(1, 2, 3), [], 3),
         ([], [Saving(username="alice", user_id=4), Saving(username="alice", user_id=5)], 4),
-        ([], [Saving(username="alice", user_id=4, replaced=1), (LABEL, 4, "[]")], 4),
-        (users(6), [(DELETE, 1), (DELETE, 1), (DELETE, 2)], 3),
+        ([], [replacing, labelling(b"anew", "[]", 4)], 4),
+        (users(6), [deletion(1), deletion(1), deletion(2)], 3),
         ([], [], 3),
         ([], [Saving(user_id=7, request_id="r"), Saving(user_id=8, request_id="r")], 4),
     ]
@@ -247,103 +288,6 @@ def test_what_is_rolled_back_is_not_counted(store: Store) -> None:
     assert store.users == 1
 
 
-# --- Requests that are sent again. ---
-
-REQUEST = Saving(username="alice", user_id=1, request_id="r")
-
-
-@pytest.mark.parametrize(
-    "again",
-    [
-        REQUEST,
-        REQUEST._replace(user_id=2),
-        REQUEST._replace(replaced=1, sealed=b"another"),
-        REQUEST._replace(username=None, user_id=3, labels="[]"),
-    ],
-)
-def test_a_request_is_done_once(store: Store, again: Saving) -> None:
-    """Sent again, however it was planned, it saves nothing and says what the first one made."""
-    assert store.commit([], [REQUEST, again]) == [DONE, (1, 1, 7)]
-    before = everything(store)
-    assert store.commit([], [again]) == [(1, 1, 7)]
-    assert everything(store) == before
-    assert store.users == 1
-
-
-def test_a_request_is_answered_with_its_own_version(store: Store) -> None:
-    """What a request made is remembered though newer versions followed, or the user is gone."""
-    save_often(store, 1, 2)
-    third = Saving(username="u1", user_id=1, replaced=2, request_id="third")
-    fourth = third._replace(replaced=3, request_id=None)
-    assert store.commit([], [third, fourth, third]) == [DONE, DONE, (1, 3, 7)]
-    assert store.commit([], [(DELETE, 1), third]) == [DONE, (1, 3, 7)]
-
-
-def test_each_book_has_its_own_requests(store: Store) -> None:
-    """The same `request_id` in another book is another request."""
-    elsewhere = REQUEST._replace(user_id=2, book=1)
-    assert store.commit([], [REQUEST, elsewhere, elsewhere]) == [DONE, DONE, (2, 1, 7)]
-
-
-def test_no_request_is_remembered_twice(store: Store) -> None:
-    """Even what goes past the writer's own look finds that the `request_id` is taken."""
-    store.commit([], [REQUEST])
-    columns = "book, request_id, user_id, version, saved_at_ms"
-    with pytest.raises(apsw.ConstraintError):
-        store.connection.execute(f"INSERT INTO request ({columns}) SELECT {columns} FROM request")
-
-
-def test_a_request_that_was_not_done_is_not_remembered(store: Store) -> None:
-    """Planned anew after it was out of date, or after a failure, a request is done."""
-    save_often(store, 9, 1)
-    stale = REQUEST._replace(username="u9")
-    assert store.commit([], [stale]) == [STALE]
-    with pytest.raises(apsw.ConstraintError):
-        store.commit(users(9), [REQUEST])
-    assert store.commit([], [REQUEST]) == [DONE]
-
-
-def test_a_request_is_forgotten_after_its_time(path: Path) -> None:
-    """Up to the last millisecond of the setting it saves nothing again; then it is a new one."""
-    store = open_store(path, requests_kept_ms=5000)
-    assert store.commit([], [REQUEST]) == [DONE]
-    second = REQUEST._replace(replaced=1, saved_at_ms=NOW_MS + 5000)
-    assert store.commit([], [second]) == [(1, 1, 7)]
-    assert store.commit([], [second._replace(saved_at_ms=NOW_MS + 5001)]) == [DONE]
-    assert store.commit([], [second._replace(saved_at_ms=NOW_MS + 5002)]) == [(1, 2, 7)]
-    store.close()
-
-
-def requests(first: int, number: int, at_ms: int) -> list[Saving]:
-    """Return new users, each saved by a request of its own at one time."""
-    ids = range(first, first + number)
-    return [Saving(user_id=id, request_id=f"r{id}", saved_at_ms=at_ms) for id in ids]
-
-
-def test_old_requests_are_forgotten_in_steps(store: Store) -> None:
-    """Many old requests cost no commit much time: some go with each, and soon all are gone."""
-    later_ms = NOW_MS + REQUESTS_KEPT_MS + 1
-    store.commit([], [*requests(1, 1000, NOW_MS)])
-    left = 1000
-    for number in range(1, 51):
-        store.commit([], [*requests(1000 + number, 1, later_ms)])
-        now_left = len(rows_of(store, "request")) - number
-        assert 0 <= left - now_left <= 100
-        assert now_left < left or left == 0
-        left = now_left
-    assert left == 0
-    assert [row[2] for row in rows_of(store, "request")] == [f"r{id}" for id in range(1001, 1051)]
-
-
-def test_requests_do_not_outgrow_their_time(path: Path) -> None:
-    """However many arrive in each commit, no more are remembered than arrived in the time."""
-    store = open_store(path, requests_kept_ms=1000)
-    for step in range(20):
-        store.commit([], [*requests(1 + step * 500, 500, NOW_MS + step * 1000)])
-        assert len(rows_of(store, "request")) <= 3 * 500
-    store.close()
-
-
 # --- What is gone is gone from the file. ---
 
 
@@ -358,7 +302,7 @@ def test_what_was_deleted_or_pruned_is_not_in_the_file(path: Path, length: int) 
             store.commit([], [next_version(store, user_id, kept=1, sealed=text)])
     assert store.checkpoint()
     assert found(path, sealed) == [1, 2, 3, 4]
-    store.commit([], [(DELETE, 2)])
+    store.commit([], [deletion(2)])
     assert store.checkpoint()
     store.close()
     assert found(path, sealed) == [1, 2]
@@ -372,9 +316,12 @@ def deleted_at_random(path: Path) -> list[bytes]:
     sealed += [b"<%08d>" % number + b"x" * 700 for number in range(400, 600)]
     for round_ in range(3):
         for user_id, text in enumerate(sealed[200 * round_ : 200 * (round_ + 1)]):
-            store.commit([], [Saving(user_id=user_id, replaced=round_, sealed=text)])
+            saving = Saving(user_id=user_id, sealed=text)
+            if round_:
+                saving = next_version(store, user_id, kept=0, sealed=text)
+            assert store.commit([], [saving]) == [DONE]
     for user_id in range(0, 200, 2):
-        store.commit([], [(DELETE, user_id)])
+        store.commit([], [deletion(user_id)])
     assert store.checkpoint()
     store.close()
     return sealed[:400] + sealed[400:600:2]

@@ -61,6 +61,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "limit": st.integers(1, protocol.PAGE_USERS_MAX),
     "length": st.integers(protocol.GENERATED_LENGTH_MIN, protocol.GENERATED_LENGTH_MAX),
     "alphabet": NO_NUL.map(lambda text: f"ab{text}"[: protocol.ALPHABET_LENGTH_MAX]),
+    "token": SOME_TEXT.map(lambda text: text[: protocol.TOKEN_LENGTH_MAX]),
     "id": IDS,
 }
 """What each field of any request may be; a field that is not here makes every test fail."""

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from pwserver import __version__, protocol
 from pwserver.config import CHECK_LENGTH_MAX
-from pwserver.errors import UnknownUser, UnknownVersion
+from pwserver.errors import Refused, Unavailable, UnknownUser, UnknownVersion
 from pwserver.protocol import (
     LABEL_LENGTH_MAX,
     CheckPassword,
@@ -22,16 +22,29 @@ from pwserver.protocol import (
 )
 from workers import history
 from workers.batches import Awaited, Waiter
-from workers.context import Context
+from workers.context import Context, Recorded
+from workers.lines import refusal_of
 from workers.models import time_saved
 from workers.names import composed, normal
+from workers.peers import Peer
 from workers.reading import Entry
 
 
 def get_password(context: Context, waiter: Waiter, request: GetPassword) -> bytes:
     """Return a password: the newest version, or the one that is asked for."""
     name = normal(request.username, "username")
-    user = context.reader.find(waiter.book, name)
+    try:
+        reply = _password(context, waiter.peer.caller.book, name, request)
+    except Exception as error:
+        refusal = refusal_of(error)
+        context.note(waiter.peer, "get", name, refusal.message)
+        raise refusal from None
+    context.note(waiter.peer, "get", name, "ok")
+    return reply
+
+
+def _password(context: Context, book: int, name: str, request: GetPassword) -> bytes:
+    user = context.reader.find(book, name)
     if user is None:
         raise UnknownUser
     version = user.version if request.version is UNSET else request.version
@@ -39,7 +52,7 @@ def get_password(context: Context, waiter: Waiter, request: GetPassword) -> byte
     if found is None:
         raise UnknownVersion
     password, saved_at_ms = found
-    return protocol.encode(
+    reply = protocol.encode(
         "return_password",
         request.id,
         username=name,
@@ -47,25 +60,61 @@ def get_password(context: Context, waiter: Waiter, request: GetPassword) -> byte
         version=version,
         time_saved=time_saved(saved_at_ms),
     )
+    return Recorded(reply, request.id)
 
 
-def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes:
-    """Tell whether a password is the newest of a user.
+def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
+    """Tell whether a password is the newest of a user; later, where too many were wrong lately.
+
+    It counts as wrong until it is known, so that many at once, here or in other workers, are no way
+    around.
+    """
+    name = normal(request.username, "username")
+    peer, limit = waiter.peer, waiter.peer.verifying
+    delay_s = limit.delay_s(context.now)
+    if delay_s is None:
+        context.note(peer, "verify", name, "refused: too many were wrong")
+        raise Unavailable("Too many passwords were wrong; wait some seconds.")
+    limit.charge(context.now)
+
+    def answer() -> bytes:
+        try:
+            valid = _is_valid(context, peer, name, request.password)
+        except Refused:
+            limit.refund()
+            raise
+        if valid:
+            limit.refund()
+        return Recorded(protocol.return_verify_password(valid, request.id), request.id)
+
+    if not delay_s:
+        return answer()
+    return context.delays.add(waiter, request.id, context.now + delay_s, answer)
+
+
+def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
+    """Compare a password with a user's newest, and note that.
 
     An unknown name costs what a wrong password costs: another user's is opened and compared for it.
     """
-    name = normal(request.username, "username")
-    user, is_it = context.reader.find_or_decoy(waiter.book, name)
-    found = None if user is None else context.password(user, user.version)
+    try:
+        user, is_it = context.reader.find_or_decoy(peer.caller.book, name)
+        found = None if user is None else context.password(user, user.version)
+    except Exception as error:
+        refusal = refusal_of(error)
+        context.note(peer, "verify", name, refusal.message)
+        raise refusal from None
     password = context.vault.open_decoy() if found is None else found[0]
-    same = hmac.compare_digest(password.encode(), request.password.encode())
-    return protocol.return_verify_password(same & is_it, request.id)
+    same = hmac.compare_digest(password.encode(), given.encode())
+    valid = bool(same & is_it)
+    context.note(peer, "verify", name, "valid" if valid else "wrong")
+    return valid
 
 
 def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> bytes:
     """Return which versions are kept, newest first, and since when; no values."""
     name = normal(request.username, "username")
-    user = context.reader.find(waiter.book, name)
+    user = context.reader.find(waiter.peer.caller.book, name)
     if user is None:
         raise UnknownUser
     older = [(each.version, each.saved_at_ms) for each in history.unpack(user.older)]
@@ -85,7 +134,11 @@ def list_users(context: Context, waiter: Waiter, request: ListUsers) -> bytes:
     """Return a page of users in the order of their names."""
     label = None if request.label is UNSET else normal(request.label, "label", LABEL_LENGTH_MAX)
     users, after = context.reader.page(
-        waiter.book, composed(request.after), composed(request.prefix), label, request.limit
+        waiter.peer.caller.book,
+        composed(request.after),
+        composed(request.prefix),
+        label,
+        request.limit,
     )
     return protocol.encode(
         "return_users", request.id, users=[_listed(user) for user in users], after=after

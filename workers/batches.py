@@ -16,6 +16,7 @@ from pwserver.errors import NotSaved, Unavailable
 from pwserver.handoff import FrameReader, frame
 from pwserver.protocol import Id, encode, passwords_saved
 from workers.models import Row
+from workers.peers import Peer
 from workers.writing import Operation, Result
 
 ROW_OVERHEAD_BYTES = 64
@@ -33,7 +34,7 @@ class Waiter(Protocol):
     """Who waits: a connection. What it waits for is in the order of its requests."""
 
     awaited: deque[Awaited]
-    book: int
+    peer: Peer  # who is at its other end
 
     def settle(self) -> None:
         """Answer what is settled."""

@@ -8,8 +8,11 @@ kind that came behind each other at once: a pipeline of saves costs one call, no
 
 `waits` says that the command must see the effect of the writes before it: it is held back until the
 connection's writes before it are answered, and holds back those behind it, so that every request
-sees exactly the requests before it on its connection. `anywhere` says that it is done for a client
-on any address; what is not is done on loopback addresses only.
+sees exactly the requests before it on its connection.
+
+`right` says what an application must be allowed to do for it; or `KNOWN`, which any application may
+do, or `ANYBODY`. Who has no token, on this machine, may `save` and `count`, but only by the
+commands that are for `guests`: they give nothing away.
 """
 
 import contextlib
@@ -22,6 +25,7 @@ from msgspec import UNSET
 from pwserver import protocol
 from pwserver.errors import InvalidMessage
 from pwserver.protocol import (
+    Authenticate,
     Bad,
     CheckPassword,
     DeleteUser,
@@ -39,10 +43,13 @@ from pwserver.protocol import (
     VerifyPassword,
 )
 from workers import answers
+from workers.applications import ANYBODY, KNOWN
+from workers.authentication import authenticate
 from workers.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
 from workers.context import Context
 from workers.lines import refusal_of
 from workers.operations import Delete, Generate, Label, Restore, Save, generate
+from workers.vault import plain_place
 
 Replies = Sequence[bytes | Awaited]
 Do = Callable[[Context, Waiter, list[Any]], Replies]
@@ -60,8 +67,9 @@ class Command:
     do: Do
     reply: str
     does: str
+    right: str
     waits: bool = True
-    anywhere: bool = False
+    guests: bool = False
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
@@ -87,11 +95,11 @@ def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -
     if context.batches.full:
         return [not_saved(QUEUE_FULL, request.id) for request in requests]
     key_id, seal, next_id = context.vault.key_id, context.vault.seal, context.ids.next
-    book, now_ms = waiter.book, context.now_ms
+    book, now_ms = waiter.peer.caller.book, context.now_ms
     rows, ids, size = [], [], 0
     for request in requests:  # the hottest loop there is: everything in it is paid per password
         user_id = next_id()
-        sealed = seal(request.password, user_id, 1, book)
+        sealed = seal(request.password, plain_place(user_id, key_id, book, now_ms))
         rows.append((user_id, book, key_id, sealed, now_ms))
         ids.append(request.id)
         size += len(sealed) + ROW_OVERHEAD_BYTES
@@ -128,13 +136,14 @@ def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Await
     return _queue(context, Save(context, waiter, request, request.password))
 
 
-def generate_password(
-    context: Context, waiter: Waiter, request: GeneratePassword
-) -> bytes | Awaited:
-    """Make a password, and save it where there is a name to save it under."""
+def generate_and_save(context: Context, waiter: Waiter, request: GeneratePassword) -> Awaited:
+    """Make a password, and save it as the newest version of the user that has the name."""
+    return _queue(context, Generate(context, waiter, request, generate(request)))
+
+
+def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
+    """Make a password, which is not saved."""
     password = generate(request)
-    if request.username is not UNSET:
-        return _queue(context, Generate(context, waiter, request, password))
     if request.labels is not UNSET or request.request_id is not UNSET:
         raise InvalidMessage('"username" is missing: without it nothing is saved.')
     return protocol.encode("return_generated_password", request.id, password=password)
@@ -165,15 +174,36 @@ SAVE_PLAIN = Command(
     save_plain,
     "`Password saved!`",
     "saves a password as a new user under a generated name",
+    "save",
     waits=False,
-    anywhere=True,
+    guests=True,
 )
 SAVE_NAMED = Command(
     SavePassword,
     each(save_named),
     "`Password saved!` with `username`, `version`",
     "saves it as the newest version of that user's password; a new name makes a user",
+    "save",
     waits=False,
+    guests=True,
+)
+GENERATE = Command(
+    GeneratePassword,
+    each(generate_password),
+    "`return_generated_password` with `password`",
+    "makes a random password, which is not saved",
+    KNOWN,
+    waits=False,
+    guests=True,
+)
+GENERATE_NAMED = Command(
+    GeneratePassword,
+    each(generate_and_save),
+    "`return_generated_password` with `password`, `username`, `version`",
+    "makes a random password and saves it in the same step",
+    "save",
+    waits=False,
+    guests=True,
 )
 TABLE = (
     SAVE_PLAIN,
@@ -183,31 +213,36 @@ TABLE = (
         number_of_users,
         "`return_number_of_users` with `number_of_users`",
         "counts the users; the service prints them on its console",
-        anywhere=True,
+        "count",
+        guests=True,
     ),
     Command(
         GetPassword,
         each(answers.get_password),
         "`return_password` with `username`, `password`, `version`, `time_saved`",
         "reads a password: the newest version, or the one asked for",
+        "get",
     ),
     Command(
         VerifyPassword,
         each(answers.verify_password),
         "`return_verify_password` with `valid`",
         "compares a password with a user's newest; an unknown name is like a wrong password",
+        "verify",
     ),
     Command(
         PasswordHistory,
         each(answers.password_history),
         "`return_password_history` with `username`, `versions`",
         "lists the versions that are kept, newest first, each with `version` and `time_saved`",
+        "list",
     ),
     Command(
         RestorePassword,
         each(restore_password),
         "`Password restored!` with `username`, `version`",
         "saves what an older version holds as the newest",
+        "save",
         waits=False,
     ),
     Command(
@@ -215,6 +250,7 @@ TABLE = (
         each(label_user),
         "`User labelled!` with `username`, `labels`",
         "sets a user's labels, in place of those it has",
+        "save",
         waits=False,
     ),
     Command(
@@ -223,39 +259,46 @@ TABLE = (
         "`return_users` with `users`, `after`",
         "lists users by name, each with `username`, `labels`, `version` and `time_saved`; the next "
         "page is asked for with the reply's `after`, which is null at the end",
+        "list",
     ),
     Command(
         DeleteUser,
         each(delete_user),
         "`User deleted!`",
         "deletes a user and all versions of its password",
+        "delete",
         waits=False,
     ),
-    Command(
-        GeneratePassword,
-        each(generate_password),
-        "`return_generated_password` with `password`, and `username`, `version` if it is saved",
-        "makes a random password; with a `username`, saves it in the same step",
-        waits=False,
-    ),
+    GENERATE,
+    GENERATE_NAMED,
     Command(
         CheckPassword,
         each(answers.check_password),
         "`return_check_password` with `strength`, `warning`, `suggestions`",
         "judges how hard a password is to guess, from 0 to 4, and says what is weak about it",
+        KNOWN,
         waits=False,
+        guests=True,
     ),
-    Command(Ping, ping, "`Alive!`", "does nothing else", anywhere=True),
+    Command(
+        Authenticate,
+        each(authenticate),
+        "`Authenticated!` with `application`, `may`",
+        "says which application this is; what follows on the connection is done as that one's",
+        ANYBODY,
+        guests=True,
+    ),
+    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
     Command(
         Status,
         each(answers.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have",
-        anywhere=True,
+        "count",
     ),
 )
 
-_BAD = Command(Bad, bad, "", "", anywhere=True)
+_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True)
 _BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
 
 
@@ -263,4 +306,6 @@ def command_of(request: Message | Bad) -> Command:
     """Return the row of a request."""
     if type(request) is SavePassword:
         return SAVE_PLAIN if request.plain else SAVE_NAMED
+    if type(request) is GeneratePassword:
+        return GENERATE if request.username is UNSET else GENERATE_NAMED
     return _BY_MESSAGE[type(request)]

@@ -12,19 +12,21 @@ import itertools
 import socket
 from collections import deque
 from dataclasses import dataclass
-from ipaddress import ip_address
 from select import EPOLLIN, EPOLLOUT
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pwserver import protocol
 from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
-from pwserver.errors import Denied
 from pwserver.framing import Reader, request_reader
 from pwserver.protocol import Bad, Request
+from workers.applications import GUEST
+from workers.authentication import authenticate_by_certificate, denied
 from workers.batches import Awaited, Run
-from workers.commands import Command, Replies, command_of
-from workers.context import Context
-from workers.models import COMMON_BOOK
+from workers.commands import Command, command_of
+from workers.context import Context, Recorded
+from workers.peers import Peer
+
+if TYPE_CHECKING:
+    from workers.tls import Codec
 
 NEVER = float("inf")
 
@@ -49,7 +51,6 @@ class Connection:
         "_context",
         "_emptied",
         "_held",
-        "_local",
         "_message_deadline",
         "_peer_closed",
         "_peer_gone",
@@ -58,24 +59,31 @@ class Connection:
         "_send_deadline",
         "_settings",
         "_socket",
+        "_tls",
         "_unanswered",
         "_unsent",
         "awaited",
-        "book",
         "closed",
         "ending",
         "events",
         "fd",
         "lingering",
+        "peer",
     )
 
-    def __init__(self, client: socket.socket, context: Context, settings: Settings) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        context: Context,
+        settings: Settings,
+        tls: "Codec | None" = None,
+    ) -> None:
         self._socket = client
         self._context = context
         self._settings = settings
+        self._tls = tls  # None: what is sent and received is text
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[tuple[Command, list[Any]]] = deque()
-        self._local: bool | None = None  # not looked at yet
         self._unanswered = 0
         self._emptied = False  # the last receive found nothing
         self._replies: list[bytes] = []
@@ -87,7 +95,9 @@ class Connection:
         self.fd = client.fileno()
         self.events = EPOLLIN  # what the loop waits for at present
         self.awaited: deque[Awaited] = deque()
-        self.book = COMMON_BOOK
+        self.peer = Peer(client, context.guesses, insecure=settings.insecure)
+        if tls is not None and (name := tls.peer_name()) is not None:
+            authenticate_by_certificate(context, self.peer, name)
         self.ending = False  # nothing more will be done for it: close once all is answered
         self.lingering = False  # all is answered and the client told: waiting for its close
         self.closed = False
@@ -104,6 +114,27 @@ class Connection:
         except OSError:
             data = b""
             self._peer_gone = True
+        if self._tls is not None and data and not self.ending:
+            return self.receive_records(data)
+        return self._receive_text(data)
+
+    def receive_records(self, data: bytes) -> bool:
+        """Take what has arrived over TLS, as far as it is complete; return as `receive` does."""
+        assert self._tls is not None
+        text = self._tls.decrypt(data)
+        due = self._receive_text(text) if text else False
+        if self._tls.ended and not self.ending:
+            due = self._receive_text(b"")
+        if answer := self._tls.unsent():  # TLS has something to say by itself
+            self._unsent += answer
+        return due or bool(answer)
+
+    def turn_away(self, last_words: bytes) -> None:
+        """Send a client, which has not been let in, some bytes as they are, and then nothing."""
+        self._unsent = last_words
+        self.ending = True
+
+    def _receive_text(self, data: bytes) -> bool:
         if not data or self.ending:
             return self._receive_last(data)
         reader = self._reader
@@ -160,10 +191,11 @@ class Connection:
 
     def _answer(self, command: Command, requests: list[Any]) -> None:
         """Do requests, and note their replies or what to wait for."""
-        if command.anywhere or self._is_local:
+        caller = self.peer.caller
+        if command.right in caller.rights and (command.guests or caller is not GUEST):
             replies = command.do(self._context, self, requests)
         else:
-            replies = _denied(requests)
+            replies = denied(self._context, self.peer, requests)
         for reply in replies:
             known = [reply] if isinstance(reply, bytes) else reply.replies()
             if known is not None and not self.awaited:
@@ -172,12 +204,15 @@ class Connection:
             else:
                 self.awaited.append(_Known(reply) if isinstance(reply, bytes) else reply)
 
-    @property
-    def _is_local(self) -> bool:
-        """Whether the client reached the service on a loopback address."""
-        if self._local is None:
-            self._local = _is_loopback(self._socket)
-        return self._local
+    def withhold(self) -> None:
+        """Send no reply that needs a record, because there is none of it."""
+        for place, reply in enumerate(self._replies):
+            if isinstance(reply, Recorded):
+                self._replies[place] = reply.refusal
+        for awaited in self.awaited:
+            later = getattr(awaited, "reply", None)
+            if isinstance(later, Recorded):
+                awaited.reply = later.refusal  # type: ignore[attr-defined]
 
     def settle(self) -> None:
         """Answer what is known by now, up to what is not, and do what that held back."""
@@ -202,6 +237,8 @@ class Connection:
         if self._replies:
             replies = b"".join(self._replies)
             self._replies.clear()
+            if self._tls is not None:
+                replies = self._tls.encrypt(replies)
             self._unsent = self._unsent + replies if self._unsent else replies
         if self._unsent:
             self._send()
@@ -241,6 +278,11 @@ class Connection:
 
     def _finish(self) -> None:
         """Tell the client that this was all, and give it a moment to close its side first."""
+        if self._tls is not None and (farewell := self._tls.end()):
+            self._unsent = farewell
+            self._send()
+            if self._unsent:
+                return  # it is sent when there is room, and then this is done again
         if not self._peer_closed:
             self.lingering = True
             self._send_deadline = self._context.now + LINGER_S
@@ -282,17 +324,3 @@ class Connection:
             self._message_deadline = NEVER
             self._take(self._reader.end())
             self.ending = True
-
-
-def _denied(requests: list[Any]) -> Replies:
-    denied = Denied("This is done on loopback addresses only.")
-    return [protocol.refusal(denied, request.id) for request in requests]
-
-
-def _is_loopback(client: socket.socket) -> bool:
-    try:
-        address = ip_address(client.getsockname()[0].partition("%")[0])
-    except (OSError, ValueError):
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

@@ -7,6 +7,7 @@ time as they can, because an open read transaction keeps the write-ahead log fro
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import apsw
 from peewee import DatabaseError, fn
 from playhouse.apsw_ext import APSWDatabase
 
+from pwserver.config import CHECKPOINT_PAGES
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers import models
+from workers.keys import Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
-from workers.vault import MasterKey
 from workers.writing import Operation, Result, RowWriter
 
 SQLITE_VERSION_MIN = (3, 51, 3)
@@ -28,12 +30,18 @@ APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: says whose database
 
 _LOCK_WAIT_S = 1
 """How long to wait for another program that has locked the database: long enough for a backup's
-last step, short enough to say so while the client still listens."""
+last step, short enough to say so while the client still listens. A command of the administrator
+that looks whether the database is in use has it for a moment, too."""
+
+_LOCK_PAUSE_S = 0.01
+
+_ADMINISTRATION_WAIT_S = 10
+"""How long a command of the administrator waits for its turn to write."""
 
 _READ_WAIT_S = 0.05
 """How long a reader waits, which a log being recovered makes it do: a worker has other clients."""
 
-_PRAGMAS = {
+PRAGMAS = {
     "page_size": 2048,  # of a new file: a save under a name writes a page, wherever that is
     "synchronous": "full",  # COMMIT returns when the log is on the disk
     "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
@@ -43,16 +51,6 @@ _PRAGMAS = {
     "cell_size_check": 1,
     "secure_delete": 1,  # what is deleted or replaced is overwritten with zeros
 }
-
-
-_ADDED_BY_2 = (
-    '"book" INTEGER NOT NULL DEFAULT 0',
-    '"version" INTEGER NOT NULL DEFAULT 1',
-    '"username" TEXT',
-    '"labels" TEXT',
-    '"older" BLOB',
-)
-"""The columns of `user` that schema version 1 does not have."""
 
 
 def check_sqlite(version: str = "") -> None:
@@ -74,6 +72,15 @@ def holds_a_book(path: Path) -> bool:
         return False
 
 
+CheckValues = dict[int, bytes]
+"""What each key produces, by the keys' numbers: enough to tell a key, and no key."""
+
+
+def check_values(keyring: Keyring) -> CheckValues:
+    """Return the check values of all keys, the one that is to seal a new book last."""
+    return {number: keyring.keys[number].check_value for number in sorted(keyring.keys)}
+
+
 class Store:
     """The writer's connection: opened, checked, and made if there is none.
 
@@ -81,21 +88,20 @@ class Store:
     nothing in it then. `connection` is the plain apsw connection under the models.
     """
 
-    def __init__(self, path: Path, key_id: int, check_value: bytes, requests_kept_ms: int) -> None:
+    def __init__(self, path: Path, keys: CheckValues, requests_kept_ms: int) -> None:
         self.path = path
         self._log_path = Path(f"{path}-wal")
-        self._lock = _open_and_lock(path, self._log_path)
-        self.upgraded = False
+        self._lock = open_and_lock(path, self._log_path)
         self.log_pages = 0  # in the write-ahead log after the last commit
-        self._database = APSWDatabase(os.path.abspath(path), pragmas=_PRAGMAS, timeout=_LOCK_WAIT_S)
-        with _refusals(path):
+        self._database = APSWDatabase(os.path.abspath(path), pragmas=PRAGMAS, timeout=_LOCK_WAIT_S)
+        with refusals(path):
             try:
                 self._database.connect()
                 self.connection: apsw.Connection = self._database.connection()
                 # Until it is known to be ours, nothing in it is changed, not even by closing it.
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 models.database.initialize(self._database)
-                self._prepare(key_id, check_value)
+                self._prepare(keys)
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             except BaseException:
                 self.close()
@@ -106,31 +112,25 @@ class Store:
         self._log_identity = _identity(self._log_path)
         self.users = 0  # committed, once they were counted
 
-    def _prepare(self, key_id: int, check_value: bytes) -> None:
+    def _prepare(self, keys: CheckValues) -> None:
         """Make the tables if there are none; refuse what another program or version made."""
-        if self._database.get_tables() or self._database.pragma("application_id"):
-            version = check_schema(self._database, self.path)
-            check_key(self.path, key_id, check_value)
+        if not is_empty(self._database):
+            check_schema(self._database, self.path, oldest=SCHEMA_VERSION)
+            check_keys(self.path, keys)
             self._database.pragma("journal_mode", "wal")
-            self._upgrade(version)
-        else:
-            self._database.pragma("journal_mode", "wal")
-            with self._database.atomic("IMMEDIATE"):
-                self._database.create_tables(TABLES)
-                Key.create(id=key_id, check_value=check_value)
-                self._database.pragma("application_id", APPLICATION_ID)
-                self._database.pragma("user_version", SCHEMA_VERSION)
-
-    def _upgrade(self, version: int) -> None:
-        """Bring a database of an older schema to this one, all or nothing."""
-        if version == SCHEMA_VERSION:
             return
+        self._database.pragma("journal_mode", "wal")
         with self._database.atomic("IMMEDIATE"):
-            for column in _ADDED_BY_2:
-                self._database.execute_sql(f'ALTER TABLE "user" ADD COLUMN {column}')
             self._database.create_tables(TABLES)
+            key_id, check_value = list(keys.items())[-1]
+            Key.create(id=key_id, check_value=check_value, seals=True)
+            self._database.pragma("application_id", APPLICATION_ID)
             self._database.pragma("user_version", SCHEMA_VERSION)
-        self.upgraded = True
+
+    def keys(self) -> CheckValues:
+        """Return the keys that the book is sealed with, the one that seals now last."""
+        rows = Key.select(Key.id, Key.check_value).order_by(Key.seals, Key.id)
+        return {row.id: bytes(row.check_value) for row in rows}
 
     def close(self) -> None:
         """Close; where this is the last connection, everything is then in the one file."""
@@ -147,7 +147,8 @@ class Store:
         """Save rows and do operations as one transaction; return what became of the operations.
 
         Returns when it would survive pulling the plug. Raises an `apsw.Error`, and then nothing of
-        it is done: except where a sync failed, after which nobody can tell.
+        it is done: except where a sync failed, after which nobody can tell. Raises `KeyRetired` for
+        what nobody could open.
         """
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
@@ -206,7 +207,12 @@ class Store:
         return int(User.select(fn.MAX(User.id)).scalar() or 0)
 
 
-def check_schema(database: APSWDatabase, path: Path) -> int:
+def is_empty(database: APSWDatabase) -> bool:
+    """Tell whether nobody has made anything of a database yet."""
+    return not (database.get_tables() or database.pragma("application_id"))
+
+
+def check_schema(database: APSWDatabase, path: Path, oldest: int = 1) -> int:
     """Return the schema version; raise `DatabaseRefused` for one of another or a newer program."""
     if database.pragma("application_id") != APPLICATION_ID:
         raise DatabaseRefused(
@@ -214,39 +220,86 @@ def check_schema(database: APSWDatabase, path: Path) -> int:
             "file with --database."
         )
     version = int(database.pragma("user_version"))
-    if not 1 <= version <= SCHEMA_VERSION:
+    if oldest <= version <= SCHEMA_VERSION:
+        return version
+    if 1 <= version < oldest:
         raise DatabaseRefused(
-            f"{path} has schema version {version}; this pwserver knows versions up to "
-            f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
+            f"{path} is of an older pwserver. It was not touched; run `pwserver setup`, or start "
+            "the service again."
         )
-    return version
+    raise DatabaseRefused(
+        f"{path} has schema version {version}; this pwserver knows versions up to "
+        f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
+    )
 
 
-def check_key(path: Path, key_id: int, check_value: bytes) -> None:
-    """Raise `KeyRefused` where the database was sealed with another key."""
-    row = Key.get_or_none(Key.id == key_id)
-    if row is None or bytes(row.check_value) != check_value:
+def check_keys(path: Path, keys: CheckValues) -> None:
+    """Raise `KeyRefused` where the database is sealed with a key that is not at hand."""
+    rows = list(Key.select(Key.id, Key.check_value).order_by(Key.id))
+    wrong = [row.id for row in rows if keys.get(row.id) != bytes(row.check_value)]
+    if not wrong:
+        return
+    if len(wrong) < len(rows) and wrong[0] not in keys:
         raise KeyRefused(
-            f"the key is not the one that {path} was sealed with. Put the right key file back "
-            "from your backup, or name it with --key-file."
+            f"{path} needs key {wrong[0]}, which the key file lacks. Put it back from your backup."
         )
+    raise KeyRefused(
+        f"the key is not the one that {path} was sealed with. Put the right key file back "
+        "from your backup, or name it with --key-file."
+    )
 
 
-def check_database(path: Path, key: MasterKey) -> bool:
-    """Open an existing database as the service would; return whether it was brought up to date.
+def check_database(path: Path, keyring: Keyring) -> None:
+    """Open a database as the service would, and make it if there is none; raise what is wrong."""
+    Store(path, check_values(keyring), 0).close()
 
-    Raises what is wrong with it.
+
+def is_in_use(path: Path) -> bool:
+    """Tell whether a service has the database open. Not to be called with it open here."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
+    """Give the models a database beside the service that may be running on it.
+
+    Its transactions are to be short: the writer waits for them. Raises a `StoreError` as the
+    service does at its start.
     """
-    store = Store(path, key.id, key.check_value, 0)
-    store.close()
-    return store.upgraded
+    pragmas = PRAGMAS | {"wal_autocheckpoint": CHECKPOINT_PAGES}
+    flags = apsw.SQLITE_OPEN_READWRITE
+    name, wait_s = os.path.abspath(path), _ADMINISTRATION_WAIT_S
+    database = APSWDatabase(name, pragmas=pragmas, timeout=wait_s, flags=flags)
+    models.database.initialize(database)
+    try:
+        with refusals(path):
+            database.connect()
+            connection: apsw.Connection = database.connection()
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
+            check_schema(database, path, oldest=SCHEMA_VERSION)
+            check_keys(path, check_values(keyring))
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            yield database
+    finally:
+        database.close()
 
 
 def database_to_read(path: Path) -> APSWDatabase:
     """Return an existing database for the models to read, not opened yet."""
     flags = apsw.SQLITE_OPEN_READWRITE  # never creates; a reader of WAL writes to shared memory
     pragmas = {"query_only": 1, "trusted_schema": 0}
-    reader = APSWDatabase(str(path), pragmas=pragmas, timeout=_READ_WAIT_S, flags=flags)
+    name = os.path.abspath(path)
+    reader = APSWDatabase(name, pragmas=pragmas, timeout=_READ_WAIT_S, flags=flags)
     models.database.initialize(reader)
     return reader
 
@@ -261,7 +314,7 @@ def open_to_read(reader: APSWDatabase) -> apsw.Connection:
     return connection
 
 
-def _open_and_lock(path: Path, log_path: Path) -> int:
+def open_and_lock(path: Path, log_path: Path) -> int:
     """Return a descriptor that keeps other services off the database, making the file if need be.
 
     A new file is for its owner only, and leftovers of an older one beside it are taken away.
@@ -275,12 +328,21 @@ def _open_and_lock(path: Path, log_path: Path) -> int:
             lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise DatabaseRefused(f"{path} cannot be opened for writing: {error.strerror}.") from None
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            os.close(lock)
+            raise DatabaseRefused(f"{path} is in use by another pwserver.")
+        time.sleep(_LOCK_PAUSE_S)
+    return lock
+
+
+def _locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise DatabaseRefused(f"{path} is in use by another pwserver.") from None
-    return lock
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -292,7 +354,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path) -> Iterator[None]:
     """Turn what SQLite says of a file that it cannot use into a sentence with the reason."""
     try:
         yield

@@ -6,6 +6,7 @@ as a head of 24 bytes and what is sealed. Knows nothing of keys.
 """
 
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _HEAD = struct.Struct(">QIQI")  # version, key_id, saved_at_ms, bytes that are sealed
@@ -30,9 +31,18 @@ def add(packed: bytes | None, replaced: OlderVersion, kept: int) -> bytes | None
             break
         packed = packed[_HEAD.size + size :]
     if kept:
-        version, key_id, saved_at_ms, sealed = replaced
-        packed += _HEAD.pack(version, key_id, saved_at_ms, len(sealed)) + sealed
+        packed += _packed(replaced)
     return packed or None
+
+
+def pack(versions: Iterable[OlderVersion]) -> bytes | None:
+    """Return older versions, the oldest first, as one value; None if there are none."""
+    return b"".join(map(_packed, versions)) or None
+
+
+def _packed(older: OlderVersion) -> bytes:
+    version, key_id, saved_at_ms, sealed = older
+    return _HEAD.pack(version, key_id, saved_at_ms, len(sealed)) + sealed
 
 
 def unpack(packed: bytes | None) -> list[OlderVersion]:

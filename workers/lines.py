@@ -13,7 +13,7 @@ from collections import deque
 
 from pwserver import protocol
 from pwserver.config import QUEUE_BYTES_MAX
-from pwserver.errors import Refused, Unavailable
+from pwserver.errors import DatabaseRefused, Refused, Unavailable
 from pwserver.protocol import Id
 from workers.batches import QUEUE_FULL, TOO_LATE, Batch, Batches, Outcome, Waiter
 from workers.writing import STALE, Operation, Result
@@ -49,6 +49,9 @@ class Write(ABC):
     @abstractmethod
     def failed(self, outcome: Outcome) -> bytes:
         """Return the reply where it was not done, or nobody knows."""
+
+    def record(self, outcome: str) -> None:  # noqa: B027 - most are not recorded
+        """Put what became of it into the audit record, where it is something for that."""
 
     def refused(self, refusal: Refused) -> bytes:
         """Return the reply where it cannot be done."""
@@ -87,14 +90,17 @@ class Lines:
         for index, write in enumerate(batch.senders):
             if not outcome.done:
                 reply = write.failed(outcome)
+                recorded = "not done" if outcome.known else "done or not: nobody knows"
             elif batch.results[index] is STALE:
                 self._advance(write, now, answered)
                 continue
             else:
                 try:
-                    reply = write.done(batch.results[index])
+                    reply, recorded = write.done(batch.results[index]), "ok"
                 except Exception as error:
-                    reply = protocol.refusal(refusal_of(error), write.id)
+                    refusal = refusal_of(error)
+                    reply, recorded = protocol.refusal(refusal, write.id), refusal.message
+            write.record(recorded)
             answered.append(write.waiter)
             self._advance(self._finish(write, reply), now, answered)
         return answered
@@ -115,7 +121,9 @@ class Lines:
         try:
             operation = write.plan()
         except Exception as error:
-            return write.refused(refusal_of(error))
+            refusal = refusal_of(error)
+            write.record(refusal.message)
+            return write.refused(refusal)
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
         self._batches.add_operation(write, operation, size, now)
         return None
@@ -142,6 +150,9 @@ def refusal_of(error: Exception) -> Refused:
     """
     if isinstance(error, Refused):
         return error
+    if isinstance(error, DatabaseRefused):
+        log.error("%s", error)
+        return Unavailable("What is stored of this password was altered; it is not given out.")
     place = traceback.extract_tb(error.__traceback__)[-1]
     log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
     return Unavailable("The service failed at this request; its log says where.")

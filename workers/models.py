@@ -8,13 +8,16 @@ an index of random names would cost more than everything else in a save.
 """
 
 import functools
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from peewee import (
     SQL,
     AutoField,
     BigIntegerField,
     BlobField,
+    BooleanField,
     DatabaseProxy,
     IntegerField,
     Model,
@@ -22,10 +25,10 @@ from peewee import (
     TextField,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 COMMON_BOOK = 0
-"""The book of names that everybody shares."""
+"""The book of names of all who have no token. An application's own has the application's id."""
 
 Row = tuple[int, int, int, bytes, int]
 """A user saved without a name, as the database takes it: id, book, key_id, sealed, saved_at_ms."""
@@ -36,7 +39,7 @@ database: DatabaseProxy = DatabaseProxy()
 class User(Model):
     """A user and the newest version of its password.
 
-    key_id        which key it is sealed with
+    key_id        which key all of it is sealed with, the older versions too
     sealed        nonce, ciphertext and tag, as `vault` makes them
     saved_at_ms   when it arrived, in milliseconds since 1970 (UTC)
     book          whose book of names it is in
@@ -70,10 +73,53 @@ User.add_index(
 )
 
 
+User.add_index(
+    # Of the common book there is none: its ids are found in the table, and a save costs no more.
+    User.index(User.book, User.id, name="user_generated").where(
+        User.username.is_null() & (User.book != SQL("0"))
+    )
+)
+
+
+class UserRow(NamedTuple):
+    """A user as it stands in the database, or is to stand there."""
+
+    id: int
+    version: int
+    key_id: int
+    sealed: bytes
+    saved_at_ms: int
+    book: int
+    older: bytes | None
+    username: str | None
+    labels: str | None
+
+
+USER = tuple(getattr(User, name) for name in UserRow._fields)
+"""What to select for a `UserRow`."""
+
+STORED_USER = (*USER[:-2], User.username.cast("BLOB"), User.labels.cast("BLOB"))
+"""What to select for `stored_user`."""
+
+
+def stored_user(columns: Sequence[Any]) -> UserRow:
+    """Return a user whatever was done to its row: a text that is none any more cannot be encoded.
+
+    For who goes through all rows and must not stumble over one.
+    """
+    username, labels = columns[-2:]
+    return UserRow(*columns)._replace(username=_text(username), labels=_text(labels))
+
+
+def _text(stored: bytes | None) -> str | None:
+    return None if stored is None else stored.decode(errors="surrogateescape")
+
+
 class Request(Model):
     """A save that carried a `request_id`, what it asked for, and which version it made.
 
-    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash.
+    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash,
+    or `ANY_FINGERPRINT`.
     """
 
     id = AutoField()
@@ -92,11 +138,19 @@ class Request(Model):
         indexes = ((("book", "request_id"), True),)
 
 
+ANY_FINGERPRINT = -1
+"""Of a request made before fingerprints were made as they are now: it matches every other."""
+
+
 class Key(Model):
-    """A key that rows may be sealed with: not the key, but a value that only it produces."""
+    """A key that rows may be sealed with: not the key, but a value that only it produces.
+
+    The one of which `seals` is true is the one that passwords are sealed with from now on.
+    """
 
     id = IntegerField(primary_key=True)
     check_value = BlobField()
+    seals = BooleanField(constraints=[SQL("DEFAULT 1")])
 
     class Meta:
         """The table is `key`."""
@@ -105,7 +159,54 @@ class Key(Model):
         legacy_table_names = False
 
 
-TABLES = (User, Request, Key)
+class Application(Model):
+    """An application, and what it may do.
+
+    id                  also the number of its own book
+    book                the one it uses: its own, or the common one
+    may                 its rights, between spaces
+    token_hash          SHA-256 of its token, or NULL once it was revoked
+    previous_hash       of the token before, or NULL
+    previous_until_ms   how long that one is good
+    seal                a keyed hash of all the rest: who can write to the database, and has no key,
+                        can give nobody a right
+    """
+
+    id = AutoField()
+    name = TextField(unique=True)
+    book = IntegerField()
+    may = TextField()
+    created_at_ms = BigIntegerField()
+    token_hash = BlobField(null=True)
+    previous_hash = BlobField(null=True)
+    previous_until_ms = BigIntegerField()
+    seal = BlobField()
+
+    class Meta:
+        """The table is `application`."""
+
+        database = database
+        legacy_table_names = False
+
+
+class ApplicationRow(NamedTuple):
+    """An application as it stands in the database."""
+
+    id: int
+    name: str
+    book: int
+    may: str
+    created_at_ms: int
+    token_hash: bytes | None
+    previous_hash: bytes | None
+    previous_until_ms: int
+    seal: bytes
+
+
+APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._fields)
+"""What to select for an `ApplicationRow`."""
+
+TABLES = (User, Request, Key, Application)
 
 
 def sql(query: Query) -> str:

@@ -8,7 +8,8 @@ a person looks for on a console, in a log and in a table:
   characters), line and paragraph separators (Zl, Zp);
 - characters that Unicode has not assigned (Cn), whose normal form may change with its next version,
   and private ones and surrogates (Co, Cs), which have no meaning of their own;
-- white space at the beginning or the end.
+- white space at the beginning or the end;
+- an application's token, which came into the wrong field: names are stored and recorded in clear.
 
 A generated name is `user-` and the user's id in 13 digits of base 32. It needs no column and no
 index, because the id is found in the name. Such names sort as their ids do.
@@ -20,6 +21,7 @@ from bisect import bisect_left
 
 from pwserver.errors import InvalidMessage
 from pwserver.protocol import USERNAME_LENGTH_MAX
+from pwserver.tokens import TOKEN, TOKEN_PREFIX
 
 GENERATED_PREFIX = "user-"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter looks like a digit
@@ -38,11 +40,18 @@ def normal(text: str, field: str, length_max: int = USERNAME_LENGTH_MAX) -> str:
     """
     text = composed(text)
     refuse_invisible(text, field)
+    refuse_token(text, field)
     if len(text) > length_max:  # a normal form may be longer than what was typed
         raise InvalidMessage(f'"{field}" is longer than {length_max} characters in normal form C.')
     if text[:1].isspace() or text[-1:].isspace():
         raise InvalidMessage(f'"{field}" begins or ends with white space.')
     return text
+
+
+def refuse_token(text: str, field: str) -> None:
+    """Raise `InvalidMessage` for a text with a token in it."""
+    if TOKEN_PREFIX in text and TOKEN.search(text):
+        raise InvalidMessage(f'"{field}" holds a token, which would not stay secret there.')
 
 
 def composed(text: str) -> str:

@@ -9,10 +9,11 @@ import secrets
 import string
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from pwserver import protocol
 from pwserver.errors import (
+    Denied,
     InvalidMessage,
     NotSaved,
     Refused,
@@ -29,14 +30,14 @@ from pwserver.protocol import (
     RestorePassword,
     SavePassword,
 )
-from workers import history
+from workers import rows
+from workers.applications import GUEST
 from workers.batches import Outcome, Waiter, not_saved
-from workers.context import Context
-from workers.history import OlderVersion
+from workers.context import Context, Recorded
 from workers.lines import Write
-from workers.names import generated_id, normal, refuse_invisible
-from workers.reading import Found
-from workers.writing import DELETE, LABEL, SAVE, Operation, Result
+from workers.models import ANY_FINGERPRINT, UserRow
+from workers.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
+from workers.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
 """What a request costs beside its password while it waits, near enough for a limit."""
@@ -57,16 +58,24 @@ class Save(Write):
     ) -> None:
         username, request_id = request.username, request.request_id
         self._context = context
-        self._book = waiter.book
+        self._book = waiter.peer.caller.book
+        self._for_guest = waiter.peer.caller is GUEST
         self._name = None if username is UNSET else normal(username, "username")
-        self._request_id = None if request_id is UNSET else request_id
+        self._request_id: str | None = None
+        if request_id is not UNSET:
+            refuse_token(request_id, "request_id")
+            self._request_id = request_id
         self._labels: str | None = None
         if not isinstance(request, RestorePassword) and request.labels is not UNSET:
             self._labels = _labels(request.labels)
         self._password = password
         self._version = 0  # that it makes
         self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
-        key = None if self._name is None else (waiter.book, self._name)
+        if self._for_guest and self._name is not None and generated_id(self._name) is not None:
+            # There may be such a user or not: a guest is not to know.
+            context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
+            raise Denied
+        key = None if self._name is None else (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
 
     def plan(self) -> Operation:
@@ -76,30 +85,38 @@ class Save(Write):
             return self._save_over(user)
         if self._name is not None and generated_id(self._name) is not None:
             raise UnknownUser  # such names are made by the service alone
-        return self._save(self._context.ids.next(), 0, None)
+        user_id, now_ms = self._context.ids.next(), self._context.now_ms
+        new = UserRow(user_id, 1, 0, b"", now_ms, self._book, None, self._name, self._labels)
+        return self._save(new, None)
 
-    def _save_over(self, user: Found) -> Operation:
+    def _save_over(self, user: UserRow) -> Operation:
         """Return the operation that puts a version in place of a user's newest."""
         if user.version >= VERSION_MAX:
             raise Unavailable("What is stored of this user was altered; nothing is added to it.")
-        newest = OlderVersion(user.version, user.key_id, user.saved_at_ms, user.sealed)
-        older = history.add(user.older, newest, self._context.versions_kept)
-        return self._save(user.id, user.version, older)
+        vault, kept = self._context.vault_for(user), self._context.versions_kept
+        version = user._replace(
+            version=user.version + 1,
+            saved_at_ms=self._context.now_ms,
+            older=rows.older_with_newest(vault, user, kept),
+            labels=user.labels if self._labels is None else self._labels,
+        )
+        return self._save(version, nonce(user.sealed))
 
-    def _save(self, user_id: int, replaced: int, older: bytes | None) -> Operation:
-        vault, book = self._context.vault, self._book
-        self._version = replaced + 1
+    def _save(self, unsealed: UserRow, replaced: bytes | None) -> Operation:
+        user = rows.seal(self._context.vault, self._password, unsealed)
+        self._version = user.version
         return (
             SAVE,
-            book,
-            self._name,
-            user_id,
+            user.key_id,
+            user.book,
+            user.username,
+            user.id,
             replaced,
-            vault.key_id,
-            vault.seal(self._password, user_id, self._version, book),
-            self._context.now_ms,
-            self._labels,
-            older,
+            user.version,
+            user.sealed,
+            user.saved_at_ms,
+            user.labels,
+            user.older,
             self._request_id,
             self._fingerprint,
         )
@@ -112,7 +129,7 @@ class Save(Write):
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
         """Answer as the first time; raise `NotSaved` where that was for another request."""
-        if fingerprint != self._fingerprint:
+        if fingerprint not in (self._fingerprint, ANY_FINGERPRINT):
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
         self._recall(user_id)
@@ -125,8 +142,13 @@ class Save(Write):
         if self._name is None:
             return protocol.passwords_saved([self.id])
         return protocol.encode(
-            "Password saved!", self.id, username=self._name, version=self._version
+            "Password saved!", self.id, username=self._name, version=self._shown_version
         )
+
+    @property
+    def _shown_version(self) -> int | UnsetType:
+        """The version, unless that would tell somebody whether the name was there before."""
+        return UNSET if self._for_guest else self._version
 
     def failed(self, outcome: Outcome) -> bytes:
         """Say "Not saved!", or that nobody knows."""
@@ -147,21 +169,31 @@ class Save(Write):
 class Generate(Save):
     """A generated password that is saved in the same step."""
 
+    _recalled = False
+
     def _recall(self, user_id: int) -> None:
+        """Read what was generated the first time, as a `get_password` would."""
+        if self._for_guest:
+            raise NotSaved("It was saved before; what was generated is not given out again.")
         user = self._context.reader.find_by_id(user_id)
-        kept = user and self._context.password(user, self._version)
+        kept = None
+        if user is not None and (user.book, _name(user)) == (self._book, self._name):
+            kept = self._context.password(user, self._version)
         if kept is None:
             raise NotSaved("It was saved before, and what was generated is not kept any more.")
+        self._context.note(self.waiter.peer, "get", self._name, "ok")
         self._password = kept[0]
+        self._recalled = True
 
     def _saved(self) -> bytes:
-        return protocol.encode(
+        reply = protocol.encode(
             "return_generated_password",
             self.id,
             password=self._password,
             username=self._name,
-            version=self._version,
+            version=self._shown_version,
         )
+        return Recorded(reply, self.id) if self._recalled else reply
 
 
 class Restore(Save):
@@ -188,6 +220,10 @@ class Restore(Save):
             "Password restored!", self.id, username=self._name, version=self._version
         )
 
+    def record(self, outcome: str) -> None:
+        """Note that an older password is the newest again."""
+        self._context.note(self.waiter.peer, "restore", self._name, outcome)
+
 
 class Change(Write):
     """A request that changes a user, and no password."""
@@ -195,14 +231,15 @@ class Change(Write):
     def __init__(self, context: Context, waiter: Waiter, request: LabelUser | DeleteUser) -> None:
         self._context = context
         self._name = normal(request.username, "username")
-        key = (waiter.book, self._name)
+        self._book = waiter.peer.caller.book
+        key = (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES, context.now)
 
-    def _user_id(self) -> int:
-        user = self._context.reader.find(self.waiter.book, self._name)
+    def _user(self) -> UserRow:
+        user = self._context.reader.find(self._book, self._name)
         if user is None:
             raise UnknownUser
-        return user.id
+        return user
 
     def failed(self, outcome: Outcome) -> bytes:
         """Say that it was not done, or that nobody knows: the reason says which."""
@@ -217,8 +254,12 @@ class Label(Change):
         self._labels = _labels(request.labels)
 
     def plan(self) -> Operation:
-        """Set the labels of the user that has the name."""
-        return LABEL, self._user_id(), self._labels
+        """Set the labels of the user that has the name, and seal its row anew with them."""
+        user = self._user()
+        vault = self._context.vault_for(user)
+        anew = rows.seal_anew(vault, user, self._labels)
+        replaced = nonce(user.sealed)
+        return LABEL, anew.key_id, user.id, replaced, anew.sealed, anew.labels, anew.older
 
     def done(self, result: Result) -> bytes:
         """Say what the labels are now."""
@@ -231,11 +272,19 @@ class Delete(Change):
 
     def plan(self) -> Operation:
         """Delete the user that has the name."""
-        return DELETE, self._user_id()
+        return DELETE, None, self._user().id
 
     def done(self, result: Result) -> bytes:
         """Say that it is gone."""
         return protocol.encode("User deleted!", self.id)
+
+    def record(self, outcome: str) -> None:
+        """Note that a user was deleted."""
+        self._context.note(self.waiter.peer, "delete", self._name, outcome)
+
+
+def _name(user: UserRow) -> str:
+    return user.username or generated_name(user.id)
 
 
 def _fingerprint(

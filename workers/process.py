@@ -1,7 +1,9 @@
 """What every child process of the listener does: how it begins, and what it is told."""
 
 import contextlib
+import ctypes
 import gc
+import resource
 import signal
 import socket
 
@@ -14,19 +16,34 @@ CLIENTS = b"C"  # to a worker: sockets of clients; how many (one byte) follows
 WRITER = b"W"  # to a worker: its channel to the writer, in place of the last one
 CHECKER = b"K"  # to a worker: its channel to the checker, in place of the last one
 CHANNEL = b"N"  # to the writer or the checker: the channel to a worker
+TLS = b"T"  # to a worker: new certificates, in a file in memory
 STOP = b"S"  # finish what was received and end
 READY = b"R"  # to the listener: give me work
+
+_PR_SET_DUMPABLE = 4
+
+
+def protect_memory() -> None:
+    """Keep what this process has in memory out of core files, and from others of the same user.
+
+    Not dumpable means that no debugger may attach, and that `/proc` shows what is in its memory,
+    its environment and its open files to root alone (prctl(2), proc(5)).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def become_child(name: str) -> None:
     """Take on a name in the process list, and leave signals to the listener.
 
     A terminal sends SIGINT, and a service manager SIGTERM, to every process at once; the listener
-    alone decides in which order things end.
+    alone decides in which order things end. SIGHUP, which tells the listener to read certificates
+    anew, may also come to all.
     """
+    protect_memory()
     setproctitle.setproctitle(f"pwserver: {name}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logs.configure(name)
     gc.collect()
     gc.freeze()  # what was loaded at the start is never garbage

@@ -20,36 +20,24 @@ from pwserver.config import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from pwserver.errors import Unavailable
 from pwserver.handoff import Scoreboard
 from workers.database import database_to_read, open_to_read
-from workers.models import Request, User, sql
+from workers.models import (
+    APPLICATION,
+    COMMON_BOOK,
+    USER,
+    Application,
+    ApplicationRow,
+    Key,
+    Request,
+    User,
+    UserRow,
+    sql,
+)
 from workers.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
 
 _ENTRY_BYTES = 128
 """What a user takes in a reply beside its name and labels, near enough for a limit."""
 
 _decode_labels = msgspec.json.Decoder(list[str]).decode
-
-
-class Found(NamedTuple):
-    """A user's row."""
-
-    id: int
-    version: int
-    key_id: int
-    sealed: bytes
-    saved_at_ms: int
-    book: int
-    older: bytes | None
-
-
-_FOUND = (
-    User.id,
-    User.version,
-    User.key_id,
-    User.sealed,
-    User.saved_at_ms,
-    User.book,
-    User.older,
-)
 
 
 class Entry(NamedTuple):
@@ -71,14 +59,14 @@ class BookReader:
         self._connection: apsw.Connection
         self._build_statements()
 
-    def find(self, book: int, name: str) -> Found | None:
+    def find(self, book: int, name: str) -> UserRow | None:
         """Return the user of a name."""
         user_id = generated_id(name)
         if user_id is None:
             return self._user(self._by_name, (book, name))
         return self._user(self._by_generated_name, (book, user_id))
 
-    def find_or_decoy(self, book: int, name: str) -> tuple[Found | None, bool]:
+    def find_or_decoy(self, book: int, name: str) -> tuple[UserRow | None, bool]:
         """Return the user of a name and True; for a name that nobody has, some user and False.
 
         Both take the same steps and so the same time: the first name from that name on is searched
@@ -97,12 +85,12 @@ class BookReader:
         if row is None:
             return None, False
         *columns, chosen = row
-        user = Found(*columns)
+        user = UserRow(*columns)
         # No step is left out where the one before it has told already.
         is_named = (found_name == name) & (generated != bool(chosen))
         return user, is_named & (user.id == user_id) & (user.book == book)
 
-    def find_by_id(self, user_id: int) -> Found | None:
+    def find_by_id(self, user_id: int) -> UserRow | None:
         """Return the user of an id."""
         return self._user(self._by_id, (user_id,))
 
@@ -111,6 +99,21 @@ class BookReader:
         with self._reading() as connection:
             row = connection.execute(self._by_request, (book, request_id)).fetchone()
         return cast("tuple[int, int, int] | None", row)
+
+    # --- Who may use the book, and with which key. ---
+
+    def applications(self) -> list[ApplicationRow]:
+        """Return all applications, as they stand in the database."""
+        with self._reading() as connection:
+            return [ApplicationRow(*row) for row in connection.execute(self._applications)]
+
+    def sealing_key(self) -> int:
+        """Return the number of the key to seal with."""
+        with self._reading() as connection:
+            row = connection.execute(self._sealing_key).fetchone()
+        if row is None:
+            raise Unavailable("The database does not say which key to seal with.")
+        return int(row[0])
 
     # --- A page of a listing. ---
 
@@ -165,6 +168,11 @@ class BookReader:
         self, connection: apsw.Connection, book: int, first: str
     ) -> Iterator[tuple[str, Entry | None]]:
         first_id = first_generated_id(first)
+        if book != COMMON_BOOK:
+            for user_id, *rest in connection.execute(self._own_ids, (book, first_id)):
+                name = generated_name(user_id)
+                yield name, _entry(name, *rest)
+            return
         for user_id, its_book, chosen, *rest in connection.execute(self._ids, (first_id,)):
             name = generated_name(user_id)
             belongs = its_book == book and chosen is None
@@ -172,7 +180,7 @@ class BookReader:
 
     # --- The connection. ---
 
-    def _user(self, statement: str, parameters: tuple[int | str, ...]) -> Found | None:
+    def _user(self, statement: str, parameters: tuple[int | str, ...]) -> UserRow | None:
         """Return the one row of a statement. What most answers begin with, so without ceremony."""
         try:
             if self._opened != self._scoreboard.openings:
@@ -180,7 +188,7 @@ class BookReader:
             row = self._connection.execute(statement, parameters).fetchone()
         except (apsw.Error, PeeweeException) as error:
             raise _unavailable(error) from None
-        return None if row is None else Found(*row)
+        return None if row is None else UserRow(*row)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
@@ -211,7 +219,7 @@ class BookReader:
 
     def _build_statements(self) -> None:
         in_book = User.book == 0
-        user = User.select(*_FOUND)
+        user = User.select(*USER)
         self._by_name = sql(user.where(in_book & (User.username == "")))
         self._by_generated_name = sql(
             user.where(in_book & (User.id == 0) & User.username.is_null())
@@ -222,8 +230,10 @@ class BookReader:
         name_and_id = User.select(User.id, User.username)
         names = name_and_id.where(this_book & (User.username >= ""))
         self._from_name = sql(names.order_by(User.username).limit(one))
-        with_name = User.select(*_FOUND, User.username.is_null(False))
+        with_name = User.select(*USER, User.username.is_null(False))
         self._from_id = sql(with_name.where(User.id >= 0).order_by(User.id).limit(one))
+        self._applications = sql(Application.select(*APPLICATION).order_by(Application.id))
+        self._sealing_key = sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
         self._by_id = sql(user.where(User.id == 0))
         self._by_request = sql(
             Request.select(Request.user_id, Request.version, Request.fingerprint).where(
@@ -235,6 +245,12 @@ class BookReader:
             User.select(User.username, *listed)
             .where(in_book & (User.username >= ""))
             .order_by(User.username)
+        )
+        not_common = User.book != SQL("0")  # as the index has it
+        self._own_ids = sql(
+            User.select(User.id, *listed)
+            .where(in_book & User.username.is_null() & not_common & (User.id >= 0))
+            .order_by(User.id)
         )
         self._ids = sql(
             User.select(User.id, User.book, User.username, *listed)

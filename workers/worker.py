@@ -15,19 +15,28 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pwserver.config import TICK_S, Settings
 from pwserver.handoff import Scoreboard, receive_control
+from workers.applications import Registry
+from workers.audit import AuditLog
 from workers.batches import Batch, Batches, Waiter
 from workers.checks import Checks
 from workers.connection import Connection
 from workers.context import Context
+from workers.guesses import Guesses, GuessTable
+from workers.keys import Keyring
 from workers.lines import Lines
 from workers.models import IdClock
-from workers.process import CHECKER, CLIENTS, STOP, WRITER, become_child, say_ready
+from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
 from workers.reading import BookReader
-from workers.vault import MasterKey, Vault
+from workers.vault import Vault
+
+if TYPE_CHECKING:  # a service without TLS does not load it
+    from workers.certificates import TlsFiles
+    from workers.handshakes import Handshakes
+    from workers.tls import Codec
 
 _EVENTS_MAX = 256
 """Events taken in one turn: the rows of a turn go to the writer together."""
@@ -42,7 +51,9 @@ class WorkerStart:
     number: int  # 1 and up; its place on the scoreboard
     serial: int  # another for every worker that is started
     settings: Settings
-    key: MasterKey
+    keyring: Keyring
+    tls: "TlsFiles | None"
+    guess_table: GuessTable
 
 
 def main(
@@ -50,13 +61,18 @@ def main(
 ) -> None:
     """Run worker number `start.number` until the listener says to stop, or is gone."""
     become_child(f"worker {start.number}")
-    settings, batches = start.settings, Batches()
+    settings, keyring, batches = start.settings, start.keyring, Batches()
+    reader = BookReader(settings.path, scoreboard)
     context = Context(
-        vault=Vault(start.key),
+        vault=Vault(keyring),
+        key_path=settings.key_path,
         ids=IdClock(start.serial),
         batches=batches,
         lines=Lines(batches, settings.save_timeout_s),
-        reader=BookReader(settings.path, scoreboard),
+        reader=reader,
+        registry=Registry(reader, keyring.for_purpose("application")),
+        audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
+        guesses=Guesses(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
         bell=bell,
@@ -85,6 +101,14 @@ class Worker:
         self._listener_gone = False
         self._epoll = select.epoll()
         self._epoll.register(control, select.EPOLLIN)
+        self._handshakes: Handshakes | None = None
+        if start.tls is not None:
+            from workers import handshakes  # noqa: PLC0415
+
+            self._handshakes = handshakes.Handshakes(
+                start.tls.context(), start.settings.handshake_timeout_s
+            )
+            self._epoll.register(self._handshakes, select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until told to stop and everything is answered, or until the listener is gone."""
@@ -104,6 +128,7 @@ class Worker:
         context.ids.advance(now_ns)
         context.now = time.monotonic()
         connections, touched = self._connections, self._touched
+        handshakes, shake = self._handshakes, False
         for fd, event in events:
             connection = connections.get(fd)
             if connection is not None:
@@ -115,8 +140,21 @@ class Worker:
                 self._hear_writer()
             elif self._checker is not None and fd == self._checker.fileno():
                 self._hear_checker()
+            elif handshakes is not None and fd == handshakes.fileno():
+                shake = True
+        self._send_all()
+        if handshakes is not None and shake:
+            self._shake_hands(handshakes)
+            self._send_all()
+
+    def _send_all(self) -> None:
+        """Send the writer its batch, and every connection its replies."""
+        context, connections, touched = self._context, self._connections, self._touched
         self._batches.send()
         self._expect_writer()
+        if context.audit.pending and not context.audit.write():
+            for connection in connections.values():
+                connection.withhold()
         for connection in touched:
             if connection.flush():
                 self._look_after(connection)
@@ -128,7 +166,7 @@ class Worker:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
                 self._watched.discard(connection)
-                self._context.scoreboard.add_closed(self._number)
+                self._count_closed(1)
             return
         wants = connection.wants
         if wants != connection.events:
@@ -142,6 +180,10 @@ class Worker:
         if connection.waiting:
             self._watched.add(connection)
 
+    def _count_closed(self, connections: int) -> None:
+        """Tell the listener that there is room for so many again."""
+        self._context.scoreboard.add_closed(self._number, connections)
+
     # --- The listener. ---
 
     def _hear_listener(self) -> None:
@@ -152,13 +194,18 @@ class Worker:
                     self._add_client(fd)
                 if lost := text[1] - len(descriptors):
                     log.warning("%d connections were dropped: too many open files", lost)
-                    self._context.scoreboard.add_closed(self._number, lost)
+                    self._count_closed(lost)
             elif text == WRITER:
                 self._change_writer(descriptors)
             elif text == CHECKER:
                 self._change_checker(descriptors)
+            elif text == TLS:
+                self._change_certificates(descriptors)
             elif text == STOP:
                 self._stopping = True
+                self._wake(self._context.delays.end())
+                if self._handshakes is not None:
+                    self._count_closed(self._handshakes.close())
                 for connection in self._connections.values():
                     connection.drain()
                 self._touched.update(self._connections.values())
@@ -169,11 +216,40 @@ class Worker:
     def _add_client(self, fd: int) -> None:
         client = socket.socket(fileno=fd)
         client.setblocking(False)
-        connection = Connection(client, self._context, self._settings)
-        self._connections[fd] = connection
-        self._epoll.register(fd, select.EPOLLIN)
-        connection.receive()  # most clients have sent their first request by now
+        if self._handshakes is not None and client.family != socket.AF_UNIX:
+            self._handshakes.add(client, self._context.now)
+        else:
+            self._connect(client).receive()  # most clients have sent their first request by now
+
+    def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
+        """Return the connection of a client, which is served from now on."""
+        connection = Connection(client, self._context, self._settings, codec)
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLIN)
         self._touched.add(connection)
+        return connection
+
+    # --- TLS. ---
+
+    def _shake_hands(self, handshakes: "Handshakes") -> None:
+        """Go on with handshakes for a moment, and take in the clients whose own is over."""
+        for arrival in handshakes.work():
+            connection = self._connect(arrival.client, arrival.codec)
+            if arrival.codec is None:
+                connection.turn_away(arrival.data)
+            elif arrival.data:
+                connection.receive_records(arrival.data)
+
+    def _change_certificates(self, descriptors: list[int]) -> None:
+        """Use other certificates for the clients that begin from now on."""
+        from workers.certificates import TlsFiles  # noqa: PLC0415
+
+        assert self._handshakes is not None
+        try:
+            files = [TlsFiles.from_descriptor(descriptor) for descriptor in descriptors]
+            self._handshakes.context = files[0].context()
+        except (OSError, IndexError):  # the listener has tried them: only descriptors can lack
+            log.error("too many open files to take new certificates: the old ones stay")
 
     # --- The writer. ---
 
@@ -195,6 +271,7 @@ class Worker:
             self._settle(self._batches.detach())
         elif not self._ready and self._batches.newest_id is not None:
             self._context.ids.after(self._batches.newest_id)
+            self._context.refresh()
             self._ready = True
             say_ready(self._control)
 
@@ -240,6 +317,11 @@ class Worker:
     def _tick(self) -> None:
         now = self._context.now
         self._context.scoreboard.beat(self._number)
+        if self._handshakes is not None:
+            self._count_closed(self._handshakes.expire(now))
+        if self._ready:
+            self._context.refresh()
+        self._wake(self._context.delays.expire(now))
         self._settle(self._batches.expire(now - self._settings.save_timeout_s))
         self._wake(self._context.checks.expire(now))
         for connection in list(self._watched):

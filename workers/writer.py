@@ -22,14 +22,20 @@ import apsw
 from pwserver.config import CHECKPOINT_PAGES, TICK_S
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
-from workers.database import Store
+from workers.database import CheckValues, Store
 from workers.models import Row
 from workers.process import CHANNEL, STOP, become_child, say_ready
-from workers.writing import Operation, Result
+from workers.writing import KeyRetired, Operation, Result
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
 
 _REASON_BYTES_MAX = 2000
+
+_REASONS: dict[type[Exception], str] = {
+    apsw.ConstraintError: "The clock went back and an id was taken; send it again.",
+    KeyRetired: "The key that it was sealed with has been retired; send it again.",
+}
+"""Why a single batch was not saved, where the others can be."""
 
 NUMBER = 0
 """The writer's place on the scoreboard."""
@@ -39,11 +45,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WriterStart:
-    """What the writer is started with. It never has the key itself."""
+    """What the writer is started with. It never has a key itself."""
 
     path: Path
-    key_id: int
-    check_value: bytes
+    keys: CheckValues
     requests_kept_ms: int
 
 
@@ -77,7 +82,7 @@ class Writer:
         self._control = control
         self._scoreboard = scoreboard
         self._start = start
-        self._store = self._open()
+        self._store = self._open(start.keys)
         self._workers: dict[int, Worker] = {}
         self._checkpoint_at = CHECKPOINT_PAGES
         self._stopping = False
@@ -85,10 +90,9 @@ class Writer:
         self._epoll.register(control, select.EPOLLIN)
         say_ready(control)
 
-    def _open(self) -> Store:
+    def _open(self, keys: CheckValues) -> Store:
         """Open the database, and let the readers know."""
-        start = self._start
-        store = Store(start.path, start.key_id, start.check_value, start.requests_kept_ms)
+        store = Store(self._start.path, keys, self._start.requests_kept_ms)
         store.count_users()
         self._scoreboard.users = store.users
         self._scoreboard.opened()
@@ -128,9 +132,9 @@ class Writer:
             results = self._store.commit(rows, operations)
             while self._files_changed():  # what went into a removed file is written once more
                 results = self._store.commit(rows, operations)
-        except apsw.ConstraintError:
+        except (apsw.ConstraintError, KeyRetired) as error:
             if len(batches) == 1:
-                self._answer(batches, "The clock went back and an id was taken; send it again.")
+                self._answer(batches, _REASONS[type(error)])
             else:
                 for batch in batches:
                     self._commit([batch])
@@ -163,11 +167,14 @@ class Writer:
         removed = self._store.database_removed
         if not removed and not self._store.log_removed:
             return False
+        in_use = self._store.keys()  # the one that seals is the last of them, and is to stay so
+        others = {key: value for key, value in self._start.keys.items() if key not in in_use}
+        keys = others | in_use
         if not self._store.close_after_removal():
             return False
         if removed:
             log.warning("the database was removed or replaced; what is at its path is used now")
-        self._store = self._open()
+        self._store = self._open(keys)
         return removed
 
     def _checkpoint(self) -> None:

@@ -2,9 +2,13 @@
 
 Two kinds of work come from the workers: rows of users saved without a name, which depend on nothing
 and go in by one `executemany`; and operations, which were planned on what a worker had read. An
-operation says what it expects to find (a version, a user), and where the book has moved on it
-changes nothing and is answered `STALE`: the worker reads anew and plans again. So two applications
-that save the same name at once get two versions, though the writer can open no password.
+operation names the row that it is to change by the nonce of what is sealed in it, which no two rows
+ever share, and where the book has moved on it changes nothing and is answered `STALE`: the worker
+reads anew and plans again. So two that save the same name at once get two versions, though the
+writer can open no password.
+
+What was sealed with a key that has been retired meanwhile is refused (`KeyRetired`), in the
+transaction that would have made it unreadable.
 
 The SQL is taken once from the models; peewee would take longer to build it than SQLite to run it.
 """
@@ -13,18 +17,20 @@ from collections.abc import Callable
 from typing import Any
 
 import apsw
-from peewee import fn
+from peewee import SQL, fn
 
-from workers.models import Request, Row, User, sql
+from workers.models import Key, Request, Row, User, sql
+from workers.vault import NONCE_BYTES
 
 SAVE, LABEL, DELETE = range(3)
 Operation = tuple[Any, ...]
-"""What a worker asks for, as plain data. What follows the kind:
+"""What a worker asks for, as plain data: a kind, the key that something is sealed with in it, or
+None, and:
 
-SAVE    book, username or None, user id, version that is replaced (0: a new user), key id, sealed,
-        saved_at_ms, labels (JSON) or None, older versions or None, request_id or None,
-        fingerprint of the request
-LABEL   user id, labels (JSON)
+SAVE    book, username or None, user id, nonce of the row that is replaced or None, version, sealed,
+        saved_at_ms, labels (JSON) or None, older versions or None, request_id or None, fingerprint
+        of the request
+LABEL   user id, nonce of the row that is replaced, sealed, labels (JSON), older versions or None
 DELETE  user id
 """
 
@@ -36,6 +42,18 @@ earlier one: (user_id, version, fingerprint) of what that one made, and of what 
 
 _REQUESTS_FORGOTTEN_MIN = 64
 _USER_SECRET = (User.key_id, User.sealed, User.saved_at_ms)
+
+NONCE_PLACE = SQL("1"), SQL(str(NONCE_BYTES))
+"""Where the nonce is in what is sealed, for `substr`."""
+
+
+class KeyRetired(Exception):
+    """Something is sealed with a key that the book does not have, or has no more."""
+
+
+def nonce(sealed: bytes) -> bytes:
+    """Return what tells a state of a row from all others."""
+    return sealed[:NONCE_BYTES]
 
 
 class RowWriter:
@@ -58,7 +76,11 @@ class RowWriter:
         self._build_statements()
 
     def apply(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
-        """Do everything; return what became of the operations. Raises `apsw.Error`."""
+        """Do everything; return what became of the operations.
+
+        Raises `apsw.Error` or `KeyRetired`.
+        """
+        self._check_keys({row[2] for row in rows} | {operation[1] for operation in operations})
         self.users_more = len(rows)
         if rows:
             self._connection.executemany(self._insert_plain, rows)
@@ -70,41 +92,49 @@ class RowWriter:
             self._forget_requests()
         return results
 
+    def _check_keys(self, key_ids: set[int | None]) -> None:
+        for key_id in key_ids:
+            if key_id is not None:
+                found = self._connection.execute(self._find_key, (key_id,)).fetchone()
+                if found is None:
+                    raise KeyRetired
+
     # --- The operations. ---
 
     def _save(self, operation: Operation) -> Result:
-        """Make a new user where the replaced version is 0, else a version in place of that."""
-        _, book, username, user_id, replaced, *values, request_id, fingerprint = operation
-        key_id, sealed, saved_at_ms, labels, older = values
+        """Make a new user where nothing is replaced, else a version in place of the newest."""
+        _, key_id, book, username, user_id, replaced, version, *values = operation
+        sealed, saved_at_ms, labels, older, request_id, fingerprint = values
         execute = self._connection.execute
         if request_id is not None:
             earlier = self._earlier(book, request_id, saved_at_ms)
             if earlier is not None:
                 return earlier
-        if not replaced:
+        if replaced is None:
             user = (user_id, key_id, sealed, saved_at_ms, book, username, labels)
             execute(self._insert_user, user)
         else:
-            version = (key_id, sealed, saved_at_ms, replaced + 1, labels, older)
-            execute(self._replace, (*version, user_id, replaced))
+            columns = (key_id, sealed, saved_at_ms, version, labels, older)
+            execute(self._replace, (*columns, user_id, replaced))
         if not self._connection.changes():
             return STALE
-        if not replaced:
+        if replaced is None:
             self.users_more += 1
         if request_id is not None:
             self._requests += 1
             self._now_ms = saved_at_ms
-            made = (user_id, replaced + 1, saved_at_ms)
+            made = (user_id, version, saved_at_ms)
             execute(self._remember, (book, request_id, fingerprint, *made))
         return DONE
 
     def _label(self, operation: Operation) -> Result:
-        _, user_id, labels = operation
-        self._connection.execute(self._set_labels, (labels, user_id))
+        _, key_id, user_id, replaced, sealed, labels, older = operation
+        columns = (key_id, sealed, labels, older)
+        self._connection.execute(self._set_labels, (*columns, user_id, replaced))
         return DONE if self._connection.changes() else STALE
 
     def _delete(self, operation: Operation) -> Result:
-        _, user_id = operation
+        _, _, user_id = operation
         self._connection.execute(self._delete_user, (user_id,))
         if not self._connection.changes():
             return STALE
@@ -133,6 +163,8 @@ class RowWriter:
 
     def _build_statements(self) -> None:
         same_user = User.id == 0
+        as_it_was = same_user & (fn.SUBSTR(User.sealed, *NONCE_PLACE) == b"")
+        self._find_key = sql(Key.select(SQL("1")).where(Key.id == 0))
         self._insert_plain = sql(
             User.insert_many([(0, 0, 0, b"", 0)], fields=[User.id, User.book, *_USER_SECRET])
         )
@@ -149,13 +181,14 @@ class RowWriter:
                     User.sealed: b"",
                     User.saved_at_ms: 0,
                     User.version: 0,
-                    User.labels: fn.COALESCE("", User.labels),
+                    User.labels: "",
                     User.older: b"",
                 }
-            ).where(same_user & (User.version == 0))
+            ).where(as_it_was)
         )
         self._delete_user = sql(User.delete().where(same_user))
-        self._set_labels = sql(User.update({User.labels: ""}).where(same_user))
+        labels = {User.key_id: 0, User.sealed: b"", User.labels: "", User.older: b""}
+        self._set_labels = sql(User.update(labels).where(as_it_was))
         this_request = (Request.book == 0) & (Request.request_id == "")
         found = (
             Request.id,

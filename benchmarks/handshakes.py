@@ -1,0 +1,176 @@
+"""How much a burst of TLS handshakes holds up a client that is connected already.
+
+    python benchmarks/handshakes.py
+
+Starts a service with TLS, whose certificate is made here, and asks it for signs of life over one
+connection, one after the other: for a second, and then for as long as thousands of clients come at
+once. They are a few processes that first send the beginning of all their handshakes and then finish
+them. What the processors do for them is missing to the service: clients elsewhere would not cost
+that. Fails if a single handshake does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from certificates import make_certificate
+from load import messages
+from options import positive
+from rich.console import Console
+from rich.table import Table
+from service import Service
+from wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
+
+HOST = "127.0.0.1"
+PING, ALIVE = b'{"message": "ping"}\n', b'{"message": "Alive!"}\n'
+BEFORE_S = 1.0
+OWN_FILES = 64
+"""Descriptors that a process needs besides those of its clients."""
+
+
+class Client:
+    """One client of the burst."""
+
+    def __init__(self, address: Address, context: ssl.SSLContext) -> None:
+        self._socket = address.connect(CONTROL_TIMEOUT_S)
+        self._arrived, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._arrived, self._unsent, server_hostname=HOST)
+
+    def begin(self) -> None:
+        """Send the first message of the handshake."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._socket.sendall(self._unsent.read())
+
+    def finish(self) -> None:
+        """Do the rest, and see that the service takes it for done: it answers."""
+        while not self._done(self._tls.do_handshake):
+            self._receive()
+        self._tls.write(PING)
+        self._socket.sendall(self._unsent.read())
+        while not self._done(self._tls.read):
+            self._receive()
+        self._socket.close()
+
+    def _done(self, step: Callable[[], object]) -> bool:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            step()
+            return True
+        return False
+
+    def _receive(self) -> None:
+        data = self._socket.recv(65536)
+        if not data:
+            raise BenchmarkFailed("the service closed a connection in its handshake")
+        self._arrived.write(data)
+
+
+def burst(address: Address, clients: int, cert: Path) -> None:
+    """Do so many handshakes, all begun before the first is finished."""
+    allow_files(clients)
+    context = ssl.create_default_context(cafile=str(cert))
+    begun = [Client(address, context) for _ in range(clients)]
+    for client in begun:
+        client.begin()
+    for client in begun:
+        client.finish()
+
+
+def allow_files(clients: int) -> None:
+    """Raise the limit of open files to what so many clients need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + OWN_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BenchmarkFailed(f"the limit of open files is {hard}; {wanted} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+def pings(connection: ssl.SSLSocket, go_on: Callable[[], bool]) -> list[float]:
+    """Ask for signs of life for as long as `go_on` says; return how long each took, in ms."""
+    times_ms = []
+    while go_on():
+        began = time.perf_counter()
+        connection.sendall(PING)
+        if connection.recv(1024) != ALIVE:
+            raise BenchmarkFailed("a ping was not answered")
+        times_ms.append((time.perf_counter() - began) * 1000)
+    return times_ms
+
+
+def show(before_ms: list[float], during_ms: list[float]) -> None:
+    """Print both rows."""
+    table = Table("pings", "answered", "p50", "p99", "max", title="Latencies in ms")
+    for what, times_ms in (("before", sorted(before_ms)), ("during the burst", sorted(during_ms))):
+        places = (len(times_ms) // 2, len(times_ms) * 99 // 100, -1)
+        figures = [f"{times_ms[place]:.2f}" for place in places]
+        table.add_row(what, f"{len(times_ms):,}", *figures)
+    Console(highlight=False).print(table)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--handshakes", type=positive, default=5000, help="in the burst (default: %(default)s)")
+    add("--processes", type=positive, default=2, help="that make them (default: %(default)s)")
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Start a service, ping it alone and then beside a burst, and print what was found."""
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pwserver-tls-")))
+        cert, key = make_certificate(home, HOST)
+        flags = ["--tls-cert", str(cert), "--tls-key", str(key)]
+        pool = stack.enter_context(
+            ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"))
+        )
+        service = stack.enter_context(Service("pwserver", home, flags))
+        messages.print(service.banner)
+        context = ssl.create_default_context(cafile=str(cert))
+        plain = service.address.connect(CONTROL_TIMEOUT_S)
+        connection = stack.enter_context(context.wrap_socket(plain, server_hostname=HOST))
+
+        for started in [pool.submit(os.getpid) for _ in range(options.processes)]:
+            started.result()  # so that this is over before the clock starts
+        until = time.perf_counter() + BEFORE_S
+        before_ms = pings(connection, lambda: time.perf_counter() < until)
+        began = time.perf_counter()
+        parts: list[Future[None]] = [
+            pool.submit(burst, service.address, share, cert)
+            for share in shares(options.handshakes, options.processes)
+        ]
+        during_ms = pings(connection, lambda: not all(part.done() for part in parts))
+        for part in parts:
+            part.result()
+        took_s = time.perf_counter() - began
+    show(before_ms, during_ms)
+    print(f"{options.handshakes:,} handshakes in {took_s:.1f} s, {options.processes} processes")
+
+
+def main() -> None:
+    """Measure, or say why not."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
+    try:
+        run(command_line().parse_args())
+    except (BenchmarkFailed, OSError) as failure:
+        messages.print(f"failed: {failure}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""How much a key rotation slows saves: measured alone and beside one, in turn.
+
+    python benchmarks/rotation.py
+
+Starts a service of its own with users in it, and puts saves on it. Each round measures it alone and
+with `pwserver key rotate` at work; which goes first changes from round to round. When a measurement
+is over, the rotation is killed, as any may be. The next one has a new key, so that there is always
+enough for it to seal anew. The run fails, with exit code 1 and a sentence, if a rotation ends while
+it is measured, and like every load test if a save that was acknowledged is not counted after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from campaign import Result, Round
+from clients import Clients
+from load import messages
+from options import duration, positive, sizes
+from ratios import Ratio
+from report import PIPED_COLUMNS, SIZE
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from service import Service
+from subjects import Subject
+from wire import BenchmarkFailed, Point
+
+LOAD = "save"
+CLIENTS = 2
+WARMUP_S = 0.5
+"""Longer than the workers take to seal with a new key."""
+
+FIGURES = (
+    *("saves/s\nalone", "saves/s\nbeside", "ratio", "lowest", "highest"),
+    *("p99 alone,\nms", "p99 beside,\nms", "sealed\nanew/s"),
+)
+START_TIMEOUT_S = 60.0
+POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured at one size."""
+
+    alone: Result
+    beside: Result
+    sealed_per_s: list[float] = field(default_factory=list)
+    """Rows that the rotation has sealed anew, in each round."""
+
+    @classmethod
+    def at(cls, subject: Subject, connections: int, depth: int) -> Measured:
+        """Return a size without any round yet."""
+        point = Point(LOAD, connections, depth)
+        return cls(Result(subject, point), Result(subject, point))
+
+    @property
+    def ratio(self) -> Ratio:
+        """Return how many saves there were beside a rotation for each one alone."""
+        return Ratio("beside / alone", self.beside, self.alone)
+
+
+class Rotation:
+    """A rotation at work, and what can be seen of it in the database."""
+
+    def __init__(self, service: Service, key: int) -> None:
+        self._key = key
+        self._database = sqlite3.connect(f"file:{service.database}?mode=ro", uri=True)
+        self._since_ms = time.time_ns() // 1_000_000
+        self._at_work_s = 0.0
+        self._process = service.begin("key", "rotate")
+
+    def wait_until_at_work(self) -> None:
+        """Wait until the first row is sealed anew; it is the first to be so."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while self._number("SELECT key_id FROM user ORDER BY id LIMIT 1") != self._key:
+            self.check()
+            if time.monotonic() > deadline_s:
+                raise BenchmarkFailed("the rotation did not begin in time")
+            time.sleep(POLL_S)
+        self._at_work_s = time.monotonic()
+
+    def check(self) -> None:
+        """Raise if it has ended."""
+        if self._process.poll() is not None:
+            said = self._process.communicate()[1].strip()
+            raise BenchmarkFailed(f"the rotation was over too early; more --users? It said: {said}")
+
+    def sealed_per_s(self) -> float:
+        """Return how many rows a second it has sealed anew since it was at work."""
+        took_s = time.monotonic() - self._at_work_s
+        select = "SELECT COUNT(*) FROM user WHERE key_id = ? AND saved_at_ms < ?"
+        return self._number(select, self._key, self._since_ms) / took_s
+
+    def close(self) -> None:
+        """End it in the middle of what it does."""
+        self._process.kill()
+        self._process.communicate()
+        self._database.close()
+
+    def _number(self, select: str, *parameters: int) -> int:
+        return int(self._database.execute(select, parameters).fetchone()[0])
+
+
+class Run:
+    """The service, the load on it, and the rotations."""
+
+    def __init__(
+        self, service: Service, subject: Subject, clients: Clients, seconds: float
+    ) -> None:
+        self._service = service
+        self._subject = subject
+        self._clients = clients
+        self._seconds = seconds
+        self._keys = 1
+
+    def measure_alone(self, measured: Measured) -> None:
+        """Measure saves when nothing else is done."""
+        self._measure(measured.alone)
+
+    def measure_beside(self, measured: Measured) -> None:
+        """Measure saves while a rotation is at work."""
+        self._service.administer("key", "add")
+        self._keys += 1
+        with closing(Rotation(self._service, self._keys)) as rotation:
+            rotation.wait_until_at_work()
+            self._measure(measured.beside)
+            rotation.check()
+            measured.sealed_per_s.append(rotation.sealed_per_s())
+
+    def _measure(self, result: Result) -> None:
+        way = self._subject.ways.of(LOAD)
+        outcome = self._clients.measure(way, result.point, 0, WARMUP_S, self._seconds)
+        self._subject.add(outcome)
+        result.rounds.append(Round.of(outcome, self._seconds))
+
+
+def run(options: argparse.Namespace) -> list[Measured]:
+    """Start a service, and measure it in all rounds."""
+    with ExitStack() as stack:
+        folder = tempfile.TemporaryDirectory(prefix="pwserver-rotation-", dir=options.directory)
+        home = Path(stack.enter_context(folder)).resolve()
+        clients = stack.enter_context(Clients(CLIENTS))
+        service = stack.enter_context(Service("pwserver", home))
+        messages.print(f"{service.banner}; saving {options.users:,} users first")
+        subject = Subject.prepare(service, options.users, [LOAD], clients)
+        found = [Measured.at(subject, *size) for size in options.points]
+        turns = Run(service, subject, clients, options.seconds)
+        steps = [turns.measure_alone, turns.measure_beside]
+        for _ in track(range(options.rounds), "rounds", console=messages, transient=True):
+            for measured in found:
+                for step in steps:
+                    step(measured)
+            steps.reverse()
+        subject.check_users()
+    return found
+
+
+def show(found: list[Measured]) -> None:
+    """Print a row for each size."""
+    table = Table(title="Saves alone and beside a key rotation: medians of the rounds")
+    for heading in (*SIZE, *FIGURES):
+        table.add_column(heading, justify="right", overflow="fold")
+    for each in found:
+        alone, beside, ratio = each.alone, each.beside, each.ratio
+        table.add_row(
+            *map(str, alone.point.size),
+            *(f"{figure:,.0f}" for figure in (alone.throughput, beside.throughput)),
+            *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+            *(f"{result.percentile_ms(99.0):.2f}" for result in (alone, beside)),
+            f"{median(each.sealed_per_s):,.0f}",
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_COLUMNS
+    console.print(table)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--points",
+        type=sizes,
+        default="1,64",
+        metavar="N[xDEPTH],...",
+        help="connections, with DEPTH requests in flight on each (default: %(default)s)",
+    )
+    add("--users", type=positive, default=100_000, help="saved first (default: %(default)s)")
+    add("--seconds", type=duration, default=2.0, help="measured time (default: %(default)s)")
+    add("--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)")
+    add(
+        "--directory",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the temporary database goes: on the disk to be measured (default: %(default)s)",
+    )
+    return parser
+
+
+def main() -> None:
+    """Measure, or say why not."""
+    options = command_line().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
+    try:
+        show(run(options))
+    except BenchmarkFailed as failure:
+        messages.print(f"failed: {failure}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

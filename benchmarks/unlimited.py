@@ -1,0 +1,23 @@
+"""The service without its limit on wrong guesses, to be measured by who guesses wrong all the time.
+
+    python benchmarks/unlimited.py serve ...
+
+The same as `pwserver` but for that. multiprocessing imports the main module again in every child,
+so what is changed here is changed in the workers.
+"""
+
+from __future__ import annotations
+
+from pwserver.__main__ import main
+from workers.guesses import Guesses, Key, Limit
+
+
+def no_limit(self: Guesses, *keys: Key) -> Limit:
+    """Return a limit on nothing."""
+    return Limit([])
+
+
+Guesses.limit = no_limit  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,370 @@
+"""The commands of the administrator: applications, keys, the audit record.
+
+They work on the files themselves, whether the service runs or not, and may be used by whoever may
+use the files. What they show on standard output is what a program wants to have, a new token above
+all; what only a person wants to know goes to standard error.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from pwserver import show
+from pwserver.cli_book import FLAT
+from pwserver.config import StoreSettings
+from pwserver.errors import (
+    AdministrationRefused,
+    AuditRefused,
+    ConfigError,
+    DatabaseRefused,
+    ExitCode,
+)
+from pwserver.protocol import RIGHTS, Right
+from pwserver.secret import Secret
+
+# The modules of the service are loaded by the commands that need them: no client pays for them.
+# ruff: noqa: PLC0415
+
+if TYPE_CHECKING:
+    from workers.administration import Administration
+
+_Settings = Annotated[StoreSettings, FLAT]
+_DEFAULTS = StoreSettings()
+_Name = Annotated[str, Parameter(help="The application's name.")]
+_Json = Annotated[
+    bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
+]
+
+GRACE_S = 86_400.0
+
+application = App(
+    name="app", sort_key=101, help="Applications: who may use the service, and for what."
+)
+key = App(name="key", sort_key=102, help="The keys that passwords are sealed with.")
+audit = App(name="audit", sort_key=103, help="The record of who read, changed or was denied what.")
+APPS = (application, key, audit)
+
+
+# --- Applications. ---
+
+
+@application.command(name="add")
+def add_application(
+    name: _Name,
+    /,
+    *,
+    may: str,
+    common: bool = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Register an application and print its token, which is shown only now.
+
+    Parameters
+    ----------
+    may
+        What it may do: one or more of save, count, get, verify, list, delete, between commas.
+    common
+        Let it use the common book, in which all save who have no token, and not a book of its own.
+    """
+    rights = _rights(may)
+    with _administration(settings, make=True) as files:
+        token = files.add(name, rights, common=common)
+    _print_token(token, f"Application {name} is registered.")
+    return ExitCode.OK
+
+
+@application.command(name="list")
+def list_applications(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """List the applications: what each may do, and whether its token is good."""
+    with _administration(settings) as files:
+        rows = files.applications()
+    show.records(
+        (
+            {
+                "name": row.name,
+                "may": row.may.split(),
+                "book": "its own" if row.book else "common",
+                "state": "revoked" if row.token_hash is None else "active",
+                "old_token_until": _time(row.previous_until_ms),
+                "added": _time(row.created_at_ms),
+            }
+            for row in rows
+        ),
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@application.command(name="rotate")
+def rotate_token(
+    name: _Name, /, *, grace_s: float = GRACE_S, settings: _Settings = _DEFAULTS
+) -> ExitCode:
+    """Give an application a new token and print it; one that was revoked is active again.
+
+    Parameters
+    ----------
+    grace_s
+        How long the old token stays good, in seconds.
+    """
+    if not 0 <= grace_s <= 366 * 86_400:
+        raise ConfigError("grace-s must be from 0 to a year, in seconds.")
+    with _administration(settings) as files:
+        token = files.rotate(name, grace_s)
+    _print_token(token, f"Application {name} has a new token.")
+    return ExitCode.OK
+
+
+@application.command(name="revoke")
+def revoke_application(name: _Name, /, *, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Take an application's token away, from open connections too; its passwords stay."""
+    with _administration(settings) as files:
+        files.revoke(name)
+    _tell(f"Application {name} is revoked.")
+    return ExitCode.OK
+
+
+def _rights(may: str) -> list[Right]:
+    words = may.replace(",", " ").split()
+    rights = [right for right in RIGHTS if right in words]
+    if not words or len(rights) != len(set(words)):
+        raise ConfigError(f"may must be one or more of {', '.join(RIGHTS)}, between commas.")
+    return rights
+
+
+def _print_token(token: Secret[str], sentence: str) -> None:
+    _tell(f"{sentence} Its token is shown only now:")
+    print(token.reveal())
+
+
+# --- Keys. ---
+
+
+@key.command(name="list")
+def list_keys(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """List the keys, and how many passwords are sealed with each."""
+    from workers import rotation
+
+    with _administration(settings) as files:
+        sealing, uses = rotation.sealing_key(), rotation.key_uses()
+        numbers = sorted(files.keyring.keys)
+    show.records(
+        (
+            {
+                "key": number,
+                "state": "seals" if number == sealing else "opens" if number in uses else "unused",
+                "passwords": uses.get(number, 0),
+            }
+            for number in numbers
+        ),
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@key.command(name="add")
+def add_key(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Put a new key into the key file. Nothing is sealed with it before `key rotate`."""
+    from workers import rotation
+
+    with _administration(settings) as files:
+        number = rotation.add_key(files)
+    _tell(
+        f"Key {number} was added to {settings.key_path}. Keep a copy of that file in a safe place; "
+        "then run `pwserver key rotate`."
+    )
+    return ExitCode.OK
+
+
+@key.command(name="rotate")
+def rotate_keys(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Seal every password anew with the newest key. May be stopped, and run again to go on."""
+    from workers import rotation
+    from workers.database import is_in_use
+
+    rests = is_in_use(settings.path)
+    with _administration(settings) as files, show.progress("Sealing anew") as progress:
+        refused = rotation.rotate(files, progress, rests=rests)
+        number = files.keyring.newest.id
+    if refused:
+        raise AdministrationRefused(
+            f"{len(refused)} passwords were altered and do not open, the first of user "
+            f"{refused[0]}; they were left as they are. All others are sealed with key {number}."
+        )
+    _tell(f"Every password is sealed with key {number}.")
+    return ExitCode.OK
+
+
+@key.command(name="retire")
+def retire_key(
+    number: Annotated[int, Parameter(help="The key, as `key list` has it.")],
+    /,
+    *,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Remove a key that nothing is sealed with any more."""
+    from workers import rotation
+
+    with _administration(settings) as files:
+        rotation.retire(files, number)
+    _tell(f"Key {number} is retired. Backups of the database made before need it still.")
+    return ExitCode.OK
+
+
+# --- The audit record. ---
+
+
+_Files = Annotated[
+    Path,
+    Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
+]
+
+
+@audit.command(name="show")
+def show_audit(
+    *files: _Files,
+    user: str | None = None,
+    application: str | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+    as_json: _Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """List what is in the record.
+
+    Parameters
+    ----------
+    user
+        Only what concerns this username.
+    application
+        Only what this application did, or what was done to it.
+    action
+        Only this: get, verify, delete, restore, denied, authentication, administration, key change.
+    since
+        Only from then on, such as 2026-11-01 or 2026-11-01T12:30 (UTC).
+    """
+    from workers.audit_reading import Records
+
+    with _readable(settings):
+        records = Records(
+            _files(settings, files),
+            user=user,
+            application=application,
+            action=action,
+            since=since and _in_utc(since),
+        )
+        show.records(
+            (
+                {
+                    "n": record.n,
+                    "time": record.time,
+                    "application": record.application,
+                    "address": record.address,
+                    "action": record.action,
+                    "user": record.user,
+                    "outcome": record.outcome,
+                    "more": _more(record.more, record.times),
+                }
+                for record in records
+            ),
+            as_json=as_json,
+        )
+    if records.skipped:
+        _tell(f"{records.skipped} lines are no records; `pwserver audit verify` says where.")
+    return ExitCode.OK
+
+
+@audit.command(name="verify")
+def verify_audit(*files: _Files, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
+
+    Of files that are named the end is not checked, unless the newest is among them.
+    """
+    from workers.audit_verification import verify
+    from workers.keys import read_keyring
+    from workers.process import protect_memory
+
+    protect_memory()
+    key = read_keyring(settings.key_path).for_purpose("audit")
+    with _readable(settings):
+        paths = _files(settings, files)
+        is_whole = not files or settings.audit_path in paths
+        verdict = verify(paths, settings.audit_head_path if is_whole else None, key)
+    for finding in verdict.findings:
+        _tell(str(finding))
+    for limit in verdict.limits:
+        _tell(limit)
+    if not verdict.is_genuine:
+        raise AuditRefused("the audit record is not as it was written.")
+    print(f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine.")
+    return ExitCode.OK
+
+
+def _files(settings: StoreSettings, named: Sequence[Path]) -> list[Path]:
+    from workers.audit_reading import record_files
+
+    if named:
+        return list(named)
+    found = record_files(settings.audit_path)
+    if found.compressed:
+        _tell(f"Left out, because compressed: {', '.join(map(str, found.compressed))}.")
+    if not found.paths:
+        raise AuditRefused(f"there is no audit record {settings.audit_path}.")
+    return found.paths
+
+
+@contextmanager
+def _readable(settings: StoreSettings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or settings.audit_path
+        raise AuditRefused(f"{name} cannot be read: {error.strerror}.") from None
+
+
+def _more(more: Mapping[str, object], times: int) -> str:
+    shown = [f"{name} {value}" for name, value in more.items()]
+    return ", ".join([*shown, f"{times} times"] if times > 1 else shown)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# --- What they share. ---
+
+
+@contextmanager
+def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
+    """Give the files of the service, brought up to date; made where there are none and `make`."""
+    from pwserver import server
+    from workers.administration import administration
+    from workers.database import holds_a_book, is_in_use
+    from workers.process import protect_memory
+
+    protect_memory()
+    if not make and not holds_a_book(settings.path):
+        raise DatabaseRefused(f"there is no password book {settings.path} yet.")
+    if not is_in_use(settings.path):
+        try:
+            _, made = server.prepare(settings)
+        except DatabaseRefused:
+            if not is_in_use(settings.path):
+                raise
+            made = []  # a service has just been started, which does the same
+        for sentence in made:
+            _tell(sentence)
+    with administration(settings) as files:
+        yield files
+
+
+def _tell(sentence: str) -> None:
+    print(show.visible(sentence), file=sys.stderr)
+
+
+def _time(ms: int) -> datetime | None:
+    return datetime.fromtimestamp(ms // 1000, UTC) if ms else None

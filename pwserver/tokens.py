@@ -1,0 +1,57 @@
+"""What a token looks like, and the files that applications keep theirs in.
+
+A token is its application's name and password in one. It is a `Secret` as soon as it was read, and
+no error repeats it, nor what was found in its place.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from pwserver.config import is_credential
+from pwserver.errors import ConfigError
+from pwserver.secret import Secret
+
+TOKEN_PREFIX = "pwserver_"
+"""By which people, and programs that search for lost secrets, know what they have found."""
+
+TOKEN = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
+"""The prefix and 256 random bits in base64url."""
+
+TOKEN_FORM = f"{TOKEN_PREFIX} and 43 letters, digits, - or _"
+
+_FILE_BYTES_MAX = 4096
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text has the form of a token."""
+    return TOKEN.fullmatch(text) is not None
+
+
+def read_token(path: str | os.PathLike[str]) -> Secret[str]:
+    """Return the token in a file of one line, or raise `ConfigError`."""
+    if TOKEN.search(os.fspath(path)):  # a mistake that the error must not repeat
+        raise ConfigError("token_file is a token; write it into a file, and give the file's name.")
+    text = _read(Path(path)).strip()
+    if not text:
+        raise ConfigError(f"token_file {path} is empty; write the application's token into it.")
+    if not is_token(text):
+        raise ConfigError(f"token_file {path} must hold one line, a token: {TOKEN_FORM}.")
+    return Secret(text)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_FILE_BYTES_MAX)
+    except (OSError, ValueError) as error:  # a ValueError: no file can have that name
+        why = (isinstance(error, OSError) and error.strerror) or "it is not a file name"
+        raise ConfigError(f"token_file {path} cannot be read: {why}.") from None
+    if mode & 0o077 and not is_credential(path):
+        raise ConfigError(
+            f"token_file {path} may be used by others (mode {stat.S_IMODE(mode):03o}). "
+            f"Run: chmod 600 {path}"
+        )
+    return data.decode("ascii", "replace")

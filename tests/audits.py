@@ -1,0 +1,74 @@
+"""What the tests of the audit record share: a record in a folder, and one to compare with."""
+
+import os
+from pathlib import Path
+
+from pwserver.secret import Secret
+from workers.audit import AuditLog
+from workers.audit_reading import Record, Records
+from workers.audit_verification import Verdict, verify
+
+KEY = Secret(bytes(range(32)))
+TIME_MS = 1_795_379_657_123  # 2026-11-22T20:34:17.123Z
+
+
+class Audited:
+    """A record and its head, in folders of their own, as a service has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "log" / "user_data.audit"
+        self.head_path = folder / "data" / "user_data.audit-head"
+        self.path.parent.mkdir()
+        self.head_path.parent.mkdir()
+
+    def log(self) -> AuditLog:
+        """Return the record as a process that has just been started has it."""
+        return AuditLog(self.path, self.head_path, KEY)
+
+    def lines(self) -> list[bytes]:
+        """Return the lines of the file at the path."""
+        return self.path.read_bytes().splitlines(keepends=True)
+
+    def records(self, *older: Path) -> list[Record]:
+        """Return the records of the file at the path, and of older ones before it."""
+        return list(Records([*older, self.path]))
+
+    def users(self, *older: Path) -> list[str]:
+        """Return whose records there are, in order; of what is about the record itself, what."""
+        return [record.user or record.outcome for record in self.records(*older)]
+
+    def verify(self, *older: Path) -> Verdict:
+        """Verify the file at the path, with older ones before it, against the head."""
+        return verify([*older, self.path], self.head_path, KEY)
+
+    def amiss(self, *older: Path) -> list[tuple[int, str]]:
+        """Return in which lines a verification finds what."""
+        return [(finding.line, finding.text) for finding in self.verify(*older).findings]
+
+
+def note(log: AuditLog, user: str, times: int = 1) -> None:
+    """Note that a password was given out."""
+    log.note(
+        time_ms=TIME_MS,
+        application="web",
+        address="127.0.0.1:51234",
+        action="get",
+        user=user,
+        outcome="ok",
+        times=times,
+    )
+
+
+def write(log: AuditLog, *users: str) -> bool:
+    """Note and write that passwords of users were given out."""
+    for user in users:
+        note(log, user)
+    return log.write()
+
+
+def write_from(audited: Audited, name: str, times: int) -> None:
+    """Write records one by one, as a process does that is killed at last or ends."""
+    log = audited.log()
+    for number in range(times):
+        while not write(log, f"{name}-{number}", f"{name}-{number}-too"):
+            os.sched_yield()

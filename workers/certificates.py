@@ -1,0 +1,67 @@
+"""The service's certificates as processes have them: what stands in the files, and not the files.
+
+So all workers have the same, and one that is started later needs no file.
+"""
+
+import contextlib
+import marshal
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from pwserver.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What stands in the files, as PEM. The key may also stand in that of the certificates."""
+
+    chain: bytes = field(repr=False)  # the service's certificate and those above it
+    key: Secret[bytes]
+    client_ca: bytes = field(repr=False)  # empty: clients are not asked for a certificate
+
+    def to_descriptor(self) -> BinaryIO:
+        """Return a file that is in memory alone, for another process to read."""
+        return _in_memory(marshal.dumps((self.chain, self.key.reveal(), self.client_ca)))
+
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> "TlsFiles":
+        """Read what another process has written, and close the descriptor."""
+        with os.fdopen(descriptor, "rb") as file:
+            chain, key, client_ca = marshal.load(file)
+        return cls(chain, Secret(key), client_ca)
+
+    def context(self) -> ssl.SSLContext:
+        """Return what connections are encrypted with. Raises ssl.SSLError.
+
+        No session tickets: they would arrive when the client asked for nothing, and TLS 1.3 is
+        quick enough without. `ssl` reads a key from nothing but a file.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
+        with _path_of(self.chain) as chain, _path_of(self.key.reveal()) as key:
+            context.load_cert_chain(chain, key)
+        if self.client_ca:
+            context.verify_mode = ssl.CERT_OPTIONAL
+            with _path_of(self.client_ca) as client_ca:
+                context.load_verify_locations(client_ca)
+        return context
+
+
+def _in_memory(content: bytes) -> BinaryIO:
+    """Return a file with some content that no path leads to."""
+    file = os.fdopen(os.memfd_create("pwserver"), "w+b", buffering=0)
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+@contextlib.contextmanager
+def _path_of(content: bytes) -> Iterator[Path]:
+    """Yield a path at which this process alone finds some content."""
+    with _in_memory(content) as file:
+        yield Path(f"/proc/self/fd/{file.fileno()}")
