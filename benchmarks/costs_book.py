@@ -30,7 +30,7 @@ from workers import rows
 from workers.batches import DONE
 from workers.connection import Connection
 from workers.context import Context
-from workers.database import Store, check_values
+from workers.database import Store
 from workers.models import COMMON_BOOK, Row, User, UserRow
 from workers.vault import Vault
 
@@ -121,7 +121,7 @@ def with_users(folder: Path, users: int) -> Iterator[Cost]:
 
 def open_store(path: Path) -> Store:
     """Make a database as the writer does."""
-    return Store(path, check_values(KEYRING), requests_kept_ms=1000)
+    return Store(path, KEYRING.check_values, requests_kept_ms=1000)
 
 
 def named_saves(store: Store, context: Context, numbers: Iterator[int]) -> tuple[float, float]:

@@ -185,7 +185,7 @@ class Server:
         return self._keyring
 
     def _writer_arguments(self) -> tuple[object, ...]:
-        check_values = database.check_values(self._keys())
+        check_values = self._keys().check_values
         kept_ms = int(self._settings.requests_kept_s * 1000)
         return self._scoreboard, writer.WriterStart(self._settings.path, check_values, kept_ms)
 

@@ -14,7 +14,7 @@ from pwserver.secret import Secret
 from workers import history
 from workers.applications import ANYBODY, KNOWN, Caller
 from workers.batches import Awaited
-from workers.database import Store, check_values
+from workers.database import Store
 from workers.guesses import Limit
 from workers.history import OlderVersion
 from workers.keys import Keyring, MasterKey
@@ -42,7 +42,7 @@ def open_store(
     path: Path, keyring: Keyring = KEYRING, requests_kept_ms: int = REQUESTS_KEPT_MS
 ) -> Store:
     """Open a database as the writer does."""
-    return Store(path, check_values(keyring), requests_kept_ms)
+    return Store(path, keyring.check_values, requests_kept_ms)
 
 
 def take_key(store: Store, key_id: int) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pwserver.errors import DatabaseRefused, SqliteRefused
+from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused
+from pwserver.secret import Secret
 from tests.books import (
     BOTH_KEYS,
     KEY,
@@ -30,11 +31,11 @@ from workers.database import (
     Store,
     check_database,
     check_sqlite,
-    check_values,
     holds_a_book,
     is_in_use,
     open_to_administer,
 )
+from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, Application, Key, User
 from workers.writing import DELETE, DONE, STALE
 
@@ -184,23 +185,31 @@ def test_a_key_more_than_needed_does_no_harm(path: Path) -> None:
     """A key that was added and is not used yet, or an old one, is in nobody's way."""
     make_book(path, users(1))
     store = open_store(path, BOTH_KEYS)
-    assert store.keys() == {KEY.id: KEY.check_value}
+    assert store.keys() == KEYRING.check_values
     store.close()
 
 
 def test_a_fresh_database_is_sealed_with_the_newest_key(path: Path) -> None:
-    """It knows that key alone: nothing in it needs another."""
+    """It knows that one and the integrity key: nothing in it needs another."""
     store = open_store(path, BOTH_KEYS)
-    assert rows_of(store, "key") == [(NEXT_KEY.id, NEXT_KEY.check_value, 1)]
-    assert store.keys() == {NEXT_KEY.id: NEXT_KEY.check_value}
+    integrity = (INTEGRITY_ID, BOTH_KEYS.check_values[INTEGRITY_ID])
+    assert rows_of(store, "key") == [(*integrity, 0), (NEXT_KEY.id, NEXT_KEY.check_value, 1)]
+    assert list(store.keys()) == [INTEGRITY_ID, NEXT_KEY.id]
     store.close()
-    assert list(check_values(BOTH_KEYS)) == [KEY.id, NEXT_KEY.id]
+    assert list(BOTH_KEYS.check_values) == [INTEGRITY_ID, KEY.id, NEXT_KEY.id]
+
+
+def test_another_integrity_key_is_found_at_the_start(path: Path) -> None:
+    """It vouches for applications and the record: nothing would say later what is wrong."""
+    open_store(path).close()
+    with pytest.raises(KeyRefused, match="integrity key in the key file is not the one"):
+        open_store(path, Keyring(KEYRING.keys, Secret(b"j" * 32)))
 
 
 def test_the_key_that_seals_is_told_last(store: Store) -> None:
     """Whichever of them it is: so a book that is made anew goes on with it."""
     take_key(store, 7)
-    for sealing, order in ((7, [1, 7]), (1, [7, 1])):
+    for sealing, order in ((7, [0, 1, 7]), (1, [0, 7, 1])):
         Key.update(seals=Key.id == sealing).execute()
         assert list(store.keys()) == order
 

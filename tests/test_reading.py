@@ -322,7 +322,7 @@ def test_listings_find_their_users_without_searching(store: Store, reader: BookR
     store.commit([*users(*range(100)), *users(*range(200, 300), book=1)], [])
     statements = reader._own_ids, reader._ids, reader._chosen_names
     assert [plan(store, statement) for statement in statements] == [
-        "SEARCH t1 USING INDEX user_generated (book=? AND id>?)",
+        "SEARCH t1 USING INDEX user_generated (book=? AND rowid>?)",
         "SEARCH t1 USING INTEGER PRIMARY KEY (rowid>?)",
         "SEARCH t1 USING INDEX user_name (book=? AND username>?)",
     ]

@@ -25,7 +25,7 @@ from tests.books import (
     take_key,
     users,
 )
-from workers.database import Store, check_values
+from workers.database import Store
 from workers.models import Row
 from workers.process import CHANNEL, STOP
 from workers.writer import Writer, WriterStart
@@ -101,7 +101,7 @@ class Workers:
     def __init__(self, path: Path) -> None:
         self.scoreboard = new_scoreboard()
         self._control, self._its_control = control_channel()
-        self._start = WriterStart(path, check_values(KEYRING), REQUESTS_KEPT_MS)
+        self._start = WriterStart(path, KEYRING.check_values, REQUESTS_KEPT_MS)
         self._channels: list[socket.socket] = []
         for _ in range(2):
             ours, its = frame_channel()

@@ -25,7 +25,7 @@ from tests.books import (
 from tests.older_books import OldUser, make_version_1, make_version_2, saved_at_ms
 from workers import history, rows
 from workers.database import APPLICATION_ID
-from workers.keys import Keyring, MasterKey
+from workers.keys import INTEGRITY_ID, Keyring, MasterKey
 from workers.models import (
     ANY_FINGERPRINT,
     SCHEMA_VERSION,
@@ -166,7 +166,10 @@ def test_an_upgraded_database_is_like_a_new_one(path: Path, tmp_path: Path) -> N
     connection = apsw.Connection(str(path))
     assert connection.pragma("integrity_check") == "ok"
     assert connection.pragma("application_id") == APPLICATION_ID
-    assert connection.execute("SELECT * FROM key").fetchall() == [(1, KEY.check_value, 1)]
+    assert connection.execute("SELECT * FROM key").fetchall() == [
+        (INTEGRITY_ID, KEYRING.check_values[INTEGRITY_ID], 0),
+        (1, KEY.check_value, 1),
+    ]
     connection.close()
 
 

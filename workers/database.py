@@ -18,7 +18,7 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver.config import CHECKPOINT_PAGES
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers import models
-from workers.keys import Keyring
+from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
 from workers.writing import Operation, Result, RowWriter
 
@@ -76,11 +76,6 @@ CheckValues = dict[int, bytes]
 """What each key produces, by the keys' numbers: enough to tell a key, and no key."""
 
 
-def check_values(keyring: Keyring) -> CheckValues:
-    """Return the check values of all keys, the one that is to seal a new book last."""
-    return {number: keyring.keys[number].check_value for number in sorted(keyring.keys)}
-
-
 class Store:
     """The writer's connection: opened, checked, and made if there is none.
 
@@ -122,8 +117,9 @@ class Store:
         self._database.pragma("journal_mode", "wal")
         with self._database.atomic("IMMEDIATE"):
             self._database.create_tables(TABLES)
-            key_id, check_value = list(keys.items())[-1]
-            Key.create(id=key_id, check_value=check_value, seals=True)
+            sealing = list(keys)[-1]
+            for key_id in (INTEGRITY_ID, sealing):
+                Key.create(id=key_id, check_value=keys[key_id], seals=key_id == sealing)
             self._database.pragma("application_id", APPLICATION_ID)
             self._database.pragma("user_version", SCHEMA_VERSION)
 
@@ -239,6 +235,11 @@ def check_keys(path: Path, keys: CheckValues) -> None:
     wrong = [row.id for row in rows if keys.get(row.id) != bytes(row.check_value)]
     if not wrong:
         return
+    if wrong == [INTEGRITY_ID]:
+        raise KeyRefused(
+            f"the integrity key in the key file is not the one that {path} was made with. Put the "
+            "key file back from your backup."
+        )
     if len(wrong) < len(rows) and wrong[0] not in keys:
         raise KeyRefused(
             f"{path} needs key {wrong[0]}, which the key file lacks. Put it back from your backup."
@@ -251,7 +252,7 @@ def check_keys(path: Path, keys: CheckValues) -> None:
 
 def check_database(path: Path, keyring: Keyring) -> None:
     """Open a database as the service would, and make it if there is none; raise what is wrong."""
-    Store(path, check_values(keyring), 0).close()
+    Store(path, keyring.check_values, 0).close()
 
 
 def is_in_use(path: Path) -> bool:
@@ -287,7 +288,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             connection: apsw.Connection = database.connection()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
             check_schema(database, path, oldest=SCHEMA_VERSION)
-            check_keys(path, check_values(keyring))
+            check_keys(path, keyring.check_values)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             yield database
     finally:

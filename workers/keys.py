@@ -36,6 +36,9 @@ from pwserver.secret import Secret
 
 KEY_BYTES = 32
 
+INTEGRITY_ID = 0
+"""The number of the integrity key among the others; nothing is ever sealed with it."""
+
 _KEY_TAG = "pwserver-key-v1"
 _INTEGRITY_TAG = "pwserver-integrity-v1"
 _FILE_BYTES_MAX = 64 * 1024
@@ -48,6 +51,10 @@ def derived(secret: Secret[bytes], purpose: str, length: int = 32) -> Secret[byt
     return Secret(hkdf.derive(secret.reveal()))
 
 
+def _check_value(secret: Secret[bytes]) -> bytes:
+    return derived(secret, "pwserver key check v1", 16).reveal()
+
+
 @dataclass(frozen=True, slots=True)
 class MasterKey:
     """A key that passwords are sealed with, and its number."""
@@ -58,7 +65,7 @@ class MasterKey:
     @property
     def check_value(self) -> bytes:
         """16 bytes that only this key produces and that say nothing about it."""
-        return derived(self.secret, "pwserver key check v1", 16).reveal()
+        return _check_value(self.secret)
 
     def matches(self, check_value: bytes) -> bool:
         """Tell whether a check value was made by this key."""
@@ -86,6 +93,12 @@ class Keyring:
         """Return a keyring that lacks a key."""
         keys = {number: key for number, key in self.keys.items() if number != key_id}
         return Keyring(keys, self.integrity)
+
+    @property
+    def check_values(self) -> dict[int, bytes]:
+        """The check values of all keys by their numbers, the newest last."""
+        values = {INTEGRITY_ID: _check_value(self.integrity)}
+        return values | {number: self.keys[number].check_value for number in sorted(self.keys)}
 
     def may_follow(self, before: "Keyring") -> bool:
         """Tell whether a keyring can have become this one: no key of both is another one now."""

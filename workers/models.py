@@ -75,7 +75,8 @@ User.add_index(
 
 User.add_index(
     # Of the common book there is none: its ids are found in the table, and a save costs no more.
-    User.index(User.book, User.id, name="user_generated").where(
+    # That the index is in the order of the ids as well is so of every index.
+    User.index(User.book, name="user_generated").where(
         User.username.is_null() & (User.book != SQL("0"))
     )
 )

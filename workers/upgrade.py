@@ -21,14 +21,13 @@ from workers.database import (
     PRAGMAS,
     check_keys,
     check_schema,
-    check_values,
     holds_a_book,
     is_empty,
     open_and_lock,
     refusals,
 )
 from workers.history import OlderVersion
-from workers.keys import Keyring
+from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import (
     ANY_FINGERPRINT,
     COMMON_BOOK,
@@ -75,7 +74,7 @@ def bring_up_to_date(path: Path, keyring: Keyring) -> bool:
             if version == SCHEMA_VERSION:
                 return False
             models.database.initialize(database)
-            check_keys(path, check_values(keyring))
+            check_keys(path, keyring.check_values)
             database.pragma("journal_mode", "wal")
             with database.atomic("EXCLUSIVE"):
                 if version < 2:
@@ -102,6 +101,8 @@ def _to_2(connection: apsw.Connection) -> None:
 
 def _to_3(database: APSWDatabase, connection: apsw.Connection, vault: Vault) -> None:
     connection.execute(f'ALTER TABLE "key" ADD COLUMN {_KEY_COLUMN_3}')
+    check_value = vault.keyring.check_values[INTEGRITY_ID]
+    connection.execute("INSERT INTO key VALUES (?, ?, 0)", (INTEGRITY_ID, check_value))
     database.create_tables(TABLES)
     connection.execute("UPDATE request SET fingerprint = ?", (ANY_FINGERPRINT,))
     users = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
