@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from pwserver import __version__, protocol
 from pwserver.config import CHECK_LENGTH_MAX
-from pwserver.errors import Refused, Unavailable, UnknownUser, UnknownVersion
+from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
 from pwserver.protocol import (
     LABEL_LENGTH_MAX,
     CheckPassword,
@@ -66,30 +66,37 @@ def _password(context: Context, book: int, name: str, request: GetPassword) -> b
 def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
     """Tell whether a password is the newest of a user; later, where too many were wrong lately.
 
-    It counts as wrong until it is known, so that many at once, here or in other workers, are no way
-    around.
+    One that is to come later counts as wrong until then, so that many at once are no way around.
+    One that is answered at once counts when it was: workers that compare in the same instant may
+    each let one through more than is allowed.
     """
     name = normal(request.username, "username")
     peer, limit = waiter.peer, waiter.peer.verifying
     delay_s = limit.delay_s(context.now)
+    if delay_s == 0.0:
+        reply, valid = _verified(context, peer, name, request)
+        if not valid:
+            limit.charge(context.now)
+        return reply
     if delay_s is None:
         context.note(peer, "verify", name, "refused: too many were wrong")
         raise Unavailable("Too many passwords were wrong; wait some seconds.")
-    limit.charge(context.now)
 
     def answer() -> bytes:
-        try:
-            valid = _is_valid(context, peer, name, request.password)
-        except Refused:
-            limit.refund()
-            raise
+        reply, valid = _verified(context, peer, name, request)
         if valid:
             limit.refund()
-        return Recorded(protocol.return_verify_password(valid, request.id), request.id)
+        return reply
 
-    if not delay_s:
-        return answer()
+    limit.charge(context.now)
     return context.delays.add(waiter, request.id, context.now + delay_s, answer)
+
+
+def _verified(
+    context: Context, peer: Peer, name: str, request: VerifyPassword
+) -> tuple[bytes, bool]:
+    valid = _is_valid(context, peer, name, request.password)
+    return Recorded(protocol.return_verify_password(valid, request.id), request.id), valid
 
 
 def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
