@@ -142,7 +142,7 @@ def test_a_wrong_key_is_refused(path: Path, folder: Path) -> None:
     ]
     for wrong in wrong_keyrings:
         for opening in OPENINGS:
-            with pytest.raises(KeyRefused, match="the key is not the one that|needs key 1,"):
+            with pytest.raises(KeyRefused, match=r"the key is not the one that|needs key 1,"):
                 opening(path, wrong)
             assert contents(folder) == before
     open_store(path).close()
