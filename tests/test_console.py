@@ -278,7 +278,9 @@ def test_requests_during_a_listing_share_the_next(start: Start, tmp_path: Path) 
 def test_others_are_quick_while_a_long_listing_is_printed(service: Service) -> None:
     """While many users are listed to a blocked console, a count is answered, and the log is bound.
 
-    The console holds no transaction while it waits, so the write-ahead log can be reused.
+    The console holds no transaction while it waits, so the write-ahead log can be reused: without
+    that it would have the 40 MiB that are written. While every processor is busy, the console,
+    which comes last, may be in the middle of a page at some checkpoints.
     """
     log_file = service.folder / "user_data.db-wal"
     with service.peer() as peer:
@@ -288,7 +290,7 @@ def test_others_are_quick_while_a_long_listing_is_printed(service: Service) -> N
             for _ in range(500):
                 peer.line()
             peer.count()
-    assert log_file.stat().st_size < 16 * 1024 * 1024
+    assert log_file.stat().st_size < 24 * 1024 * 1024
     service.process.stdout, unread = None, service.process.stdout
     assert service.stop() == 0
     assert unread is not None
