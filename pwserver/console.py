@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pwserver.handoff import Scoreboard, receive_control
+from pwserver.show import visible
 
 _LAST_PAGE_S = 0.5
 """How long a stop waits for the page that is being printed."""
@@ -68,6 +69,4 @@ def _print_listings(
 
 def line(user_id: int, username: str, saved: str) -> str:
     """Return the console's line for a user: id, username and time saved, between tabs."""
-    if not username.isprintable():
-        username = "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in username)
-    return f"{user_id}\t{username}\t{saved}\n"
+    return f"{user_id}\t{visible(username)}\t{saved}\n"

@@ -1,12 +1,15 @@
 """What all tests share: a way to start services that are stopped, and looked at, afterwards."""
 
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.certificates import Authority
+from pwserver import exchange
+from tests.certificates import Authority, Issued
+from tests.fake_service import server_tls
 from tests.harness import Peer, Service, is_alive
 
 Start = Callable[..., Service]
@@ -64,7 +67,26 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
     assert "Traceback" not in service.stderr, service.stderr
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Return an authority for certificates, in a folder of its own."""
     return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def issued(authority: Authority) -> Issued:
+    """Return the certificate of a good service."""
+    return authority.issue("book")
+
+
+@pytest.fixture(scope="module")
+def tls(issued: Issued) -> ssl.SSLContext:
+    """Return the TLS of a good service, for a fake one."""
+    return server_tls(issued)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test wait for the pauses between attempts, nor find a token it was not given."""
+    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
+    monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)

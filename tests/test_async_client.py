@@ -20,7 +20,6 @@ from pwserver import (
     ProtocolViolation,
     Saved,
     UnknownUser,
-    exchange,
 )
 from pwserver.access import access_to
 from pwserver.async_connections import ConnectionPool
@@ -46,10 +45,7 @@ Work = Callable[[AsyncClient], Awaitable[Any]]
 NUMBER = {"message": "return_number_of_users", "number_of_users": 7}
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for the pauses between attempts."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def use(service: FakeService, work: Work, **limits: Any) -> Any:

@@ -41,10 +41,7 @@ UNAVAILABLE = {"message": "Unavailable!", "error": "The writer died."}
 NOT_SAVED = {"message": "Not saved!", "error": "The disk is full."}
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for the pauses between attempts."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def delete_alice(book: Client) -> Any:

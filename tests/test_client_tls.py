@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pwserver import Client, InvalidMessage, Saved, exchange
+from pwserver import Client, InvalidMessage, Saved
 from tests.both_clients import Use, ping, save, with_both_clients
 from tests.certificates import Authority, Issued
 from tests.client_commands import COMMANDS
@@ -30,30 +30,7 @@ from tests.fake_service import (
 )
 from tests.harness import eventually
 
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return the authority that the clients trust."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def issued(authority: Authority) -> Issued:
-    """Return the certificate of a good service."""
-    return authority.issue("book")
-
-
-@pytest.fixture(scope="module")
-def tls(issued: Issued) -> ssl.SSLContext:
-    """Return the TLS of a good service."""
-    return server_tls(issued)
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for the pauses between attempts, nor find a token it was not given."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
-    monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @with_both_clients

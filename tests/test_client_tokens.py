@@ -16,7 +16,6 @@ from pwserver import (
     ProtocolViolation,
     Saved,
     TlsFailed,
-    exchange,
     protocol,
 )
 from tests.both_clients import Use, Work, delete, get, ping, pings, save, with_both_clients
@@ -46,11 +45,7 @@ UNAVAILABLE: Message = {"message": "Unavailable!", "error": "The service is star
 WANTS_TLS: Message = {"message": "Unavailable!", "error": protocol.SPEAKS_TLS}
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for the pauses between attempts, nor find a token it was not given."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
-    monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 close = answer_then_hang_up()
