@@ -14,13 +14,15 @@ its rounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from clients import Clients
 from generator import Outcome
+from histogram import Histogram
+from servers import Target
 from subjects import Subject
-from wire import BenchmarkFailed, Point
+from wire import BenchmarkFailed, Point, Size
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -29,12 +31,18 @@ GROUPS = (("count", "get", "verify", "list"), ("mixed",), ("save", "named", "new
 
 @dataclass(frozen=True)
 class Round:
-    """One measurement: requests a second, latencies in ms, client CPU as a share of one core."""
+    """One measurement: requests a second, latencies in ms, client CPU as a share of one core.
+
+    Where the plan says so, also what the server took: `server_cpu_s` for a million requests, and
+    `memory_bytes`, the most it had before, with all connected, and after.
+    """
 
     throughput: float
     percentiles_ms: dict[float, float]
     worst_ms: float
     client_cpu: float
+    server_cpu_s: float = 0.0
+    memory_bytes: int = 0
 
     @classmethod
     def of(cls, outcome: Outcome, seconds: float) -> Round:
@@ -55,6 +63,8 @@ class Result:
     subject: Subject
     point: Point
     rounds: list[Round] = field(default_factory=list)
+    latencies: Histogram = field(default_factory=Histogram)
+    """Of all rounds together."""
 
     @property
     def throughput(self) -> float:
@@ -87,10 +97,12 @@ class Plan:
     """What is measured at each subject, and for how long."""
 
     loads: Sequence[str]
-    sizes: Sequence[tuple[int, int]]
+    sizes: Sequence[Size]
     seconds: float
     warmup_s: float
     rounds: int
+    usage: bool = False
+    """Whether to look at what the servers take as well; not of one that somebody else runs."""
 
     def results(self, subjects: Sequence[Subject]) -> list[Result]:
         """Return what there is to measure, in the order of the loads, without any round yet."""
@@ -99,7 +111,7 @@ class Plan:
             for load in self.loads
             for size in self.sizes
             for subject in subjects
-            if load in subject.loads
+            if load in subject.loads and subject.target.takes(Point(load, *size))
         ]
 
     def turns(self, results: Sequence[Result]) -> Iterator[list[Result]]:
@@ -122,18 +134,44 @@ def run(plan: Plan, results: list[Result], clients: Clients, now_at: Callable[[s
                 subject.target.settle()
             name = f"{result.subject.target.name} {result.point}"
             now_at(f"{name}, round {len(result.rounds) + 1}")
-            result.rounds.append(_measure(plan, result, clients))
+            _measure(plan, result, clients)
     for subject in subjects:
         subject.check_users()
         subject.check_versions()
 
 
-def _measure(plan: Plan, result: Result, clients: Clients) -> Round:
-    subject = result.subject
+def _measure(plan: Plan, result: Result, clients: Clients) -> None:
+    """Measure one round more."""
+    subject, taken = result.subject, _Taken(result.subject.target) if plan.usage else None
+    way = subject.ways.of(result.point.load)
+    times = plan.warmup_s, plan.seconds
+    connected = taken.look if taken else None
     try:
-        way = subject.ways.of(result.point.load)
-        outcome = clients.measure(way, result.point, subject.users, plan.warmup_s, plan.seconds)
+        outcome = clients.measure(way, result.point, subject.users, times, connected)
     except BenchmarkFailed as failure:
         raise BenchmarkFailed(f"{subject.target.name}, {result.point}: {failure}") from failure
     subject.add(outcome)
-    return Round.of(outcome, plan.seconds)
+    requests = outcome.replies * sum(times) / plan.seconds
+    measured = Round.of(outcome, plan.seconds)
+    result.rounds.append(taken.added_to(measured, requests) if taken else measured)
+    result.latencies = Histogram.merged([result.latencies, outcome.latencies])
+
+
+class _Taken:
+    """What a server takes for one measurement: its warm-up, its last replies and all between."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._seen = [target.usage()]
+
+    def look(self) -> None:
+        """Look once more at what the server has."""
+        self._seen.append(self._target.usage())
+
+    def added_to(self, measured: Round, requests: float) -> Round:
+        """Return the round with what was taken for so many requests, the warm-up's among them."""
+        self.look()
+        cpu_s = self._seen[-1].cpu_s - self._seen[0].cpu_s
+        memory_bytes = max(each.memory_bytes for each in self._seen)
+        per_million = cpu_s / max(requests, 1) * 1e6
+        return replace(measured, server_cpu_s=per_million, memory_bytes=memory_bytes)

@@ -13,9 +13,11 @@ import multiprocessing
 import secrets
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import SpawnProcess
 
+from client_process import client_main
 from generator import (
     CONNECT_TIMEOUT_S,
     NEVER_NS,
@@ -23,7 +25,6 @@ from generator import (
     WITHOUT_LIMIT,
     Clock,
     Outcome,
-    client_main,
 )
 from wire import PREPARE, Access, BenchmarkFailed, Job, Point, shares
 
@@ -79,13 +80,23 @@ class Clients:
         self._processes.append(process)
 
     def measure(
-        self, access: Access, point: Point, users: int, warmup_s: float, seconds: float
+        self,
+        access: Access,
+        point: Point,
+        users: int,
+        times_s: tuple[float, float],
+        connected: Callable[[], None] | None = None,
     ) -> Outcome:
         """Put the load of `point` on the server and return what all client processes saw.
 
-        `users` is how many were prepared, for the loads that work on them.
+        `users` is how many were prepared, for the loads that work on them; `times_s` are those of
+        the warm-up and of what is measured. `connected` is called when all connections are open
+        and nothing was asked yet.
         """
         pipes = self._connect(access, point, users, WITHOUT_LIMIT)
+        if connected:
+            connected()
+        warmup_s, seconds = times_s
         start_ns = time.perf_counter_ns() + int(HEAD_START_S * 1e9)
         measure_ns = start_ns + int(warmup_s * 1e9)
         clock = Clock(start_ns, measure_ns, measure_ns + int(seconds * 1e9))

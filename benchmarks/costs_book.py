@@ -25,7 +25,7 @@ from costs_worker import (
 )
 from peewee import chunked
 
-from pwserver.config import CHECKPOINT_PAGES
+from pwserver.limits import CHECKPOINT_PAGES
 from workers import rows
 from workers.batches import DONE
 from workers.connection import Connection

@@ -17,9 +17,10 @@ from pathlib import Path
 from costing import Cost, per_call
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
-from pwserver.config import CHECK_LENGTH_MAX, Settings
+from pwserver.config import Settings
 from pwserver.framing import request_reader
 from pwserver.handoff import Scoreboard
+from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.protocol import RIGHTS
 from pwserver.secret import Secret
 from workers.applications import ANYBODY, KNOWN, Caller, Registry
@@ -34,7 +35,7 @@ from workers.keys import KEY_BYTES, Keyring, MasterKey
 from workers.lines import Lines
 from workers.models import IdClock
 from workers.reading import BookReader
-from workers.vault import HALF_NONCE_BYTES, Vault, derive_key, plain_place
+from workers.vault import HALF_NONCE_BYTES, Vault, derive_key
 
 PASSWORD = "abc123def456"
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
@@ -58,7 +59,7 @@ CALLER = Caller("benchmark", BOOK, list(RIGHTS), frozenset({ANYBODY, KNOWN, *RIG
 
 def sealing() -> Iterator[Cost]:
     """Measure the two constructions that are safe here, and the way back."""
-    vault, place = Vault(KEYRING), plain_place(1 << 60, KEY.id, BOOK, 0)
+    vault, place = Vault(KEYRING), bytes(41)
     yield (
         "seal a password (XAES-256-GCM, as it is done)",
         per_call(lambda: vault.seal(PASSWORD, place), 20_000),

@@ -1,4 +1,4 @@
-"""A client process: keeps its connections busy, checks every reply and times it.
+"""What a client process does: keeps its connections busy, checks every reply and times it.
 
 Each connection keeps `depth` requests in flight: as many as are answered are sent anew, until the
 clock stops, and then every request in flight is waited for, so that nothing is left unanswered and
@@ -14,28 +14,27 @@ the null server its user and system time were also held against a loop of nothin
 `recv` and `send`: the kernel's work in those three is most of what a request costs here, and
 checking, timing and choosing what to send is about a fifth.
 
-Knows sockets and scripts; knows nothing of which server it talks to or what becomes of the times.
+Knows links and scripts; knows nothing of which server it talks to or what becomes of the times. A
+connection for each request is in `once.py`.
 """
 
 from __future__ import annotations
 
-import gc
 import select
-import socket
-import ssl
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection as Pipe
+from typing import Self
 
 from histogram import BUCKETS, PRECISION_BITS, Histogram
+from links import NOT_NOW, Link
 from replies import Replies
 from scripts import script_of
-from wire import BenchmarkFailed, Job, shares
+from wire import RECEIVE_BYTES, BenchmarkFailed, Job, shares
 
-RECEIVE_BYTES = 65536
 STALL_TIMEOUT_S = 30.0
 """A client process that gets no reply at all for this long gives the server up for dead."""
 
@@ -43,9 +42,6 @@ CONNECT_TIMEOUT_S = 30.0
 NEVER_NS = 1 << 62
 WITHOUT_LIMIT = sys.maxsize
 HIGHEST_BIT = 1 << PRECISION_BITS
-
-NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""What a socket says that has nothing to give, or no room: the latter two are those of TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,79 @@ class Outcome:
         )
 
 
+class Session(ABC):
+    """What a client process does for one job, from the first request to the last reply.
+
+    Here is what is counted, and when; those that derive from it ask and listen. A context manager:
+    it ends all connections.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.script = script_of(job)
+        self.limits = shares(job.requests_max, job.connections)
+        """How many requests each connection may send."""
+        self.epoll = select.epoll()
+        self.accounts: list[Replies] = []
+        """What each connection was acknowledged."""
+        self.in_flight = self.replies = self.replies_measured = self.worst_ns = 0
+        self.counts = [0] * BUCKETS
+        self.cpu_s = 0.0
+        self.clock = Clock(0, NEVER_NS, NEVER_NS)
+        self.next_mark_ns = NEVER_NS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.epoll.close()
+        self.close()
+
+    def run(self, clock: Clock) -> Outcome:
+        """Ask and listen as `clock` says; return when every request is answered."""
+        self.clock = clock
+        self.next_mark_ns = clock.measure_ns
+        time.sleep(max(clock.start_ns - time.perf_counter_ns(), 0) / 1e9)
+        self.begin()
+        while self.in_flight:
+            events = self.epoll.poll(STALL_TIMEOUT_S)
+            if not events:
+                raise BenchmarkFailed(
+                    f"no reply for {STALL_TIMEOUT_S:.0f} s, {self.in_flight} requests unanswered"
+                )
+            self.handle(events)
+        return Outcome(
+            replies=self.replies_measured,
+            users=sum(account.users for account in self.accounts),
+            versions=sum(account.versions for account in self.accounts),
+            latencies=Histogram.of_buckets(self.counts, self.worst_ns),
+            cpu_s=self.cpu_s,
+        )
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Ask the first requests."""
+
+    @abstractmethod
+    def handle(self, events: list[tuple[int, int]]) -> None:
+        """Do what the connections are ready for."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""
+
+    def pass_mark(self, now_ns: int) -> None:
+        """Begin the measured time when the warm-up is over, and end it when the clock stops."""
+        if self.next_mark_ns == self.clock.measure_ns:
+            self.next_mark_ns = self.clock.stop_ns
+            self.counts = [0] * BUCKETS
+            self.replies = self.worst_ns = 0
+            self.cpu_s = time.process_time()
+        if now_ns >= self.next_mark_ns:
+            self.next_mark_ns = NEVER_NS
+            self.replies_measured = self.replies
+            self.cpu_s = time.process_time() - self.cpu_s
+
+
 class Connection:
     """One connection's place in the script and what it still waits for."""
 
@@ -97,17 +166,16 @@ class Connection:
         "fd",
         "left",
         "recv",
-        "replies",
         "send",
         "sent",
         "tail",
         "unsent",
     )
 
-    def __init__(self, sock: socket.socket, place: int, replies: Replies, requests: int) -> None:
-        self.fd = sock.fileno()
-        self.recv = sock.recv
-        self.send = sock.send
+    def __init__(self, link: Link, place: int, replies: Replies, requests: int) -> None:
+        self.fd = link.fileno()
+        self.recv = link.recv
+        self.send = link.send
         self.asked = place
         """The next request to send."""
         self.awaited = place
@@ -116,7 +184,6 @@ class Connection:
         """How many requests it may still send."""
         self.sent: deque[tuple[int, int]] = deque()
         """Requests in flight: (when sent, how many at once), oldest first."""
-        self.replies = replies
         self.check = replies.check
         self.tail = b""
         """The beginning of a reply whose end has not come yet."""
@@ -124,53 +191,45 @@ class Connection:
         """Requests that the socket's buffer had no room for."""
 
 
-class Session:
-    """A client process's connections for one job, from the first request to the last reply."""
+class LastingSession(Session):
+    """Connections that are opened before the clock starts, and kept until it has stopped."""
 
-    def __init__(self, job: Job, sockets: list[socket.socket]) -> None:
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self.depth = job.point.depth
-        self.script = script_of(job)
-        self.epoll = select.epoll()
+        self.links: list[Link] = []
         self.connections: dict[int, Connection] = {}
-        limits = shares(job.requests_max, len(sockets))
-        for index, sock in enumerate(sockets):
-            place, replies = self.script.place(index), self.script.replies()
-            connection = Connection(sock, place, replies, limits[index])
-            self.connections[connection.fd] = connection
-            self.epoll.register(connection.fd, select.EPOLLIN)
-        self.in_flight = self.replies = self.replies_measured = self.worst_ns = 0
-        self.counts = [0] * BUCKETS
-        self.cpu_s = 0.0
-        self.clock = Clock(0, NEVER_NS, NEVER_NS)
-        self.next_mark_ns = NEVER_NS
+        try:
+            for index, requests in enumerate(self.limits):
+                link = job.access.link(CONNECT_TIMEOUT_S)
+                self.links.append(link)
+                link.setblocking(False)
+                place, replies = self.script.place(index), self.script.replies()
+                self.accounts.append(replies)
+                self.connections[link.fileno()] = Connection(link, place, replies, requests)
+                self.epoll.register(link.fileno(), select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
 
-    def run(self, clock: Clock) -> Outcome:
-        """Ask and listen as `clock` says; return when every request is answered."""
-        self.clock = clock
-        self.next_mark_ns = clock.measure_ns
-        time.sleep(max(clock.start_ns - time.perf_counter_ns(), 0) / 1e9)
+    def begin(self) -> None:
+        """Fill every connection."""
         for connection in self.connections.values():
             self.ask(connection, self.depth, time.perf_counter_ns())
-        while self.in_flight:
-            events = self.epoll.poll(STALL_TIMEOUT_S)
-            if not events:
-                raise BenchmarkFailed(
-                    f"no reply for {STALL_TIMEOUT_S:.0f} s, {self.in_flight} requests unanswered"
-                )
-            for fd, event in events:
-                connection = self.connections[fd]
-                if event & select.EPOLLOUT:
-                    self.flush(connection)
-                if event & ~select.EPOLLOUT:
-                    self.listen(connection)
-        accounts = [connection.replies for connection in self.connections.values()]
-        return Outcome(
-            replies=self.replies_measured,
-            users=sum(account.users for account in accounts),
-            versions=sum(account.versions for account in accounts),
-            latencies=Histogram.of_buckets(self.counts, self.worst_ns),
-            cpu_s=self.cpu_s,
-        )
+
+    def handle(self, events: list[tuple[int, int]]) -> None:
+        """Send what can be sent, and take what has arrived."""
+        for fd, event in events:
+            connection = self.connections[fd]
+            if event & select.EPOLLOUT:
+                self.flush(connection)
+            if event & ~select.EPOLLOUT:
+                self.listen(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for link in self.links:
+            link.close()
 
     def listen(self, connection: Connection) -> None:
         """Take the replies that arrived, check and time them, and ask as many requests anew."""
@@ -192,18 +251,6 @@ class Session:
         connection.check(first, replies)
         if now_ns < self.clock.stop_ns and arrived:
             self.ask(connection, arrived, now_ns)
-
-    def pass_mark(self, now_ns: int) -> None:
-        """Begin the measured time when the warm-up is over, and end it when the clock stops."""
-        if self.next_mark_ns == self.clock.measure_ns:
-            self.next_mark_ns = self.clock.stop_ns
-            self.counts = [0] * BUCKETS
-            self.replies = self.worst_ns = 0
-            self.cpu_s = time.process_time()
-        if now_ns >= self.next_mark_ns:
-            self.next_mark_ns = NEVER_NS
-            self.replies_measured = self.replies
-            self.cpu_s = time.process_time() - self.cpu_s
 
     def record(self, connection: Connection, arrived: int, now_ns: int) -> None:
         """Count the latencies of `arrived` replies: those sent together arrive in few buckets."""
@@ -252,40 +299,3 @@ class Session:
             connection.unsent = connection.unsent[connection.send(connection.unsent) :]
         if not connection.unsent:
             self.epoll.modify(connection.fd, select.EPOLLIN)
-
-
-def client_main(pipe: Pipe) -> None:
-    """Do one job after another as the pipe hands them over, until its other end is closed.
-
-    The order on the pipe, for each job: Job in, None out once connected, Clock in, Outcome out.
-    A text out, in place of either, says what failed.
-    """
-    gc.disable()
-    with suppress(EOFError, ConnectionError):
-        while True:
-            pipe.send(_done(pipe.recv(), pipe))
-
-
-def _done(job: Job, pipe: Pipe) -> Outcome | str:
-    """Do one job; return what was seen, or what failed."""
-    try:
-        return _do(job, pipe)
-    except BenchmarkFailed as failure:
-        return str(failure)
-    except OSError as error:
-        return f"a connection failed: {error}"
-
-
-def _do(job: Job, pipe: Pipe) -> Outcome:
-    sockets: list[socket.socket] = []
-    try:
-        for _ in range(job.connections):
-            sockets.append(job.access.connect(CONNECT_TIMEOUT_S))
-            sockets[-1].setblocking(False)
-        session = Session(job, sockets)
-        pipe.send(None)
-        with session.epoll:
-            return session.run(pipe.recv())
-    finally:
-        for sock in sockets:
-            sock.close()

@@ -26,8 +26,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from certificates import make_certificate
-from load import messages
 from options import positive
+from progress import messages
 from rich.console import Console
 from rich.table import Table
 from service import Service

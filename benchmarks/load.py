@@ -5,6 +5,7 @@ own in a temporary directory; `--help` lists the rest. These runs answer the usu
 
     python benchmarks/load.py --against baseline        how much better than the plain way
     python benchmarks/load.py --against null            whether the generator is in the way
+    python benchmarks/load.py --against redis           how it compares with another program
     python benchmarks/load.py --against TREE            whether it is as fast as another commit:
                                                         git worktree add TREE COMMIT
     python benchmarks/load.py --against token,tls       what a token costs, and what TLS does
@@ -13,9 +14,9 @@ own in a temporary directory; `--help` lists the rest. These runs answer the usu
                                                         what reading costs, and whether it is flat
 
 This file is the order of a run, and `options.py` its command line. `campaign.py` decides what is
-measured when, `clients.py` and `generator.py` make the load that `scripts.py` and `book.py` write,
-`replies.py` checks it, `servers.py` and `service.py` run what is measured and `subjects.py` keeps
-the account of it; `ratios.py` compares, and `report.py` and `plot.py` show it.
+measured when, `clients.py`, `generator.py` and `once.py` make the load that `scripts.py` and
+`book.py` write, `replies.py` checks it, `servers.py` and `service.py` run what is measured and
+`subjects.py` keeps the account of it; `ratios.py` compares, `report.py` and `plot.py` show it.
 
 The seed's loads are those of a guest, who has no token, and the book's those of an application with
 a book of its own. The run fails, with exit code 1 and a sentence, if a reply is not the one the
@@ -25,21 +26,20 @@ contract gives, if a server goes silent, or if a save that was acknowledged is n
 from __future__ import annotations
 
 import argparse
-import itertools
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import report
 import servers
 from campaign import Plan, Result, run
 from clients import Clients
+from contenders import STARTERS
 from options import PREPARED_USERS, command_line
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from progress import messages, progress
 from service import Service, ServiceOverTls, ServiceWithToken, check_tree
 from subjects import Subject
 from wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
@@ -48,12 +48,10 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
 
 def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[servers.Target, int]]:
     """Start one server after another; yield each with the number of users it is to have."""
-    processes = 1 + max(connections for connections, _ in options.points)
+    processes = 1 + max(connections for connections, *_ in options.points)
     serve = ["--workers", str(options.workers)] if options.workers else []
     serve += options.serve
     for name, tree in {"pwserver": None, **options.against}.items():
@@ -61,9 +59,11 @@ def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[serv
             home = directory / f"{name}-{users}"
             home.mkdir()
             if name == "baseline":
-                yield servers.start_baseline(home, processes), users
+                yield servers.start_baseline(home, processes, users), users
             elif name == "null":
                 yield servers.start_null(home), users
+            elif name in STARTERS:
+                yield STARTERS[name](home, users), users
             elif name == "pwserver" and options.connect:
                 yield servers.Running(options.connect, token_in(options.token_file)), users
             elif tree:
@@ -83,25 +83,6 @@ def token_in(file: Path | None) -> str:
         return "" if file is None else file.read_text().strip()
     except OSError as error:
         raise BenchmarkFailed(f"{file} cannot be read: {error.strerror}") from error
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Show how far the run is; drawn between measurements only, so that it costs them nothing."""
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=messages, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-        finished = itertools.count()
-
-        def now_at(what: str) -> None:
-            bar.update(task, completed=next(finished), description=what, refresh=True)
-
-        yield now_at
 
 
 def measure(

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from wire import COUNT_REPLY_END, COUNT_REPLY_START, COUNT_REQUEST, SAVED_REPLY
+from dialects import COUNT_REPLY_END, COUNT_REPLY_START, COUNT_REQUEST, SAVED_REPLY
 
 RECEIVE_BYTES = 65536
 BACKLOG = 4096

@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from wire import LOADS, TLS, TOKEN, Address
+from contenders import STARTERS
+from wire import LOADS, ONCE, TLS, TOKEN, Address, Size
 
-OWN_RIVALS = ("baseline", "null", TOKEN, TLS)
+OWN_RIVALS = ("baseline", "null", TOKEN, TLS, *STARTERS)
 PREPARED_USERS = 1000
 
 
@@ -54,12 +55,16 @@ def duration(text: str) -> float:
     return seconds
 
 
-def sizes(text: str) -> list[tuple[int, int]]:
-    """Read `8,8x64` as 8 connections with 1 request in flight and 8 connections with 64 each."""
+def sizes(text: str) -> list[Size]:
+    """Read `8,8x64,8once` as 8 connections with 1 request in flight, 8 connections with 64 each,
+    and 8 at any moment for one request each."""
     found = []
     for size in text.split(","):
-        connections, _, depth = size.partition("x")
-        found.append((positive(connections), positive(depth or "1")))
+        kept = size.removesuffix(ONCE)
+        connections, _, depth = kept.partition("x")
+        found.append((positive(connections), positive(depth or "1"), kept != size))
+        if kept != size and depth:
+            raise argparse.ArgumentTypeError(f"{size!r}: on {ONCE!r} there is nothing in flight")
     return list(dict.fromkeys(found))
 
 
@@ -126,9 +131,10 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         "--points",
         type=sizes,
         default="1,8,64,256,8x64",
-        metavar="N[xDEPTH],...",
-        help="connections, with DEPTH requests in flight on each, 1 unless said; a list and not a "
-        "grid, because deep pipelines on many connections say little new (default: %(default)s)",
+        metavar="N[xDEPTH|once],...",
+        help="connections, with DEPTH requests in flight on each, 1 unless said, or, as 64once, "
+        "each for one request alone; a list and not a grid, because deep pipelines on many "
+        "connections say little new (default: %(default)s)",
     )
     add(
         "--users",
@@ -141,11 +147,12 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         "--against",
         type=rivals,
         default={},
-        metavar="baseline,null,token,tls,TREE",
-        help="measure in the same run baseline_pool.py; a server that answers constants; the "
+        metavar="baseline,null,token,tls,redis,...,TREE",
+        help="measure in the same run baseline_pool.py; a server that answers constants; Redis and "
+        "the other contenders of the comparison; the "
         "service with all loads those of an application that has shown a token; over TLS; or that "
         "of another source tree, such as a git worktree of an older commit; each for the loads it "
-        "knows; the baseline takes minutes to save a million users first",
+        "knows",
     )
     add("--seconds", type=duration, default=2.0, help="measured time (default: %(default)s)")
     add("--warmup-seconds", type=duration, default=0.5, help="before it (default: %(default)s)")

@@ -23,7 +23,8 @@ INCHES_HIGH = 8.0
 class Series:
     """What one line shows: a server with one pipelining depth, at growing numbers of connections.
 
-    A colour is a server; a filled marker is one request in flight, a hollow one several.
+    A colour is a server; a filled marker is one request in flight, a hollow one several, or a
+    connection for each request.
     """
 
     name: str
@@ -87,14 +88,20 @@ def draw(path: Path, results: list[Result], subjects: list[Subject]) -> None:
 def _series(load: str, results: list[Result], subjects: list[Subject]) -> list[Series]:
     here = [each for each in results if each.point.load == load]
     series = []
-    for depth in dict.fromkeys(each.point.depth for each in here):
+    for depth, once in dict.fromkeys((each.point.depth, each.point.once) for each in here):
         for number, subject in enumerate(subjects):
-            name = label(subject, subjects) + (f", {depth} in flight each" if depth > 1 else "")
-            chosen = [r for r in here if r.subject is subject and r.point.depth == depth]
+            name = label(subject, subjects) + _kind(depth, once)
+            chosen = [r for r in here if r.subject is subject and r.point.size[1:] == (depth, once)]
             chosen.sort(key=lambda each: each.point.connections)
             if chosen:  # an older server does not know every load
-                series.append(Series(name, f"C{number}", depth > 1, chosen))
+                series.append(Series(name, f"C{number}", depth > 1 or once, chosen))
     return series
+
+
+def _kind(depth: int, once: bool) -> str:
+    if once:
+        return ", a connection per request"
+    return f", {depth} in flight each" if depth > 1 else ""
 
 
 def _scale(axes: Axes, what: str) -> None:

@@ -7,11 +7,11 @@ Works on results alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from campaign import Result
+from campaign import Result, Round
 from wire import WAYS, Point
 
 LOADS_COMPARED = (
@@ -33,8 +33,7 @@ class Ratio:
     @property
     def rounds(self) -> list[float]:
         """Return the ratios of the rounds."""
-        pairs = zip(self.this.rounds, self.that.rounds, strict=True)
-        return [this.throughput / that.throughput for this, that in pairs if that.throughput]
+        return round_by_round(self.this.rounds, self.that.rounds)
 
     @property
     def median(self) -> float:
@@ -49,6 +48,12 @@ class Ratio:
     def latency(self, percent: float) -> float:
         """Return how many times as long a percentile of the latencies is."""
         return self.this.percentile_ms(percent) / self.that.percentile_ms(percent)
+
+
+def round_by_round(these: Sequence[Round], those: Sequence[Round]) -> list[float]:
+    """Return the ratios of requests a second, but for rounds in which nothing was answered."""
+    pairs = zip(these, those, strict=True)
+    return [this.throughput / that.throughput for this, that in pairs if that.throughput]
 
 
 def all_ratios(results: list[Result]) -> list[Ratio]:

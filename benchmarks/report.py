@@ -18,6 +18,7 @@ from ratios import Ratio, all_ratios
 from rich.console import Console
 from rich.table import Table
 from subjects import Subject
+from wire import Point
 
 PIPED_COLUMNS = 150
 """Wide enough for every column when there is no terminal to ask."""
@@ -26,6 +27,11 @@ WORDS = ("server", "load", "ratio", "of")
 """The columns that are not figures."""
 
 SIZE = ("connec-\ntions", "in\nflight")
+
+
+def size_of(point: Point) -> tuple[str, str]:
+    """Return what stands in the columns of a size; `once` is a connection for each request."""
+    return str(point.connections), "once" if point.once else str(point.depth)
 
 
 def label(subject: Subject, subjects: Iterable[Subject]) -> str:
@@ -74,7 +80,7 @@ def _results_table(results: list[Result], subjects: list[Subject]) -> Table:
         table.add_row(
             label(result.subject, subjects),
             load,
-            *map(str, result.point.size),
+            *size_of(result.point),
             *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
             *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
             f"{result.worst_ms:.1f}",
@@ -94,7 +100,7 @@ def _ratios_table(ratios: list[Ratio], subjects: list[Subject]) -> Table:
         table.add_row(
             kind,
             _common(ratio, subjects),
-            *map(str, ratio.this.point.size),
+            *size_of(ratio.this.point),
             *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
             *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
         )
@@ -189,12 +195,13 @@ def _document(result: Result) -> dict[str, object]:
 
 
 def _ratio(ratio: Ratio, subjects: list[Subject]) -> dict[str, object]:
-    connections, depth = ratio.this.point.size
+    connections, depth, once = ratio.this.point.size
     return {
         "ratio": ratio.kind,
         "of": _common(ratio, subjects),
         "connections": connections,
         "depth": depth,
+        "once": once,
         "median": ratio.median,
         "rounds": ratio.rounds,
     }

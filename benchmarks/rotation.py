@@ -24,10 +24,10 @@ from statistics import median
 
 from campaign import Result, Round
 from clients import Clients
-from load import messages
 from options import duration, positive, sizes
+from progress import messages
 from ratios import Ratio
-from report import PIPED_COLUMNS, SIZE
+from report import PIPED_COLUMNS, SIZE, size_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -139,7 +139,7 @@ class Run:
 
     def _measure(self, result: Result) -> None:
         way = self._subject.ways.of(LOAD)
-        outcome = self._clients.measure(way, result.point, 0, WARMUP_S, self._seconds)
+        outcome = self._clients.measure(way, result.point, 0, (WARMUP_S, self._seconds))
         self._subject.add(outcome)
         result.rounds.append(Round.of(outcome, self._seconds))
 
@@ -173,7 +173,7 @@ def show(found: list[Measured]) -> None:
     for each in found:
         alone, beside, ratio = each.alone, each.beside, each.ratio
         table.add_row(
-            *map(str, alone.point.size),
+            *size_of(alone.point),
             *(f"{figure:,.0f}" for figure in (alone.throughput, beside.throughput)),
             *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
             *(f"{result.percentile_ms(99.0):.2f}" for result in (alone, beside)),

@@ -12,13 +12,15 @@ import itertools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import book
+from dialects import DIALECTS
 from replies import (
     Constants,
     Counts,
-    Expecting,
+    Lengths,
     Listings,
     NewNames,
     Passwords,
@@ -26,7 +28,7 @@ from replies import (
     Replies,
     Versions,
 )
-from wire import COUNT_REQUEST, PREPARE, SAVED_REPLY, Job, shares
+from wire import PREPARE, Job, shares
 
 SEED_CIRCLE = 1000
 """Requests of a circle of the seed's loads: a multiple of `MIXED_COUNT_EVERY`, so that the mix does
@@ -71,7 +73,11 @@ class Circle(Script):
     """
 
     def __init__(
-        self, job: Job, requests: list[bytes], kind: type[Expecting[Any]], expected: list[Any]
+        self,
+        job: Job,
+        requests: list[bytes],
+        kind: Callable[[list[Any]], Replies],
+        expected: list[Any],
     ) -> None:
         self.circle = len(requests)
         self._step = self.circle // job.connections + 7  # not in step with the mix
@@ -159,14 +165,17 @@ class Prepare(Series):
 
 
 def _seed(job: Job) -> Script:
-    """Lay out saves, counts or both; no password occurs twice."""
-    load, salt = job.point.load, job.salt
+    """Lay out saves, counts or both, as they are spelled there; no password occurs twice."""
+    load, salt, dialect = job.point.load, job.salt, DIALECTS[job.access.dialect]
     counts = [_is_count(load, index) for index in range(SEED_CIRCLE)]
     requests = [
-        COUNT_REQUEST if count else book.save_request(f"{salt}-{index:04}-Tr0ub4dor&3")
+        dialect.count_request if count else dialect.save_request(f"{salt}-{index:04}-Tr0ub4dor&3")
         for index, count in enumerate(counts)
     ]
-    return Circle(job, requests, Counts, [None if count else SAVED_REPLY for count in counts])
+    if dialect.saved_reply is None:
+        return Circle(job, requests, Lengths, [not count for count in counts])
+    expected = [None if count else dialect.saved_reply for count in counts]
+    return Circle(job, requests, partial(Counts, dialect.number_in), expected)
 
 
 def _is_count(load: str, index: int) -> bool:

@@ -39,8 +39,8 @@ class Service(Started):
     ) -> None:
         self.database = directory / "user_data.db"
         self._tree = tree
-        arguments = [*program, "serve", "--host", HOST, "--port", "0", *self._files(), *options]
-        super().__init__(name, arguments, directory, tree)
+        serve = ["serve", "--host", HOST, "--port", "0", *self._files(), *options]
+        super().__init__(name, [sys.executable, *program, *serve], directory, tree)
 
     def ways(self) -> Ways:
         """Register an application, where there are any; return how the loads get in."""

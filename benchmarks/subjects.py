@@ -13,7 +13,7 @@ from book import knows_the_book, versions_in, wants_a_token
 from clients import Clients
 from generator import Outcome
 from servers import Target
-from wire import BOOK_LOADS, LOADS, SEED_LOADS, BenchmarkFailed, Ways, number_of_users
+from wire import BOOK_LOADS, LINES, LOADS, SEED_LOADS, BenchmarkFailed, Ways, number_of_users
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Subject:
     def prepare(cls, target: Target, users: int, loads: Sequence[str], clients: Clients) -> Subject:
         """Fill `target` up to `users` users: with names, if any of `loads` needs them."""
         ways = target.ways()
+        if ways.seed.dialect != LINES:
+            return cls._of_another(target, ways, users)
         if {*loads} & {*BOOK_LOADS} and wants_a_token(ways.book):
             raise BenchmarkFailed(
                 f"{target.name} reads nothing out to guests; name a file with the token of an "
@@ -52,6 +54,17 @@ class Subject:
         if users:
             subject._fill(bool({*loads} & {*known} & {*BOOK_LOADS}), clients)
         subject.check_users()
+        return subject
+
+    @classmethod
+    def _of_another(cls, target: Target, ways: Ways, users: int) -> Subject:
+        """Take a server of another protocol, which was given its users when it was started."""
+        subject = cls(target, ways, users, SEED_LOADS, number_of_users(ways.seed))
+        if subject.users_before != users:
+            raise BenchmarkFailed(
+                f"{target.name} was to be started with {users} users, "
+                f"and has {subject.users_before}"
+            )
         return subject
 
     def _fill(self, named: bool, clients: Clients) -> None:

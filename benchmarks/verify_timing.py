@@ -36,8 +36,9 @@ from statistics import median
 
 import book
 from comparison import CONFIDENCE, Comparison, trimmed
-from load import messages
+from dialects import save_line
 from options import duration, positive
+from progress import messages
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -86,7 +87,7 @@ def fill(asking: Access, another: Access, users: int) -> list[list[str]]:
     known, others, unknown = chosen[:users], chosen[users : 2 * users], chosen[2 * users :]
     for access, names in ((asking, known), (another, others)):
         save_all(access, [book.save_request(PASSWORD, name) for name in names])
-        save_all(access, [book.save_request(PASSWORD)] * users)
+        save_all(access, [save_line(PASSWORD)] * users)
     generated = generated_names(asking)
     altered = [name[:-1] + ("0" if name[-1] == "1" else "1") for name in generated]
     kinds = [known, others, unknown, generated, generated_names(another), altered]

@@ -3,7 +3,8 @@
 Nothing here is shared with the service on purpose. A load test that took the service's own encoder
 would agree with it about anything, and would be the slower for it: here requests and replies are
 plain bytes, and those of a load are laid out before the clock starts (`scripts.py`). This file has
-the seed's exchanges and what all parts of the load test name things by; `book.py` has the book's.
+what all parts of the load test name things by; `dialects.py` has the seed's exchanges, in every
+protocol that a server is measured by, `book.py` the book's, and `links.py` what connections are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import functools
 import json
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from dialects import DIALECTS
+from links import HttpLink, Link
 
 SEED_LOADS = ("save", "count", "mixed")
 """What every server knows: saves, counts, or nine saves and a count in turn on each connection."""
@@ -29,12 +34,12 @@ TOKEN, TLS = WAYS = ("token", "tls")
 """What a server is called that is pwserver as it is, but for the way in: all loads are those of an
 application that has shown a token, or all go over TLS."""
 
-COUNT_REQUEST = b'{"message": "number_of_users"}\n'
-SAVED_REPLY = b'{"message": "Password saved!"}'
-COUNT_REPLY_START = b'{"message": "return_number_of_users", "number_of_users": '
-COUNT_REPLY_END = b"}"
 AUTHENTICATED_START = b'{"message":"Authenticated!"'
 
+LINES = "lines"
+"""The dialect of pwserver, and of the servers that are written to be like it."""
+
+RECEIVE_BYTES = 65536
 CONTROL_TIMEOUT_S = 60.0
 """How long one question outside the load may take: the baseline counts a table row by row."""
 
@@ -64,6 +69,20 @@ class Address:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
+    def begin(self, source: str) -> socket.socket:
+        """Begin to open a connection that never waits, from an address of this machine, or any.
+
+        A port is found for both ends together, by `connect`, and not for ours alone, by `bind`.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if source:
+            connection.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+            connection.bind((source, 0))
+        with suppress(BlockingIOError):  # under way
+            connection.connect((self.host, self.port))
+        return connection
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -71,12 +90,16 @@ class Access:
 
     A `token` is shown, and answered, before a connection is handed out. `authority`, where it is
     set, is a file with the certificate to trust, and everything goes over TLS: by the sockets of
-    `ssl`, which cost a client process 2.5 microseconds more a request than plain ones.
+    `ssl`, which cost a client process 2.5 microseconds more a request than plain ones. `dialect` is
+    what is spoken there (`dialects.py`); tokens, TLS and the book's loads are for lines alone.
+    `closes` says that the server closes each connection behind its first reply.
     """
 
     address: Address
     token: str = field(default="", repr=False)
     authority: str = ""
+    dialect: str = LINES
+    closes: bool = False
 
     def connect(self, timeout_s: float) -> socket.socket:
         """Open a connection on which requests may follow; raise OSError or `BenchmarkFailed`."""
@@ -91,6 +114,27 @@ class Access:
             connection.close()
             raise
         return connection
+
+    def link(self, timeout_s: float) -> Link:
+        """Open a connection like `connect`, on which whatever is spoken there reads as lines."""
+        if self.dialect == "postgres":
+            from postgres_link import PostgresLink  # noqa: PLC0415 - psycopg may not be installed
+
+            return PostgresLink(self.address.host, self.address.port, timeout_s)
+        connection = self.connect(timeout_s)
+        return HttpLink(connection) if self.dialect == "http" else connection
+
+    def begin(self, source: str) -> Link:
+        """Begin to open a connection for one request, as a guest and without TLS; do not wait.
+
+        It comes from the address `source` of this machine, or from any, where that is empty.
+        """
+        if self.dialect == "postgres":
+            from postgres_link import PostgresVisit  # noqa: PLC0415 - as above
+
+            return PostgresVisit(self.address.host, self.address.port)
+        connection = self.address.begin(source)
+        return HttpLink(connection) if self.dialect == "http" else connection
 
     def _authenticate(self, connection: socket.socket) -> None:
         request = {"message": "authenticate", "token": self.token}
@@ -117,21 +161,33 @@ class Ways:
         return self.book if load in (*BOOK_LOADS, PREPARE) else self.seed
 
 
+ONCE = "once"
+"""How the command line and the tables write a connection for each request: `64once`."""
+
+Size = tuple[int, int, bool]
+"""Connections, requests in flight on each, and whether each request has a connection of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One place of the grid: which load, over how many connections, how many in flight on each."""
+    """One place of the grid: which load, over how many connections, how many in flight on each.
+
+    With `once`, every request has a connection of its own, which is closed behind the reply, and
+    `connections` is how many of them there are at any moment.
+    """
 
     load: str
     connections: int
     depth: int
+    once: bool = False
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Return what two loads must have in common to be compared."""
-        return self.connections, self.depth
+        return self.connections, self.depth, self.once
 
     def __str__(self) -> str:
-        return f"{self.load} {self.connections}x{self.depth}"
+        return f"{self.load} {self.connections}{ONCE if self.once else f'x{self.depth}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,31 +215,21 @@ def shares(total: int, parts: int) -> list[int]:
     return [each + (index < rest) for index in range(parts)]
 
 
-def number_in(reply: bytes) -> int:
-    """Return the number of users that `reply`, without its newline, states."""
-    number = reply[len(COUNT_REPLY_START) : -len(COUNT_REPLY_END)]
-    if reply.startswith(COUNT_REPLY_START) and number.isdigit() and reply.endswith(COUNT_REPLY_END):
-        return int(number)
-    raise BenchmarkFailed(f"expected a number of users, the server answered {reply[:200]!r}")
-
-
 class Control:
     """A connection of its own for questions outside the load; use it as a context manager."""
 
     def __init__(self, access: Access) -> None:
         self._address = access.address
         try:
-            self._socket = access.connect(CONTROL_TIMEOUT_S)
+            self._link = access.link(CONTROL_TIMEOUT_S)
         except OSError as error:
             raise self._failed(error) from error
-        self._replies = self._socket.makefile("rb")
 
     def __enter__(self) -> Control:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._replies.close()
-        self._socket.close()
+        self._link.close()
 
     def ask(self, request: bytes) -> bytes:
         """Send a request, a line, and return its reply, without the newline."""
@@ -191,11 +237,21 @@ class Control:
 
     def ask_all(self, requests: list[bytes]) -> list[bytes]:
         """Send requests at once and return their replies; not more than a server takes unread."""
+        unsent = b"".join(requests)
+        replies: list[bytes] = []
+        tail = b""
         try:
-            self._socket.sendall(b"".join(requests))
-            return [self._replies.readline().removesuffix(b"\n") for _ in requests]
+            while unsent:
+                unsent = unsent[self._link.send(unsent) :]
+            while len(replies) < len(requests):
+                data = self._link.recv(RECEIVE_BYTES)
+                if not data:
+                    raise ConnectionError("it closed the connection")
+                *whole, tail = (tail + data).split(b"\n")
+                replies += whole
         except OSError as error:
             raise self._failed(error) from error
+        return replies
 
     def _failed(self, error: OSError) -> BenchmarkFailed:
         where = f"{self._address.host}:{self._address.port}"
@@ -204,5 +260,10 @@ class Control:
 
 def number_of_users(access: Access) -> int:
     """Ask a server how many users it has."""
+    dialect = DIALECTS[access.dialect]
     with Control(access) as control:
-        return number_in(control.ask(COUNT_REQUEST))
+        reply = control.ask(dialect.count_request)
+    try:
+        return dialect.number_in(reply)
+    except ValueError as error:
+        raise BenchmarkFailed(str(error)) from None

@@ -1,9 +1,7 @@
-"""Every setting and every limit, once.
+"""Every setting, once. The limits that nobody needs to turn are in `limits`.
 
 A field of `Settings` is the one definition from which the flag, the `PWSERVER_...` environment
-variable, the TOML key, the help text and the README's table are made. The limits below it are not
-settings: nobody needs to turn them, but each is named here with its reason, so that nothing in the
-service grows without bound.
+variable, the TOML key, the help text and the README's table are made.
 """
 
 import dataclasses
@@ -14,68 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pwserver.errors import ConfigError
-
-# --- Limits that are not settings. ---
-
-RECEIVE_BYTES = 64 * 1024
-"""Taken from a socket by one call: a pipelining client's burst, yet small beside other memory."""
-
-REPLIES_BYTES_MAX = 1024 * 1024
-"""Replies kept for a client that does not read them; past it nothing more is read from it."""
-
-BATCH_BYTES_MAX = 512 * 1024
-"""Rows sent to the writer as one batch: about 4,000 short passwords, 5 ms of the writer's time."""
-
-BATCHES_IN_FLIGHT_MAX = 2
-"""Batches a worker may have at the writer: one being committed, one waiting for it. More add
-latency and nothing else."""
-
-QUEUE_BYTES_MAX = 16 * 1024 * 1024
-"""Rows a worker keeps for a writer that is slow or away; past it saves are "Not saved!"."""
-
-CHECKPOINT_PAGES = 2000
-"""Pages (of 2 KiB) in the write-ahead log before they are copied to the database: 4 MB, as is
-SQLite's own default. A copy takes a few milliseconds, and the log is then overwritten in place,
-which syncs 1.8 times as fast as a file that grows."""
-
-HANDOVERS_MAX = 64
-"""Connections accepted in one turn of the listener, so that its other duties are never starved."""
-
-BACKLOG = 4096
-"""Connections the kernel keeps while they wait to be accepted (bounded by net.core.somaxconn)."""
-
-RESYNC_S = 1.0
-"""How long to wait for the newline behind text that is not JSON before the connection is closed."""
-
-LINGER_S = 1.0
-"""How long a connection that is being closed is still read, so that the client gets the last reply
-(closing with unread bytes would make the kernel throw it away)."""
-
-TICK_S = 0.25
-"""How often every process looks at its deadlines, and the writer at whether its files are there."""
-
-RESTART_PAUSE_S_MAX = 0.5
-"""The longest pause before a child that keeps dying is started again."""
-
-LISTING_PAGE = 1000
-"""Users the console reads and prints at a time: its memory does not depend on the book."""
-
-
-PAGE_ROWS_MAX = 2000
-"""Rows looked at for one page of `list_users`: about 2 ms, in which a worker does nothing else."""
-
-PAGE_BYTES_MAX = 256 * 1024
-"""About how long the reply to one `list_users` may become, whatever its `limit`."""
-
-CHECK_LENGTH_MAX = 64
-"""Characters of a password that `check_password` looks at: the time it takes grows steeply, and
-what is strong so far does not get weaker."""
-
-CHECKS_MAX = 64
-"""Passwords of one worker that wait to be checked; past it more are "Unavailable!"."""
-
-APPLICATIONS_MAX = 1000
-"""Applications that may be registered: every worker looks at all of them once a tick."""
 
 NO_HOST = "none"
 """The `host` of a service without a TCP address."""

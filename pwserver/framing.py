@@ -19,7 +19,7 @@ which finds the end of each object by its quotes and braces and keeps its place 
 
 import json
 import re
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -38,6 +38,30 @@ _BAD_NESTING = Bad("The message is nested too deeply.")
 
 # What the search for the end of an object may find; cut short: its line ended before it did.
 _COMPLETE, _TOO_DEEP, _CUT_SHORT, _INCOMPLETE = range(4)
+
+
+def decode_whole(
+    decoder: msgspec.json.Decoder[_Message], data: bytes, size_max: int
+) -> list[_Message] | None:
+    """Decode whole lines, or one object without a newline; None where that needs a closer look.
+
+    Every newline must stand between a closing and an opening brace: no value can be continued
+    there, so each message begins and ends on its line.
+    """
+    newlines = data.count(b"\n")
+    if newlines and (data[-2:] != b"}\n" or (newlines > 1 and data.count(b"}\n{") != newlines - 1)):
+        return None
+    size = len(data)
+    if size > size_max or b"\\u0000" in data:
+        return None
+    if size > NESTING_MAX and data.count(b"{") + data.count(b"[") - newlines >= NESTING_MAX:
+        return None
+    try:
+        if not data.isascii():
+            data.decode()
+        return decoder.decode_lines(data) if newlines else [decoder.decode(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 class _Scan:
@@ -71,81 +95,54 @@ class Reader(Generic[_Message]):
 
     __slots__ = (
         "_buffer",
-        "_decode_many",
-        "_decode_one",
+        "_decoder",
         "_scan",
         "_size_max",
         "_skipped",
         "broken",
         "skipping",
+        "unsettled",
     )
 
     def __init__(self, decoder: msgspec.json.Decoder[_Message], message_size_max: int) -> None:
-        self._decode_one = decoder.decode
-        self._decode_many = decoder.decode_lines
+        self._decoder = decoder
         self._size_max = message_size_max
         self._buffer = b""  # the beginning of a message that is not complete
         self._scan = _Scan()  # how far its end has been searched for
         self.skipping = False  # bad text was answered: looking for the newline behind it
         self._skipped = 0
         self.broken = False
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the end of a message, or of bad text, is still awaited, or never comes."""
-        return bool(self._buffer) or self.skipping or self.broken
+        self.unsettled = False  # the end of a message, or of bad text, is awaited or never comes
 
     def feed(self, data: bytes) -> list[_Message | Bad]:
         """Take what arrived (any bytes, any split) and return the messages complete by now."""
+        if not self.unsettled:
+            whole = decode_whole(self._decoder, data, self._size_max)
+            if whole is not None:
+                return [*whole]
+        messages = self._feed_unusual(data)
+        self.unsettled = bool(self._buffer) or self.skipping or self.broken
+        return messages
+
+    def _feed_unusual(self, data: bytes) -> list[_Message | Bad]:
         if self._buffer:
             data = self._buffer + data
         elif self.skipping or self.broken:
             return [] if self.broken else self._read_slowly(data)
         end = data.rfind(b"\n") + 1
-        if not end and not self._buffer:
-            # One bare object in one packet, as clients without newlines send it.
-            whole = self._try_decode(self._decode_one, data, 1)
-            if whole is not None:
-                return [whole]
-        messages = self._decode_lines(data[:end]) if end else None
-        if messages is None:
+        whole = decode_whole(self._decoder, data[:end], self._size_max) if end else None
+        if whole is None:
             return self._read_slowly(data)
         self._forget()
-        return messages if end == len(data) else messages + self._read_slowly(data[end:])
+        return [*whole, *self._read_slowly(data[end:])]
 
     def end(self) -> list[_Message | Bad]:
         """Take note that nothing more will come and return what that makes of the last bytes."""
         cut_short = bool(self._buffer) and not self.broken
         self._buffer = b""
         self.skipping = False
+        self.unsettled = self.broken
         return [Bad("The message is cut short.")] if cut_short else []
-
-    def _decode_lines(self, lines: bytes) -> list[_Message | Bad] | None:
-        """Decode whole lines at once, or return None where they need a closer look.
-
-        Every newline must stand between a closing and an opening brace: no value can be continued
-        there, so each message begins and ends on its line.
-        """
-        newlines = lines.count(b"\n")
-        if lines[-2:] != b"}\n" or (newlines > 1 and lines.count(b"}\n{") != newlines - 1):
-            return None
-        messages: list[_Message | Bad] | None
-        messages = self._try_decode(self._decode_many, lines, newlines)
-        return messages
-
-    def _try_decode(self, decode: Any, data: bytes, messages: int) -> Any:
-        """Return what `decode` makes of text that is beyond doubt; None for any other."""
-        size = len(data)
-        if size > self._size_max or b"\\u0000" in data:
-            return None
-        if size > NESTING_MAX and data.count(b"{") + data.count(b"[") - messages >= NESTING_MAX:
-            return None
-        try:
-            if not data.isascii():
-                data.decode()
-            return decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
 
     def _read_slowly(self, data: bytes) -> list[_Message | Bad]:
         """Take messages off `data` one by one; keep the beginning of an incomplete one."""
@@ -229,7 +226,7 @@ class Reader(Generic[_Message]):
         try:
             text.decode()
             try:
-                message = self._decode_one(text)
+                message = self._decoder.decode(text)
                 if b"\\u0000" in text:
                     refuse_nul(message)
                 return message
@@ -249,7 +246,7 @@ class Reader(Generic[_Message]):
 
 def request_reader(message_size_max: int) -> Reader[Request]:
     """Return a reader for the service's side of a connection."""
-    return Reader(_REQUESTS, message_size_max)
+    return Reader(request_decoder, message_size_max)
 
 
 def reply_reader(message_size_max: int) -> Reader[Reply]:
@@ -257,5 +254,5 @@ def reply_reader(message_size_max: int) -> Reader[Reply]:
     return Reader(_REPLIES, message_size_max)
 
 
-_REQUESTS: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _REPLIES: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)

@@ -11,8 +11,9 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
-from pwserver.config import HANDOVERS_MAX, Settings
+from pwserver.config import Settings
 from pwserver.handoff import Scoreboard
+from pwserver.limits import HANDOVERS_MAX
 from pwserver.listening import Listening
 from pwserver.pool import Child
 

@@ -11,8 +11,9 @@ import stat
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from pwserver.config import BACKLOG, NO_HOST, Settings, host_in_url
+from pwserver.config import NO_HOST, Settings, host_in_url
 from pwserver.errors import ConfigError, ListenError
+from pwserver.limits import BACKLOG
 
 log = logging.getLogger(__name__)
 

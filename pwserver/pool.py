@@ -17,8 +17,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from pwserver.config import RESTART_PAUSE_S_MAX, TICK_S
 from pwserver.handoff import Scoreboard, control_channel, send_control
+from pwserver.limits import RESTART_PAUSE_S_MAX, TICK_S
 
 log = logging.getLogger(__name__)
 

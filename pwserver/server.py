@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 import setproctitle
 
 from pwserver import __version__, console, logs
-from pwserver.config import LISTING_PAGE, TICK_S, Settings, StoreSettings
+from pwserver.config import Settings, StoreSettings
 from pwserver.errors import ConfigError, ExitCode, KeyRefused
 from pwserver.handoff import Scoreboard, control_channel, frame_channel, receive_control
+from pwserver.limits import LISTING_PAGE, TICK_S
 from pwserver.listener import Listener, connections_per_worker
 from pwserver.listening import Listening, open_all
 from pwserver.loop import Loop

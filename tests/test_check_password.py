@@ -10,7 +10,7 @@ import time
 import pytest
 from zxcvbn import zxcvbn
 
-from pwserver.config import CHECK_LENGTH_MAX, CHECKS_MAX
+from pwserver.limits import CHECK_LENGTH_MAX, CHECKS_MAX
 from tests.books_wire import ALIVE, COUNT, PING, Request, ask_all, save
 from tests.conftest import Start
 from tests.harness import PATIENCE_S, Peer, Service, eventually

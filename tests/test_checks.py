@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from pwserver.config import CHECK_LENGTH_MAX, CHECKS_MAX
 from pwserver.handoff import control_channel
+from pwserver.limits import CHECK_LENGTH_MAX, CHECKS_MAX
 from pwserver.protocol import Id
 from tests.books import Client
 from workers import checker

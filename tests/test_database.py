@@ -300,16 +300,16 @@ def test_a_closed_database_is_one_file(path: Path, folder: Path) -> None:
 
 def test_a_store_notices_that_its_files_are_gone(path: Path, store: Store) -> None:
     """A database that was removed, or replaced by another, and a log that was, are noticed."""
-    assert (store.database_removed, store.log_removed) == (False, False)
+    assert (store.files.database_removed, store.files.log_removed) == (False, False)
     kept = path.with_name("kept.db")
     path.rename(kept)
-    assert store.database_removed
+    assert store.files.database_removed
     path.touch()
-    assert store.database_removed
+    assert store.files.database_removed
     kept.rename(path)
-    assert not store.database_removed
+    assert not store.files.database_removed
     Path(f"{path}-wal").unlink()
-    assert (store.database_removed, store.log_removed) == (False, True)
+    assert (store.files.database_removed, store.files.log_removed) == (False, True)
 
 
 # --- Administered. ---
@@ -329,8 +329,8 @@ def test_a_book_is_administered_while_it_is_written_to(path: Path, store: Store)
         store.commit(users(3), [])
     assert [row[0] for row in rows_of(store, "user")] == [1, 2, 3]
     assert len(rows_of(store, "application")) == 1
-    assert not store.database_removed
-    assert not store.log_removed
+    assert not store.files.database_removed
+    assert not store.files.log_removed
 
 
 def test_no_database_is_made_to_be_administered(path: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pwserver import protocol
-from pwserver.config import PAGE_ROWS_MAX
+from pwserver.limits import PAGE_ROWS_MAX
 from tests.books_wire import (
     COUNT,
     DELETED,

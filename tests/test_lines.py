@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwserver.config import QUEUE_BYTES_MAX
 from pwserver.errors import DatabaseRefused, Unavailable, UnknownUser
 from pwserver.handoff import FrameReader, frame, frame_channel
+from pwserver.limits import QUEUE_BYTES_MAX
 from pwserver.protocol import refusal
 from tests.books import Client
 from workers.batches import QUEUE_FULL, TOO_LATE, UNKNOWN, Batches, Outcome

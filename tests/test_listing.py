@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pwserver.config import PAGE_BYTES_MAX, PAGE_ROWS_MAX
+from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from tests.books_wire import (
     Request,
     ask_all,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pwserver.config import RESTART_PAUSE_S_MAX
 from pwserver.handoff import control_channel, receive_control
+from pwserver.limits import RESTART_PAUSE_S_MAX
 from pwserver.pool import Child
 
 

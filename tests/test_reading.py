@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwserver.config import PAGE_BYTES_MAX
 from pwserver.errors import Unavailable
 from pwserver.handoff import Scoreboard
+from pwserver.limits import PAGE_BYTES_MAX
 from tests.books import (
     NOW_MS,
     Saving,

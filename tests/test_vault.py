@@ -17,10 +17,17 @@ from tests.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, keyring_of
 from workers.history import OlderVersion
 from workers.keys import Keyring, MasterKey
 from workers.models import UserRow
-from workers.vault import Vault, derive_key, newest_place, older_place, plain_place
+from workers.vault import Vault, derive_key, newest_place, older_place
 
 USER_IDS = st.integers(0, 2**63 - 1)
 PLACE = b"some place"
+
+
+def plain_place(user_id: int, key_id: int, book: int, saved_at_ms: int) -> bytes:
+    """Return the place of a user's first password, saved without a name or labels."""
+    return newest_place(UserRow(user_id, 1, key_id, b"", saved_at_ms, book, None, None, None))
+
+
 REFUSED = "^it does not open: it was altered, or moved from elsewhere\\.$"
 
 # --- The construction. ---
@@ -260,13 +267,37 @@ def test_a_password_moved_to_another_user_does_not_open(user_id: int, other_id: 
             vault.open(sealed, KEY.id, plain_place(other_id, 1, 0, 1000))
 
 
-@given(USER_IDS, st.integers(1, 2**31 - 1), st.integers(0, 2**31), st.integers(0, 2**62))
-def test_a_plain_save_is_sealed_for_the_row_that_it_becomes(
-    user_id: int, key_id: int, book: int, saved_at_ms: int
+@settings(deadline=None)
+@given(
+    st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5),
+    st.integers(0, 2**62),
+    st.integers(0, 2**31),
+    st.integers(0, 2**62),
+)
+def test_plain_saves_are_sealed_for_the_rows_that_they_become(
+    passwords: list[str], first: int, book: int, saved_at_ms: int
 ) -> None:
-    """The short way to the place of a new user without a name is that row's place."""
-    row = UserRow(user_id, 1, key_id, b"sealed", saved_at_ms, book, None, None, None)
-    assert plain_place(user_id, key_id, book, saved_at_ms) == newest_place(row)
+    """Sealed together, each opens as the newest of its own row, and no nonce comes twice."""
+    vault = Vault(KEYRING)
+    user_ids = range(first, first + 3 * len(passwords), 3)
+    rows = vault.seal_rows(passwords, user_ids, book, saved_at_ms)
+    assert [row[0] for row in rows] == [*user_ids]
+    for row, password in zip(rows, passwords, strict=True):
+        user_id, row_book, key_id, sealed, row_saved_at_ms = row
+        assert (row_book, key_id, row_saved_at_ms) == (book, KEY.id, saved_at_ms)
+        place = plain_place(user_id, key_id, book, saved_at_ms)
+        assert vault.open(sealed, key_id, place) == password
+    later = [vault.seal("later", PLACE), vault.seal_rows(["later"], range(1), 0, 0)[0][3]]
+    nonces = {sealed[:24] for sealed in [*later, *(row[3] for row in rows)]}
+    assert len(nonces) == len(rows) + 2
+
+
+def test_a_password_that_cannot_be_sealed_uses_up_the_nonces() -> None:
+    """Where sealing fails in the middle, no nonce of those before is used again."""
+    vault = Vault(KEYRING)
+    with pytest.raises(UnicodeEncodeError):
+        vault.seal_rows(["sealed", "\ud800"], range(2), 0, 0)
+    assert int.from_bytes(vault.seal("later", PLACE)[12:24], "big") > 2
 
 
 def test_places_are_as_those_stored_before() -> None:

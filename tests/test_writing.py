@@ -309,22 +309,27 @@ def test_what_was_deleted_or_pruned_is_not_in_the_file(path: Path, length: int) 
     assert list(path.parent.iterdir()) == [path]
 
 
+USERS_OF_MANY = 600
+
+
 def deleted_at_random(path: Path) -> list[bytes]:
     """Fill a book of many pages, delete most of it, and return what must not be found any more."""
     store = open_store(path)
-    sealed = [b"<%08d>" % number + b"x" * 36 for number in range(400)]
-    sealed += [b"<%08d>" % number + b"x" * 700 for number in range(400, 600)]
+    sealed = [b"<%08d>" % number + b"x" * 36 for number in range(2 * USERS_OF_MANY)]
+    sealed += [
+        b"<%08d>" % number + b"x" * 700 for number in range(2 * USERS_OF_MANY, 3 * USERS_OF_MANY)
+    ]
     for round_ in range(3):
-        for user_id, text in enumerate(sealed[200 * round_ : 200 * (round_ + 1)]):
+        for user_id, text in enumerate(sealed[USERS_OF_MANY * round_ :][:USERS_OF_MANY]):
             saving = Saving(user_id=user_id, sealed=text)
             if round_:
                 saving = next_version(store, user_id, kept=0, sealed=text)
             assert store.commit([], [saving]) == [DONE]
-    for user_id in range(0, 200, 2):
+    for user_id in range(0, USERS_OF_MANY, 2):
         store.commit([], [deletion(user_id)])
     assert store.checkpoint()
     store.close()
-    return sealed[:400] + sealed[400:600:2]
+    return sealed[: 2 * USERS_OF_MANY] + sealed[2 * USERS_OF_MANY :: 2]
 
 
 @pytest.mark.xfail(strict=True, reason="SQLite zeroes cells, not what a page's split leaves behind")
@@ -340,7 +345,7 @@ def test_vacuum_removes_what_split_pages_left(path: Path) -> None:
     connection.execute("VACUUM")
     connection.close()
     assert found(path, gone) == []
-    assert path.read_bytes().count(b"x" * 700) == 100
+    assert path.read_bytes().count(b"x" * 700) == USERS_OF_MANY // 2
 
 
 def found(path: Path, sealed: list[bytes]) -> list[int]:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from playhouse.apsw_ext import APSWDatabase
 
-from pwserver.config import APPLICATIONS_MAX, StoreSettings
+from pwserver.config import StoreSettings
 from pwserver.errors import AdministrationRefused, AuditRefused, ConfigError, InvalidMessage
+from pwserver.limits import APPLICATIONS_MAX
 from pwserver.protocol import RIGHTS, Right
 from pwserver.secret import Secret
 from workers import database

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import UNSET
 
 from pwserver import __version__, protocol
-from pwserver.config import CHECK_LENGTH_MAX
 from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
+from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.protocol import (
     LABEL_LENGTH_MAX,
     CheckPassword,

@@ -8,12 +8,13 @@ dead; it does not know what a row or an operation means. A batch that has an out
 
 import socket
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pwserver.config import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
 from pwserver.errors import NotSaved, Unavailable
 from pwserver.handoff import FrameReader, frame
+from pwserver.limits import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
 from pwserver.protocol import Id, encode, passwords_saved
 from workers.models import Row
 from workers.peers import Peer
@@ -117,6 +118,11 @@ class Batches:
         return self._queued_bytes >= QUEUE_BYTES_MAX
 
     @property
+    def in_flight(self) -> bool:
+        """Whether the writer is to answer something."""
+        return bool(self._in_flight)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is queued or in flight."""
         return not (self._queued or self._in_flight)
@@ -139,6 +145,17 @@ class Batches:
         run = Run(waiter, batch, ids)
         batch.runs.append(run)
         awaited.append(run)
+
+    def add_each(
+        self, waiters: Sequence[Waiter], rows: list[Row], ids: list[Id], size: int, now: float
+    ) -> None:
+        """Queue rows of `size` bytes, one of each of several that wait for nothing else."""
+        batch = self._open_batch(size, now)
+        batch.rows += rows
+        runs = [Run(waiter, batch, [id]) for waiter, id in zip(waiters, ids, strict=True)]
+        for run in runs:
+            run.waiter.awaited.append(run)
+        batch.runs += runs
 
     def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
         """Queue an operation of `size` bytes; its sender gets the result with the batch."""
@@ -164,6 +181,7 @@ class Batches:
             self._queued_bytes -= batch.bytes
             self._in_flight.append(batch)
             self._unsent = frame((batch.rows, batch.operations))
+            batch.rows = batch.operations = []  # what is on its way is not needed here any more
             self._write()
         if self._unsent:
             self._write()

@@ -10,8 +10,8 @@ import marshal
 import socket
 
 from pwserver import protocol
-from pwserver.config import CHECKS_MAX
 from pwserver.errors import Unavailable
+from pwserver.limits import CHECKS_MAX
 from pwserver.protocol import Id
 from workers.batches import Waiter
 

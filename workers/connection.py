@@ -8,20 +8,20 @@ the writer, and those behind them. `_held` are requests that must see the effect
 with everything behind them; it is empty most of the time.
 """
 
-import itertools
 import socket
 from collections import deque
 from dataclasses import dataclass
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
-from pwserver.config import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S, Settings
+from pwserver.config import Settings
 from pwserver.framing import Reader, request_reader
+from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
 from pwserver.protocol import Bad, Request
 from workers.applications import GUEST
 from workers.authentication import authenticate_by_certificate, denied
 from workers.batches import Awaited, Run
-from workers.commands import Command, command_of
+from workers.commands import Command, command_of, groups_of
 from workers.context import Context, Recorded
 from workers.peers import Peer
 
@@ -60,7 +60,6 @@ class Connection:
         "_settings",
         "_socket",
         "_tls",
-        "_unanswered",
         "_unsent",
         "awaited",
         "closed",
@@ -69,6 +68,9 @@ class Connection:
         "fd",
         "lingering",
         "peer",
+        "recv",
+        "settled",
+        "unanswered",
     )
 
     def __init__(
@@ -84,7 +86,6 @@ class Connection:
         self._tls = tls  # None: what is sent and received is text
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[tuple[Command, list[Any]]] = deque()
-        self._unanswered = 0
         self._emptied = False  # the last receive found nothing
         self._replies: list[bytes] = []
         self._unsent = b""
@@ -93,38 +94,50 @@ class Connection:
         self._message_deadline = NEVER  # for the rest of a message, or for the newline behind one
         self._send_deadline = NEVER  # for the client to take its replies, or to close
         self.fd = client.fileno()
+        self.recv = client.recv
         self.events = EPOLLIN  # what the loop waits for at present
         self.awaited: deque[Awaited] = deque()
+        self.unanswered = 0  # requests
         self.peer = Peer(client, context.guesses, insecure=settings.insecure)
         if tls is not None and (name := tls.peer_name()) is not None:
             authenticate_by_certificate(context, self.peer, name)
+        self.settled = tls is None  # it is text, and no part of a message is awaited
         self.ending = False  # nothing more will be done for it: close once all is answered
         self.lingering = False  # all is answered and the client told: waiting for its close
         self.closed = False
 
     # --- Requests in. ---
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is unfinished on it, so that `workers.arrivals` may receive for it."""
+        return self.settled and not (self.awaited or self.ending)
+
     def receive(self) -> bool:
         """Take what has arrived and do it; return whether `flush` is due."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            self._emptied = True
-            return False
-        except OSError:
-            data = b""
-            self._peer_gone = True
+            data = self.recv(RECEIVE_BYTES)
+        except OSError as error:
+            return self.receive_nothing(error)
         if self._tls is not None and data and not self.ending:
             return self.receive_records(data)
-        return self._receive_text(data)
+        return self.receive_text(data)
+
+    def receive_nothing(self, error: OSError) -> bool:
+        """Take note that nothing has arrived, or that nothing can any more; return as `receive`."""
+        if isinstance(error, BlockingIOError):
+            self._emptied = True
+            return False
+        self._peer_gone = True
+        return self.receive_text(b"")
 
     def receive_records(self, data: bytes) -> bool:
         """Take what has arrived over TLS, as far as it is complete; return as `receive` does."""
         assert self._tls is not None
         text = self._tls.decrypt(data)
-        due = self._receive_text(text) if text else False
+        due = self.receive_text(text) if text else False
         if self._tls.ended and not self.ending:
-            due = self._receive_text(b"")
+            due = self.receive_text(b"")
         if answer := self._tls.unsent():  # TLS has something to say by itself
             self._unsent += answer
         return due or bool(answer)
@@ -134,23 +147,25 @@ class Connection:
         self._unsent = last_words
         self.ending = True
 
-    def _receive_text(self, data: bytes) -> bool:
+    def receive_text(self, data: bytes) -> bool:
+        """Take text that has arrived, or its end (no bytes); return as `receive` does."""
         if not data or self.ending:
             return self._receive_last(data)
         reader = self._reader
         requests = reader.feed(data)
-        self._take(requests)
+        due = self.take(requests)
         if reader.unsettled or self._message_deadline != NEVER:
             self._await_message(reader, anew=bool(requests))
+            self.settled = self._tls is None and not reader.unsettled
             return True
-        return bool(self._replies) or self._unanswered >= self._settings.in_flight_max
+        return due
 
     def _receive_last(self, data: bytes) -> bool:
         """Take the end of what the client sends, or throw away what it sends too late."""
         if not data:
             self._peer_closed = True
             if not self.ending:
-                self._take(self._reader.end())
+                self.take(self._reader.end())
                 self.ending = True
             if self.lingering:
                 self.close()
@@ -174,25 +189,31 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def _take(self, requests: list[Request | Bad]) -> None:
-        """Do requests, those of a kind that stand together at once; or hold them back."""
-        self._unanswered += len(requests)
+    def take(self, requests: list[Request | Bad]) -> bool:
+        """Do requests, those of a kind that stand together at once; return as `receive` does."""
+        self.unanswered += len(requests)
         if len(requests) == 1:
             self._do(command_of(requests[0]), requests)
         else:
-            for command, group in itertools.groupby(requests, command_of):
-                self._do(command, list(group))
+            for command, group in groups_of(requests):
+                self._do(command, group)
+        return bool(self._replies) or self.unanswered >= self._settings.in_flight_max
 
     def _do(self, command: Command, requests: list[Any]) -> None:
+        """Do requests, unless they must see what waits for the writer: then hold them back."""
         if self._held or (self.awaited and command.waits):
             self._held.append((command, requests))
         else:
             self._answer(command, requests)
 
+    def may(self, command: Command) -> bool:
+        """Tell whether who is at the other end may have that done."""
+        caller = self.peer.caller
+        return command.right in caller.rights and (command.guests or caller is not GUEST)
+
     def _answer(self, command: Command, requests: list[Any]) -> None:
         """Do requests, and note their replies or what to wait for."""
-        caller = self.peer.caller
-        if command.right in caller.rights and (command.guests or caller is not GUEST):
+        if self.may(command):
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, requests)
@@ -200,7 +221,7 @@ class Connection:
             known = [reply] if isinstance(reply, bytes) else reply.replies()
             if known is not None and not self.awaited:
                 self._replies += known
-                self._unanswered -= 1
+                self.unanswered -= 1
             else:
                 self.awaited.append(_Known(reply) if isinstance(reply, bytes) else reply)
 
@@ -220,7 +241,7 @@ class Connection:
         while True:
             while awaited and (replies := awaited[0].replies()) is not None:
                 first = awaited.popleft()
-                self._unanswered -= len(first.ids) if isinstance(first, Run) else 1
+                self.unanswered -= len(first.ids) if type(first) is Run else 1
                 self._replies += replies
             if not held or (awaited and held[0][0].waits):
                 return
@@ -242,18 +263,14 @@ class Connection:
             self._unsent = self._unsent + replies if self._unsent else replies
         if self._unsent:
             self._send()
-        if self.ending and not (self._unanswered or self._unsent or self.lingering):
+        if self.ending and not (self.unanswered or self._unsent or self.lingering):
             self._finish()
-        return not self._ordinary
-
-    @property
-    def _ordinary(self) -> bool:
         return (
-            self.events == EPOLLIN
-            and not self._unsent
-            and not self.ending
-            and self._message_deadline == NEVER
-            and self._unanswered < self._settings.in_flight_max
+            self.events != EPOLLIN
+            or bool(self._unsent)
+            or self.ending
+            or self._message_deadline != NEVER
+            or self.unanswered >= self._settings.in_flight_max
         )
 
     def _send(self) -> None:
@@ -306,7 +323,7 @@ class Connection:
         events = EPOLLOUT if self._unsent else 0
         if self.ending:
             return events | EPOLLIN if self.lingering else events
-        crowded = self._unanswered >= self._settings.in_flight_max
+        crowded = self.unanswered >= self._settings.in_flight_max
         if crowded or len(self._unsent) > REPLIES_BYTES_MAX:
             return events
         return events | EPOLLIN
@@ -322,5 +339,5 @@ class Connection:
             self.close()
         elif self._message_deadline < now:
             self._message_deadline = NEVER
-            self._take(self._reader.end())
+            self.take(self._reader.end())
             self.ending = True

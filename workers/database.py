@@ -15,11 +15,12 @@ import apsw
 from peewee import DatabaseError, fn
 from playhouse.apsw_ext import APSWDatabase
 
-from pwserver.config import CHECKPOINT_PAGES
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
+from pwserver.limits import CHECKPOINT_PAGES
 from workers import models
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
+from workers.open_files import OpenFiles
 from workers.writing import Operation, Result, RowWriter
 
 SQLITE_VERSION_MIN = (3, 51, 3)
@@ -42,7 +43,7 @@ _READ_WAIT_S = 0.05
 """How long a reader waits, which a log being recovered makes it do: a worker has other clients."""
 
 PRAGMAS = {
-    "page_size": 2048,  # of a new file: a save under a name writes a page, wherever that is
+    "page_size": 4096,  # of a new file: the file system's own
     "synchronous": "full",  # COMMIT returns when the log is on the disk
     "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
     "cache_size": -16 * 1024,  # KiB
@@ -103,8 +104,7 @@ class Store:
                 raise
         self._row_writer = RowWriter(self.connection, requests_kept_ms)
         self.connection.set_wal_hook(self._committed)
-        self._identity = _identity(path)
-        self._log_identity = _identity(self._log_path)
+        self.files = OpenFiles(path, self._log_path)
         self.users = 0  # committed, once they were counted
 
     def _prepare(self, keys: CheckValues) -> None:
@@ -171,28 +171,18 @@ class Store:
         that are in the way; where one stays, nothing was closed. What is left of the log at the
         path goes too, lest it be taken for that of another database there.
         """
-        if not self.database_removed:
+        if not self.files.database_removed:
             try:
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
             except apsw.BusyError:
                 return False
-        ours = _identity(self._log_path) == self._log_identity
+        ours = not self.files.log_removed
         self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.close()
         if ours:
             self._log_path.unlink(missing_ok=True)
         Path(f"{self.path}-shm").unlink(missing_ok=True)
         return True
-
-    @property
-    def database_removed(self) -> bool:
-        """Whether the file at the path is no longer the one that is open."""
-        return _identity(self.path) != self._identity
-
-    @property
-    def log_removed(self) -> bool:
-        """Whether the write-ahead log was taken away from under the database."""
-        return _identity(self._log_path) != self._log_identity
 
     def count_users(self) -> None:
         """Count the rows: about 20 ms a million, so once at the start and never again."""
@@ -344,14 +334,6 @@ def _locked(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from pwserver import protocol
-from pwserver.config import RECEIVE_BYTES
 from pwserver.errors import Unavailable
+from pwserver.limits import RECEIVE_BYTES
 from workers.tls import Codec, HandshakeFailed
 
 _MOMENT_S = 0.002

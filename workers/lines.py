@@ -12,8 +12,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 
 from pwserver import protocol
-from pwserver.config import QUEUE_BYTES_MAX
 from pwserver.errors import DatabaseRefused, Refused, Unavailable
+from pwserver.limits import QUEUE_BYTES_MAX
 from pwserver.protocol import Id
 from workers.batches import QUEUE_FULL, TOO_LATE, Batch, Batches, Outcome, Waiter
 from workers.writing import STALE, Operation, Result

@@ -252,6 +252,11 @@ class IdClock:
 
     def next(self) -> int:
         """Return a new id, 63 bits at the most."""
-        user_id = self._microseconds << self.SERIAL_BITS | self._serial
-        self._microseconds += 1
-        return user_id
+        return self.take(1)[0]
+
+    def take(self, number: int) -> range:
+        """Return so many new ids, in their order."""
+        first = self._microseconds << self.SERIAL_BITS | self._serial
+        self._microseconds += number
+        step = 1 << self.SERIAL_BITS
+        return range(first, first + number * step, step)

@@ -16,9 +16,9 @@ import apsw
 import msgspec
 from peewee import SQL, ModelSelect, PeeweeException, fn
 
-from pwserver.config import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from pwserver.errors import Unavailable
 from pwserver.handoff import Scoreboard
+from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.database import database_to_read, open_to_read
 from workers.models import (
     APPLICATION,

@@ -16,8 +16,8 @@ import apsw
 from peewee import fn
 from playhouse.apsw_ext import APSWDatabase
 
-from pwserver.config import TICK_S
 from pwserver.errors import AdministrationRefused, DatabaseRefused
+from pwserver.limits import TICK_S
 from workers import rows
 from workers.administration import Administration
 from workers.keys import changing_keyring, replace_keyring

@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from pwserver.config import TICK_S, Settings
+from pwserver.config import Settings
 from pwserver.handoff import Scoreboard, receive_control
+from pwserver.limits import COMMIT_AWAITED_S, TICK_S
 from workers.applications import Registry
+from workers.arrivals import Arrivals
 from workers.audit import AuditLog
 from workers.batches import Batch, Batches, Waiter
 from workers.checks import Checks
@@ -32,6 +34,7 @@ from workers.models import IdClock
 from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
 from workers.reading import BookReader
 from workers.vault import Vault
+from workers.waiting import Lookout
 
 if TYPE_CHECKING:  # a service without TLS does not load it
     from workers.certificates import TlsFiles
@@ -91,6 +94,7 @@ class Worker:
         self._settings = start.settings
         self._number = start.number
         self._connections: dict[int, Connection] = {}
+        self._arrivals = Arrivals(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or changed otherwise
         self._watched: set[Connection] = set()  # have a deadline
         self._writer: socket.socket | None = None
@@ -100,6 +104,7 @@ class Worker:
         self._stopping = False
         self._listener_gone = False
         self._epoll = select.epoll()
+        self._lookout = Lookout(self._epoll, COMMIT_AWAITED_S, _EVENTS_MAX)
         self._epoll.register(control, select.EPOLLIN)
         self._handshakes: Handshakes | None = None
         if start.tls is not None:
@@ -116,10 +121,18 @@ class Worker:
         while not self._listener_gone and (
             not self._stopping or self._connections or not self._batches.empty
         ):
-            self._turn(self._epoll.poll(TICK_S, _EVENTS_MAX))
+            self._turn(self._wait())
             if self._context.now >= next_tick:
                 self._tick()
                 next_tick = self._context.now + TICK_S
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """Wait for events; where the writer has something of ours, its answer is near."""
+        if self._batches.in_flight:
+            events = self._lookout.look()
+            if events:
+                return events
+        return self._epoll.poll(TICK_S, _EVENTS_MAX)
 
     def _turn(self, events: list[tuple[int, int]]) -> None:
         context = self._context
@@ -127,12 +140,16 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
-        connections, touched = self._connections, self._touched
+        connections, touched, arrivals = self._connections, self._touched, self._arrivals
         handshakes, shake = self._handshakes, False
         for fd, event in events:
             connection = connections.get(fd)
             if connection is not None:
-                if event == select.EPOLLOUT or connection.receive():
+                if event == select.EPOLLIN and connection.idle:
+                    due = arrivals.receive(connection)
+                else:
+                    due = event == select.EPOLLOUT or connection.receive()
+                if due:
                     touched.add(connection)
             elif fd == self._control.fileno():
                 self._hear_listener()
@@ -142,6 +159,8 @@ class Worker:
                 self._hear_checker()
             elif handshakes is not None and fd == handshakes.fileno():
                 shake = True
+        if arrivals:
+            arrivals.do(touched)
         self._send_all()
         if handshakes is not None and shake:
             self._shake_hands(handshakes)
@@ -286,13 +305,14 @@ class Worker:
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
             self._wake([run.waiter for run in batch.runs])
+            batch.runs.clear()  # each knows its batch: nothing would free them but the collector
             if batch.senders:
                 self._wake(self._context.lines.settle(batch, self._context.now))
 
     def _wake(self, waiters: Iterable[Waiter]) -> None:
         """Have connections answer what is known now."""
-        for waiter in waiters:
-            connection = cast(Connection, waiter)  # nobody else waits here
+        connections = cast(Iterable[Connection], waiters)  # nobody else waits here
+        for connection in connections:
             connection.settle()
             self._touched.add(connection)
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import apsw
 
-from pwserver.config import CHECKPOINT_PAGES, TICK_S
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
+from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
 from workers.database import CheckValues, Store
 from workers.models import Row
 from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.waiting import Events, Lookout
 from workers.writing import KeyRetired, Operation, Result
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
@@ -87,6 +88,7 @@ class Writer:
         self._checkpoint_at = CHECKPOINT_PAGES
         self._stopping = False
         self._epoll = select.epoll()
+        self._lookout = Lookout(self._epoll, BATCH_AWAITED_S)
         self._epoll.register(control, select.EPOLLIN)
         say_ready(control)
 
@@ -100,15 +102,19 @@ class Writer:
 
     def run(self) -> None:
         """Commit what comes until told to stop."""
+        events: Events = []
         while not self._stopping:
-            events = self._epoll.poll(TICK_S)
+            events = events or self._epoll.poll(TICK_S)
             self._scoreboard.beat(NUMBER)
             batches = self._receive(events)
             if batches:
                 self._commit(batches)
+                self._checkpoint()
+                events = self._lookout.look()
             else:
                 self._files_changed()
-            self._checkpoint()
+                self._checkpoint()
+                events = []
         self._store.close()
 
     def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, Batch]]:
@@ -130,7 +136,8 @@ class Writer:
         operations = [operation for _, (_, batch) in batches for operation in batch]
         try:
             results = self._store.commit(rows, operations)
-            while self._files_changed():  # what went into a removed file is written once more
+            while not self._store.files.undisturbed() and self._files_changed():
+                # What went into a removed file is written once more.
                 results = self._store.commit(rows, operations)
         except (apsw.ConstraintError, KeyRetired) as error:
             if len(batches) == 1:
@@ -164,8 +171,9 @@ class Writer:
         A log that alone was removed loses nothing: this connection still has it open and copies it
         to the database before it closes, now or, where a reader is in the way, a little later.
         """
-        removed = self._store.database_removed
-        if not removed and not self._store.log_removed:
+        files = self._store.files
+        removed = files.database_removed
+        if not removed and not files.log_removed:
             return False
         in_use = self._store.keys()  # the one that seals is the last of them, and is to stay so
         others = {key: value for key, value in self._start.keys.items() if key not in in_use}

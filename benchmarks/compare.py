@@ -1,0 +1,162 @@
+"""The comparison: pwserver against what else one could take, at the same durability, in one run.
+
+    python benchmarks/compare.py --json run.json --html run.html --results benchmarks/RESULTS.md
+
+starts every contender that is installed, puts the same loads on them in turn, and takes about half
+an hour; `--quick` takes five minutes, to see that everything works. What is not installed is named
+and left out. Run `--sections throughput,once` for some of the sections, and `--from run.json` to
+show a kept run again.
+
+This file is the order of a run. `bench.py` is what its sections share, which are in `contests.py`,
+`growth.py`, `calm.py` and `ceiling.py`; the machinery below is that of the load test (`load.py`).
+`contenders.py` starts what is not ours. `kept.py` keeps what came out, after each section, so that
+a late failure loses no hour; `aims.py` holds it against what must be reached, `chapters.py` makes
+tables of it, and `terminal.py`, `write_up.py` and `page.py` with its `charts.py` show them.
+
+The run fails, with exit code 1 and a sentence, as the load test does: if a reply is wrong, a server
+goes silent, or a save that was acknowledged is not counted after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import contenders
+import kept
+import surroundings
+import terminal
+import write_up
+from bench import QUICK, Bench, Pace
+from calm import idle, start, steady
+from ceiling import limit
+from chapters import chapters
+from clients import Clients
+from contests import million, once, throughput, workers
+from growth import growth
+from options import duration, positive, words
+from progress import messages
+from wire import BenchmarkFailed
+
+SECTIONS = {
+    "throughput": throughput,
+    "once": once,
+    "million": million,
+    "growth": growth,
+    "workers": workers,
+    "idle": idle,
+    "steady": steady,
+    "start": start,
+    "limit": limit,
+}
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--sections",
+        type=words(*SECTIONS),
+        default=list(SECTIONS),
+        metavar="SECTION,...",
+        help=f"out of {', '.join(SECTIONS)} (default: all)",
+    )
+    add("--quick", action="store_true", help="everything in five minutes, to see that it works")
+    add("--rounds", type=positive, help=f"medians are of these (default: {Pace.rounds})")
+    add("--seconds", type=duration, help=f"measured time of each (default: {Pace.seconds})")
+    add("--clients", type=positive, default=2, help="client processes (default: %(default)s)")
+    add(
+        "--directory",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the temporary databases go: on the disk to be measured (default: %(default)s)",
+    )
+    add("--from", type=Path, metavar="FILE.json", help="show a kept run again; measure nothing")
+    add("--json", type=Path, metavar="FILE", help="keep every round, after each section")
+    add("--html", type=Path, metavar="FILE", help="write a page with charts (matplotlib)")
+    add("--results", type=Path, metavar="FILE", help="write the report as Markdown")
+    return parser
+
+
+def measure(options: argparse.Namespace, folder: Path) -> kept.Kept:
+    """Measure the chosen sections, one after the other; keep each when it is done."""
+    began_s = time.monotonic()
+    run = kept.Kept(
+        command=shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        began=datetime.now(UTC).isoformat(timespec="minutes"),
+        machine=surroundings.machine(folder),
+        missing=contenders.missing(),
+        quick=options.quick,
+    )
+    for name, why in run.missing.items():
+        messages.print(f"left out: {name}: {why}")
+    with Clients(options.clients) as clients:
+        bench = Bench(clients, folder, pace(options), run)
+        for section in options.sections:
+            messages.print(f"{section}:")
+            SECTIONS[section](bench)
+            run.sections.append(section)
+            run.took_s = time.monotonic() - began_s
+            messages.print(f"  done after {run.took_s / 60:.1f} minutes")
+            if options.json:
+                run.write(options.json)
+    return run
+
+
+def pace(options: argparse.Namespace) -> Pace:
+    """Return how much is measured."""
+    chosen = QUICK if options.quick else Pace()
+    if options.rounds:
+        chosen = replace(chosen, rounds=options.rounds)
+    if options.seconds:
+        chosen = replace(chosen, seconds=options.seconds)
+    return chosen
+
+
+def run_and_report(options: argparse.Namespace) -> None:
+    """Make the run that the command line asks for, or read one, and show it."""
+    if options.html:
+        import page  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
+    if kept_in := getattr(options, "from"):
+        run = kept.read(kept_in)
+    else:
+        with tempfile.TemporaryDirectory(prefix="pwserver-compare-", dir=options.directory) as name:
+            run = measure(options, Path(name).resolve())
+    terminal.show(chapters(run))
+    if options.html:
+        page.write(options.html, run)
+    if options.results:
+        write_up.write(options.results, run)
+
+
+def main() -> None:
+    """Read the command line, run, and turn what went wrong into a sentence and an exit code."""
+    options = command_line().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run_and_report(options)
+    except BenchmarkFailed as failure:
+        messages.print(f"failed: {failure}")
+        if options.json and options.json.exists():
+            messages.print(f"the sections before are in {options.json}; show them with --from")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        messages.print("interrupted; the servers are stopped and their files removed")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

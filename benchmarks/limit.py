@@ -1,0 +1,180 @@
+"""The limit: what one process saves with no sockets, no sealing and nobody to answer.
+
+    python benchmarks/limit.py
+
+`executemany` and COMMIT with `synchronous=FULL` on pwserver's own table, with its settings of
+SQLite and rows of the size that it seals, by the number of rows that share a commit; and what is
+below that, how often the disk syncs. Nothing that commits to this table on this disk saves more,
+whatever it is written in. SQLite checkpoints by itself, at as many pages as the service does, and
+that is in the time; making the rows is not, as others do that.
+
+The database grows from round to round, which costs SQLite next to nothing: ids grow, so rows go to
+the end of the table. A run takes a quarter of a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Self, TypeVar
+
+import apsw
+from options import duration, positive
+from playhouse.apsw_ext import APSWDatabase
+from rich.console import Console
+from rich.table import Table
+
+from pwserver.limits import CHECKPOINT_PAGES
+from workers.database import PRAGMAS
+from workers.models import Row, User, sql
+
+BATCHES = (1, 8, 64, 512, 4096)
+"""Rows that share a commit."""
+
+SEALED = b"\xa5" * 61
+"""As long as the passwords of the load test are when they are sealed."""
+
+ID_STEP = 2048
+"""Between the ids that a worker makes one after the other."""
+
+PAGE = b"\xa5" * 4096
+OVERWRITTEN_BYTES = 8 * 1024 * 1024
+"""A file as long as a write-ahead log gets, which is overwritten round and round."""
+
+
+_Given = TypeVar("_Given")
+
+
+@dataclass(frozen=True, slots=True)
+class Syncs:
+    """How often a second the disk takes a page and its sync."""
+
+    appended: float
+    """To a file that grows: its new size is synced too."""
+
+    overwritten: float
+    """In a file that has its size, as SQLite's log has after the first checkpoint."""
+
+
+class Limit:
+    """A database and a file in a folder, to be measured round by round; use it in a `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "synced"
+        pragmas = PRAGMAS | {"journal_mode": "wal", "wal_autocheckpoint": CHECKPOINT_PAGES}
+        self._database = APSWDatabase(str(folder / "limit.db"), pragmas=pragmas)
+        self._database.connect()
+        self._connection: apsw.Connection = self._database.connection()
+        fields = [User.id, User.book, User.key_id, User.sealed, User.saved_at_ms]
+        with self._database.bind_ctx([User]):
+            self._database.create_tables([User])
+            self._insert = sql(User.insert_many([(0, 0, 0, b"", 0)], fields=fields))
+        self._ids = itertools.count(ID_STEP, ID_STEP)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+        self._file.unlink(missing_ok=True)
+
+    def measure(self, batch: int, seconds: float) -> float:
+        """Save `batch` rows with each commit, for so long; return rows a second."""
+        saved_at_ms = time.time_ns() // 1_000_000
+
+        def rows() -> list[Row]:
+            return [(next(self._ids), 0, 1, SEALED, saved_at_ms) for _ in range(batch)]
+
+        return batch * _rate(self._save, rows, seconds)
+
+    def _save(self, rows: list[Row]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany(self._insert, rows)
+        self._connection.execute("COMMIT")
+
+    def syncs(self, seconds: float) -> Syncs:
+        """Write and sync pages, for half of the time in each way."""
+        file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            places = itertools.count(0, len(PAGE))
+            appended = _rate(_syncing(file), lambda: next(places), seconds / 2)
+            os.pwrite(file, bytes(OVERWRITTEN_BYTES), 0)
+            os.fsync(file)
+            round_and_round = itertools.cycle(range(0, OVERWRITTEN_BYTES, len(PAGE)))
+            overwritten = _rate(_syncing(file), lambda: next(round_and_round), seconds / 2)
+        finally:
+            os.close(file)
+        return Syncs(appended, overwritten)
+
+
+def _syncing(file: int) -> Callable[[int], None]:
+    def write(place: int) -> None:
+        os.pwrite(file, PAGE, place)
+        os.fdatasync(file)
+
+    return write
+
+
+def _rate(work: Callable[[_Given], None], prepare: Callable[[], _Given], seconds: float) -> float:
+    """Return how often a second `work` is done, what it is given being made off the clock."""
+    spent_ns = times = 0
+    while spent_ns < seconds * 1e9:
+        given = prepare()
+        began_ns = time.perf_counter_ns()
+        work(given)
+        spent_ns += time.perf_counter_ns() - began_ns
+        times += 1
+    return times / spent_ns * 1e9
+
+
+def main() -> None:
+    """Measure in rounds, and print the medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--directory", help="where files are written; it decides which disk")
+    parser.add_argument(
+        "--seconds", type=duration, default=0.5, help="of each measurement (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    syncs = []
+    with (
+        tempfile.TemporaryDirectory(prefix="pwserver-limit-", dir=options.directory) as folder,
+        Limit(Path(folder)) as limit,
+    ):
+        for _ in range(options.rounds):
+            syncs.append(limit.syncs(options.seconds))
+            for batch in BATCHES:
+                rates[batch].append(limit.measure(batch, options.seconds))
+    _show(rates, syncs)
+
+
+def _show(rates: dict[int, list[float]], syncs: list[Syncs]) -> None:
+    table = Table("what", "a second", "lowest", "highest", title="Medians of the rounds")
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def add(what: str, figures: list[float]) -> None:
+        shown = median(figures), min(figures), max(figures)
+        table.add_row(what, *(f"{figure:,.0f}" for figure in shown))
+
+    for batch, figures in rates.items():
+        add(f"rows, {batch:,} a commit", figures)
+    add("syncs of a file that grows", [each.appended for each in syncs])
+    add("syncs of a file overwritten in place", [each.overwritten for each in syncs])
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

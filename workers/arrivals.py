@@ -1,0 +1,80 @@
+"""Requests that came alone: decoded together, and those of a kind done together.
+
+Most clients have one request in flight, so what arrives in a turn is one line on each of many
+connections. Decoding, checking and sealing them one by one would cost three times what it does for
+all of them at once. So a line that came on a connection on which nothing is unfinished is put aside
+while the turn reads its sockets. At the end of it all lines are decoded by one call, and the plain
+saves among them are queued by one. Whatever is not as usual goes its connection's own way.
+
+Knows nothing of the loop, nor of what a request means beyond who has it done.
+"""
+
+from typing import Any
+
+from pwserver.config import Settings
+from pwserver.framing import decode_whole, request_decoder
+from pwserver.limits import RECEIVE_BYTES
+from workers.commands import SAVE_PLAIN, command_of, save_together
+from workers.connection import Connection
+from workers.context import Context
+
+
+class Arrivals:
+    """The lines of a turn that were put aside, and whose they are."""
+
+    def __init__(self, context: Context, settings: Settings) -> None:
+        self._context = context
+        self._message_bytes_max = settings.message_bytes_max
+        self._in_flight_max = settings.in_flight_max
+        self._connections: list[Connection] = []
+        self._lines: list[bytes] = []
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._lines)
+
+    def receive(self, connection: Connection) -> bool:
+        """Take what has arrived on a connection that is `idle`; return whether `flush` is due."""
+        try:
+            data = connection.recv(RECEIVE_BYTES)
+        except OSError as error:
+            return connection.receive_nothing(error)
+        if data[-2:] == b"}\n" and data.count(b"\n") == 1:
+            self._connections.append(connection)
+            self._lines.append(data)
+            return False
+        return connection.receive_text(data)
+
+    def do(self, touched: set[Connection]) -> None:
+        """Do what was put aside; add the connections of which `flush` is due."""
+        connections, lines = self._connections, self._lines
+        if len(lines) == 1:
+            if connections[0].receive_text(lines[0]):
+                touched.add(connections[0])
+            connections.clear()
+            lines.clear()
+            return
+        text = b"".join(lines)
+        requests = decode_whole(request_decoder, text, self._message_bytes_max)
+        if requests is None or len(requests) != len(lines) or self._context.batches.full:
+            for connection, line in zip(connections, lines, strict=True):
+                if connection.receive_text(line):
+                    touched.add(connection)
+        else:
+            saves: dict[int, tuple[list[Connection], list[Any]]] = {}  # by book
+            for connection, request in zip(connections, requests, strict=True):
+                command = command_of(request)
+                if command is SAVE_PLAIN and connection.may(command):
+                    book = connection.peer.caller.book
+                    savers, passwords = saves.get(book) or saves.setdefault(book, ([], []))
+                    savers.append(connection)
+                    passwords.append(request)
+                    connection.unanswered += 1
+                    if connection.unanswered >= self._in_flight_max:
+                        touched.add(connection)
+                elif connection.take([request]):
+                    touched.add(connection)
+            for savers, passwords in saves.values():
+                save_together(self._context, savers, passwords)
+        connections.clear()
+        lines.clear()
