@@ -34,6 +34,7 @@ from wire import Access, Address, BenchmarkFailed, Point, Ways
 
 BENCHMARKS = Path(__file__).resolve().parent
 PROJECT = BENCHMARKS.parent
+HIDING = BENCHMARKS / "hiding"
 LISTENING = re.compile(rb"(?m)^.* listening on (?P<address>\S+:\d+).*\n")
 
 START_TIMEOUT_S = 30.0
@@ -251,7 +252,7 @@ class Started:
 def environment(tree: Path) -> dict[str, str]:
     """Return the environment, with the code of `tree` in it and no setting of the service."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PWSERVER_")}
-    return {**kept, "PYTHONPATH": str(tree)}
+    return {**kept, "PYTHONPATH": f"{tree}:{HIDING}"}
 
 
 def _revision(tree: Path) -> str:

@@ -50,7 +50,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PRELOAD = ["pwserver.console", "workers.worker", "workers.writer", "workers.checker"]
+_PRELOAD = [
+    "pwserver.console",
+    "workers.worker",
+    "workers.writer",
+    "workers.checker",
+    "workers.preloaded",
+]
 _FULL_PAUSE_S = 0.01
 """How long nothing is accepted where there was no room, before it is tried again."""
 
