@@ -13,7 +13,7 @@ from typing import Any
 
 from pwserver.config import Settings
 from pwserver.framing import decode_whole, request_decoder
-from pwserver.limits import RECEIVE_BYTES
+from pwserver.limits import LINE_BYTES
 from workers.commands import SAVE_PLAIN, command_of, save_together
 from workers.connection import Connection
 from workers.context import Context
@@ -36,7 +36,7 @@ class Arrivals:
     def receive(self, connection: Connection) -> bool:
         """Take what has arrived on a connection that is `idle`; return whether `flush` is due."""
         try:
-            data = connection.recv(RECEIVE_BYTES)
+            data = connection.recv(LINE_BYTES)
         except OSError as error:
             return connection.receive_nothing(error)
         if data[-2:] == b"}\n" and data.count(b"\n") == 1:

@@ -73,8 +73,16 @@ def is_local(connected: socket.socket) -> bool:
     if connected.family == socket.AF_UNIX:
         return True
     try:
-        address = ip_address(connected.getsockname()[0].partition("%")[0])
-    except (OSError, ValueError):
+        return _is_loopback(connected.getsockname()[0])
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=256)  # of this machine's addresses, so there are few
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
