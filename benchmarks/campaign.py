@@ -13,6 +13,7 @@ its rounds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -23,6 +24,10 @@ from histogram import Histogram
 from servers import Target
 from subjects import Subject
 from wire import BenchmarkFailed, Point, Size
+
+REAPED_S = 0.1
+"""Until a server's processes that end with their connections, as PostgreSQL's do, have been waited
+for: between their end and that, their processor time is nowhere to be seen."""
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -170,6 +175,7 @@ class _Taken:
 
     def added_to(self, measured: Round, requests: float) -> Round:
         """Return the round with what was taken for so many requests, the warm-up's among them."""
+        time.sleep(REAPED_S)
         self.look()
         cpu_s = self._seen[-1].cpu_s - self._seen[0].cpu_s
         memory_bytes = max(each.memory_bytes for each in self._seen)

@@ -1,6 +1,8 @@
 """Lines of many connections, taken together: each is answered as if it were alone."""
 
+import os
 import random
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pwserver.config import Settings
+from tests.conftest import Start
+from tests.harness import eventually
 from tests.planning import Planner
 from workers.arrivals import Arrivals
 from workers.batches import DONE
@@ -144,3 +148,24 @@ def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
     assert touched == {*table.connections}
     assert not any(connection.wants for connection in touched)
     table.close()
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_what_came_before_a_stop_is_done(start: Start, clients: int) -> None:
+    """Lines that a worker finds together with the word to stop are done and answered first."""
+    service = start("--workers", "1")
+    peers = [service.peer() for _ in range(clients)]
+    for peer in peers:
+        assert peer.ask({"message": "ping"}) == {"message": "Alive!"}
+    worker = service.child("worker 1")
+    os.kill(worker, signal.SIGSTOP)
+    for peer in peers:
+        peer.send(SAVE, newline=b"")
+    service.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "SIGTERM: stopping" in service.stderr, "told to stop")
+    os.kill(worker, signal.SIGCONT)
+    for peer in peers:
+        assert peer.reply() == {"message": "Password saved!"}
+        assert peer.ended()
+        peer.close()
+    assert service.ended() == 0

@@ -15,7 +15,7 @@ import select
 import time
 
 _HELD_UP_S = 0.0025
-_PAUSE_S = 0.5
+_PAUSE_S = 0.1
 
 Events = list[tuple[int, int]]
 

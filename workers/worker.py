@@ -222,6 +222,7 @@ class Worker:
                 self._change_certificates(descriptors)
             elif text == STOP:
                 self._stopping = True
+                self._arrivals.do(self._touched)  # before what those connections have sent since
                 self._wake(self._context.delays.end())
                 if self._handshakes is not None:
                     self._count_closed(self._handshakes.close())
