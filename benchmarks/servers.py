@@ -211,10 +211,12 @@ class Started:
     def _ready(self) -> re.Match[bytes]:
         """Read what it prints up to the line that says it listens, and return that."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
+        printed = select.poll()  # not `select`, which knows 1,024 descriptors only
+        printed.register(self._stdout, select.POLLIN)
         output = b""
         while not (found := self.ready.search(output)):
             left_s = max(deadline_s - time.monotonic(), 0)
-            readable, _, _ = select.select([self._stdout], [], [], left_s)
+            readable = printed.poll(left_s * 1000)
             data = os.read(self._stdout.fileno(), 4096) if readable else b""
             if not data:
                 how = "ended before it listened" if readable else "did not listen in time"
