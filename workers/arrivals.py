@@ -2,9 +2,9 @@
 
 Most clients have one request in flight, so what arrives in a turn is one line on each of many
 connections. Decoding, checking and sealing them one by one costs half as much again as all of them
-at once. So a line that came on a connection on which nothing is unfinished is put aside
-while the turn reads its sockets. At the end of it all lines are decoded by one call, and the plain
-saves among them are queued by one. Whatever is not as usual goes its connection's own way.
+at once. So a line that came on a connection on which nothing is unfinished is put aside while the
+turn reads its sockets. At the end of it all lines are decoded by one call, and the plain saves
+among them are queued by one. Whatever is not as usual goes its connection's own way.
 
 Knows nothing of the loop, nor of what a request means beyond who has it done.
 """
