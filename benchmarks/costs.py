@@ -29,6 +29,7 @@ import costs_worker
 from costing import REPETITIONS, Cost, per_call
 from rich.console import Console
 from rich.table import Table
+from usage import Usage
 
 PAGE = b"x" * 4096
 
@@ -70,24 +71,12 @@ def starting(folder: Path) -> Iterator[Cost]:
                 client.recv(100)
             answered.append(time.perf_counter() - began)
             if os.geteuid() == 0:
-                memory.append(sum(map(proportional_kib, family(service.pid))))
+                memory.append(Usage.of(service.pid).memory_bytes / 1024)
             service.terminate()
     yield "start the service until it listens", statistics.median(listening) * 1e6
     yield "start the service until its first reply", statistics.median(answered) * 1e6
     if memory:
         yield "memory of all its processes (PSS), in KiB", statistics.median(memory)
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(each for child in children for each in family(int(child)))]
-
-
-def proportional_kib(pid: int) -> int:
-    """Return a process's share of memory, what is shared divided by who shares it."""
-    found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
-    return int(found[1]) if found else 0
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from pwserver.handoff import FrameReader, control_channel, frame, frame_channel, send_control
@@ -69,6 +70,16 @@ def store(path: Path) -> Iterator[Store]:
     with contextlib.closing(open_store(path)) as opened:
         opened.count_users()
         yield opened
+
+
+def test_a_key_that_another_program_retires_is_missed_at_once(store: Store) -> None:
+    """The writer remembers the keys, but not beyond a commit of somebody else's."""
+    for number in (1, 2):
+        store.commit(users(number), [])
+    with contextlib.closing(apsw.Connection(str(store.path))) as administrator:
+        administrator.execute("DELETE FROM key WHERE id = ?", (users(3)[0][2],))
+    with pytest.raises(KeyRetired):
+        store.commit(users(3), [])
 
 
 @pytest.mark.parametrize("what", BAD)

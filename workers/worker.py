@@ -34,7 +34,7 @@ from workers.models import IdClock
 from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
 from workers.reading import BookReader
 from workers.vault import Vault
-from workers.waiting import Lookout
+from workers.waiting import Events, Lookout
 
 if TYPE_CHECKING:  # a service without TLS does not load it
     from workers.certificates import TlsFiles
@@ -126,7 +126,7 @@ class Worker:
                 self._tick()
                 next_tick = self._context.now + TICK_S
 
-    def _wait(self) -> list[tuple[int, int]]:
+    def _wait(self) -> Events:
         """Wait for events; where the writer has something of ours, its answer is near."""
         if self._batches.in_flight:
             events = self._lookout.look()

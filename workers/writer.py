@@ -109,12 +109,10 @@ class Writer:
             batches = self._receive(events)
             if batches:
                 self._commit(batches)
-                self._checkpoint()
-                events = self._lookout.look()
             else:
                 self._files_changed()
-                self._checkpoint()
-                events = []
+            self._checkpoint()
+            events = self._lookout.look() if batches else []
         self._store.close()
 
     def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, Batch]]:
