@@ -13,11 +13,13 @@ import pytest
 
 from tests.books_wire import (
     ALIVE,
+    DELETED,
     DENIED,
     PING,
     Request,
     ask_all,
     at_once,
+    delete,
     on_each_worker,
     peer_from,
     save,
@@ -38,6 +40,7 @@ NOT_HELD_UP_S = 1.0
 
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.77"
 RIGHT = verify("alice", "the right one")
+DELETE_ALICE = delete("alice")
 VALID = {"message": "return_verify_password", "valid": True}
 INVALID = {"message": "return_verify_password", "valid": False}
 REFUSED = {"message": "Unavailable!", "error": "Too many passwords were wrong; wait some seconds."}
@@ -215,6 +218,16 @@ def test_the_right_password_is_no_quicker_where_wrong_ones_wait(town: Town) -> N
         for peer in peers:
             reply, seconds = timed(peer, RIGHT)
             assert reply == REFUSED or (reply == VALID and seconds >= DELAYS_S[2])
+
+
+def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
+    """A verification that is delayed sees the requests before it, and none of those behind it."""
+    with town.peer() as peer:
+        ask_all(peer, WRONG_PASSWORDS[: ADDRESS.allowance + 1])
+        began = time.monotonic()
+        replies = ask_all(peer, [save("alice", "second"), verify("alice", "second"), DELETE_ALICE])
+        assert replies == [saved("alice", 2), VALID, DELETED]
+        assert time.monotonic() - began > AT_ONCE_S
 
 
 def test_hanging_up_is_no_way_around(town: Town) -> None:

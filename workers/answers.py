@@ -66,37 +66,24 @@ def _password(context: Context, book: int, name: str, request: GetPassword) -> b
 def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
     """Tell whether a password is the newest of a user; later, where too many were wrong lately.
 
-    One that is to come later counts as wrong until then, so that many at once are no way around.
-    One that is answered at once counts when it was: workers that compare in the same instant may
-    each let one through more than is allowed.
+    One that is told later counts as wrong until then, so that many at once are no way around. One
+    that is answered at once counts when it was: workers that compare in the same instant may each
+    let one through more than is allowed.
     """
     name = normal(request.username, "username")
     peer, limit = waiter.peer, waiter.peer.verifying
     delay_s = limit.delay_s(context.now)
-    if delay_s == 0.0:
-        reply, valid = _verified(context, peer, name, request)
-        if not valid:
-            limit.charge(context.now)
-        return reply
     if delay_s is None:
         context.note(peer, "verify", name, "refused: too many were wrong")
         raise Unavailable("Too many passwords were wrong; wait some seconds.")
-
-    def answer() -> bytes:
-        reply, valid = _verified(context, peer, name, request)
-        if valid:
-            limit.refund()
-        return reply
-
-    limit.charge(context.now)
-    return context.delays.add(waiter, request.id, context.now + delay_s, answer)
-
-
-def _verified(
-    context: Context, peer: Peer, name: str, request: VerifyPassword
-) -> tuple[bytes, bool]:
     valid = _is_valid(context, peer, name, request.password)
-    return Recorded(protocol.return_verify_password(valid, request.id), request.id), valid
+    reply = Recorded(protocol.return_verify_password(valid, request.id), request.id)
+    if delay_s or not valid:
+        limit.charge(context.now)
+    if not delay_s:
+        return reply
+    refund = limit.refund if valid else None
+    return context.delays.add(waiter, request.id, reply, context.now + delay_s, refund)
 
 
 def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:

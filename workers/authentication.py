@@ -38,7 +38,7 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
     denied = protocol.denied(request.id)
     if not delay_s:
         return denied
-    return context.delays.add(waiter, request.id, context.now + delay_s, lambda: denied)
+    return context.delays.add(waiter, request.id, denied, context.now + delay_s)
 
 
 def authenticate_by_certificate(context: Context, peer: Peer, name: str) -> None:

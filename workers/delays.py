@@ -1,7 +1,8 @@
 """Replies that are held back, because who asks has guessed wrong too often.
 
-Each waits on its own: other connections, and other requests that need no order, go on. What is to
-be found out is found out when the time has come, not before, so that the delay says nothing.
+Each waits on its own: other connections, and other requests that need no order, go on. What a reply
+says is found out in its request's turn, so that it sees the requests before it and none of those
+behind. When it leaves does not depend on what it says, so the delay says nothing.
 """
 
 import heapq
@@ -12,32 +13,34 @@ from pwserver import protocol
 from pwserver.errors import Unavailable
 from pwserver.protocol import Id
 from workers.batches import Waiter
-from workers.lines import refusal_of
 
 
 class Delayed:
-    """A reply that comes later; `reply` is there then."""
+    """A `reply` that comes later."""
 
-    def __init__(self, waiter: Waiter, id: Id, answer: Callable[[], bytes]) -> None:
+    def __init__(
+        self, waiter: Waiter, id: Id, reply: bytes, then: Callable[[], None] | None
+    ) -> None:
         self.waiter = waiter
-        self.reply: bytes | None = None
+        self.reply = reply
         self._id = id
-        self._answer = answer
+        self._then = then
+        self._is_due = False
 
     def replies(self) -> list[bytes] | None:
-        """Return the reply, or None as long as there is none."""
-        return None if self.reply is None else [self.reply]
+        """Return the reply, or None as long as it is held back."""
+        return [self.reply] if self._is_due else None
 
-    def answer(self) -> None:
-        """Find out what the reply is."""
-        try:
-            self.reply = self._answer()
-        except Exception as error:
-            self.reply = protocol.refusal(refusal_of(error), self._id)
+    def release(self) -> None:
+        """Let the reply go."""
+        self._is_due = True
+        if self._then is not None:
+            self._then()
 
     def give_up(self) -> None:
-        """Say that nobody will find it out."""
+        """Let go without saying what was found out."""
         self.reply = protocol.refusal(Unavailable("The service is stopping."), self._id)
+        self._is_due = True
 
 
 class Delays:
@@ -48,9 +51,19 @@ class Delays:
         self._numbers = itertools.count()
         self._ended = False
 
-    def add(self, waiter: Waiter, id: Id, due: float, answer: Callable[[], bytes]) -> Delayed:
-        """Hold a reply back until a moment of the monotonic clock, or a little longer."""
-        delayed = Delayed(waiter, id, answer)
+    def add(
+        self,
+        waiter: Waiter,
+        id: Id,
+        reply: bytes,
+        due: float,
+        then: Callable[[], None] | None = None,
+    ) -> Delayed:
+        """Hold a reply back until a moment of the monotonic clock, or a little longer.
+
+        `then` is done when it leaves, not before: what it does may be seen from outside.
+        """
+        delayed = Delayed(waiter, id, reply, then)
         if self._ended:
             delayed.give_up()
             return delayed
@@ -58,11 +71,11 @@ class Delays:
         return delayed
 
     def expire(self, now: float) -> list[Waiter]:
-        """Answer what is due; return who has a reply now."""
+        """Let go what is due; return who has a reply now."""
         answered: list[Waiter] = []
         while self._queue and self._queue[0][0] <= now:
             delayed = heapq.heappop(self._queue)[2]
-            delayed.answer()
+            delayed.release()
             answered.append(delayed.waiter)
         return answered
 
