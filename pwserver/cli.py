@@ -19,7 +19,7 @@ import setproctitle
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
-from pwserver import __version__, cli_admin, cli_book, show
+from pwserver import __version__, cli_admin, cli_audit, cli_book, show
 from pwserver.access import TOKEN_FILE_VARIABLE
 from pwserver.cli_book import FLAT
 from pwserver.config import ClientSettings, Settings, StoreSettings
@@ -84,9 +84,9 @@ def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCod
     return ExitCode.OK
 
 
-for place, command in enumerate((serve, setup, *cli_book.COMMANDS)):
+for place, command in enumerate((serve, setup, *cli_book.COMMANDS, cli_admin.check)):
     app.command(command, sort_key=place)
-for commands in cli_admin.APPS:
+for commands in (*cli_admin.APPS, cli_audit.audit):
     app.command(commands)
 
 

@@ -1,25 +1,22 @@
-"""The commands of the administrator: applications, keys, the audit record.
+"""The commands of the administrator: applications, keys, and a check of everything.
 
 They work on the files themselves, whether the service runs or not, and may be used by whoever may
 use the files. What they show on standard output is what a program wants to have, a new token above
 all; what only a person wants to know goes to standard error.
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from pwserver import show
-from pwserver.cli_book import FLAT
+from pwserver.cli_book import FLAT, Json
 from pwserver.config import StoreSettings
 from pwserver.errors import (
     AdministrationRefused,
-    AuditRefused,
     ConfigError,
     DatabaseRefused,
     ExitCode,
@@ -36,9 +33,6 @@ if TYPE_CHECKING:
 _Settings = Annotated[StoreSettings, FLAT]
 _DEFAULTS = StoreSettings()
 _Name = Annotated[str, Parameter(help="The application's name.")]
-_Json = Annotated[
-    bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
-]
 
 GRACE_S = 86_400.0
 
@@ -46,8 +40,7 @@ application = App(
     name="app", sort_key=101, help="Applications: who may use the service, and for what."
 )
 key = App(name="key", sort_key=102, help="The keys that passwords are sealed with.")
-audit = App(name="audit", sort_key=103, help="The record of who read, changed or was denied what.")
-APPS = (application, key, audit)
+APPS = (application, key)
 
 
 # --- Applications. ---
@@ -79,7 +72,7 @@ def add_application(
 
 
 @application.command(name="list")
-def list_applications(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def list_applications(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """List the applications: what each may do, and whether its token is good."""
     with _administration(settings) as files:
         rows = files.applications()
@@ -124,7 +117,7 @@ def revoke_application(name: _Name, /, *, settings: _Settings = _DEFAULTS) -> Ex
     """Take an application's token away, from open connections too; its passwords stay."""
     with _administration(settings) as files:
         files.revoke(name)
-    _tell(f"Application {name} is revoked.")
+    show.tell(f"Application {name} is revoked.")
     return ExitCode.OK
 
 
@@ -137,7 +130,7 @@ def _rights(may: str) -> list[Right]:
 
 
 def _print_token(token: Secret[str], sentence: str) -> None:
-    _tell(f"{sentence} Its token is shown only now:")
+    show.tell(f"{sentence} Its token is shown only now:")
     print(token.reveal())
 
 
@@ -145,7 +138,7 @@ def _print_token(token: Secret[str], sentence: str) -> None:
 
 
 @key.command(name="list")
-def list_keys(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def list_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """List the keys, and how many passwords are sealed with each."""
     from workers import rotation
 
@@ -173,7 +166,7 @@ def add_key(*, settings: _Settings = _DEFAULTS) -> ExitCode:
 
     with _administration(settings) as files:
         number = rotation.add_key(files)
-    _tell(
+    show.tell(
         f"Key {number} was added to {settings.key_path}. Keep a copy of that file in a safe place; "
         "then run `pwserver key rotate`."
     )
@@ -195,7 +188,7 @@ def rotate_keys(*, settings: _Settings = _DEFAULTS) -> ExitCode:
             f"{len(refused)} passwords were altered and do not open, the first of user "
             f"{refused[0]}; they were left as they are. All others are sealed with key {number}."
         )
-    _tell(f"Every password is sealed with key {number}.")
+    show.tell(f"Every password is sealed with key {number}.")
     return ExitCode.OK
 
 
@@ -211,128 +204,39 @@ def retire_key(
 
     with _administration(settings) as files:
         rotation.retire(files, number)
-    _tell(f"Key {number} is retired. Backups of the database made before need it still.")
+    show.tell(f"Key {number} is retired. Backups of the database made before need it still.")
     return ExitCode.OK
 
 
-# --- The audit record. ---
+# --- The whole book. ---
 
 
-_Files = Annotated[
-    Path,
-    Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
-]
+def check(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Look at every page, open every password, see who may use the files; exit with 5 if need be.
 
-
-@audit.command(name="show")
-def show_audit(
-    *files: _Files,
-    user: str | None = None,
-    application: str | None = None,
-    action: str | None = None,
-    since: datetime | None = None,
-    as_json: _Json = False,
-    settings: _Settings = _DEFAULTS,
-) -> ExitCode:
-    """List what is in the record.
-
-    Parameters
-    ----------
-    user
-        Only what concerns this username.
-    application
-        Only what this application did, or what was done to it.
-    action
-        Only this: get, verify, delete, restore, denied, authentication, administration, key change.
-    since
-        Only from then on, such as 2026-11-01 or 2026-11-01T12:30 (UTC).
+    Changes nothing, whether the service runs or not. The audit record has its own `audit verify`.
     """
-    from workers.audit_reading import Records
-
-    with _readable(settings):
-        records = Records(
-            _files(settings, files),
-            user=user,
-            application=application,
-            action=action,
-            since=since and _in_utc(since),
-        )
-        show.records(
-            (
-                {
-                    "n": record.n,
-                    "time": record.time,
-                    "application": record.application,
-                    "address": record.address,
-                    "action": record.action,
-                    "user": record.user,
-                    "outcome": record.outcome,
-                    "more": _more(record.more, record.times),
-                }
-                for record in records
-            ),
-            as_json=as_json,
-        )
-    if records.skipped:
-        _tell(f"{records.skipped} lines are no records; `pwserver audit verify` says where.")
-    return ExitCode.OK
-
-
-@audit.command(name="verify")
-def verify_audit(*files: _Files, settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
-
-    Of files that are named the end is not checked, unless the newest is among them.
-    """
-    from workers.audit_verification import verify
-    from workers.keys import read_keyring
+    from workers.database import holds_a_book, is_in_use
+    from workers.integrity import Examination
     from workers.process import protect_memory
+    from workers.validation import check_sqlite
 
     protect_memory()
-    key = read_keyring(settings.key_path).for_purpose("audit")
-    with _readable(settings):
-        paths = _files(settings, files)
-        is_whole = not files or settings.audit_path in paths
-        verdict = verify(paths, settings.audit_head_path if is_whole else None, key)
-    for finding in verdict.findings:
-        _tell(str(finding))
-    for limit in verdict.limits:
-        _tell(limit)
-    if not verdict.is_genuine:
-        raise AuditRefused("the audit record is not as it was written.")
-    print(f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine.")
+    check_sqlite()
+    if not holds_a_book(settings.path):
+        raise DatabaseRefused(f"there is no password book {settings.path} yet.")
+    examination = Examination(settings, at_rest=not is_in_use(settings.path))
+    number = 0
+    with show.progress("Checking") as progress:
+        for finding in examination.findings(progress):
+            number += 1
+            show.tell(finding)
+    if number:
+        raise DatabaseRefused(
+            f"{settings.path} is not in order, as said above. Nothing was changed."
+        )
+    print(f"{examination.users} users, {examination.applications} applications: all in order.")
     return ExitCode.OK
-
-
-def _files(settings: StoreSettings, named: Sequence[Path]) -> list[Path]:
-    from workers.audit_reading import record_files
-
-    if named:
-        return list(named)
-    found = record_files(settings.audit_path)
-    if found.compressed:
-        _tell(f"Left out, because compressed: {', '.join(map(str, found.compressed))}.")
-    if not found.paths:
-        raise AuditRefused(f"there is no audit record {settings.audit_path}.")
-    return found.paths
-
-
-@contextmanager
-def _readable(settings: StoreSettings) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        name = error.filename or settings.audit_path
-        raise AuditRefused(f"{name} cannot be read: {error.strerror}.") from None
-
-
-def _more(more: Mapping[str, object], times: int) -> str:
-    shown = [f"{name} {value}" for name, value in more.items()]
-    return ", ".join([*shown, f"{times} times"] if times > 1 else shown)
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 # --- What they share. ---
@@ -357,13 +261,9 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
                 raise
             made = []  # a service has just been started, which does the same
         for sentence in made:
-            _tell(sentence)
+            show.tell(sentence)
     with administration(settings) as files:
         yield files
-
-
-def _tell(sentence: str) -> None:
-    print(show.visible(sentence), file=sys.stderr)
 
 
 def _time(ms: int) -> datetime | None:

@@ -29,7 +29,7 @@ FLAT = Parameter(name="*", show_default=True, show_env_var=True)
 _Settings = Annotated[ClientSettings, FLAT]
 _DEFAULTS = ClientSettings()
 _Name = Annotated[str, Parameter(help="The username.")]
-_Json = Annotated[
+Json = Annotated[
     bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
 ]
 _Show = Annotated[
@@ -48,7 +48,7 @@ def save(
     *,
     username: str | None = None,
     labels: _Labels = None,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Save a password, typed at a hidden prompt or read from standard input.
@@ -74,7 +74,7 @@ def get(
     version: int | None = None,
     shown: _Show = False,
     raw: _Raw = False,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Read a user's password.
@@ -97,7 +97,7 @@ def get(
 
 
 def verify(
-    username: _Name, /, *, as_json: _Json = False, settings: _Settings = _DEFAULTS
+    username: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
 ) -> ExitCode:
     """Tell whether a password, typed or from standard input, is a user's; if not, exit with 1."""
     with _client(settings) as book:
@@ -112,7 +112,7 @@ def list_(  # cyclopts calls it `list`
     prefix: str = "",
     label: str | None = None,
     limit: int | None = None,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """List users by name, without their passwords.
@@ -150,7 +150,7 @@ def list_(  # cyclopts calls it `list`
 
 
 def history(
-    username: _Name, /, *, as_json: _Json = False, settings: _Settings = _DEFAULTS
+    username: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
 ) -> ExitCode:
     """List the versions that are kept of a user's password, without the passwords."""
     with _client(settings) as book:
@@ -167,7 +167,7 @@ def restore(
     version: Annotated[int, Parameter(help="The version, as `history` lists it.")],
     /,
     *,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Make an older version of a user's password the newest again."""
@@ -181,7 +181,7 @@ def label(
     username: _Name,
     /,
     *labels: Annotated[str, Parameter(help="The labels. None: the user has none any more.")],
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Set a user's labels, in place of those it has."""
@@ -200,7 +200,7 @@ def delete(
     /,
     *,
     yes: _Yes = False,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Delete a user with all versions of its password."""
@@ -220,7 +220,7 @@ def generate(
     labels: _Labels = None,
     shown: _Show = False,
     raw: _Raw = False,
-    as_json: _Json = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Make a random password, and save it if there is a username.
@@ -246,7 +246,7 @@ def generate(
     return ExitCode.OK
 
 
-def check(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def strength(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Tell how strong a password is, from 0 to 4; it is typed or read from standard input."""
     with _client(settings) as book:
         found = book.check_password(ask.password())
@@ -266,7 +266,7 @@ def count(settings: _Settings = _DEFAULTS) -> ExitCode:
     return ExitCode.OK
 
 
-def status(*, as_json: _Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def status(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Tell how the service is doing."""
     with _client(settings) as book:
         found = book.status()
@@ -349,7 +349,7 @@ COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     label,
     delete,
     generate,
-    check,
+    strength,
     count,
     status,
     ping,

@@ -216,6 +216,13 @@ class Settings(StoreSettings, Address):
         default=30.0,
         metadata={"help": "How long a client may leave its replies unread, in seconds."},
     )
+    peer_timeout_s: float = field(
+        default=120.0,
+        metadata={
+            "help": "How long a client's machine may be silent, not answering at all, before the "
+            "connection is given up, in seconds."
+        },
+    )
     save_timeout_s: float = field(
         default=5.0,
         metadata={
@@ -253,6 +260,7 @@ class Settings(StoreSettings, Address):
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
+        _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)
         for name in ("handshake", "message", "send", "save", "stop", "hang"):
             _between(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.5, 86_400)
         if self.list_users not in ("all", "none") and not (

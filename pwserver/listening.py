@@ -17,9 +17,8 @@ from pwserver.limits import BACKLOG
 
 log = logging.getLogger(__name__)
 
-_KEEPALIVE_S = 60
-_KEEPALIVE_PROBE_S = 10
 _KEEPALIVE_PROBES = 6
+"""How often a silent machine is asked, in the second half of the time that it has."""
 
 _UNIX_PATH_BYTES_MAX = 107
 """What fits into a `sockaddr_un` (unix(7)), with the NUL behind it."""
@@ -71,7 +70,9 @@ def _open_tcp(settings: Settings) -> Listening:
     """Listen on a TCP address.
 
     The options are set here, because accepted connections inherit them: no delay for small replies,
-    and a peer that has vanished is given up after two minutes of silence.
+    and a machine that has vanished is given up, whether it owes nothing (keepalive) or has not
+    acknowledged what was sent to it (the user timeout, RFC 5482: else the kernel goes on sending
+    for a quarter of an hour).
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -85,9 +86,15 @@ def _open_tcp(settings: Settings) -> Listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_PROBE_S)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+        timeout_s = settings.peer_timeout_s
+        half_s, probe_s = timeout_s / 2, timeout_s / 2 / _KEEPALIVE_PROBES
+        for option, value in (
+            (socket.TCP_KEEPIDLE, max(1, round(half_s))),
+            (socket.TCP_KEEPINTVL, max(1, round(probe_s))),
+            (socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+            (socket.TCP_USER_TIMEOUT, round(timeout_s * 1000)),
+        ):
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)

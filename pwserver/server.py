@@ -41,6 +41,7 @@ from workers import (
     process,
     reading,
     upgrade,
+    validation,
     worker,
     writer,
 )
@@ -69,7 +70,7 @@ def prepare(settings: StoreSettings) -> tuple[keys.Keyring, list[str]]:
 
     Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do.
     """
-    database.check_sqlite()
+    validation.check_sqlite()
     made: list[str] = []
     if not settings.key_path.exists() and not database.holds_a_book(settings.path):
         keys.create_keyring(settings.key_path)

@@ -60,6 +60,11 @@ def records(records: Iterable[Record], *, as_json: bool) -> None:
         _print_table(list(records))
 
 
+def tell(sentence: str) -> None:
+    """Say to a person what no program wants to have."""
+    print(visible(sentence), file=sys.stderr)
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give what is told how much is done, and of how much: a bar on standard error for people."""

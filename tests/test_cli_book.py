@@ -252,13 +252,13 @@ def test_generate_prints_what_it_made(shell: Shell, name: str, book: Client) -> 
     assert len(raw.out) == 9
 
 
-def test_check_tells_the_strength(shell: Shell) -> None:
+def test_strength_tells_how_strong_a_password_is(shell: Shell) -> None:
     """From 0 to 4, and what is weak about it."""
-    weak = shell.run("check", stdin="abc123\n").record
+    weak = shell.run("strength", stdin="abc123\n").record
     assert list(weak) == ["strength", "warning", "suggestions"]
     assert weak["strength"] == 0
     assert weak["warning"]
-    assert shell.run("check", stdin="correct horse battery staple\n").record["strength"] == 4
+    assert shell.run("strength", stdin="correct horse battery staple\n").record["strength"] == 4
 
 
 def test_count_status_and_ping_say_how_it_is(shell: Shell, book: Client) -> None:

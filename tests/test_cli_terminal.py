@@ -169,7 +169,7 @@ def test_the_rest_is_said_in_sentences(shell: Shell, book: Client) -> None:
     assert shell.type("restore", "said", "1").out == "Password restored! said is at version 2.\n"
     assert shell.type("label", "said", "a", "b").out == "User labelled! Labels of said: a, b.\n"
     assert shell.type("label", "said").out == "User labelled! Labels of said: none.\n"
-    weak = shell.type("check", typed="abc123\n").out
+    weak = shell.type("strength", typed="abc123\n").out
     assert weak.startswith("Password: \nStrength 0 of 4. ")
     assert "abc123" not in weak
     assert re.fullmatch(r"\d+ users?\n", shell.type("count").out)

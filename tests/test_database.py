@@ -30,13 +30,13 @@ from tests.books import (
 from workers.database import (
     Store,
     check_database,
-    check_sqlite,
     holds_a_book,
     is_in_use,
     open_to_administer,
 )
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, Application, Key, User
+from workers.validation import check_sqlite
 from workers.writing import DELETE, DONE, STALE
 
 

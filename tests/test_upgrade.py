@@ -24,7 +24,6 @@ from tests.books import (
 )
 from tests.older_books import OldUser, make_version_1, make_version_2, saved_at_ms
 from workers import history, rows
-from workers.database import APPLICATION_ID
 from workers.keys import INTEGRITY_ID, Keyring, MasterKey
 from workers.models import (
     ANY_FINGERPRINT,
@@ -38,6 +37,7 @@ from workers.models import (
 from workers.names import generated_name
 from workers.reading import BookReader, pages_of_users
 from workers.upgrade import bring_up_to_date
+from workers.validation import APPLICATION_ID
 from workers.vault import Vault
 from workers.writing import DELETE, DONE, nonce
 

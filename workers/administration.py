@@ -26,6 +26,12 @@ from workers.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow
 from workers.names import normal
 
 
+def applications() -> list[ApplicationRow]:
+    """Return all applications in the order in which they were added."""
+    rows = Application.select(*APPLICATION).order_by(Application.id)
+    return [ApplicationRow(*row) for row in rows.tuples().iterator()]
+
+
 class Administration:
     """The database and the audit record in the hands of an administrator."""
 
@@ -61,8 +67,7 @@ class Administration:
 
     def applications(self) -> list[ApplicationRow]:
         """Return all applications in the order in which they were added."""
-        rows = Application.select(*APPLICATION).order_by(Application.id)
-        return [ApplicationRow(*row) for row in rows.tuples().iterator()]
+        return applications()
 
     def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`."""

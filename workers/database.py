@@ -12,22 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-from peewee import DatabaseError, fn
+from peewee import fn
 from playhouse.apsw_ext import APSWDatabase
 
-from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
+from pwserver.errors import DatabaseRefused
 from pwserver.limits import CHECKPOINT_PAGES
 from workers import models
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
 from workers.open_files import OpenFiles
+from workers.validation import (
+    APPLICATION_ID,
+    CheckValues,
+    check_keys,
+    check_pages,
+    check_schema,
+    is_empty,
+    refusals,
+)
 from workers.writing import Operation, Result, RowWriter
-
-SQLITE_VERSION_MIN = (3, 51, 3)
-"""Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
-connections a checkpoint can lose committed pages."""
-
-APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: says whose database this is
 
 _LOCK_WAIT_S = 1
 """How long to wait for another program that has locked the database: long enough for a backup's
@@ -54,17 +57,6 @@ PRAGMAS = {
 }
 
 
-def check_sqlite(version: str = "") -> None:
-    """Raise `SqliteRefused` for a SQLite that can lose committed data."""
-    version = version or apsw.sqlite_lib_version()
-    if tuple(int(part) for part in version.split(".")) < SQLITE_VERSION_MIN:
-        wanted = ".".join(map(str, SQLITE_VERSION_MIN))
-        raise SqliteRefused(
-            f"SQLite {version} can lose committed data (the WAL-reset bug, sqlite.org/wal.html); "
-            f"{wanted} or newer is needed. Run: pip install --upgrade apsw"
-        )
-
-
 def holds_a_book(path: Path) -> bool:
     """Tell whether the file is there and not empty, so that a key for it must exist already."""
     try:
@@ -73,18 +65,22 @@ def holds_a_book(path: Path) -> bool:
         return False
 
 
-CheckValues = dict[int, bytes]
-"""What each key produces, by the keys' numbers: enough to tell a key, and no key."""
-
-
 class Store:
     """The writer's connection: opened, checked, and made if there is none.
 
     Raises `DatabaseRefused` or `KeyRefused` where the file is not one to write to, and changes
-    nothing in it then. `connection` is the plain apsw connection under the models.
+    nothing in it then. `looks_for_damage` goes through all pages, 0.12 s a million users; else
+    damage is found where it is read. `connection` is the plain apsw connection under the models.
     """
 
-    def __init__(self, path: Path, keys: CheckValues, requests_kept_ms: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keys: CheckValues,
+        requests_kept_ms: int,
+        *,
+        looks_for_damage: bool = False,
+    ) -> None:
         self.path = path
         self._log_path = Path(f"{path}-wal")
         self._lock = open_and_lock(path, self._log_path)
@@ -97,6 +93,8 @@ class Store:
                 # Until it is known to be ours, nothing in it is changed, not even by closing it.
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 models.database.initialize(self._database)
+                if looks_for_damage:
+                    check_pages(self._database, path)
                 self._prepare(keys)
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             except BaseException:
@@ -193,56 +191,9 @@ class Store:
         return int(User.select(fn.MAX(User.id)).scalar() or 0)
 
 
-def is_empty(database: APSWDatabase) -> bool:
-    """Tell whether nobody has made anything of a database yet."""
-    return not (database.get_tables() or database.pragma("application_id"))
-
-
-def check_schema(database: APSWDatabase, path: Path, oldest: int = 1) -> int:
-    """Return the schema version; raise `DatabaseRefused` for one of another or a newer program."""
-    if database.pragma("application_id") != APPLICATION_ID:
-        raise DatabaseRefused(
-            f"{path} is a database of another program. It was not touched; choose another "
-            "file with --database."
-        )
-    version = int(database.pragma("user_version"))
-    if oldest <= version <= SCHEMA_VERSION:
-        return version
-    if 1 <= version < oldest:
-        raise DatabaseRefused(
-            f"{path} is of an older pwserver. It was not touched; run `pwserver setup`, or start "
-            "the service again."
-        )
-    raise DatabaseRefused(
-        f"{path} has schema version {version}; this pwserver knows versions up to "
-        f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
-    )
-
-
-def check_keys(path: Path, keys: CheckValues) -> None:
-    """Raise `KeyRefused` where the database is sealed with a key that is not at hand."""
-    rows = list(Key.select(Key.id, Key.check_value).order_by(Key.id))
-    wrong = [row.id for row in rows if keys.get(row.id) != bytes(row.check_value)]
-    if not wrong:
-        return
-    if wrong == [INTEGRITY_ID]:
-        raise KeyRefused(
-            f"the integrity key in the key file is not the one that {path} was made with. Put the "
-            "key file back from your backup."
-        )
-    if len(wrong) < len(rows) and wrong[0] not in keys:
-        raise KeyRefused(
-            f"{path} needs key {wrong[0]}, which the key file lacks. Put it back from your backup."
-        )
-    raise KeyRefused(
-        f"the key is not the one that {path} was sealed with. Put the right key file back "
-        "from your backup, or name it with --key-file."
-    )
-
-
 def check_database(path: Path, keyring: Keyring) -> None:
     """Open a database as the service would, and make it if there is none; raise what is wrong."""
-    Store(path, keyring.check_values, 0).close()
+    Store(path, keyring.check_values, 0, looks_for_damage=True).close()
 
 
 def is_in_use(path: Path) -> bool:
@@ -280,6 +231,23 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             check_schema(database, path, oldest=SCHEMA_VERSION)
             check_keys(path, keyring.check_values)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            yield database
+    finally:
+        database.close()
+
+
+@contextlib.contextmanager
+def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
+    """Give the models an existing database in which nothing is changed.
+
+    Raises a `StoreError` as the service does at its start; but damage is left to who looks for it.
+    """
+    database = database_to_read(path)
+    try:
+        with refusals(path):
+            open_to_read(database)
+            check_schema(database, path, oldest=SCHEMA_VERSION)
+            check_keys(path, keyring.check_values)
             yield database
     finally:
         database.close()
@@ -334,19 +302,3 @@ def _locked(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of a file that it cannot use into a sentence with the reason."""
-    try:
-        yield
-    except (DatabaseError, apsw.Error) as error:
-        reason = str(error.__cause__ or error)
-        cause = error if isinstance(error, apsw.Error) else error.__cause__ or error.__context__
-        if isinstance(cause, apsw.IOError | apsw.FullError):
-            raise StorageFailed(f"{path} cannot be read or written: {reason}.") from None
-        raise DatabaseRefused(
-            f"{path} cannot be used as a password book: {reason}. It was not changed; restore "
-            "it from a backup, or choose another file with --database."
-        ) from None

@@ -37,6 +37,17 @@ def open_version(vault: Vault, user: UserRow, version: int) -> tuple[str, int] |
     return None if older is None else (_open_older(vault, user, older), older.saved_at_ms)
 
 
+def open_all(vault: Vault, user: UserRow) -> None:
+    """Open every version of a user's password, and keep none."""
+    open_newest(vault, user)
+    try:
+        older = history.unpack(user.older)
+    except NO_SUCH_VALUE as error:
+        raise _altered(user, error) from None
+    for each in older:
+        _open_older(vault, user, each)
+
+
 def seal(vault: Vault, password: str, user: UserRow) -> UserRow:
     """Return a row with a password as its newest, sealed with the vault's key."""
     user = user._replace(key_id=vault.key_id)

@@ -17,15 +17,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused
 from workers import history, models, rows
-from workers.database import (
-    PRAGMAS,
-    check_keys,
-    check_schema,
-    holds_a_book,
-    is_empty,
-    open_and_lock,
-    refusals,
-)
+from workers.database import PRAGMAS, holds_a_book, open_and_lock
 from workers.history import OlderVersion
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import (
@@ -39,6 +31,7 @@ from workers.models import (
     sql,
     stored_user,
 )
+from workers.validation import check_keys, check_schema, is_empty, refusals
 from workers.vault import Vault, older_place
 
 _USER_COLUMNS_2 = (

@@ -22,9 +22,10 @@ import apsw
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
-from workers.database import CheckValues, Store
+from workers.database import Store
 from workers.models import Row
 from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.validation import CheckValues
 from workers.waiting import Events, Lookout
 from workers.writing import KeyRetired, Operation, Result
 
