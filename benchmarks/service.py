@@ -26,6 +26,9 @@ COMMAND_TIMEOUT_S = 60.0
 class Service(Started):
     """A service on a fresh database in a folder, settings at their defaults but for `options`."""
 
+    host = HOST
+    """Where it listens."""
+
     authority = ""
     """The file with the certificate to trust, where it speaks TLS."""
 
@@ -39,7 +42,7 @@ class Service(Started):
     ) -> None:
         self.database = directory / "user_data.db"
         self._tree = tree
-        serve = ["serve", "--host", HOST, "--port", "0", *self._files(), *options]
+        serve = ["serve", "--host", self.host, "--port", "0", *self._files(), *options]
         super().__init__(name, [sys.executable, *program, *serve], directory, tree)
 
     def ways(self) -> Ways:

@@ -1,4 +1,4 @@
-"""What a server costs the machine: the processor time and the memory of all its processes.
+"""What a server costs the machine: processor time, memory and open files of all its processes.
 
 Memory is PSS: a page that several processes share counts in equal parts for each, so that a server
 is not charged once a worker for what all its workers inherited. Where the kernel shows a process's
@@ -21,10 +21,12 @@ class Usage:
 
     cpu_s         user and system time, since they were started
     memory_bytes  PSS at this moment
+    descriptors   open files and sockets at this moment
     """
 
     cpu_s: float
     memory_bytes: int
+    descriptors: int
 
     @classmethod
     def of(cls, pid: int) -> Usage:
@@ -32,13 +34,14 @@ class Usage:
 
         Those that have ended count in the time of the parent that waited for them.
         """
-        cpu_s, memory_bytes = 0.0, 0
+        cpu_s, memory_bytes, descriptors = 0.0, 0, 0
         for process in _family(pid):
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 times = process.cpu_times()
                 cpu_s += times.user + times.system + times.children_user + times.children_system
-                memory_bytes += _memory_bytes(process)
-        return cls(cpu_s, memory_bytes)
+                memory_bytes += memory_of(process)
+                descriptors += process.num_fds()
+        return cls(cpu_s, memory_bytes, descriptors)
 
 
 def _family(pid: int) -> Iterator[psutil.Process]:
@@ -48,7 +51,8 @@ def _family(pid: int) -> Iterator[psutil.Process]:
         yield from process.children(recursive=True)
 
 
-def _memory_bytes(process: psutil.Process) -> int:
+def memory_of(process: psutil.Process) -> int:
+    """Return the memory of one process, in bytes."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.AccessDenied:

@@ -76,9 +76,9 @@ def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
 
 def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCode:
     """Make the key file and the database, or check those that are there."""
-    from pwserver import server  # noqa: PLC0415
+    from workers.preparation import prepare  # noqa: PLC0415
 
-    _, made = server.prepare(settings)
+    _, made = prepare(settings)
     for sentence in made or ["The key file and the database are in order; nothing was changed."]:
         print(sentence)
     return ExitCode.OK

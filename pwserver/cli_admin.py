@@ -179,9 +179,9 @@ def rotate_keys(*, settings: _Settings = _DEFAULTS) -> ExitCode:
     from workers import rotation
     from workers.database import is_in_use
 
-    rests = is_in_use(settings.path)
+    in_use = is_in_use(settings.path)
     with _administration(settings) as files, show.progress("Sealing anew") as progress:
-        refused = rotation.rotate(files, progress, rests=rests)
+        refused = rotation.rotate(files, progress, beside_service=in_use)
         number = files.keyring.newest.id
     if refused:
         raise AdministrationRefused(
@@ -245,9 +245,9 @@ def check(*, settings: _Settings = _DEFAULTS) -> ExitCode:
 @contextmanager
 def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
     """Give the files of the service, brought up to date; made where there are none and `make`."""
-    from pwserver import server
     from workers.administration import administration
     from workers.database import holds_a_book, is_in_use
+    from workers.preparation import prepare
     from workers.process import protect_memory
 
     protect_memory()
@@ -255,7 +255,7 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
         raise DatabaseRefused(f"there is no password book {settings.path} yet.")
     if not is_in_use(settings.path):
         try:
-            _, made = server.prepare(settings)
+            _, made = prepare(settings)
         except DatabaseRefused:
             if not is_in_use(settings.path):
                 raise

@@ -216,6 +216,13 @@ class Settings(StoreSettings, Address):
         default=30.0,
         metadata={"help": "How long a client may leave its replies unread, in seconds."},
     )
+    idle_timeout_s: float = field(
+        default=60.0,
+        metadata={
+            "help": "How long a client may say nothing while others wait because `connections_max` "
+            "is reached, in seconds. As long as there is room, it may for ever."
+        },
+    )
     peer_timeout_s: float = field(
         default=120.0,
         metadata={
@@ -261,7 +268,7 @@ class Settings(StoreSettings, Address):
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)
-        for name in ("handshake", "message", "send", "save", "stop", "hang"):
+        for name in ("handshake", "message", "send", "idle", "save", "stop", "hang"):
             _between(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.5, 86_400)
         if self.list_users not in ("all", "none") and not (
             self.list_users.isdecimal() and len(self.list_users) <= 18

@@ -21,7 +21,7 @@ from typing import Any
 SOCKETS_MAX = 64
 """Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
 
-_SHARED_WORDS = 5
+_SHARED_WORDS = 6
 """Words of the scoreboard that stand before those of the children."""
 
 _TEXT_BYTES_MAX = 4096
@@ -121,6 +121,7 @@ class Scoreboard:
     openings        how often the writer has opened a database: readers follow it
     workers         how many workers can be given work; the listener's
     started_s       when the service was started, by the monotonic clock
+    crowded         1 while clients wait because there is no room for more; the listener's
     beats           a number each child changes as long as it is well
     closed          connections each worker has closed since it was started
 
@@ -171,6 +172,15 @@ class Scoreboard:
     def started_s(self) -> float:
         """When the service was started, in seconds of the monotonic clock."""
         return float(self._words[4] / 1e9)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether clients wait because there is no room for more."""
+        return bool(self._words[5])
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self._words[5] = crowded
 
     def beat(self, child: int) -> None:
         """Note that a child is well."""

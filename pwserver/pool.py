@@ -13,6 +13,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -86,7 +87,11 @@ class Child:
         return self.control is not None
 
     def start(self, context: ForkServerContext, now: float) -> None:
-        """Start the process. Raises OSError where the system has no room for it."""
+        """Start the process.
+
+        Raises OSError where the system has no room for it, EOFError where the fork server dies.
+        """
+        self._started_at = now
         ours, theirs = control_channel()
         with theirs:
             arguments = (theirs, *self._arguments())
@@ -100,7 +105,7 @@ class Child:
                 raise
         self.control, self._process = ours, process
         self.ready, self.restart_at = False, None
-        self._started_at, self._silent_ticks = now, 0
+        self._silent_ticks = 0
 
     def post(self, text: bytes, files: Sequence[Descriptor] = ()) -> None:
         """Send a message with open files, now or when there is room; they are closed here then.
@@ -184,16 +189,30 @@ class Pool:
                 self._scoreboard.reset(child.number)
                 try:
                     child.start(self._context, now)
-                except OSError as error:
+                except (OSError, EOFError) as error:
                     pause = child.buried(now)
                     log.error("%s cannot be started: %s; again in %.2f s", child.name, error, pause)
                 else:
                     started(child)
 
+    def until_start_s(self, now: float, at_most_s: float) -> float:
+        """Return the seconds until a child is to be started, or `at_most_s` if that is sooner."""
+        due = [child.restart_at - now for child in self.children if child.restart_at is not None]
+        return max(min([at_most_s, *due]), 0.0)
+
     def flush(self) -> None:
         """Send the messages that wait for room. To be called every turn."""
         for child in self.children:
             child.flush()
+
+    def keep_fork_server(self) -> None:
+        """Start another fork server where it is gone. To be called once a tick.
+
+        A child would have it started, too, but the listener would wait while it loads its modules,
+        and accept nobody meanwhile.
+        """
+        with contextlib.suppress(OSError):
+            forkserver.ensure_running()
 
     def kill_hanging(self, hang_timeout_s: float) -> None:
         """End every child that shows no sign of life. To be called once a tick."""

@@ -1,6 +1,6 @@
 """The service as a whole: checks the store, starts the children, listens, and stops in order.
 
-With `cli_admin` the only module here that names `workers`. The main loop waits for the listening
+It and some commands are all here that names `workers`. The main loop waits for the listening
 socket, the children's control channels and signals; everything that can wait is looked at once a
 tick.
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import setproctitle
 
 from pwserver import __version__, console, logs
-from pwserver.config import Settings, StoreSettings
+from pwserver.config import Settings
 from pwserver.errors import ConfigError, ExitCode, KeyRefused
 from pwserver.handoff import Scoreboard, control_channel, frame_channel, receive_control
 from pwserver.limits import LISTING_PAGE, TICK_S
@@ -33,15 +33,13 @@ from pwserver.loop import Loop
 from pwserver.pool import Child, Pool
 from workers import (
     checker,
-    database,
     guesses,
     keys,
     models,
     names,
+    preparation,
     process,
     reading,
-    upgrade,
-    validation,
     worker,
     writer,
 )
@@ -65,30 +63,6 @@ _FAILURE_STOP_S = 0.5
 """How long workers get to answer what they have after the disk has failed."""
 
 
-def prepare(settings: StoreSettings) -> tuple[keys.Keyring, list[str]]:
-    """Make the key file and the database where there are none; check and upgrade them.
-
-    Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do.
-    """
-    validation.check_sqlite()
-    made: list[str] = []
-    if not settings.key_path.exists() and not database.holds_a_book(settings.path):
-        keys.create_keyring(settings.key_path)
-        made.append(
-            f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
-            "without it no saved password can be read."
-        )
-    keyring = keys.read_keyring(settings.key_path)
-    fresh = not database.holds_a_book(settings.path)
-    upgraded = upgrade.bring_up_to_date(settings.path, keyring)
-    database.check_database(settings.path, keyring)
-    if upgraded:
-        made.append(f"Brought {settings.path} up to date; an older pwserver cannot use it now.")
-    if fresh:
-        made.append(f"Made the database {settings.path}.")
-    return keyring, made
-
-
 def read_certificates(settings: Settings) -> "TlsFiles | None":
     """Return the certificates that the settings name, if any; raise `ConfigError`."""
     if not settings.tls_cert:
@@ -109,7 +83,7 @@ def serve(settings: Settings) -> ExitCode:
     tls = read_certificates(settings)
     listening = open_all(settings)  # first: where it fails, no file was made
     try:
-        keyring, made = prepare(settings)
+        keyring, made = preparation.prepare(settings)
     except BaseException:
         for each in listening:
             each.close()
@@ -156,6 +130,7 @@ class Server:
         self._settings = settings
         self._tls = tls
         self._keyring = keyring
+        self._writer_keys = keyring.check_values  # as the present writer was given them
         self._context = multiprocessing.get_context("forkserver")
         self._scoreboard = Scoreboard(self._context, settings.workers + 3)
         self._guess_table = guesses.GuessTable(self._context, settings.workers)
@@ -193,9 +168,10 @@ class Server:
         return self._keyring
 
     def _writer_arguments(self) -> tuple[object, ...]:
-        check_values = self._keys().check_values
+        self._writer_keys = self._keys().check_values
         kept_ms = int(self._settings.requests_kept_s * 1000)
-        return self._scoreboard, writer.WriterStart(self._settings.path, check_values, kept_ms)
+        start = writer.WriterStart(self._settings.path, self._writer_keys, kept_ms)
+        return self._scoreboard, start
 
     def _worker(self, number: int) -> Child:
         def arguments() -> tuple[object, ...]:
@@ -227,16 +203,26 @@ class Server:
         next_tick = 0.0
         try:
             while not self._ended():
-                self._loop.turn(TICK_S if self._accepting else _FULL_PAUSE_S)
+                self._loop.turn(self._patience_s())
                 self._pool.flush()
                 self._look_for_room()
                 if time.monotonic() >= next_tick:
                     next_tick = time.monotonic() + TICK_S
+                    self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
                     self._pool.kill_hanging(self._settings.hang_timeout_s)
+                    if self._stop_by is None:
+                        self._pool.keep_fork_server()
                 self._start_due()
         finally:
             self._pool.kill_all()
         return self._exit_code
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for events: a child that is to be started is not kept waiting."""
+        pause_s = TICK_S if self._accepting else _FULL_PAUSE_S
+        if self._stop_by is not None:  # most are not started again
+            return pause_s
+        return self._pool.until_start_s(time.monotonic(), pause_s)
 
     def _start_due(self) -> None:
         """Start children that are due. While stopping only the writer is worth a restart."""
@@ -277,9 +263,16 @@ class Server:
                 child.ready = True
                 self._count_workers()
             elif text[:1] == writer.FATAL:
-                self._fail(ExitCode(text[1]), text[2:].decode(errors="replace"))
+                self._hear_failure(ExitCode(text[1]), text[2:].decode(errors="replace"))
             elif not text:
                 self._bury(child)
+
+    def _hear_failure(self, code: ExitCode, reason: str) -> None:
+        """End the service, unless the writer missed a key that came while it was started."""
+        if code == ExitCode.STORE and self._keys().check_values != self._writer_keys:
+            log.info("the writer is started once more: the key file has changed")
+        else:
+            self._fail(code, reason)
 
     def _bury(self, child: Child) -> None:
         assert child.control is not None

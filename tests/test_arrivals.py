@@ -59,10 +59,8 @@ class Table:
         touched: set[Connection] = set()
         for connection in self.connections:
             assert connection.idle
-            if self.arrivals.receive(connection):
-                touched.add(connection)
-        if self.arrivals:
-            self.arrivals.do(touched)
+            self.arrivals.take(connection, touched)
+        self.arrivals.do(touched)
         for batch in self.context.batches.expire(float("inf")):
             batch.outcome = DONE
             for run in batch.runs:
@@ -111,7 +109,7 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     for client in table.clients:
         client.send(SAVE)
     for connection in table.connections:
-        table.arrivals.receive(connection)
+        table.arrivals.take(connection, set())
     table.arrivals.do(set())
     (batch,) = table.context.batches.expire(float("inf"))
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
@@ -124,7 +122,7 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     table.clients[1].send(SAVE[:20])
     touched: set[Connection] = set()
     for connection in (saving, cut):
-        table.arrivals.receive(connection)
+        table.arrivals.take(connection, set())
     table.arrivals.do(touched)
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
@@ -143,7 +141,7 @@ def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
     touched: set[Connection] = set()
     for client, connection in zip(table.clients, table.connections, strict=True):
         client.send(SAVE)
-        table.arrivals.receive(connection)
+        table.arrivals.take(connection, set())
     table.arrivals.do(touched)
     assert touched == {*table.connections}
     assert not any(connection.wants for connection in touched)

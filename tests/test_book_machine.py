@@ -1,14 +1,15 @@
-"""Any sequence of requests over several connections is answered as a plain dictionary would.
+"""Any sequence of requests by several applications is answered as plain dictionaries would.
 
-The model below is the book as it is described, in as few lines as it takes. Hypothesis makes up
-sequences, on one running service that is emptied between them; requests go out one at a time or in
-bursts, whose replies must be those that the model gave when they were written down.
+Two applications share the common book, two more have books of their own; each has a connection to
+each worker. Hypothesis makes up sequences. Requests go out one at a time or in bursts, those for
+different books at once, and the replies must be those that the model (`tests/book_model.py`) gave
+when they were written down. Now and then a process is killed, or the service is stopped or killed
+and started again; what was acknowledged must be there as if nothing had happened.
 """
 
 import itertools
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,15 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from tests.book_company import COMMON, OWN, WORKERS, Premises, Seat, premises
+from tests.book_model import KEPT, NOT_SAVED, Model, composed
 from tests.books_wire import (
     COUNT,
-    DELETED,
-    UNKNOWN_USER,
-    UNKNOWN_VERSION,
     Request,
     ask_all,
     delete,
@@ -33,148 +34,25 @@ from tests.books_wire import (
     label,
     listing,
     names,
-    on_each_worker,
     restore,
     save,
     verify,
 )
-from tests.harness import Peer, Service
+from tests.harness import Peer
 
-KEPT = 2
-APPLICATIONS = 60
 WRONG_MAX = 9
 """Wrong passwords of one application that are answered at once."""
-NOT_SAVED = {"message": "Not saved!"}
+
+BURST_MAX = 25
+RARELY = 25
+"""One in so many draws has a fault done."""
+
 _examples = itertools.count()
-
-
-@dataclass(eq=False)
-class Kept:
-    """A user of the model."""
-
-    labels: list[str] = field(default_factory=list)
-    newest: int = 0
-    versions: dict[int, str] = field(default_factory=dict)
-
-    def add(self, password: str) -> int:
-        """Save a version; return its number."""
-        self.newest += 1
-        self.versions[self.newest] = password
-        self.versions.pop(self.newest - KEPT - 1, None)
-        return self.newest
-
-
-class Model:
-    """The book as a dictionary. Each method returns the reply, without times."""
-
-    def __init__(self) -> None:
-        self.users: dict[str, Kept] = {}
-        self.nameless: dict[str, Kept] = {}  # by password: their names are not known yet
-        self.requests: dict[str, tuple[Request, Request]] = {}  # by id: what was asked, the reply
-
-    def once(self, request: Request, act: Callable[[], Request]) -> Request:
-        """Do a request that saves, if none with its `request_id` was done before."""
-        id = request.get("request_id")
-        if id in self.requests:
-            earlier, reply = self.requests[id]
-            if request != earlier:
-                return NOT_SAVED
-            return reply if "password" not in reply or self.is_kept(reply) else NOT_SAVED
-        reply = act()
-        if id is not None and reply not in (UNKNOWN_USER, UNKNOWN_VERSION):
-            self.requests[id] = request, reply
-        return reply
-
-    def is_kept(self, generated: Request) -> bool:
-        """Tell whether a password that was generated is in the book as it was saved."""
-        user = self.users.get(generated["username"])
-        version, password = generated["version"], generated["password"]
-        return user is not None and user.versions.get(version) == password
-
-    def save(self, name: str | None, password: str, labels: list[str] | None = None) -> Request:
-        if name is None:
-            user = self.nameless[password] = Kept()
-        elif name.startswith("user-0123") and name not in self.users:
-            return UNKNOWN_USER
-        else:
-            user = self.users.setdefault(name, Kept())
-        version = user.add(password)
-        if labels is not None:
-            user.labels = list(dict.fromkeys(labels))
-        if name is None:
-            return {"message": "Password saved!"}
-        return {"message": "Password saved!", "username": name, "version": version}
-
-    def generate(self, name: str, made: str) -> Request:
-        reply = self.save(name, made)
-        if reply == UNKNOWN_USER:
-            return reply
-        return {**reply, "message": "return_generated_password", "password": made}
-
-    def restore(self, name: str, version: int) -> Request:
-        user = self.users.get(name)
-        if user is None:
-            return UNKNOWN_USER
-        if version not in user.versions:
-            return UNKNOWN_VERSION
-        number = user.add(user.versions[version])
-        return {"message": "Password restored!", "username": name, "version": number}
-
-    def get(self, name: str, version: int | None) -> Request:
-        user = self.users.get(name)
-        if user is None:
-            return UNKNOWN_USER
-        number = version or user.newest
-        if number not in user.versions:
-            return UNKNOWN_VERSION
-        password = user.versions[number]
-        return {
-            "message": "return_password",
-            "username": name,
-            "password": password,
-            "version": number,
-        }
-
-    def history(self, name: str) -> Request:
-        user = self.users.get(name)
-        if user is None:
-            return UNKNOWN_USER
-        versions = [{"version": number} for number in sorted(user.versions, reverse=True)]
-        return {"message": "return_password_history", "username": name, "versions": versions}
-
-    def label(self, name: str, labels: list[str]) -> Request:
-        user = self.users.get(name)
-        if user is None:
-            return UNKNOWN_USER
-        user.labels = list(dict.fromkeys(labels))
-        return {"message": "User labelled!", "username": name, "labels": user.labels}
-
-    def verify(self, name: str, password: str) -> Request:
-        user = self.users.get(name)
-        valid = user is not None and user.versions[user.newest] == password
-        return {"message": "return_verify_password", "valid": valid}
-
-    def delete(self, name: str) -> Request:
-        return UNKNOWN_USER if self.users.pop(name, None) is None else DELETED
-
-    def count(self) -> Request:
-        number = len(self.users) + len(self.nameless)
-        return {"message": "return_number_of_users", "number_of_users": number}
-
-    def listing(self, after: str, prefix: str, labelled: str | None, limit: int) -> Request:
-        assert not self.nameless
-        found = [
-            {"username": name, "labels": user.labels, "version": user.newest}
-            for name, user in sorted(self.users.items())
-            if name > after and name.startswith(prefix)
-            if labelled is None or labelled in user.labels
-        ]
-        return {"message": "return_users", "users": found[:limit], "more": len(found) > limit}
 
 
 # --- Sequences of requests. ---
 
-WHO = st.integers(0, 3)
+WHO = st.integers(0, WORKERS * (COMMON + OWN) - 1)
 NAMES = st.sampled_from(
     ["a", "b", "B", "b c", "caf\xe9", "cafe\u0301", "user-", "user-0123456789abc", "\u4e2d"]
 )
@@ -187,64 +65,79 @@ PASSWORD = st.sampled_from(["one", "two", "three \N{SNOWMAN}"])
 VERSION = st.integers(1, 4)
 ID = st.one_of(st.none(), st.integers(0, 5))
 
+Fault = Callable[[Premises], None]
+FAULTS: tuple[Fault, ...] = (
+    Premises.kill_writer,
+    Premises.kill_worker,
+    Premises.stop_and_start,
+    Premises.kill_and_start,
+)
 
-def composed(text: str) -> str:
-    """Return a text in the form in which names compare."""
-    return unicodedata.normalize("NFC", text)
 
+class Book:
+    """A book: what must be in it, who speaks of it at present, and what has not been sent yet."""
 
-class Applications:
-    """Connections of one application after the other, all of which use the common book.
-
-    So none is made to wait for having been wrong too often.
-    """
-
-    def __init__(self, peers: list[Peer], tokens: list[str]) -> None:
-        self.peers = peers
-        self.wrong = 0
-        self._tokens = itertools.cycle(tokens)
-
-    def change(self) -> None:
-        """Be the next application, which has not shown any wrong password lately."""
-        self.wrong = 0
-        token = next(self._tokens)
-        for peer in self.peers:
-            assert peer.authenticate(token)["message"] == "Authenticated!"
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.model = Model()
+        self.waiting: list[tuple[Request, Request]] = []
+        self.generated: set[str] = set()  # names that the service made
+        self.real: dict[str, str] = {}  # what stands for a generated password: the password
 
 
 class Machine(RuleBasedStateMachine):
-    """Sends requests, one at a time or in bursts, and compares replies with the model's."""
+    """Sends requests, one at a time or in bursts, and compares replies with the models'."""
 
-    def __init__(self, applications: Applications) -> None:
+    def __init__(self, service: Premises) -> None:
         super().__init__()
-        self.applications = applications
-        self.peer = applications.peers[0]
+        self.service = service
+        self.books: list[Book] = []
         self.bursts = False
-        self.waiting: list[tuple[Request, Request]] = []
-        self.model = Model()
+        self.counting: Book | None = None  # a count is in its burst
         self.example = next(_examples)
         self.counter = itertools.count()
-        self.generated: set[str] = set()
-        self.real: dict[str, str] = {}  # what stands for a generated password: the password
+        self.wrong: Counter[int] = Counter()  # passwords, by application
+        self.untouched = True  # no fault was done in this example
 
     @initialize()
-    def empty_the_book(self) -> None:
-        ask_all(self.peer, [delete(name) for name in names(self.peer)])
-        assert self.peer.count() == 0
+    def begin(self) -> None:
+        self.service.move_in()
+        seats = {seat.book: seat for seat in self.service.seats}
+        self.books = [Book(seats[number]) for number in sorted(seats)]
+        self.book = self.books[0]
+        for book in self.books:
+            peer = book.seat.peer
+            ask_all(peer, [delete(name) for name in names(peer)])
+        self.others = self.peer.count()  # users of companies that are gone
+
+    @property
+    def peer(self) -> Peer:
+        return self.book.seat.peer
+
+    @property
+    def model(self) -> Model:
+        return self.book.model
 
     def do(self, request: Request, expected: Request) -> None:
         """Send a request, now or with the burst; its reply must be what is expected."""
-        self.waiting.append(({**request, "id": next(self.counter)}, expected))
-        if not self.bursts or len(self.waiting) == 25:
+        if self.counting not in (None, self.book):
+            self.flush()
+        self.book.waiting.append(({**request, "id": next(self.counter)}, expected))
+        if not self.bursts or len(self.book.waiting) == BURST_MAX:
             self.flush()
 
     def flush(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        replies = ask_all(self.peer, [request for request, _ in waiting])
-        for (request, expected), reply in zip(waiting, replies, strict=True):
-            self.compare(request, expected, reply)
+        """Send what waits, for all books at once, and then read all replies."""
+        self.counting = None
+        sent = [(book, book.waiting) for book in self.books]
+        for book, waiting in sent:
+            book.seat.peer.send(*[request for request, _ in waiting])
+            book.waiting = []
+        for book, waiting in sent:
+            for request, expected in waiting:
+                self.compare(book, request, expected, book.seat.peer.reply())
 
-    def compare(self, request: Request, expected: Request, reply: Request) -> None:
+    def compare(self, book: Book, request: Request, expected: Request, reply: Request) -> None:
         assert reply.pop("id") == request["id"]
         for each in (reply, *reply.get("versions", ()), *reply.get("users", ())):
             each.pop("time_saved", None)
@@ -260,14 +153,14 @@ class Machine(RuleBasedStateMachine):
             del reply["after"]
         made = expected.get("password", "")
         if made.startswith("made "):
-            known = self.real.setdefault(made, reply.get("password", ""))
+            known = book.real.setdefault(made, reply.get("password", ""))
             expected = {**expected, "password": known}
         assert reply == expected, request
 
     def named(self, name: str | int) -> tuple[str, str]:
         """Return a name as it is typed, and as it is kept."""
         if isinstance(name, int):
-            made = sorted(set(self.model.users) & self.generated) or ["nobody"]
+            made = sorted(set(self.model.users) & self.book.generated) or ["nobody"]
             name = made[name % len(made)]
         return name, composed(name)
 
@@ -279,7 +172,7 @@ class Machine(RuleBasedStateMachine):
         if number is not None:
             id = f"{self.example} {number}"
             request = {**request, "request_id": id}
-            same = [sent for sent, _ in self.waiting if sent.get("request_id") == id]
+            same = [sent for sent, _ in self.book.waiting if sent.get("request_id") == id]
             if any(sent.get("username") != request.get("username") for sent in same):
                 self.flush()
         self.do(request, self.model.once(request, act))
@@ -292,16 +185,33 @@ class Machine(RuleBasedStateMachine):
         for name in set(names(self.peer, prefix="user-")) - set(self.model.users):
             password = self.peer.ask(get(name, version=1))["password"]
             self.model.users[name] = self.model.nameless.pop(password)
-            self.generated |= {name}
+            self.book.generated |= {name}
         assert not self.model.nameless
 
     # --- How requests go out. ---
 
     @rule(who=WHO, bursts=st.booleans())
     def go_on_elsewhere(self, who: int, bursts: bool) -> None:
-        self.flush()
-        self.peer = self.applications.peers[who]
+        seat = self.service.seats[who]
+        self.book = self.books[seat.book]
+        if seat is not self.book.seat:
+            self.flush()  # only what comes over one connection is in its order
+        self.book.seat = seat
         self.bursts = bursts
+
+    @precondition(lambda self: self.untouched)
+    @rule(draw=st.integers(1, RARELY), fault=st.sampled_from(FAULTS))
+    def go_wrong(self, draw: int, fault: Fault) -> None:
+        if draw == RARELY:
+            self.untouched = False
+            self.outlive(fault)
+
+    def outlive(self, fault: Fault) -> None:
+        """Have all answered, do something to the service, and go on where it was."""
+        self.flush()
+        fault(self.service)
+        for number, book in enumerate(self.books):
+            book.seat = next(seat for seat in self.service.seats if seat.book == number)
 
     # --- The requests. ---
 
@@ -352,12 +262,11 @@ class Machine(RuleBasedStateMachine):
             expected = self.model.verify(kept, password)
             if password.startswith("made "):
                 self.flush()
-                password = self.real[password]
-        self.do(verify(typed, password), expected)
-        self.applications.wrong += not expected["valid"]
-        if self.applications.wrong == WRONG_MAX:
-            self.flush()
-            self.applications.change()
+                password = self.book.real[password]
+        application = self.book.seat.application
+        if expected["valid"] or self.wrong[application] < WRONG_MAX:
+            self.wrong[application] += not expected["valid"]
+            self.do(verify(typed, password), expected)
 
     @rule(name=NAME)
     def history(self, name: str | int) -> None:
@@ -376,7 +285,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def count(self) -> None:
-        self.do(COUNT, self.model.count())
+        if any(book.waiting for book in self.books if book is not self.book):
+            self.flush()
+        self.counting = self.book
+        number = self.others + sum(len(book.model) for book in self.books)
+        self.do(COUNT, {"message": "return_number_of_users", "number_of_users": number})
 
     @rule(
         after=st.one_of(st.just(""), NAMES),
@@ -395,42 +308,70 @@ class Machine(RuleBasedStateMachine):
         )
 
     def teardown(self) -> None:
-        self.learn_names()
-        for name in self.model.users:
-            self.do(history(name), self.model.history(name))
-            self.do(get(name), self.model.get(name, None))
-        self.do(COUNT, self.model.count())
-        self.do(listing(limit=100), self.model.listing("", "", None, 100))
+        for book in self.books:
+            self.book = book
+            self.learn_names()
+            for name in self.model.users:
+                self.do(history(name), self.model.history(name))
+                self.do(get(name), self.model.get(name, None))
+            self.do(listing(limit=100), self.model.listing("", "", None, 100))
+            self.count()
         self.flush()
+        for book in self.books:
+            ask_all(book.seat.peer, [delete(name) for name in book.model.users])
 
 
 @pytest.fixture(scope="module")
-def applications(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applications]:
-    """Yield four connections to a service with a short history, two to each worker."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """Yield a service with a short history, and the applications on it."""
     flags = ("--versions-kept", str(KEPT), "--list-users", "none")
-    service = Service(tmp_path_factory.mktemp("machine"), *flags).wait_until_listening()
-    tokens = [
-        service.add_application(f"machine {number}", common=True) for number in range(APPLICATIONS)
-    ]
-    with on_each_worker(service) as one_each, on_each_worker(service) as another_each:
-        yield Applications([*one_each, *another_each], tokens)
-    assert service.stop() == 0
-    assert "Traceback" not in service.stderr, service.stderr
+    with premises(tmp_path_factory.mktemp("machine"), *flags) as made:
+        yield made
 
 
-def test_the_book_behaves_like_a_dictionary(applications: Applications) -> None:
-    """Whatever is asked in whatever order, over whichever connection, alone or in bursts."""
+def test_the_books_behave_like_dictionaries(service: Premises) -> None:
+    """Whatever is asked in whatever order, by whom, over whichever connection, and what dies."""
 
     class MachineHere(Machine):
         def __init__(self) -> None:
-            super().__init__(applications)
+            super().__init__(service)
 
     run_state_machine_as_test(
         MachineHere,
         settings=settings(
-            max_examples=120,
+            max_examples=60,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_was_answered_outlives(service: Premises, fault: Fault) -> None:
+    """A worker's death, the writer's, everybody's, and a stop: each change, and each request id."""
+    machine = Machine(service)
+    machine.begin()
+    change_all(machine)
+    machine.outlive(fault)
+    change_all(machine)  # those with a request id were done before
+    machine.outlive(fault)
+    machine.teardown()
+
+
+def change_all(machine: Machine) -> None:
+    """Make every kind of change over each connection, in bursts for all books at once."""
+    for who in range(len(machine.service.seats)):
+        machine.go_on_elsewhere(who, True)
+        machine.save("a", "one", ["x"], 0)
+        machine.save("a", f"two by {who}", None, None)
+        machine.save_nameless(1, False)
+        machine.save_nameless(None, False)
+        machine.generate("b", 2)
+        machine.restore("a", 1, 3)
+        machine.save("c", "three", ["y"], None)
+        machine.label("c", ["x"])
+        machine.save("B", "four", None, None)
+        machine.delete("B")
+        machine.verify("a", "one", True)
+        machine.count()

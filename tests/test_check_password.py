@@ -185,7 +185,7 @@ def test_a_hanging_checker_is_given_up(start: Start) -> None:
     """A check that is not answered in time is "Unavailable!", and later ones are not mixed up."""
     service = start("--save-timeout-s", "0.5")
     with service.peer() as peer:
-        assert works(peer)
+        eventually(lambda: works(peer), "the checker has loaded its dictionaries")
         checker = service.child("checker")
         os.kill(checker, signal.SIGSTOP)
         replies = ask_all(peer, [check("password"), check("password"), PING])

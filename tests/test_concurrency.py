@@ -1,24 +1,16 @@
-"""Several applications at once, many requests in flight, and files that are taken away."""
+"""Several applications at once, and many requests in flight."""
 
 import contextlib
 import itertools
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
-
-import apsw
-import pytest
 
 from tests.books_wire import (
     ALIVE,
     COUNT,
     DELETED,
-    DENIED,
     PING,
     UNKNOWN_USER,
     Request,
@@ -39,7 +31,6 @@ from tests.books_wire import (
     versions_of,
 )
 from tests.harness import PATIENCE_S, Peer, Service, eventually
-from workers.history import unpack
 
 # --- The same name at once. ---
 
@@ -229,200 +220,3 @@ def test_saves_of_a_client_that_leaves_at_once_are_done(service: Service) -> Non
             rude.send(*[save("a", f"rude {m}") for m in range(10)])
         eventually(lambda: versions_of(peer, "a")[0] == 60, "all ten are saved")
         assert password_of(peer, "a") == "rude 9"
-
-
-# --- Files that are taken away, while both workers have the book open. ---
-
-
-@contextlib.contextmanager
-def readers_open(service: Service) -> Iterator[tuple[Peer, Peer]]:
-    """Give connections to both workers, each of which has read a user `old` with labels."""
-    with on_each_worker(service) as (one, two):
-        ask_all(one, [save("old", "old 1"), save("old", "old 2", labels=["old"]), save()])
-        for peer in (one, two):
-            assert password_of(peer, "old") == "old 2"
-            assert password_of(peer, "old", version=1) == "old 1"
-        yield one, two
-
-
-def register_again(service: Service, *peers: Peer) -> None:
-    """Make the owner known to a fresh book, and to the connections that it has."""
-    token = service.add_application("owner", common=True)
-    for peer in peers:
-        assert peer.authenticate(token)["message"] == "Authenticated!"
-
-
-def newest_is(peer: Peer, password: str | None) -> bool:
-    """Tell whether a password is that of the user `old`; None where there must not be one."""
-    reply = peer.ask(get("old"))
-    expected = "Unknown user!" if password is None else "return_password"
-    return (reply["message"], reply.get("password")) == (expected, password)
-
-
-def is_sound(database: Path) -> int:
-    """Check a database that nobody uses; return how many users are in it."""
-    with contextlib.closing(apsw.Connection(str(database))) as connection:
-        assert connection.pragma("integrity_check") == "ok"
-        ((users,),) = connection.execute("SELECT count(*) FROM user")
-        for (older,) in connection.execute("SELECT older FROM user"):
-            unpack(older)
-        return int(users)
-
-
-@pytest.mark.parametrize("pattern", ["user_data.db", "user_data.db*"])
-def test_a_removed_book_is_fresh_for_every_reader(
-    service: Service, tmp_path: Path, pattern: str
-) -> None:
-    """Within a second nothing of the old book is answered by either worker; saves go on."""
-    with readers_open(service) as (one, two):
-        for file in tmp_path.glob(pattern):
-            file.unlink()
-        for peer in (one, two):
-            eventually(lambda: peer.ask(get("old")) == DENIED, "the owner is gone as well", 1.0)  # noqa: B023
-        register_again(service, one, two)
-        for peer in (one, two):
-            assert peer.ask(get("old")) == UNKNOWN_USER
-            assert peer.ask(get("old", version=1)) == UNKNOWN_USER
-            assert peer.ask(verify("old", "old 2"))["valid"] is False
-            assert names(peer) == []
-            assert peer.count() == 0
-        assert one.ask(save("old", "new")) == saved("old", 1)
-        assert password_of(two, "old") == "new"
-    assert service.stop() == 0
-    assert is_sound(tmp_path / "user_data.db") == 1
-
-
-def test_a_save_after_the_removal_is_never_into_the_old_book(
-    service: Service, tmp_path: Path
-) -> None:
-    """What is acknowledged after the file is gone is in the fresh book, whatever was planned."""
-    with readers_open(service) as (one, two), service.peer() as guest:
-        for n in range(8):
-            one.ask(save("old", "before"))
-            assert password_of(two, "old") == "before"
-            (tmp_path / "user_data.db").unlink()
-            for name in ("old", f"new {n}"):
-                assert guest.ask(save(name, f"after {n}"))["message"] == "Password saved!"
-            register_again(service, one, two)
-            assert newest_is(one, f"after {n}")
-            assert names(one) == [f"new {n}", "old"]
-            assert versions_of(one, "old") == [1]
-            assert one.count() == 2
-    assert service.stop() == 0
-    assert is_sound(tmp_path / "user_data.db") == 2
-
-
-def backup(database: Path, copy: Path) -> None:
-    """Copy a database that is in use, as `sqlite3 user_data.db '.backup copy'` does."""
-    with (
-        contextlib.closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as old,
-        contextlib.closing(apsw.Connection(str(copy))) as new,
-        new.backup("main", old, "main") as copying,
-    ):
-        copying.step()
-
-
-@pytest.mark.parametrize("log", ["the log is left", "the log is removed as well"])
-def test_a_book_put_back_from_a_backup_is_what_is_answered(
-    service: Service, tmp_path: Path, log: str
-) -> None:
-    """Replaced under running readers, the copy's users are answered, and it is not damaged."""
-    database, copy = tmp_path / "user_data.db", tmp_path / "backup.db"
-    with readers_open(service) as (one, two):
-        backup(database, copy)
-        for n in range(40):
-            ask_all(one, [save("old", f"later {n}"), save(f"later {n}"), save()])
-        assert password_of(two, "old") == "later 39"
-        if log == "the log is removed as well":
-            for file in tmp_path.glob("user_data.db-*"):
-                file.unlink()
-        os.replace(copy, database)
-        for peer in (one, two):
-            eventually(partial(newest_is, peer, "old 2"), "the copy is read", 1.0)
-            assert peer.count() == 2
-            assert versions_of(peer, "old") == [2, 1]
-            assert password_of(peer, "old", version=1) == "old 1"
-            assert names(peer, prefix="later") == []
-            assert names(peer, label="old") == ["old"]
-        assert one.ask(save("old", "new")) == saved("old", 3)
-        assert password_of(two, "old") == "new"
-    assert service.stop() == 0
-    assert is_sound(database) == 2
-
-
-def test_a_book_put_back_under_load_is_not_damaged(service: Service, tmp_path: Path) -> None:
-    """Again and again under saves and reads: afterwards the file is sound, and counts are true."""
-    database, copy = tmp_path / "user_data.db", tmp_path / "backup.db"
-    stop = threading.Event()
-    rounds: list[int] = []
-
-    def use(client: int) -> None:
-        with service.owner() as peer:
-            for n in itertools.count():
-                if stop.is_set():
-                    return
-                name = f"{client} {n % 20}"
-                for reply in ask_all(peer, [save(name), get(name), save(), get("old")]):
-                    assert reply["message"] not in ("Invalid message!", "Denied!"), reply
-                rounds.append(n)
-
-    def replace() -> None:
-        try:
-            for _ in range(6):
-                seen = len(rounds)
-                eventually(lambda: len(rounds) > seen + 50, "saves go on")  # noqa: B023
-                os.replace(shutil.copy(copy, tmp_path / "again.db"), database)
-        finally:
-            stop.set()
-
-    with readers_open(service):
-        backup(database, copy)
-    at_once([replace, *[partial(use, n) for n in range(3)]])
-    with on_each_worker(service) as (one, two):
-        eventually(partial(newest_is, one, "old 2"), "the copy is read")
-        one.ask(save("last"))
-        total = one.count()
-        assert two.count() == total == len(names(two))
-    assert service.stop() == 0
-    assert is_sound(database) == total
-
-
-def test_a_log_removed_under_load_loses_nothing(service: Service, tmp_path: Path) -> None:
-    """With readers open and saves under way, everything acknowledged is there, and is read."""
-    last: dict[str, str] = {}
-    rounds: list[int] = []
-    stop = threading.Event()
-
-    def use(client: int) -> None:
-        with service.owner() as peer:
-            for n in itertools.count():
-                if stop.is_set():
-                    return
-                name, password = f"{client} {n % 10}", f"password {n}"
-                replies: list[Any] = ask_all(peer, [save(name, password), save(), get(name)])
-                assert [reply["message"] for reply in replies] == [
-                    "Password saved!",
-                    "Password saved!",
-                    "return_password",
-                ]
-                assert replies[2]["password"] == password
-                last[name] = password
-                rounds.append(n)
-
-    def remove() -> None:
-        try:
-            for _ in range(8):
-                seen = len(rounds)
-                eventually(lambda: len(rounds) > seen + 40, "saves go on")  # noqa: B023
-                (tmp_path / "user_data.db-wal").unlink(missing_ok=True)
-        finally:
-            stop.set()
-
-    at_once([remove, *[partial(use, n) for n in range(4)]])
-    total = len(rounds) + len(last)
-    with on_each_worker(service) as (one, two):
-        for peer in (one, two):
-            assert {name: password_of(peer, name) for name in last} == last
-            assert peer.count() == total
-    service.kill_everything()
-    assert is_sound(tmp_path / "user_data.db") == total

@@ -34,6 +34,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "handshake_timeout_s": SECONDS,
     "message_timeout_s": SECONDS,
     "send_timeout_s": SECONDS,
+    "idle_timeout_s": SECONDS,
     "peer_timeout_s": (1, 43_200, 0.9, 43_201),
     "save_timeout_s": SECONDS,
     "stop_timeout_s": SECONDS,

@@ -1,13 +1,14 @@
 """A child of the listener, without a process: its messages and its restarts."""
 
+import multiprocessing
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-from pwserver.handoff import control_channel, receive_control
+from pwserver.handoff import Scoreboard, control_channel, receive_control
 from pwserver.limits import RESTART_PAUSE_S_MAX
-from pwserver.pool import Child
+from pwserver.pool import Child, Pool
 
 
 @pytest.fixture
@@ -80,6 +81,19 @@ def test_a_child_that_lived_is_started_again_at_once() -> None:
     """A single death after a life is met without a pause."""
     child = Child("worker 1", 1, print, tuple)
     assert child.buried(1000.0) == 0.0
+
+
+def test_a_child_that_is_due_is_not_kept_waiting() -> None:
+    """The listener sleeps until the first child is to be started, and no longer than it likes."""
+    children = [Child(name, 0, print, tuple) for name in ("runs", "soon", "later")]
+    for child, restart_at in zip(children, (None, 10.05, 10.4), strict=True):
+        child.restart_at = restart_at
+    context = multiprocessing.get_context("forkserver")
+    pool = Pool(context, Scoreboard(context, 3), children)
+    assert pool.until_start_s(10.0, 0.25) == pytest.approx(0.05)
+    assert pool.until_start_s(10.1, 0.25) == 0
+    children[1].restart_at = None
+    assert pool.until_start_s(10.0, 0.25) == 0.25
 
 
 def silent_ticks(child: Child, ticks_max: int) -> int:

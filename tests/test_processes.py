@@ -1,4 +1,4 @@
-"""The service's processes: what they are called, who replaces whom, and how they end."""
+"""The service's processes: what they are called, how they stop, and what they share with others."""
 
 import fcntl
 import os
@@ -6,14 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Start
-from tests.harness import Peer, Service, eventually, is_alive, load, process_title
+from tests.harness import Peer, Service, eventually, is_alive, process_title
 
 SAVE = {"message": "save_password", "password": "abc123"}
 
@@ -31,76 +30,6 @@ def test_the_process_list_says_what_each_process_is(service: Service) -> None:
     assert process_title(service.process.pid) == "pwserver: listener"
 
 
-@pytest.mark.parametrize("name", ["worker 1", "worker 2", "writer"])
-def test_a_killed_child_is_replaced_and_nothing_acknowledged_is_lost(
-    start: Start, name: str
-) -> None:
-    """Killed again and again under load, a child is replaced; every acknowledged save is there."""
-    service = start()
-    with load(service, 8) as acknowledged:
-        for _ in range(5):
-            before = len(acknowledged)
-            eventually(lambda: len(acknowledged) > before + 20, "saves are acknowledged")  # noqa: B023
-            service.replace(name)
-    with service.peer() as peer:
-        assert peer.count() >= len(acknowledged) > 100
-    assert f"{name} died" in service.stderr
-
-
-def test_the_other_workers_connections_go_on(service: Service) -> None:
-    """Connections are spread evenly; those of a killed worker end, the others notice nothing."""
-    workers = [service.child("worker 1"), service.child("worker 2")]
-    peers: list[Peer] = []
-
-    def spread_evenly() -> bool:
-        peers.append(service.peer())
-        assert peers[-1].ask({"message": "ping"}) == {"message": "Alive!"}
-        return len(peers) >= 4 and open_sockets(workers[0]) == open_sockets(workers[1])
-
-    eventually(spread_evenly, "both workers have as many connections")
-    service.replace("worker 1")
-    alive = [peer for peer in peers if _still_answers(peer)]
-    assert len(alive) == len(peers) / 2
-    for peer in peers:
-        peer.close()
-
-
-def open_sockets(pid: int) -> int:
-    """Return how many sockets a process has open."""
-    links = Path(f"/proc/{pid}/fd").iterdir()
-    return sum(os.readlink(link).startswith("socket:") for link in links)
-
-
-def _still_answers(peer: Peer) -> bool:
-    try:
-        peer.send({"message": "ping"})
-        return peer.line() == b'{"message": "Alive!"}\n'
-    except OSError:
-        return False
-
-
-def test_connections_outlive_the_writer(service: Service, peer: Peer) -> None:
-    """After the writer's death its clients' connections go on and save."""
-    assert peer.save()["message"] == "Password saved!"
-    service.replace("writer")
-    assert peer.save()["message"] == "Password saved!"
-    assert peer.count() == 2
-
-
-def test_a_save_in_flight_to_a_dead_writer_is_told_so(service: Service, peer: Peer) -> None:
-    """What nobody can know is said: not "saved", and never "not saved"."""
-    assert peer.save()["message"] == "Password saved!"
-    os.kill(service.child("writer"), signal.SIGSTOP)
-    peer.send({**SAVE, "id": 5}, {"message": "ping", "id": 6})
-    assert not _readable(peer, 0.3), "a stopped writer cannot have answered"
-    service.replace("writer")
-    reply = peer.reply()
-    assert (reply["message"], reply["id"]) == ("Unavailable!", 5)
-    assert "may or may not" in reply["error"]
-    assert peer.reply() == {"message": "Alive!", "id": 6}
-    assert peer.save()["message"] == "Password saved!"
-
-
 def _readable(peer: Peer, timeout_s: float) -> bool:
     peer.socket.settimeout(timeout_s)
     try:
@@ -109,59 +38,6 @@ def _readable(peer: Peer, timeout_s: float) -> bool:
         return False
     finally:
         peer.socket.settimeout(20)
-
-
-def test_a_child_that_hangs_is_replaced(start: Start) -> None:
-    """A stopped worker is killed and replaced after the deadline, and the service goes on."""
-    service = start("--hang-timeout-s", "2", "--workers", "1")
-    with service.peer() as peer:
-        peer.save()
-    stopped = service.child("worker 1")
-    os.kill(stopped, signal.SIGSTOP)
-    eventually(lambda: service.children().get("worker 1") not in (None, stopped), "replaced")
-    assert "worker 1 showed no sign of life for 2 s" in service.stderr
-    with service.peer() as peer:
-        assert peer.count() == 1
-
-
-def test_repeated_death_is_met_with_a_pause(service: Service) -> None:
-    """A child that dies as soon as it runs is not started in a hot loop, and the log says so."""
-    for _ in range(4):
-        service.replace("worker 1")
-    assert service.stderr.count("worker 1 died; it is started again in ") >= 2
-    with service.peer() as peer:
-        assert peer.save()["message"] == "Password saved!"
-
-
-def test_a_killed_listener_leaves_no_orphan(start: Start) -> None:
-    """However the listener dies, its children end, the port is free and nothing is lost."""
-    service = start()
-    names_of(service)
-    children = list(service.children().values())
-    with load(service, 4) as acknowledged:
-        eventually(lambda: len(acknowledged) > 50, "saves are acknowledged")
-        os.kill(service.process.pid, signal.SIGKILL)
-        eventually(lambda: not any(map(is_alive, children)), "no child is alive", 2.0)
-    service.ended()
-    began = time.monotonic()
-    again = start(port=service.port)
-    with again.peer() as peer:
-        assert peer.count() >= len(acknowledged)
-    assert time.monotonic() - began < 3.0
-
-
-def test_everything_killed_at_once_loses_nothing(start: Start) -> None:
-    """After SIGKILL to all, a restart finds every acknowledged save."""
-    acknowledged_before = 0
-    for _ in range(3):
-        service = start()
-        with service.peer() as peer:
-            found = peer.count()
-        assert found >= acknowledged_before
-        with load(service, 8) as acknowledged:
-            eventually(lambda: len(acknowledged) > 200, "saves are acknowledged")
-            service.kill_everything()
-        acknowledged_before = found + len(acknowledged)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -276,28 +152,3 @@ def test_who_looks_at_the_database_for_a_moment_is_waited_for(service: Service, 
         assert not _readable(peer, 0.3), "without the database nothing is saved"
     assert peer.reply()["message"] == "Password saved!"
     assert peer.count() == 2
-
-
-def test_random_kills_under_load_lose_nothing(start: Start) -> None:
-    """Workers and writer killed every 200 ms: the service answers on, and no save is lost."""
-    service = start()
-    names_of(service)
-    stop = threading.Event()
-
-    def kill_some() -> None:
-        victims = ["worker 1", "writer", "worker 2"]
-        for number in range(15):
-            pid = service.children().get(victims[number % 3])
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-            if stop.wait(0.2):
-                return
-
-    with load(service, 8) as acknowledged:
-        killer = threading.Thread(target=kill_some)
-        killer.start()
-        killer.join()
-        before = len(acknowledged)
-        eventually(lambda: len(acknowledged) > before + 100, "saves are acknowledged again")
-    with service.peer() as peer:
-        assert peer.count() >= len(acknowledged)

@@ -95,7 +95,9 @@ def test_a_row_that_does_not_open_is_left_as_it_is(
     (odd,) = [user for user in all_rows(path) if not opens(BOTH_KEYS, user)]
     told: list[tuple[int, int]] = []
     for _ in range(2):  # to run it again changes nothing
-        refused = rotate(administered, lambda *progress: told.append(progress), rests=False)
+        refused = rotate(
+            administered, lambda *progress: told.append(progress), beside_service=False
+        )
         assert refused == [odd.id]
         after = all_rows(path)
         assert [user for user in after if not opens(BOTH_KEYS.without(KEY.id), user)] == [odd]

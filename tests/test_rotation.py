@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from tests.books_wire import (
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually, load
 from tests.shell import ENVIRONMENT, Ran, Shell
-from workers.keys import create_keyring, read_keyring, replace_keyring
 
 USERS = 1000
 ROTATION_S = 120
@@ -344,68 +343,23 @@ def test_a_worker_that_was_stopped_meanwhile_loses_nothing(service: Service, she
     assert passwords_of(service) == sorted([*acknowledged, "other"])
 
 
+def test_a_rotation_ends_when_every_worker_has_the_key(service: Service, shell: Shell) -> None:
+    """What a worker that was slow to notice has sealed with the old key is sealed anew as well."""
+    done(shell.run("key", "add"))
+    with on_each_worker(service) as (peer, _):
+        with stopped(service, "worker 1"):
+            peer.send(*[save(password=f"{number}") for number in range(100)])
+            with command(shell, "rotate") as rotation:
+                select = "SELECT id FROM key WHERE seals"
+                eventually(lambda: rows(service.database, select) == [(2,)], "another key seals")
+                os.kill(service.child("worker 1"), signal.SIGCONT)
+                assert {peer.reply()["message"] for _ in range(100)} == {"Password saved!"}
+                rotation.communicate()
+        assert rotation.returncode == 0
+    assert uses(service) == {2: 100}
+
+
 # --- Keys that are not there. ---
-
-
-def lose_one(path: Path) -> None:
-    """Take the older key out of a key file."""
-    replace_keyring(path, read_keyring(path).without(1))
-
-
-def replace_one(path: Path) -> None:
-    """Have another key stand under the number of the older one."""
-    other = path.with_name("other.key")
-    create_keyring(other)
-    ours, others = path.read_text().splitlines(), other.read_text().splitlines()
-    lines = [next(b for b in others if " 1 " in b) if " 1 " in a else a for a in ours]
-    path.write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("mishap", "words"),
-    [
-        (lose_one, "needs key 1, which the key file lacks"),
-        (replace_one, "the key is not the one that user_data.db was sealed with"),
-    ],
-    ids=["lost", "wrong"],
-)
-def test_a_key_that_lacks_is_found_at_the_start(
-    start: Start, shell: Shell, mishap: Callable[[Path], None], words: str
-) -> None:
-    """Also one of several that nothing is sealed with now; nothing is served, nothing changed."""
-    service = start()
-    fill(service, 10)
-    for command in ("add", "rotate", "add"):
-        done(shell.run("key", command))
-    service.stop()
-    good, database = service.key_file.read_bytes(), service.database.read_bytes()
-    mishap(service.key_file)
-    refused = shell.run("serve", "--port", "0")
-    assert (refused.code, refused.out) == (5, "")
-    assert words in refused.err
-    assert refused.err.count("\n") == 1
-    assert service.database.read_bytes() == database
-    service.key_file.write_bytes(good)
-    check(start(), 10)
-
-
-def test_a_key_file_of_another_service_is_not_taken(service: Service, shell: Shell) -> None:
-    """Put in place of ours while the service runs, it is used for nothing: that would be lost."""
-    with service.owner() as peer:
-        assert peer.ask(save("before", "1"))["message"] == "Password saved!"
-    good = service.key_file.read_bytes()
-    service.key_file.unlink()
-    create_keyring(service.key_file)
-    for name in ("worker 1", "worker 2"):
-        service.replace(name)
-    with service.owner() as peer:
-        assert peer.ask(save("after", "2"))["message"] == "Password saved!"
-    assert "was replaced by a key file of another service. Put it back." in service.stderr
-    service.key_file.write_bytes(good)
-    for name in ("worker 1", "worker 2", "writer"):
-        service.replace(name)
-    with service.owner() as peer:
-        assert [password_of(peer, name) for name in ("before", "after")] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

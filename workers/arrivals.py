@@ -1,4 +1,4 @@
-"""Requests that came alone: decoded together, and those of a kind done together.
+"""What has arrived in a turn, in the order in which it is done: what came alone, and then the rest.
 
 Most clients have one request in flight, so what arrives in a turn is one line on each of many
 connections. Decoding, checking and sealing them one by one costs half as much again as all of them
@@ -6,17 +6,22 @@ at once. So a line that came on a connection on which nothing is unfinished is p
 turn reads its sockets. At the end of it all lines are decoded by one call, and the plain saves
 among them are queued by one. Whatever is not as usual goes its connection's own way.
 
+Connections with more to say wait in a queue, and each says a buffer of it in its turn, as long as
+there is time: those who ask one thing are not to wait for those who send without end.
+
 Knows nothing of the loop, nor of what a request means beyond who has it done.
 """
 
+import time
+from collections import deque
 from typing import Any
 
 from pwserver.config import Settings
 from pwserver.framing import decode_whole, request_decoder
-from pwserver.limits import LINE_BYTES
+from pwserver.limits import LINE_BYTES, LONG_TEXTS_S
 from pwserver.protocol import Request
 from workers.commands import SAVE_PLAIN, command_of, save_together
-from workers.connection import Connection
+from workers.connection import NEVER, Connection
 from workers.context import Context
 
 
@@ -29,25 +34,52 @@ class Arrivals:
         self._in_flight_max = settings.in_flight_max
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
+        self._queue: deque[tuple[Connection, bytes | None]] = deque()  # None: not received yet
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._lines)
+    @property
+    def waiting(self) -> bool:
+        """Whether some connection's turn has not come yet."""
+        return bool(self._queue)
 
-    def receive(self, connection: Connection) -> bool:
-        """Take what has arrived on a connection that is `idle`; return whether `flush` is due."""
-        try:
-            data = connection.recv(LINE_BYTES)
-        except OSError as error:
-            return connection.receive_nothing(error)
-        if data[-2:] == b"}\n" and data.count(b"\n") == 1:
-            self._connections.append(connection)
-            self._lines.append(data)
-            return False
-        return connection.receive_text(data)
+    def take(self, connection: Connection, touched: set[Connection]) -> None:
+        """Take note that there is something to receive on a connection."""
+        connection.silent_since = NEVER
+        if connection.queued:
+            return
+        data = None
+        if connection.idle:
+            try:
+                data = connection.recv(LINE_BYTES)
+            except OSError as error:
+                if connection.receive_nothing(error):
+                    touched.add(connection)
+                return
+            if data[-2:] == b"}\n" and data.count(b"\n") == 1:
+                self._connections.append(connection)
+                self._lines.append(data)
+                return
+        connection.queued = True
+        self._queue.append((connection, data))
 
-    def do(self, touched: set[Connection]) -> None:
-        """Do what was put aside; add the connections of which `flush` is due."""
+    def do(self, touched: set[Connection], *, all_of_it: bool = False) -> None:
+        """Do the lines, and of the rest what there is time for, or all of it.
+
+        Adds the connections of which `flush` is due.
+        """
+        if self._lines:
+            self._do_lines(touched)
+        if not self._queue:
+            return
+        until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
+        while self._queue:
+            connection, data = self._queue.popleft()
+            connection.queued = False
+            if connection.receive() if data is None else connection.receive_text(data):
+                touched.add(connection)
+            if time.monotonic() > until:
+                return
+
+    def _do_lines(self, touched: set[Connection]) -> None:
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
         requests = self._decoded(lines)

@@ -8,8 +8,8 @@ followed by a new one, and one that was emptied is begun anew: logrotate needs t
 `workers.audit_chain` has the form of lines and head, `workers.audit_files` the files.
 
 Nothing is synced. A process that is killed loses nothing that `write` has returned True for. A
-power cut may lose the last seconds, and where it leaves a head that is newer than the file, that is
-found as a record that was cut, which it was.
+power cut may lose the last seconds or tear them, and where it leaves a head that is newer than the
+file, or lines that are none, that is found as a record that was cut or edited, which it was.
 
 What is found amiss is never repaired: the chain goes on from what is certain, so that
 `workers.audit_reading` points at the place, and a record says what was found.

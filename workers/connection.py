@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 
-_DRAIN_RECEIVES_MAX = 64
+_DRAIN_RECEIVES_MAX = 256
 """How often a socket is read at a stop: 4 MiB, more than the kernel keeps by default."""
 
 
@@ -68,8 +68,10 @@ class Connection:
         "fd",
         "lingering",
         "peer",
+        "queued",
         "recv",
         "settled",
+        "silent_since",
         "unanswered",
     )
 
@@ -101,6 +103,8 @@ class Connection:
         self.peer = Peer(client, context.guesses, insecure=settings.insecure)
         if tls is not None and (name := tls.peer_name()) is not None:
             authenticate_by_certificate(context, self.peer, name)
+        self.silent_since = NEVER  # the client has said something since it was looked at
+        self.queued = False  # `workers.arrivals` has it receive in its turn
         self.settled = tls is None  # it is text, and no part of a message is awaited
         self.ending = False  # nothing more will be done for it: close once all is answered
         self.lingering = False  # all is answered and the client told: waiting for its close
@@ -327,6 +331,12 @@ class Connection:
         if crowded or len(self._unsent) > REPLIES_BYTES_MAX:
             return events
         return events | EPOLLIN
+
+    def is_unused(self, now: float) -> bool:
+        """Tell whether the client has said nothing for a while, and waits for nothing."""
+        self.silent_since = min(self.silent_since, now)
+        busy = self.awaited or self._unsent or self.ending
+        return not busy and now - self.silent_since > self._settings.idle_timeout_s
 
     @property
     def waiting(self) -> bool:

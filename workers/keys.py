@@ -254,4 +254,6 @@ def _parsed(path: Path, text: bytes) -> tuple[dict[int, MasterKey], Secret[bytes
 
 
 def _damaged(path: Path) -> KeyRefused:
-    return KeyRefused(f"{path} is not a key file of pwserver, or it is damaged.")
+    return KeyRefused(
+        f"{path} is not a key file of pwserver, or it is damaged. Put it back from your backup."
+    )

@@ -29,8 +29,12 @@ _ROWS_AT_A_TIME = 64
 _REST = 12
 """How many times as long as it worked a rotation rests beside a running service."""
 
+_NOTICED_S = 1.0
+"""How long after a change of the key a worker may seal with the old one: it looks once a tick, and
+one that is silent for longer gets no work."""
+
 _SETTLE_S = 10.0
-"""How long the workers may take to seal with another key: they look once a tick."""
+"""How long it may go on that rows of an older key are added."""
 
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and of how many."""
@@ -57,10 +61,13 @@ def add_key(administration: Administration) -> int:
     return more.newest.id
 
 
-def rotate(administration: Administration, progress: Progress, *, rests: bool) -> list[int]:
+def rotate(
+    administration: Administration, progress: Progress, *, beside_service: bool
+) -> list[int]:
     """Seal everything with the newest key; return the ids of rows that do not open, left as is.
 
-    Raises `AdministrationRefused` where rows of an older key are still being added after a while.
+    Beside a service, it leaves that time to work, and ends only when no worker can have an older
+    key any more. Raises `AdministrationRefused` where one goes on to seal with an older key.
     """
     keyring, database = administration.keyring, administration.database
     key = keyring.newest
@@ -74,13 +81,15 @@ def rotate(administration: Administration, progress: Progress, *, rests: bool) -
     vault, refused = Vault(keyring, key.id), set[int]()
     total, done = _left(key.id), 0
     progress(done, total)
+    noticed_at = time.monotonic() + (_NOTICED_S if beside_service else 0.0)
     settled_at = None
     while True:
-        for anew in _pass(database, vault, refused, rests=rests):
+        for anew in _pass(database, vault, refused, rests=beside_service):
             done += anew
             progress(min(done, total), total)
+        all_noticed = time.monotonic() >= noticed_at  # before it is counted what they have added
         left = _left(key.id) - len(refused)
-        if left <= 0:
+        if left <= 0 and all_noticed:
             return sorted(refused)
         settled_at = settled_at or time.monotonic() + _SETTLE_S
         if time.monotonic() > settled_at:

@@ -1,19 +1,18 @@
 """A canary password and a canary token: whatever happens, they are nowhere to be seen in the clear.
 
-Searched is all that the service and its commands write and print, and what the system shows of
-their processes; and it is made sure that their memory cannot be looked at.
+Here everything is said that can be, with the canary in every place; every other test of a fault
+saves it as well. Searched is all that the service and its commands write and print, and what the
+system shows of their processes; and it is made sure that their memory cannot be looked at.
 """
 
-import base64
 import ctypes
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,66 +31,26 @@ from tests.books_wire import (
     verify,
     versions_of,
 )
-from tests.conftest import Start
+from tests.faults.canary import CANARY, WORDS, WatchedService, forms
+from tests.faults.conftest import Start
 from tests.harness import Service, eventually
 from tests.shell import ENVIRONMENT, Shell, write_token
 
-CANARY = "canary-7f3d-\N{SNOWMAN}"
-WORDS = ["canary-7f3d", CANARY]
 UNAVAILABLE = "Unavailable!"
 
 
-def forms(*secrets: str) -> list[bytes]:
-    """Return secrets as they may be written: as they are, in hex, and in base64."""
-    plain = [secret.encode() for secret in secrets]
-    return [form for each in plain for form in (each, each.hex().encode(), base64.b64encode(each))]
-
-
-def found_in_files(folder: Path, secrets: list[bytes], *but: str) -> list[str]:
-    """Return the files of a folder that hold a secret, other than those that are for one."""
-    files = {file.name: file for file in folder.rglob("*") if file.is_file()}
-    assert {"stderr", "user_data.db", "user_data.audit"} <= files.keys()
-    read = {name: file.read_bytes() for name, file in files.items() if name not in but}
-    return [name for name, data in read.items() if any(secret in data for secret in secrets)]
-
-
-def processes(service: Service) -> dict[str, int]:
-    """Return all processes of a service, by their names."""
-    eventually(lambda: len(service.children()) == 5, "all children run")
-    return {**service.children(), "listener": service.process.pid}
-
-
-def found_in_processes(service: Service, secrets: list[bytes]) -> list[str]:
-    """Return the processes that show a secret in their arguments or environment."""
-    found = []
-    for name, pid in processes(service).items():
-        for shown in ("cmdline", "environ", "comm"):
-            with suppress(PermissionError):  # who may not look sees nothing
-                content = Path(f"/proc/{pid}/{shown}").read_bytes()
-                found += [f"{name} {shown}" for secret in secrets if secret in content]
-    return found
-
-
-@contextmanager
-def watched(service: Service, secrets: list[bytes], *but: str) -> Iterator[None]:
-    """Stop a service afterwards, and fail if one of some secrets, of which there may be more by
-    then, stood in anything that it wrote, printed or showed."""
-    printed: list[bytes] = []
-    output = service.process.stdout
-    assert output is not None
-    console = threading.Thread(target=lambda: printed.append(output.read()))
-    console.start()
-    try:
-        yield
-        assert not found_in_processes(service, secrets)
-        assert not found_in_files(service.folder, secrets, *but)
-    finally:
-        service.process.send_signal(signal.SIGTERM)
-        console.join()
-        code = service.ended()
-    assert code == 0
-    assert not [secret for secret in secrets if secret in printed[0]]
-    assert not found_in_files(service.folder, secrets, *but)
+def test_what_is_written_is_searched(start: Start) -> None:
+    """Wherever a secret is, in whatever form, it is found: else these tests would be idle."""
+    service = start()
+    assert service.written() == service.shown() == []
+    folder = service.folder / "deep"
+    folder.mkdir()
+    key = service.key_file.read_text().split()[-1]
+    for secret in (CANARY, CANARY.encode().hex(), f"x{service.token}x", f"a {key} b"):
+        (folder / "file").write_text(secret)
+        assert service.written() == ["file"], secret
+    (folder / "file").unlink()
+    assert service.written() == []
 
 
 # --- What is said to the service. ---
@@ -135,21 +94,20 @@ def everything_with(password: str) -> list[Request]:
 
 def test_a_password_is_nowhere_but_in_its_answer(start: Start) -> None:
     """Saved, got, verified, checked and refused, while everything is killed once: no trace."""
-    service, secrets = start(), forms(*WORDS)
-    with watched(service, secrets):
-        for name in ("", "checker", "worker 1", "worker 2", "writer", "console"):
-            with service.owner() as peer:
-                answers = ask_all(peer, everything_with(CANARY))
-                assert answers[4]["password"] == CANARY
-                assert all(CANARY not in str(reply) for reply in answers[6:])
-                made = peer.ask({"message": "generate_password", "username": "made"})["password"]
-                secrets += forms(made)
-                if name:
-                    peer.send(*everything_with(CANARY))
-                    service.replace(name)
-            assert not found_in_processes(service, secrets)
+    service = start()
+    for name in ("", "checker", "worker 1", "worker 2", "writer", "console"):
         with service.owner() as peer:
-            assert versions_of(peer, "made") == [6, 5, 4, 3, 2, 1]
+            answers = ask_all(peer, everything_with(CANARY))
+            assert answers[4]["password"] == CANARY
+            assert all(CANARY not in str(reply) for reply in answers[6:])
+            made = peer.ask({"message": "generate_password", "username": "made"})["password"]
+            service.secrets += forms(made)
+            if name:
+                peer.send(*everything_with(CANARY))
+                service.replace(name)
+        assert not service.shown()
+    with service.owner() as peer:
+        assert versions_of(peer, "made") == [6, 5, 4, 3, 2, 1]
     assert "checker died" in service.stderr
 
 
@@ -193,22 +151,21 @@ def test_a_token_is_nowhere_at_all(start: Start) -> None:
     """Shown, shown wrong, sent in every wrong field by a guest, its owner and a stranger."""
     service = start()
     token = service.token
-    secrets = [*forms(token, *almost(token)), token[9:40].encode()]
-    with watched(service, secrets):
-        with service.peer() as peer:
-            for wrong in almost(token):
-                assert peer.authenticate(wrong)["message"] in ("Denied!", "Invalid message!")
-        for name in ("", "worker 1", "writer"):
-            with service.peer() as guest, service.owner() as owner, service.peer() as stranger:
-                assert stranger.authenticate("wrong") == {"message": "Denied!"}
-                for peer in (guest, owner, stranger):
-                    for answer in ask_all(peer, with_token_in_wrong_fields(token)):
-                        assert token not in str({**answer, "after": None})
-                guest.send(f'{{"message": "authenticate", "token": "{token}'.encode())
-                guest.send(f"{token}\n{token}\n".encode())
-                if name:
-                    owner.send(*with_token_in_wrong_fields(token))
-                    service.replace(name)
+    service.secrets += [*forms(token, *almost(token)), token[9:40].encode()]
+    with service.peer() as peer:
+        for wrong in almost(token):
+            assert peer.authenticate(wrong)["message"] in ("Denied!", "Invalid message!")
+    for name in ("", "worker 1", "writer"):
+        with service.peer() as guest, service.owner() as owner, service.peer() as stranger:
+            assert stranger.authenticate("wrong") == {"message": "Denied!"}
+            for peer in (guest, owner, stranger):
+                for answer in ask_all(peer, with_token_in_wrong_fields(token)):
+                    assert token not in str({**answer, "after": None})
+            guest.send(f'{{"message": "authenticate", "token": "{token}'.encode())
+            guest.send(f"{token}\n{token}\n".encode())
+            if name:
+                owner.send(*with_token_in_wrong_fields(token))
+                service.replace(name)
 
 
 # --- Faults. ---
@@ -241,43 +198,43 @@ def lose_the_key(service: Service) -> None:
 def test_no_fault_makes_it_show(start: Start, fault: Callable[[Service], None]) -> None:
     """Where reading fails for whatever reason, the log says so, and nothing of what was read."""
     service = start()
-    secrets = forms(*WORDS, service.token)
-    with watched(service, secrets):
-        names = [f"bird {number}" for number in range(6)]
-        with service.owner() as peer:
-            ask_all(peer, [save(name, CANARY, labels=["x"]) for name in names for _ in (1, 2)])
-            fault(service)
-        with service.owner() as peer:
+    names = [f"bird {number}" for number in range(6)]
+    with service.owner() as peer:
+        ask_all(peer, [save(name, CANARY, labels=["x"]) for name in names for _ in (1, 2)])
+        fault(service)
+    with service.owner() as peer:
 
-            def refused() -> list[Any]:
-                replies = ask_all(peer, [get(name) for name in names])
-                return [reply for reply in replies if reply["message"] == UNAVAILABLE]
+        def refused() -> list[Any]:
+            replies = ask_all(peer, [get(name) for name in names])
+            return [reply for reply in replies if reply["message"] == UNAVAILABLE]
 
-            if fault is not lose_the_key:  # where the record is looked for is not asked each time
-                eventually(refused, "reading fails")
-            for name in names:
-                ask_all(peer, [verify(name, CANARY), save(name, CANARY), restore(name, 1)])
-                ask_all(peer, everything_with(CANARY) + with_token_in_wrong_fields(service.token))
-        if fault is lose_the_record:
-            service.folder.joinpath("user_data.audit").rmdir()
-            service.folder.joinpath("before.audit").rename(service.folder / "user_data.audit")
+        if fault is not lose_the_key:  # where the record is looked for is not asked each time
+            eventually(refused, "reading fails")
+        for name in names:
+            ask_all(peer, [verify(name, CANARY), save(name, CANARY), restore(name, 1)])
+            ask_all(peer, everything_with(CANARY) + with_token_in_wrong_fields(service.token))
+    if fault is lose_the_record:
+        service.folder.joinpath("user_data.audit").rmdir()
+        service.folder.joinpath("before.audit").rename(service.folder / "user_data.audit")
 
 
 # --- The commands. ---
 
 
-def test_no_command_shows_what_it_is_not_asked_for(start: Start) -> None:
+def test_no_command_shows_what_it_is_not_asked_for(
+    start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Neither where it works nor where it fails; the password is shown by `get` alone."""
     service = start()
-    token, folder = service.token, service.folder
+    token, home = service.token, tmp_path_factory.mktemp("home")
     secrets = forms(*WORDS, token)
-    shell = Shell(folder, {"PWSERVER_TOKEN_FILE": write_token(folder, token)})
+    shell = Shell(service.folder, {"PWSERVER_TOKEN_FILE": write_token(home, token)})
     at = f"pwserver://127.0.0.1:{service.port}"
     with_token = f"pwserver://{token}@127.0.0.1"
     runs = [
         (["save", "--username", "bird", "--url", at], 0),
         (["verify", "bird", "--url", at], 0),
-        (["check", "--url", at], 0),
+        (["strength", "--url", at], 0),
         (["save", CANARY, "--url", at], 2),
         (["save", "--password", CANARY], 2),
         (["save", f"--password={CANARY}"], 2),
@@ -295,17 +252,16 @@ def test_no_command_shows_what_it_is_not_asked_for(start: Start) -> None:
         (["audit", "show", "--user", "bird"], 0),
         (["serve", "--port", f"{service.port}"], 4),
     ]
-    with watched(service, secrets, "token"):
-        for arguments, code in runs:
-            ran = shell.run(*arguments, stdin=f"{CANARY}\n")
-            assert ran.code == code, ran
-            shown = (ran.out + ran.err).encode()
-            assert not [secret for secret in secrets if secret in shown], (arguments, ran)
-        assert CANARY in shell.run("get", "bird", "--url", at).out
-        (folder / "token").write_text(f"{token[:-1]}\n")
-        failed = shell.run("count", "--url", at)
-        assert failed.code == 2
-        assert token[9:-1] not in failed.err
+    for arguments, code in runs:
+        ran = shell.run(*arguments, stdin=f"{CANARY}\n")
+        assert ran.code == code, ran
+        shown = (ran.out + ran.err).encode()
+        assert not [secret for secret in secrets if secret in shown], (arguments, ran)
+    assert CANARY in shell.run("get", "bird", "--url", at).out
+    (home / "token").write_text(f"{token[:-1]}\n")
+    failed = shell.run("count", "--url", at)
+    assert failed.code == 2
+    assert token[9:-1] not in failed.err
 
 
 def test_a_token_in_the_arguments_is_covered(start: Start) -> None:
@@ -352,6 +308,12 @@ def _without_privilege() -> None:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
+def all_processes(service: WatchedService) -> list[int]:
+    """Return the process ids of a service, once all of its children run."""
+    eventually(lambda: len(service.children()) == 5, "all children run")
+    return list(service.processes().values())
+
+
 def open_to_others(*pids: int) -> dict[int, set[str]]:
     """Return what a program of the same user can open of some processes' memory."""
     command = [sys.executable, "-c", _LOOK, *map(str, pids)]
@@ -370,10 +332,10 @@ def test_nobody_looks_into_the_memory(start: Start) -> None:
         seen = open_to_others(other.pid)
         other.kill()
     assert {"environ", "maps", "auxv"} <= seen[other.pid], "it would be seen"
-    assert open_to_others(*processes(service).values()) == {}
+    assert open_to_others(*all_processes(service)) == {}
     for name in ("writer", "worker 1", "worker 2", "checker", "console"):
         service.replace(name)
-    assert open_to_others(*processes(service).values()) == {}
+    assert open_to_others(*all_processes(service)) == {}
 
 
 def test_nobody_looks_into_a_command_that_has_the_keys(start: Start) -> None:
@@ -411,7 +373,7 @@ def core_limit(pid: int) -> tuple[str, str]:
 def test_no_process_leaves_a_core_file(start: Start) -> None:
     """Not even one that is killed by what makes them, where they are allowed without limit."""
     service = start(preexec_fn=_allow_core_files)
-    for pid in processes(service).values():
+    for pid in all_processes(service):
         assert core_limit(pid) == ("0", "0")
     with service.owner() as peer:
         ask_all(peer, everything_with(CANARY))

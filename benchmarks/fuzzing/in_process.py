@@ -1,0 +1,239 @@
+"""A worker and the writer in this process, without their loops: bytes in, commits, bytes out.
+
+Everything that a request meets is the service's own: connections on sockets, what came alone taken
+together, the queue to the writer over a channel, the database in a file, the audit record, the
+checker's judgement. Only who calls them when is here, and the clock, which stands unless it is told
+to go on: so the same input does the same each time. Between inputs the book is emptied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import select
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from select import EPOLLIN
+
+from pwserver.config import Settings
+from pwserver.handoff import FrameReader, Scoreboard, frame, frame_channel
+from pwserver.limits import CHECKPOINT_PAGES
+from pwserver.protocol import RIGHTS
+from pwserver.secret import Secret
+from workers import checker
+from workers.applications import Registry, sealed, token_hash
+from workers.arrivals import Arrivals
+from workers.audit import AuditLog
+from workers.batches import Batches, Waiter
+from workers.checks import Checks
+from workers.connection import Connection
+from workers.context import Context
+from workers.database import Store
+from workers.guesses import DELAY_S_MAX, Guesses, GuessTable
+from workers.keys import Keyring, MasterKey
+from workers.lines import Lines
+from workers.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
+from workers.reading import BookReader
+from workers.rows import open_version
+from workers.vault import Vault
+
+NOW_MS = 1_770_000_000_000  # early in 2026
+NOW_S = 1e9
+"""Of the monotonic clock: after any real time, so that the checker finds no question too late."""
+
+REQUESTS_KEPT_MS = 86_400_000
+AUDIT_BYTES_MAX = 4 * 1024 * 1024
+TOKENS = {"owner": "pwserver_" + "A1" * 21 + "A", "shop": "pwserver_" + "B2" * 21 + "B"}
+"""Who may do everything: one in the common book, one in a book of its own."""
+
+SETTINGS = Settings(message_bytes_max=512, in_flight_max=8, versions_kept=2)
+"""Limits that an input of two kilobytes passes."""
+
+_KEYRING = Keyring({1: MasterKey(1, Secret(b"k" * 32))}, Secret(b"i" * 32))
+_TURNS_MAX = 10_000
+
+
+def register() -> None:
+    """Register the applications in the database that was opened last."""
+    key = _KEYRING.for_purpose("application")
+    for number, (name, token) in enumerate(TOKENS.items(), start=1):
+        book = COMMON_BOOK if number == 1 else number
+        hashed = token_hash(token)
+        row = ApplicationRow(number, name, book, " ".join(RIGHTS), NOW_MS, hashed, None, 0, b"")
+        Application.insert(sealed(row, key)._asdict()).execute()
+
+
+class Service:
+    """A book in a folder that nobody else uses, and who serves it."""
+
+    def __init__(self, folder: Path) -> None:
+        processes = multiprocessing.get_context("forkserver")
+        self._path = folder / "user_data.db"
+        self._record, self._head = folder / "audit.log", folder / "audit-head"
+        self.store = Store(self._path, _KEYRING.check_values, REQUESTS_KEPT_MS)
+        register()  # as long as the models' database is the one that is written to
+        self.scoreboard = Scoreboard(processes, 1)
+        self.scoreboard.opened()
+        self._guesses = GuessTable(processes, 1)
+        reader = BookReader(self._path, self.scoreboard)
+        self.batches = Batches()
+        self.context = Context(
+            vault=Vault(_KEYRING),
+            key_path=folder / "user_data.key",
+            ids=IdClock(1),
+            batches=self.batches,
+            lines=Lines(self.batches, SETTINGS.save_timeout_s),
+            reader=reader,
+            registry=Registry(reader, _KEYRING.for_purpose("application")),
+            audit=self._audit_log(),
+            guesses=Guesses(self._guesses, 1),
+            checks=Checks(SETTINGS.save_timeout_s),
+            scoreboard=self.scoreboard,
+            bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+            versions_kept=SETTINGS.versions_kept,
+        )
+        self._arrivals = Arrivals(self.context, SETTINGS)
+        self._connections: list[Connection] = []
+        ours, self._writer = frame_channel()
+        self.batches.attach(ours)
+        self._frames = FrameReader(self._writer)
+        self._writer.send(frame(0))
+        ours, self._checker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._checker.setblocking(False)
+        self.context.checks.attach(ours)
+        self.begin_anew()
+        self._settle_all()
+
+    def _audit_log(self) -> AuditLog:
+        return AuditLog(self._record, self._head, _KEYRING.for_purpose("audit"))
+
+    def close(self) -> None:
+        """Close everything."""
+        self.batches.detach()
+        self.context.checks.detach()
+        for each in (self._writer, self._checker, self.context.bell):
+            each.close()
+        self.store.close()
+
+    def begin_anew(self) -> None:
+        """Empty the book, forget who guessed wrong, and set the clock back."""
+        self.store.connection.execute("BEGIN; DELETE FROM user; DELETE FROM request; COMMIT")
+        if self.store.log_pages > CHECKPOINT_PAGES:
+            self.store.checkpoint()
+        self.store.users = self.scoreboard.users = 0
+        self.scoreboard.listing_wanted = False
+        ctypes.memset(self._guesses.numbers, 0, ctypes.sizeof(self._guesses.numbers))
+        self._connections.clear()
+        context = self.context
+        context.ids = IdClock(1)
+        context.ids.advance(NOW_MS * 1_000_000)  # and no more, so that inputs can know the ids
+        context.now, context.now_ms = NOW_S, NOW_MS
+        with contextlib.suppress(FileNotFoundError):
+            if self._record.stat().st_size > AUDIT_BYTES_MAX:
+                self._record.unlink()
+                self._head.unlink()
+                context.audit = self._audit_log()
+
+    def connect(self) -> tuple[socket.socket, Connection]:
+        """Return a client's end of a new connection, and the service's."""
+        client, served = socket.socketpair()
+        for end in (client, served):
+            end.setblocking(False)
+        connection = Connection(served, self.context, SETTINGS)
+        self._connections.append(connection)
+        return client, connection
+
+    # --- What a worker's loop does. ---
+
+    def receive(self) -> None:
+        """Take what clients have sent, do it, and send the writer its batch."""
+        self._tick(0.01)
+        touched: set[Connection] = set()
+        for connection in self._receiving():
+            self._arrivals.take(connection, touched)
+        self._arrivals.do(touched, all_of_it=True)
+        self._reply()
+
+    def settle(self) -> None:
+        """Go on until everything that clients have sent is answered."""
+        for _ in range(_TURNS_MAX):
+            self.receive()
+            self._settle_all()
+            if not any(each.unanswered for each in self._connections) and not self._unread():
+                return
+        raise AssertionError("requests are never answered")
+
+    def _unread(self) -> bool:
+        """Tell whether something is there to be received."""
+        served = [each.fd for each in self._receiving()]
+        return bool(select.select(served, [], [], 0)[0])
+
+    def _receiving(self) -> list[Connection]:
+        """Return the connections that want to receive."""
+        return [each for each in self._connections if not each.closed and each.wants & EPOLLIN]
+
+    def _settle_all(self) -> None:
+        """Have the writer, the checker and the clock answer whatever waits for them."""
+        context = self.context
+        self._write()
+        answered, _ = self.batches.receive()
+        for batch in answered:
+            self._wake([run.waiter for run in batch.runs])
+            batch.runs.clear()
+            self._wake(context.lines.settle(batch, context.now))
+        while checker._answer(self._checker):
+            pass
+        self._wake(context.checks.receive()[0])
+        if self.batches.empty:
+            self._tick(DELAY_S_MAX)
+            self._wake(context.delays.expire(context.now))
+        self._reply()
+
+    def _tick(self, seconds: float) -> None:
+        context = self.context
+        context.now += seconds
+        context.now_ms += int(seconds * 1000)
+
+    def _wake(self, waiters: Sequence[Waiter]) -> None:
+        for waiter in waiters:
+            waiter.settle()
+
+    def _reply(self) -> None:
+        self.batches.send()
+        assert self.context.audit.write(), "the audit record cannot be written"
+        for connection in self._connections:
+            if not connection.closed:
+                connection.flush()
+
+    # --- What the writer does. ---
+
+    def _write(self) -> None:
+        for rows, operations in self._frames.read():
+            results = self.store.commit(rows, operations)
+            self.scoreboard.users = self.store.users
+            self._writer.send(frame(results))
+
+    # --- What is left when everything is answered. ---
+
+    def users(self) -> Iterator[UserRow]:
+        """Yield every row of the book."""
+        columns = ", ".join(UserRow._fields)
+        for row in self.store.connection.execute(f"SELECT {columns} FROM user"):
+            yield UserRow(*row)
+
+    def opens(self, user: UserRow) -> bool:
+        """Tell whether what is kept of a user can be opened; raise where it was altered."""
+        return open_version(self.context.vault, user, user.version) is not None
+
+    def recorded(self) -> int:
+        """Return how long the audit record is."""
+        return self._record.stat().st_size if self._record.exists() else 0
+
+    def record_since(self, size: int) -> str:
+        """Return what was written into the audit record since it had a size."""
+        with open(self._record, "rb") as record:
+            record.seek(size)
+            return record.read().decode()

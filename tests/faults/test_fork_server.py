@@ -1,0 +1,69 @@
+"""The fork server, from which all children come, dies."""
+
+import os
+import signal
+from pathlib import Path
+
+from tests.faults.conftest import Start
+from tests.faults.inject import open_files
+from tests.harness import Service, eventually, is_alive, steady
+from workers import rotation
+
+CHILDREN = 5
+
+
+def fork_server(service: Service) -> int | None:
+    """Return the process id of the fork server, if it runs."""
+    listener = service.process.pid
+    children = Path(f"/proc/{listener}/task/{listener}/children").read_text().split()
+    for pid in map(int, children):
+        if is_alive(pid) and b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    return None
+
+
+def test_it_dies_while_it_makes_a_child(start: Start) -> None:
+    """The listener, which waits for it just then, takes the child for dead and starts another."""
+    service = start()
+    with service.peer() as peer:
+        eventually(lambda: len(service.children()) == CHILDREN, "all children run")
+        old = eventually(lambda: fork_server(service), "the fork server runs")
+        writer = service.child("writer")
+        os.kill(old, signal.SIGSTOP)
+        os.kill(writer, signal.SIGKILL)
+        eventually(lambda: "writer died" in service.stderr, "the death is noticed")
+        steady(lambda: open_files(service.process.pid), "the listener waits for the fork server")
+        os.kill(old, signal.SIGKILL)
+        eventually(lambda: peer.save()["message"] == "Password saved!", "saves go on")
+    assert "writer cannot be started" in service.stderr
+
+
+def test_a_key_comes_while_it_makes_the_writer(start: Start) -> None:
+    """A writer that was given the keys before is started once more, with all of them."""
+    service = start()
+    with service.peer() as peer:
+        eventually(lambda: len(service.children()) == CHILDREN, "all children run")
+        held = eventually(lambda: fork_server(service), "the fork server runs")
+        os.kill(held, signal.SIGSTOP)
+        os.kill(service.child("writer"), signal.SIGKILL)
+        eventually(lambda: "writer died" in service.stderr, "the death is noticed")
+        steady(lambda: open_files(service.process.pid), "the listener waits for the fork server")
+        with service.administration() as files:
+            rotation.add_key(files)
+        with service.administration() as files:
+            rotation.rotate(files, lambda *_: None, beside_service=False)
+        os.kill(held, signal.SIGCONT)
+        eventually(lambda: peer.save()["message"] == "Password saved!", "saves go on")
+    assert "the key file has changed" in service.stderr
+
+
+def test_another_one_is_made_before_it_is_needed(start: Start) -> None:
+    """So that nobody who comes waits while it loads its modules; the children live on."""
+    service = start()
+    eventually(lambda: len(service.children()) == CHILDREN, "all children run")
+    old = eventually(lambda: fork_server(service), "the fork server runs")
+    with service.peer() as peer:
+        os.kill(old, signal.SIGKILL)
+        eventually(lambda: fork_server(service) not in (None, old), "another one runs")
+        assert peer.save()["message"] == "Password saved!"
+    assert "died" not in service.stderr
