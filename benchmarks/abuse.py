@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from statistics import median
 import network
 from network import Network
 from options import duration, positive, words
-from progress import messages, progress
+from progress import failures_said, messages, progress
 from rich.console import Console
 from rich.table import Table
 from servers import BENCHMARKS
@@ -286,20 +285,16 @@ def command_line() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Measure, or say why not."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
     options = command_line().parse_args()
     kinds = options.kinds
     if HALF_OPEN in kinds and (why := network.missing()):
         messages.print(f"left out: half-open peers, because {why}")
         kinds = [kind for kind in kinds if kind != HALF_OPEN]
-    try:
+    with failures_said():
         findings = measure(kinds, options.rounds, options.seconds)
         show(findings)
         for finding in findings:
             finding.check()
-    except (BenchmarkFailed, OSError) as failure:
-        messages.print(f"failed: {failure}")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

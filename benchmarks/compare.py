@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -42,7 +41,7 @@ from clients import Clients
 from contests import million, once, throughput, workers
 from growth import growth
 from options import duration, positive, words
-from progress import messages
+from progress import failures_said, messages
 from wire import BenchmarkFailed
 
 SECTIONS = {
@@ -56,9 +55,6 @@ SECTIONS = {
     "start": start,
     "limit": limit,
 }
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -145,17 +141,13 @@ def run_and_report(options: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line, run, and turn what went wrong into a sentence and an exit code."""
     options = command_line().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        run_and_report(options)
-    except BenchmarkFailed as failure:
-        messages.print(f"failed: {failure}")
-        if options.json and options.json.exists():
-            messages.print(f"the sections before are in {options.json}; show them with --from")
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        messages.print("interrupted; the servers are stopped and their files removed")
-        sys.exit(EXIT_INTERRUPTED)
+    with failures_said():
+        try:
+            run_and_report(options)
+        except BenchmarkFailed:
+            if options.json and options.json.exists():
+                messages.print(f"the sections before are in {options.json}; show them with --from")
+            raise
 
 
 if __name__ == "__main__":

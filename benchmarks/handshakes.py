@@ -15,9 +15,7 @@ import argparse
 import contextlib
 import os
 import resource
-import signal
 import ssl
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from pathlib import Path
 
 from certificates import make_certificate
 from options import positive
-from progress import messages
+from progress import failures_said, messages
 from rich.console import Console
 from rich.table import Table
 from service import Service
@@ -164,12 +162,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure, or say why not."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
-    try:
+    with failures_said():
         run(command_line().parse_args())
-    except (BenchmarkFailed, OSError) as failure:
-        messages.print(f"failed: {failure}")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

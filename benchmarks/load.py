@@ -26,8 +26,6 @@ contract gives, if a server goes silent, or if a save that was acknowledged is n
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,13 +37,11 @@ from campaign import Plan, Result, run
 from clients import Clients
 from contenders import STARTERS
 from options import PREPARED_USERS, command_line
-from progress import messages, progress
+from progress import failures_said, messages, progress
 from service import Service, ServiceOverTls, ServiceWithToken, check_tree
 from subjects import Subject
 from wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 
@@ -136,15 +132,8 @@ def main() -> None:
         parser.error("--workers and --serve are for a service that this run starts")
     if options.token_file and not options.connect:
         parser.error("--token-file is for --connect; a service of this run gets its own")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with failures_said():
         run_and_report(options)
-    except BenchmarkFailed as failure:
-        messages.print(f"failed: {failure}")
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        messages.print("interrupted; the servers are stopped and their files removed")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

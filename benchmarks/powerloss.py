@@ -21,8 +21,6 @@ import functools
 import math
 import os
 import secrets
-import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,13 +28,12 @@ from random import Random
 
 from options import positive, words
 from power.acts import ACTS, record
-from power.calls import Unreadable
 from power.disk import Names
 from power.opening import Audit
 from power.promises import Kind
 from power.stage import SERVICE, UNSYNCED
 from power.trial import PARTS, Tally, Trial, run
-from progress import messages, progress
+from progress import failures_said, progress
 from wire import BenchmarkFailed
 
 
@@ -139,16 +136,12 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     """Play, try and print, or say why not."""
     options = command_line().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
-    try:
+    with failures_said():
         total = play(options)
         show(total, time.monotonic() - began)
         verdict(total, must_lose=options.synchronous_off)
-    except (BenchmarkFailed, Unreadable) as failure:
-        messages.print(f"failed: {failure}")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

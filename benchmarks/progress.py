@@ -1,13 +1,19 @@
-"""What a run says while it goes on: sentences, and a bar, on standard error."""
+"""What a run says while it goes on: sentences, and a bar, on standard error; and how it ends."""
 
 from __future__ import annotations
 
 import itertools
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from wire import BenchmarkFailed
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -29,3 +35,20 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
             bar.update(task, completed=next(finished), description=what, refresh=True)
 
         yield now_at
+
+
+@contextmanager
+def failures_said() -> Iterator[None]:
+    """End the program with a sentence and an exit code where what is done in here fails.
+
+    So does Ctrl-C, and SIGTERM, which would else leave servers behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (BenchmarkFailed, OSError) as failure:
+        messages.print(f"failed: {failure}")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        messages.print("interrupted; the servers are stopped and their files removed")
+        sys.exit(EXIT_INTERRUPTED)

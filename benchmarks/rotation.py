@@ -12,9 +12,7 @@ it is measured, and like every load test if a save that was acknowledged is not 
 from __future__ import annotations
 
 import argparse
-import signal
 import sqlite3
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -25,7 +23,7 @@ from statistics import median
 from campaign import Result, Round
 from clients import Clients
 from options import duration, positive, sizes
-from progress import messages
+from progress import failures_said, messages
 from ratios import Ratio
 from report import PIPED_COLUMNS, SIZE, size_of
 from rich.console import Console
@@ -213,12 +211,8 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure, or say why not."""
     options = command_line().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
-    try:
+    with failures_said():
         show(run(options))
-    except BenchmarkFailed as failure:
-        messages.print(f"failed: {failure}")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

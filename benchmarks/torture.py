@@ -20,17 +20,16 @@ without it that fault is left out, and said to be.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
 
 from options import duration, words
+from progress import EXIT_FAILED, failures_said
 from rich.console import Console
 from torment.faults import FAULTS, Torment
 from torment.trial import Plan, Trial
 from torment.victim import Victim
-from wire import BenchmarkFailed
 
 FILL = "fill"
 DISK_BYTES = 512 << 20
@@ -125,13 +124,9 @@ def run(options: argparse.Namespace) -> bool:
 
 def main() -> None:
     """Torture, and say what came of it with the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service would stay
-    try:
-        whole = run(command_line().parse_args())
-    except (BenchmarkFailed, OSError) as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        whole = False
-    sys.exit(0 if whole else 1)
+    with failures_said():
+        if not run(command_line().parse_args()):
+            sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

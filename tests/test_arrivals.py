@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pwserver.config import Settings
+from pwserver.limits import RECEIVE_BYTES
 from tests.conftest import Start
 from tests.harness import eventually
 from tests.planning import Planner
@@ -20,6 +22,9 @@ from workers.connection import Connection
 SAVED = b'{"message": "Password saved!"}\n'
 SAVE = b'{"message": "save_password", "password": "abc123"}\n'
 
+PING = b'{"message": "ping"}\n'
+ALIVE = b'{"message": "Alive!"}\n'
+
 LINES: dict[bytes, bytes] = {
     SAVE: SAVED,
     b'{"message": "save_password", "password": "\xc3\xa9", "id": 7}\n': (
@@ -28,7 +33,7 @@ LINES: dict[bytes, bytes] = {
     b'{"message": "number_of_users", "id": 1}\n': (
         b'{"message":"return_number_of_users","id":1,"number_of_users":0}\n'
     ),
-    b'{"message": "ping"}\n': b'{"message": "Alive!"}\n',
+    PING: ALIVE,
     b'{"message": "get_password", "username": "alice"}\n': b'{"message": "Denied!"}\n',
 }
 BAD: dict[bytes, bytes] = {
@@ -57,8 +62,7 @@ class Table:
     def turn(self) -> None:
         """Receive from all and do it, have the writer save it all, and answer."""
         touched: set[Connection] = set()
-        for connection in self.connections:
-            assert connection.idle
+        for connection in self._readable():
             self.arrivals.take(connection, touched)
         self.arrivals.do(touched)
         for batch in self.context.batches.expire(float("inf")):
@@ -68,10 +72,17 @@ class Table:
         for connection in self.connections:
             connection.flush()
 
+    def _readable(self) -> list[Connection]:
+        """Return the connections on which there is something to receive."""
+        fds = [connection.fd for connection in self.connections]
+        readable = set(select.select(fds, [], [], 0)[0])
+        return [connection for connection in self.connections if connection.fd in readable]
+
     def ask(self, requests: list[bytes]) -> list[bytes]:
         """Send a request on each connection; return what came back on each."""
         for client, request in zip(self.clients, requests, strict=True):
             client.send(request)
+        assert all(connection.idle for connection in self.connections)
         self.turn()
         return [client.recv(65536) for client in self.clients]
 
@@ -133,6 +144,25 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
             run.waiter.settle()
     assert saving.idle
     assert cut.idle
+
+
+def test_who_asks_one_thing_does_not_wait_for_who_asks_many(tmp_path: Path) -> None:
+    """Of many who send all they can, each has its turn; a line is done before all of them."""
+    table = Table(tmp_path / "book.db", 40)
+    *greedy, modest = table.clients
+    for client in greedy:
+        client.send(PING * (RECEIVE_BYTES // len(PING)))
+    modest.send(PING)
+    table.turn()
+    assert table.arrivals.waiting, "there is more than a turn has time for"
+    assert modest.recv(100) == ALIVE
+    modest.send(PING)
+    table.turn()
+    assert modest.recv(100) == ALIVE
+    while table.arrivals.waiting:
+        table.turn()
+    assert all(client.recv(100).startswith(ALIVE) for client in greedy)
+    table.close()
 
 
 def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:

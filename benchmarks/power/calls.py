@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from wire import BenchmarkFailed
+
 OPTIONS = ("-f", "--seccomp-bpf", "-qq", "-yy", "-xx", "-s", "1048576", "-e", "signal=none")
 NEVER = math.inf
 """The end of a call that a process was killed in."""
@@ -34,7 +36,7 @@ _FILE = re.compile(r"(?:\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})+)>(\(deleted\))?")
 _CLIENT = re.compile(r"\d+<TCP(?:v6)?:\[.*->.*:(\d+)\]>")
 
 
-class Unreadable(Exception):
+class Unreadable(BenchmarkFailed):
     """What strace wrote is not what this program knows."""
 
 
