@@ -3,7 +3,8 @@
     guess      guesses tokens, and the passwords of a user, as fast as it is answered; the token of
                the application that guesses passwords comes first on standard input
     slow       begins a message and sends a byte of it every three seconds
-    silent     asks and asks, and never reads a reply
+    silent     asks until nothing more is taken, and never reads a reply
+    greedy     asks as much as is answered, without end
     half-open  asks something now and then; whoever started it takes its link down
 
 It prints a line when all its connections are open, keeps their number up when the service closes
@@ -18,7 +19,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from client_process import allow_many_files
@@ -27,6 +28,10 @@ from wire import Address
 CONNECT_TIMEOUT_S = 30.0
 BYTE_EVERY_S = 3.0
 ASK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.2
+FULL_S = 0.5
+"""So long nothing more is to be taken before silent clients count as full."""
+
 TURN_S = 0.05
 """How often it looks after its connections."""
 
@@ -136,17 +141,45 @@ class Slow(Abuser):
 
 
 class Silent(Abuser):
-    """Sends as much as the service takes, and reads nothing."""
+    """Asks as much as the service takes, and reads nothing. Once it was cut off, it asks less."""
+
+    filling = True
 
     def begin(self) -> None:
         """Have little room for replies."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._asked = False
 
     def act(self) -> None:
-        """Send until there is no room."""
-        while True:
-            self.socket.send(PIPELINE)
+        """Send until there is no room, or once, and see whether the service has closed it."""
+        if hung_up(self.socket):
+            raise ConnectionResetError
+        while self.filling or not self._asked:
+            self._asked = True
             self.acts += 1
+            self.socket.send(PIPELINE)
+        self.next_act = time.monotonic() + LOOK_EVERY_S
+
+    def look(self) -> None:
+        """See at the end whether the service has closed it, without reading."""
+        self.closed += hung_up(self.socket)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Tell whether the other side has closed a connection, whatever there is to be read."""
+    closed = select.poll()
+    closed.register(connection, select.POLLRDHUP)
+    return bool(closed.poll(0))
+
+
+class Greedy(Abuser):
+    """Asks without end, and reads what it is answered."""
+
+    def act(self) -> None:
+        """Read what there is, and send what is taken."""
+        self.hears()
+        self.socket.send(PIPELINE)
+        self.acts += 1
 
 
 class HalfOpen(Abuser):
@@ -187,8 +220,21 @@ def guessers(address: Address, number: int, token: str) -> list[Abuser]:
 MAKERS: dict[str, Callable[[Address], Abuser]] = {
     "slow": Slow,
     "silent": Silent,
+    "greedy": Greedy,
     "half-open": HalfOpen,
 }
+
+
+def fill(abusers: Sequence[Abuser]) -> None:
+    """Have silent ones ask until nothing more is taken of any, or the first is cut off."""
+    full_since = time.monotonic()
+    while time.monotonic() < full_since + FULL_S and not any(each.closed for each in abusers):
+        before = sum(abuser.acts for abuser in abusers)
+        for abuser in abusers:
+            abuser.turn(time.monotonic())
+        if sum(abuser.acts for abuser in abusers) > before + len(abusers):  # a try counts
+            full_since = time.monotonic()
+    Silent.filling = False
 
 
 def main() -> None:
@@ -201,8 +247,11 @@ def main() -> None:
         abusers = guessers(address, int(number), token)
     else:
         abusers = [MAKERS[kind](address) for _ in range(int(number))]
+    if kind == "silent":
+        fill(abusers)
     print("ready", flush=True)
-    while not select.select([sys.stdin], [], [], TURN_S)[0]:
+    pause_s = 0.0 if kind == "greedy" else TURN_S
+    while not select.select([sys.stdin], [], [], pause_s)[0]:
         now = time.monotonic()
         for abuser in abusers:
             abuser.turn(now)

@@ -6,7 +6,7 @@ Nobody needs to turn these; but nothing in the service grows without bound, or w
 RECEIVE_BYTES = 16 * 1024
 """Taken from a socket by one call: a pipelining client's burst, and a millisecond of work."""
 
-LONG_TEXTS_S = 0.002
+LONG_TEXTS_S = 0.001
 """How long a worker does what came in greater quantity, before it looks again for who asks just one
 thing. So 200 clients that send without end cost the others milliseconds, and not seconds."""
 

@@ -64,7 +64,8 @@ class Table:
         touched: set[Connection] = set()
         for connection in self._readable():
             self.arrivals.take(connection, touched)
-        self.arrivals.do(touched)
+        self.arrivals.do_lines(touched)
+        self.arrivals.do_rest(touched)
         for batch in self.context.batches.expire(float("inf")):
             batch.outcome = DONE
             for run in batch.runs:
@@ -121,7 +122,7 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
         client.send(SAVE)
     for connection in table.connections:
         table.arrivals.take(connection, set())
-    table.arrivals.do(set())
+    table.arrivals.do_lines(set())
     (batch,) = table.context.batches.expire(float("inf"))
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
 
@@ -134,7 +135,8 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     touched: set[Connection] = set()
     for connection in (saving, cut):
         table.arrivals.take(connection, set())
-    table.arrivals.do(touched)
+    table.arrivals.do_lines(touched)
+    table.arrivals.do_rest(touched)
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
     cut.receive()
@@ -172,7 +174,8 @@ def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
     for client, connection in zip(table.clients, table.connections, strict=True):
         client.send(SAVE)
         table.arrivals.take(connection, set())
-    table.arrivals.do(touched)
+    table.arrivals.do_lines(touched)
+    table.arrivals.do_rest(touched)
     assert touched == {*table.connections}
     assert not any(connection.wants for connection in touched)
     table.close()

@@ -61,25 +61,10 @@ class Arrivals:
         connection.queued = True
         self._queue.append((connection, data))
 
-    def do(self, touched: set[Connection], *, all_of_it: bool = False) -> None:
-        """Do the lines, and of the rest what there is time for, or all of it.
-
-        Adds the connections of which `flush` is due.
-        """
-        if self._lines:
-            self._do_lines(touched)
-        if not self._queue:
+    def do_lines(self, touched: set[Connection]) -> None:
+        """Do what came alone; add the connections of which `flush` is due."""
+        if not self._lines:
             return
-        until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
-        while self._queue:
-            connection, data = self._queue.popleft()
-            connection.queued = False
-            if connection.receive() if data is None else connection.receive_text(data):
-                touched.add(connection)
-            if time.monotonic() > until:
-                return
-
-    def _do_lines(self, touched: set[Connection]) -> None:
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
         requests = self._decoded(lines)
@@ -89,6 +74,17 @@ class Arrivals:
                     touched.add(connection)
         else:
             self._do_together(connections, requests, touched)
+
+    def do_rest(self, touched: set[Connection], *, all_of_it: bool = False) -> None:
+        """Do of the rest what there is time for, or all; add the connections as `do_lines`."""
+        until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
+        while self._queue:
+            connection, data = self._queue.popleft()
+            connection.queued = False
+            if connection.receive() if data is None else connection.receive_text(data):
+                touched.add(connection)
+            if time.monotonic() > until:
+                return
 
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
         """Return what the lines ask for, or None where each is to go its own way."""

@@ -159,7 +159,11 @@ class Worker:
                 self._hear_checker()
             elif handshakes is not None and fd == handshakes.fileno():
                 shake = True
-        arrivals.do(touched)
+        arrivals.do_lines(touched)
+        if arrivals.waiting:
+            if touched:
+                self._send_all()  # who has asked one thing does not wait for the rest
+            arrivals.do_rest(touched)
         self._send_all()
         if handshakes is not None and shake:
             self._shake_hands(handshakes)
@@ -222,7 +226,8 @@ class Worker:
             elif text == STOP:
                 self._stopping = True
                 # Before what those connections have sent since.
-                self._arrivals.do(self._touched, all_of_it=True)
+                self._arrivals.do_lines(self._touched)
+                self._arrivals.do_rest(self._touched, all_of_it=True)
                 self._wake(self._context.delays.end())
                 if self._handshakes is not None:
                     self._count_closed(self._handshakes.close())

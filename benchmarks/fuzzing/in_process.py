@@ -154,7 +154,8 @@ class Service:
         touched: set[Connection] = set()
         for connection in self._receiving():
             self._arrivals.take(connection, touched)
-        self._arrivals.do(touched, all_of_it=True)
+        self._arrivals.do_lines(touched)
+        self._arrivals.do_rest(touched, all_of_it=True)
         self._reply()
 
     def settle(self) -> None:
