@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pwserver import Client
-from tests.harness import PATIENCE_S, Service
+from tests.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service
 
 ENVIRONMENT = {
     **{
         key: value
-        for key, value in os.environ.items()
+        for key, value in WITHOUT_PSYCOPG.items()
         if not key.startswith("PWSERVER_") and key != "PYTHONUNBUFFERED"  # would hide what is late
     },
     "TERM": "dumb",  # on which nothing is bold, so that no escape is a good one
