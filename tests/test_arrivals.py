@@ -75,8 +75,10 @@ class Table:
 
     def _readable(self) -> list[Connection]:
         """Return the connections on which there is something to receive."""
-        fds = [connection.fd for connection in self.connections]
-        readable = set(select.select(fds, [], [], 0)[0])
+        unread = select.poll()
+        for connection in self.connections:
+            unread.register(connection.fd, select.POLLIN)
+        readable = dict(unread.poll(0))
         return [connection for connection in self.connections if connection.fd in readable]
 
     def ask(self, requests: list[bytes]) -> list[bytes]:

@@ -380,7 +380,7 @@ def test_status_tells_how_the_service_is_doing(start: Start) -> None:
         second = peer.ask({"message": "status"})
         assert second["number_of_users"] == 3
         assert second["workers"] == 1
-        assert second["uptime_s"] > first["uptime_s"]
+        assert second["uptime_s"] >= first["uptime_s"]  # a new writer is no new service
 
 
 def test_every_reply_repeats_the_id(shared_service: Service, client: Peer, name: str) -> None:
