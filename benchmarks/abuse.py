@@ -39,7 +39,7 @@ from usage import Usage
 from wire import CONTROL_TIMEOUT_S, Access, Address, BenchmarkFailed
 
 HALF_OPEN, GREEDY = "half-open", "greedy"
-NUMBERS = {"guess": 64, "slow": 2000, "silent": 200, HALF_OPEN: 500, GREEDY: 20}
+NUMBERS = {"guess": 64, "slow": 2000, "silent": 100, HALF_OPEN: 500, GREEDY: 20}
 CUT_OFF = ("slow", "silent", HALF_OPEN)
 DEADLINE_S = 4.0
 FLAGS = [
@@ -278,8 +278,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--kinds", type=words(*NUMBERS), default=list(NUMBERS), help="of abuse (default: all)")
-    add("--rounds", type=positive, default=5, help="of each (default: %(default)s)")
-    add("--seconds", type=duration, default=5.0, help="a measurement (default: %(default)s)")
+    add("--rounds", type=positive, default=3, help="of each (default: %(default)s)")
+    add("--seconds", type=duration, default=8.0, help="a measurement (default: %(default)s)")
     return parser
 
 
