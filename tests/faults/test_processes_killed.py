@@ -139,8 +139,10 @@ def test_everything_killed_at_once_loses_nothing(start: Start) -> None:
         service = start()
         with saving(service, 8) as savers:
             eventually(lambda: savers.tally.saved > 200, "saves are acknowledged")
+            pids = [service.process.pid, *service.children().values()]
             os.killpg(service.process.pid, signal.SIGKILL)
         service.ended()
+        eventually(lambda: not any(map(is_alive, pids)), "the last system call has ended")
         users_before, users = users, users_in(service.database)
         assert savers.tally.accounts_for(users - users_before), (savers.tally, users)
     with start().peer() as peer:
