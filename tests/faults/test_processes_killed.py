@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -132,6 +133,10 @@ def test_a_killed_listener_leaves_no_orphan(start: Start) -> None:
     assert savers.tally.accounts_for(users), (savers.tally, users)
 
 
+def _is_gone(pid: int) -> bool:
+    return not is_alive(pid)
+
+
 def test_everything_killed_at_once_loses_nothing(start: Start) -> None:
     """After SIGKILL to all, again and again, the file is sound, and has what was acknowledged."""
     users = 0
@@ -142,7 +147,8 @@ def test_everything_killed_at_once_loses_nothing(start: Start) -> None:
             pids = [service.process.pid, *service.children().values()]
             os.killpg(service.process.pid, signal.SIGKILL)
         service.ended()
-        eventually(lambda: not any(map(is_alive, pids)), "the last system call has ended")
+        for pid in pids:
+            eventually(partial(_is_gone, pid), "its last system call has ended")
         users_before, users = users, users_in(service.database)
         assert savers.tally.accounts_for(users - users_before), (savers.tally, users)
     with start().peer() as peer:
