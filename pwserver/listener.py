@@ -88,10 +88,12 @@ class Listener:
     @property
     def is_crowded(self) -> bool:
         """Whether clients wait, and no worker could take one."""
+        if self.has_room:
+            return False
         waiting = select.poll()
         for each in self._sockets:
             waiting.register(each, select.POLLIN)
-        return not self.has_room and bool(waiting.poll(0))
+        return bool(waiting.poll(0))
 
     def _room(self, worker: Child) -> int:
         if not worker.responsive:

@@ -26,7 +26,7 @@ from workers.context import Context
 
 
 class Arrivals:
-    """The lines of a turn that were put aside, and whose they are."""
+    """What has arrived and is not done yet: lines, and connections that wait for their turn."""
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
