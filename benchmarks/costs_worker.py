@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
 import os
 import socket
 import time
@@ -99,7 +98,7 @@ def answering() -> Iterator[Cost]:
 
 def context_of(path: Path) -> Context:
     """Return what a worker's commands work with, on a database that may be there."""
-    scoreboard = Scoreboard(multiprocessing.get_context("forkserver"), 2)
+    scoreboard = Scoreboard(2)
     scoreboard.opened()
     bell, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     bell.setblocking(False)  # nobody listens; full, it is passed over
@@ -114,7 +113,7 @@ def context_of(path: Path) -> Context:
         reader=reader,
         registry=Registry(reader, KEYRING.for_purpose("application")),
         audit=AuditLog(*record, KEYRING.for_purpose("audit")),
-        guesses=Guesses(GuessTable(multiprocessing.get_context("forkserver"), 1), 1),
+        guesses=Guesses(GuessTable(1), 1),
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,

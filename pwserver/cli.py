@@ -84,7 +84,26 @@ def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCod
     return ExitCode.OK
 
 
-for place, command in enumerate((serve, setup, *cli_book.COMMANDS, cli_admin.check)):
+def stop(
+    *, timeout_s: float = 30.0, settings: Annotated[StoreSettings, FLAT] = StoreSettings()
+) -> ExitCode:
+    """Stop the service that runs on the database, and wait for its end.
+
+    It answers everything that it has received before it ends, as it does after Ctrl-C.
+
+    Parameters
+    ----------
+    timeout_s
+        How long to wait for its end, in seconds.
+    """
+    from pwserver import instance  # noqa: PLC0415 - as above
+
+    process = instance.stop(settings.path, timeout_s)
+    show.done(f"Process {process} has stopped.", {"process": process}, as_json=False)
+    return ExitCode.OK
+
+
+for place, command in enumerate((serve, stop, setup, *cli_book.COMMANDS, cli_admin.check)):
     app.command(command, sort_key=place)
 for commands in (*cli_admin.APPS, cli_audit.audit):
     app.command(commands)

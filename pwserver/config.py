@@ -107,7 +107,7 @@ class StoreSettings:
         for setting in dataclasses.fields(self):
             if "\0" in str(getattr(self, setting.name)):
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
-        if self.path.suffix in (".key", ".audit", ".audit-head"):
+        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock"):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ()
 

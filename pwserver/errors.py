@@ -55,6 +55,10 @@ class ListenError(PwserverError):
     exit_code = ExitCode.ADDRESS
 
 
+class ServiceFailed(PwserverError):
+    """The service cannot be started, for a reason that is none of the others."""
+
+
 class StoreError(PwserverError):
     """One of the service's files cannot be used as it is; the text says what to do."""
 
@@ -85,6 +89,12 @@ class StorageFailed(PwserverError):
     """The disk reported an error while a transaction was being written or synced."""
 
     exit_code = ExitCode.STORAGE
+
+
+class StopTimedOut(PwserverError):
+    """The service was asked to stop and has not ended in time."""
+
+    exit_code = ExitCode.STOP_TIMEOUT
 
 
 class ConnectionFailed(PwserverError):

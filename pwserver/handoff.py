@@ -15,8 +15,9 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import ForkServerContext
 from typing import Any
+
+from pwserver.shared_memory import SharedArray
 
 SOCKETS_MAX = 64
 """Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
@@ -63,13 +64,15 @@ def receive_control(channel: socket.socket) -> tuple[bytes, list[int]] | None:
     closed the rest. Returns None where nothing waits to be read. An empty text means that the other
     side is gone.
     """
-    try:
-        text, sockets, _, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
-    except BlockingIOError:
-        return None
-    except ConnectionResetError:
-        return b"", []
-    return text, sockets
+    for _ in range(2):
+        try:
+            text, sockets, _, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:  # it ended with messages unread; what it sent before is here
+            continue
+        return text, sockets
+    return b"", []
 
 
 def frame(content: Any) -> bytes:
@@ -128,9 +131,19 @@ class Scoreboard:
     A child's number is its place: 0 for the writer, 1 and up for the workers.
     """
 
-    def __init__(self, context: ForkServerContext, children: int) -> None:
-        self._words = context.RawArray("Q", _SHARED_WORDS + 2 * children)
+    def __init__(self, children: int) -> None:
+        self._use(SharedArray("Q", _SHARED_WORDS + 2 * children))
         self._words[4] = time.monotonic_ns()
+
+    def _use(self, array: SharedArray) -> None:
+        self._array = array
+        self._words = array.numbers
+
+    def __getstate__(self) -> SharedArray:
+        return self._array
+
+    def __setstate__(self, array: SharedArray) -> None:
+        self._use(array)
 
     @property
     def users(self) -> int:

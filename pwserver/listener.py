@@ -52,20 +52,23 @@ class Listener:
     def __init__(
         self,
         listening: Sequence[Listening],
-        workers: Sequence[Child],
         scoreboard: Scoreboard,
         per_worker_max: int,
         message: bytes,
     ) -> None:
         self._listening = listening
         self._sockets = [each.socket for each in listening]  # whose turn it is first
-        self._workers = workers
+        self._handed: dict[Child, int] = {}
         self._scoreboard = scoreboard
         self._per_worker_max = per_worker_max
         self._message = message  # announces sockets to a worker
-        self._handed = dict.fromkeys(workers, 0)
         self.stuck = False
         self._complained = False  # about the present trouble, once
+
+    @property
+    def names(self) -> str:
+        """Where it listens, as people are told."""
+        return " and ".join(each.name for each in self._listening)
 
     def filenos(self) -> list[int]:
         """Return the descriptors to wait on."""
@@ -83,7 +86,7 @@ class Listener:
     @property
     def has_room(self) -> bool:
         """Whether any worker could take a connection."""
-        return any(self._room(worker) > 0 for worker in self._workers)
+        return any(self._room(worker) > 0 for worker in self._handed)
 
     @property
     def is_crowded(self) -> bool:
@@ -107,13 +110,13 @@ class Listener:
         Sets `stuck` where the system or the workers have no room, so that it is no use to try again
         at once.
         """
-        room = {worker: self._room(worker) for worker in self._workers}
-        batches: dict[Child, list[socket.socket]] = {worker: [] for worker in self._workers}
+        room = {worker: self._room(worker) for worker in self._handed}
+        batches: dict[Child, list[socket.socket]] = {worker: [] for worker in self._handed}
         self.stuck = False
         waiting = deque(self._sockets)
         for _ in range(HANDOVERS_MAX):
-            worker = max(room, key=room.__getitem__)
-            if room[worker] <= 0:
+            worker = max(room, key=room.__getitem__, default=None)
+            if worker is None or room[worker] <= 0:
                 self.stuck = True
                 break
             client = self._accept_from(waiting)

@@ -1,30 +1,49 @@
 """Log lines on standard error: one plain line a record, from every process in the same form.
 
-A record is dropped rather than waited for where standard error takes no more, so that a blocked or
-closed pipe never stops the service. Control characters are made visible: a line is always one line.
+A record is dropped rather than waited for where standard error takes no more, so that a pipe that
+is blocked or closed, or a disk that is full, never stops the service. Control characters are made
+visible: a line is always one line.
 """
 
 import logging
+import os
 import select
-import sys
 import time
+
+_STANDARD_ERROR = 2
 
 
 class _StandardError(logging.Handler):
-    """Writes to standard error if that is possible at once."""
+    """Writes to standard error if that is possible at once, without a buffer that could keep it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, or drop it."""
         try:
             text = self.format(record)
-            line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+            line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) + "\n"
             poll = select.poll()
-            poll.register(sys.stderr.fileno(), select.POLLOUT)
+            poll.register(_STANDARD_ERROR, select.POLLOUT)
             if any(event & select.POLLOUT for _, event in poll.poll(0)):
-                sys.stderr.write(line + "\n")
-                sys.stderr.flush()
+                os.write(_STANDARD_ERROR, line.encode(errors="backslashreplace"))
         except (OSError, ValueError):
             pass
+
+
+def hold_standard_streams() -> None:
+    """Open /dev/null in place of each standard stream that is closed.
+
+    Otherwise the next file that is opened, a database or a client's socket, would get its number,
+    and whatever is printed would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number is free: this one
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            os.set_inheritable(number, True)
 
 
 def configure(process: str) -> None:

@@ -30,14 +30,14 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def catch(self, numbers: Iterable[signal.Signals], handler: Callable[[str], None]) -> None:
-        """Call `handler` with the name of each signal that comes, from the loop.
-
-        What Python runs in between, at the moment of the signal, only wakes the loop.
-        """
+    def catch(self, numbers: Iterable[signal.Signals]) -> None:
+        """Keep signals from doing anything but wake the loop, from now on; none is lost."""
         for number in numbers:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+
+    def hear_signals(self, handler: Callable[[str], None]) -> None:
+        """Call `handler` from the loop with the name of each signal that was caught."""
 
         def hear() -> None:
             for number in self._signals.recv(64):

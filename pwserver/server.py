@@ -2,35 +2,37 @@
 
 It and some commands are all here that names `workers`. The main loop waits for the listening
 socket, the children's control channels and signals; everything that can wait is looked at once a
-tick.
+tick. It never waits for anything else: a process that hangs, or a terminal, holds nobody up.
 
 The order of a stop, which is what makes it lose nothing: accept what already waits and stop
 listening; workers finish what they received, answer it and end, and the console ends its page; then
 the writer and the checker, with nobody left to work for.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
-import multiprocessing
-import multiprocessing.forkserver
+import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import setproctitle
 
 from pwserver import __version__, console, logs
 from pwserver.config import Settings
-from pwserver.errors import ConfigError, ExitCode, KeyRefused
+from pwserver.errors import ConfigError, ExitCode, KeyRefused, ServiceFailed
 from pwserver.handoff import Scoreboard, control_channel, frame_channel, receive_control
+from pwserver.instance import Instance
 from pwserver.limits import LISTING_PAGE, TICK_S
 from pwserver.listener import Listener, connections_per_worker
-from pwserver.listening import Listening, open_all
+from pwserver.listening import open_all
 from pwserver.loop import Loop
-from pwserver.pool import Child, Pool
+from pwserver.pool import FAILED_STARTS_MAX, Child, Pool, reap
+from pwserver.terminal import Terminal
 from workers import (
     checker,
     guesses,
@@ -54,13 +56,16 @@ _PRELOAD = [
     "workers.worker",
     "workers.writer",
     "workers.checker",
-    "workers.preloaded",
 ]
 _FULL_PAUSE_S = 0.01
 """How long nothing is accepted where there was no room, before it is tried again."""
 
 _FAILURE_STOP_S = 0.5
 """How long workers get to answer what they have after the disk has failed."""
+
+_SAME_REQUEST_S = 1.0
+"""A second signal to stop within as long is the same request: wrappers pass on what the whole group
+was sent already."""
 
 
 def read_certificates(settings: Settings) -> "TlsFiles | None":
@@ -74,35 +79,43 @@ def read_certificates(settings: Settings) -> "TlsFiles | None":
 
 def serve(settings: Settings) -> ExitCode:
     """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
+    logs.hold_standard_streams()
     logs.configure("listener")
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; children never do
+    terminal = Terminal()
+    loop = Loop()
+    loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     process.protect_memory()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
-    multiprocessing.forkserver.ensure_running()  # loads its modules while the store is checked
-    tls = read_certificates(settings)
-    listening = open_all(settings)  # first: where it fails, no file was made
-    try:
-        keyring, made = preparation.prepare(settings)
-    except BaseException:
+    process.adopt_orphans()
+    per_worker_max = connections_per_worker(settings)
+    scoreboard = Scoreboard(settings.workers + 3)
+    with contextlib.ExitStack() as opened:
+        pool = _pool(scoreboard)  # loads its modules while the store is checked
+        opened.callback(pool.close)
+        tls = read_certificates(settings)
+        opened.enter_context(Instance(settings.path))
+        listening = open_all(settings)  # before the store: where it fails, no file was made
         for each in listening:
-            each.close()
-        raise
-    for sentence in made:
-        log.info("%s", sentence)
-    setproctitle.setproctitle("pwserver: listener")
-    server = Server(settings, keyring, tls, listening)
-    where = " and ".join(each.name for each in listening)
-    _say(
-        f"pwserver {__version__} listening on {where}, database {settings.path}, "
-        f"{settings.workers} workers"
-    )
-    return server.run()
+            opened.callback(each.close)
+        keyring, made = preparation.prepare(settings)
+        for sentence in made:
+            log.info("%s", sentence)
+        setproctitle.setproctitle("pwserver: listener")
+        listener = Listener(listening, scoreboard, per_worker_max, process.CLIENTS)
+        server = Server(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
+        return server.run()
+
+
+def _pool(scoreboard: Scoreboard) -> Pool:
+    try:
+        return Pool(_PRELOAD, scoreboard)
+    except OSError as error:
+        raise ServiceFailed(f"no process can be started: {error.strerror}.") from None
 
 
 def _say(line: str) -> None:
+    """Print a line, or do without where standard output takes none."""
     try:
-        print(line, flush=True)
+        os.write(1, line.encode() + b"\n")
     except OSError as error:
         log.warning("standard output cannot be written to: %s", error.strerror)
 
@@ -120,20 +133,26 @@ def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
 class Server:
     """The listener process: its children, its sockets and its loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is what puts all of these together
         self,
         settings: Settings,
         keyring: keys.Keyring,
         tls: "TlsFiles | None",
-        listening: Sequence[Listening],
+        loop: Loop,
+        listener: Listener,
+        pool: Pool,
+        scoreboard: Scoreboard,
+        terminal: Terminal,
     ) -> None:
         self._settings = settings
         self._tls = tls
         self._keyring = keyring
+        self._loop = loop
+        self._pool = pool
+        self._scoreboard = scoreboard
+        self._terminal = terminal
         self._writer_keys = keyring.check_values  # as the present writer was given them
-        self._context = multiprocessing.get_context("forkserver")
-        self._scoreboard = Scoreboard(self._context, settings.workers + 3)
-        self._guess_table = guesses.GuessTable(self._context, settings.workers)
+        self._guess_table = guesses.GuessTable(settings.workers)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
@@ -143,17 +162,13 @@ class Server:
             "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
         self._console = self._make_console(settings.workers + 2)
-        children = [self._writer, self._checker, *self._workers, *self._console]
-        self._pool = Pool(self._context, self._scoreboard, children)
-        per_worker_max = connections_per_worker(settings)
-        self._listener = Listener(
-            listening, self._workers, self._scoreboard, per_worker_max, process.CLIENTS
-        )
-        self._loop = Loop()
-        self._loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._hear_signal)
+        pool.children = [self._writer, self._checker, *self._workers, *self._console]
+        self._listener = listener
+        self._announced = False
         self._accepting = False
         self._accept_at = 0.0
         self._stop_by: float | None = None  # set while stopping
+        self._stop_asked_at = 0.0
         self._writer_told = False
         self._exit_code = ExitCode.OK
 
@@ -201,21 +216,55 @@ class Server:
     def run(self) -> ExitCode:
         """Serve until stopped; return how that went."""
         next_tick = 0.0
-        try:
-            while not self._ended():
-                self._loop.turn(self._patience_s())
-                self._pool.flush()
-                self._look_for_room()
-                if time.monotonic() >= next_tick:
-                    next_tick = time.monotonic() + TICK_S
-                    self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
-                    self._pool.kill_hanging(self._settings.hang_timeout_s)
-                    if self._stop_by is None:
-                        self._pool.keep_fork_server()
-                self._start_due()
-        finally:
-            self._pool.kill_all()
+        self._loop.hear_signals(self._hear_signal)
+        self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+        while not self._ended():
+            self._loop.turn(self._patience_s())
+            self._pool.flush()
+            self._look_for_room()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_S
+                self._tick()
+            self._start_due()
         return self._exit_code
+
+    def _tick(self) -> None:
+        self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
+        self._pool.kill_hanging(self._settings.hang_timeout_s)
+        if self._pool.fork_server_hangs(time.monotonic(), self._settings.hang_timeout_s):
+            log.error("the fork server does not answer: another one is started")
+            self._replace_fork_server()
+        reap()
+
+    def _hear_fork_server(self) -> None:
+        try:
+            self._pool.hear_fork_server()
+        except EOFError:
+            failure = self._pool.fork_server.failure
+            if failure and not self._announced:
+                self._fail(ExitCode.FAILED, f"the service cannot be started: {failure}")
+            else:
+                log.warning("the fork server died: another one is started")
+            self._replace_fork_server()
+
+    def _replace_fork_server(self) -> None:
+        self._loop.forget(self._pool.fork_server.fileno())
+        try:
+            self._pool.replace_fork_server()
+        except OSError as error:
+            self._fail(ExitCode.FAILED, f"no process can be started: {error.strerror}")
+        else:
+            self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+
+    def _announce(self) -> None:
+        """Say where the service listens, once a request would be answered there."""
+        if self._announced or not all(each.ready for each in [self._writer, *self._workers]):
+            return
+        self._announced = True
+        _say(
+            f"pwserver {__version__} listening on {self._listener.names}, database "
+            f"{self._settings.path}, {self._settings.workers} workers"
+        )
 
     def _patience_s(self) -> float:
         """Return how long to wait for events: a child that is to be started is not kept waiting."""
@@ -260,12 +309,24 @@ class Server:
                 return
             text = message[0]
             if text == process.READY:
-                child.ready = True
+                child.became_ready()
                 self._count_workers()
+                self._announce()
             elif text[:1] == writer.FATAL:
                 self._hear_failure(ExitCode(text[1]), text[2:].decode(errors="replace"))
+            elif text[:1] == process.ENDING:
+                self._hear_ending(child, text[1:].decode(errors="replace"))
             elif not text:
-                self._bury(child)
+                self._note_death(child)
+
+    def _hear_ending(self, child: Child, reason: str) -> None:
+        """Log why a child ends by itself; where that is for good, end the service."""
+        log.error("%s ends: %s", child.name, reason)
+        if child.ready:
+            return
+        child.failed_starts += 1
+        if not self._announced or child.failed_starts > FAILED_STARTS_MAX:
+            self._fail(ExitCode.FAILED, f"{child.name} cannot be started: {reason}")
 
     def _hear_failure(self, code: ExitCode, reason: str) -> None:
         """End the service, unless the writer missed a key that came while it was started."""
@@ -274,7 +335,7 @@ class Server:
         else:
             self._fail(code, reason)
 
-    def _bury(self, child: Child) -> None:
+    def _note_death(self, child: Child) -> None:
         assert child.control is not None
         self._loop.forget(child.control.fileno())
         pause = child.buried(time.monotonic())
@@ -308,12 +369,17 @@ class Server:
     # --- Signals. ---
 
     def _hear_signal(self, name: str) -> None:
-        if name == signal.SIGHUP.name:
+        if name == signal.SIGHUP.name and not self._terminal.gone:
             self._renew_certificates()
-        elif self._stop_by is None:
+            return
+        if name == signal.SIGHUP.name:
+            name = "the terminal was closed"
+        now = time.monotonic()
+        if self._stop_by is None:
             log.info("%s: stopping", name)
+            self._stop_asked_at = now
             self._stop(self._settings.stop_timeout_s)
-        else:
+        elif now > self._stop_asked_at + _SAME_REQUEST_S:
             log.warning("%s again: what was not finished is given up", name)
             self._give_up()
 

@@ -1,6 +1,5 @@
 """A book in a file, without a service around it: what writes it, what reads it, and who waits."""
 
-import multiprocessing
 import shutil
 import sqlite3
 import struct
@@ -152,7 +151,7 @@ def crash(path: Path, statement: str) -> None:
 
 def new_scoreboard() -> Scoreboard:
     """Return a scoreboard on which the writer has noted that it has opened a database."""
-    board = Scoreboard(multiprocessing.get_context("forkserver"), 1)
+    board = Scoreboard(1)
     board.opened()
     return board
 

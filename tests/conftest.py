@@ -1,5 +1,6 @@
 """What all tests share: a way to start services that are stopped, and looked at, afterwards."""
 
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,3 +91,10 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for the pauses between attempts, nor find a token it was not given."""
     monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
     monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port that nobody listens on, for a service whose output cannot be read."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -162,12 +162,19 @@ class Peer:
 class Service:
     """A running `pwserver serve`."""
 
-    def __init__(self, folder: Path, *flags: str, port: int = 0, **popen: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        port: int = 0,
+        program: Sequence[str] = (sys.executable, "-m", "pwserver"),
+        **popen: Any,
+    ) -> None:
         self.folder = folder
         self.database = folder / "user_data.db"
         self.key_file = folder / "user_data.key"
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
-        command = [sys.executable, "-m", "pwserver", "serve", "--port", str(port), *flags]
+        command = [*program, "serve", "--port", str(port), *flags]
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         popen = {**own, "env": WITHOUT_PSYCOPG, **popen}
         self.process = subprocess.Popen(command, **popen)
@@ -239,12 +246,7 @@ class Service:
 
     def children(self) -> dict[str, int]:
         """Return the process id of every named child that is alive."""
-        named = {}
-        for pid in _descendants(self.process.pid):
-            name = process_title(pid)
-            if name.startswith("pwserver: "):
-                named[name.removeprefix("pwserver: ")] = pid
-        return named
+        return named_children(self.process.pid)
 
     def child(self, name: str) -> int:
         """Return the process id of a child, waiting for it to be started."""
@@ -283,6 +285,16 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
         self.ended()
         eventually(lambda: not any(is_alive(pid) for pid in pids), "every process ended")
+
+
+def named_children(pid: int) -> dict[str, int]:
+    """Return the process id of every named child of a service, given that of the service."""
+    named = {}
+    for each in _descendants(pid):
+        name = process_title(each)
+        if name.startswith("pwserver: "):
+            named[name.removeprefix("pwserver: ")] = each
+    return named
 
 
 def process_title(pid: int) -> str:

@@ -1,6 +1,5 @@
 """A worker without its loop: requests are planned by its own code, and committed in a book."""
 
-import multiprocessing
 import socket
 from pathlib import Path
 from typing import Self
@@ -44,7 +43,7 @@ class Planner:
         scoreboard = new_scoreboard()
         reader, batches = BookReader(path, scoreboard), Batches()
         record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
-        table = GuessTable(multiprocessing.get_context("forkserver"), 1)
+        table = GuessTable(1)
         self.context = Context(
             vault=Vault(BOTH_KEYS, KEY.id),
             key_path=path.with_suffix(".key"),

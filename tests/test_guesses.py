@@ -1,6 +1,5 @@
 """The limits on guessing, without a service: levels, delays, and several workers on one table."""
 
-import multiprocessing
 import time
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import CONTEXT
 from workers.guesses import (
     ADDRESS,
     APPLICATION,
@@ -21,7 +21,6 @@ from workers.guesses import (
     Limit,
 )
 
-CONTEXT = multiprocessing.get_context("forkserver")
 KINDS = [TOKENS, ADDRESS, APPLICATION]
 NOW = 1_000_000.0  # twelve days after the machine was started
 HERE = "192.0.2.1"
@@ -29,7 +28,7 @@ HERE = "192.0.2.1"
 
 def workers_of(number: int) -> list[Guesses]:
     """Return one table as each of so many workers sees it; who shares a row is always the same."""
-    table = GuessTable(CONTEXT, number)
+    table = GuessTable(number)
     table.seed = b"a seed for tests"
     return [Guesses(table, worker) for worker in range(1, number + 1)]
 
@@ -222,7 +221,7 @@ def test_nobody_knows_who_shares_a_row() -> None:
     """What shares a row in one service does not in the next, whoever chose it."""
     held_up = []
     for _ in range(2):
-        guesses = Guesses(GuessTable(CONTEXT, 1), 1)
+        guesses = Guesses(GuessTable(1), 1)
         guess_wrong(guesses.limit((TOKENS, "", HERE)), 100)
         keys = range(20_000)
         limits = (guesses.limit((TOKENS, "", f"unix:{key}")) for key in keys)
@@ -247,7 +246,7 @@ def guess_in_a_process(table: GuessTable, worker: int, times: int, results: Any)
 
 def test_processes_share_what_they_know() -> None:
     """Guesses over several workers at once get what one would get, and hardly more."""
-    table = GuessTable(CONTEXT, 4)
+    table = GuessTable(4)
     results = CONTEXT.Queue()
     began = time.monotonic()
     children = [

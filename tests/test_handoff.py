@@ -1,7 +1,6 @@
 """What passes between processes: frames, control messages with sockets, and the scoreboard."""
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import socket
@@ -23,6 +22,7 @@ from pwserver.handoff import (
     receive_control,
     send_control,
 )
+from tests.processes import CONTEXT
 
 CONTENTS = st.recursive(
     st.none() | st.integers() | st.text() | st.binary(max_size=300),
@@ -207,12 +207,23 @@ def test_lost_sockets_are_noticed() -> None:
         assert (text, descriptors) == (b"serve", [lowest_free])
 
 
+def test_last_words_are_heard() -> None:
+    """What a process said before it ended is heard, also where it had not read all it was sent."""
+    listener, child = control_channel()
+    with listener:
+        send_control(listener, b"unread")
+        send_control(child, b"the disk failed")
+        child.close()
+        assert receive_control(listener) == (b"the disk failed", [])
+        assert receive_control(listener) == (b"", [])
+
+
 # --- The scoreboard. ---
 
 
 def test_every_number_has_its_own_place() -> None:
     """What is written for one child, or for all, changes nothing else."""
-    board = Scoreboard(multiprocessing.get_context("forkserver"), 3)
+    board = Scoreboard(3)
 
     def numbers() -> list[int]:
         children = range(3)
@@ -250,7 +261,7 @@ def test_every_number_has_its_own_place() -> None:
 def test_the_start_is_told_by_the_monotonic_clock() -> None:
     """A scoreboard knows when it was made, so that everybody can tell how long the service runs."""
     before = time.monotonic()
-    board = Scoreboard(multiprocessing.get_context("forkserver"), 1)
+    board = Scoreboard(1)
     assert before <= board.started_s + 1e-6
     assert board.started_s <= time.monotonic()
 
@@ -266,9 +277,8 @@ def write_numbers(board: Scoreboard) -> None:
 
 def test_other_processes_see_the_numbers() -> None:
     """What a child process writes is seen by the one that started it, without asking."""
-    context = multiprocessing.get_context("forkserver")
-    board = Scoreboard(context, 2)
-    child = context.Process(target=write_numbers, args=(board,))
+    board = Scoreboard(2)
+    child = CONTEXT.Process(target=write_numbers, args=(board,))
     child.start()
     child.join()
     assert child.exitcode == 0

@@ -1,6 +1,6 @@
 """A child of the listener, without a process: its messages and its restarts."""
 
-import multiprocessing
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -83,17 +83,26 @@ def test_a_child_that_lived_is_started_again_at_once() -> None:
     assert child.buried(1000.0) == 0.0
 
 
+def test_the_pause_counts_from_the_start() -> None:
+    """A child that lived for a while waits no longer than is left: killed in turn, all live on."""
+    child = Child("worker 1", 1, print, tuple)
+    for _ in range(20):
+        child.buried(0.0)
+    assert child.buried(RESTART_PAUSE_S_MAX / 2) == pytest.approx(RESTART_PAUSE_S_MAX / 2)
+    assert child.buried(RESTART_PAUSE_S_MAX) == 0.0
+
+
 def test_a_child_that_is_due_is_not_kept_waiting() -> None:
     """The listener sleeps until the first child is to be started, and no longer than it likes."""
     children = [Child(name, 0, print, tuple) for name in ("runs", "soon", "later")]
     for child, restart_at in zip(children, (None, 10.05, 10.4), strict=True):
         child.restart_at = restart_at
-    context = multiprocessing.get_context("forkserver")
-    pool = Pool(context, Scoreboard(context, 3), children)
-    assert pool.until_start_s(10.0, 0.25) == pytest.approx(0.05)
-    assert pool.until_start_s(10.1, 0.25) == 0
-    children[1].restart_at = None
-    assert pool.until_start_s(10.0, 0.25) == 0.25
+    with contextlib.closing(Pool([], Scoreboard(3))) as pool:
+        pool.children = children
+        assert pool.until_start_s(10.0, 0.25) == pytest.approx(0.05)
+        assert pool.until_start_s(10.1, 0.25) == 0
+        children[1].restart_at = None
+        assert pool.until_start_s(10.0, 0.25) == 0.25
 
 
 def silent_ticks(child: Child, ticks_max: int) -> int:

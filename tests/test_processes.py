@@ -14,19 +14,20 @@ import pytest
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually, is_alive, process_title
 
+PROCESSES = {"fork server", "writer", "worker 1", "worker 2", "checker", "console"}
 SAVE = {"message": "save_password", "password": "abc123"}
 
 
 def names_of(service: Service) -> set[str]:
     """Return the names of the children, once all of them run."""
-    expected = {"writer", "worker 1", "worker 2", "checker", "console"}
+    expected = PROCESSES
     eventually(lambda: set(service.children()) >= expected, "all children run")
     return set(service.children())
 
 
 def test_the_process_list_says_what_each_process_is(service: Service) -> None:
     """Each process is called by its part in the service."""
-    assert names_of(service) == {"writer", "worker 1", "worker 2", "checker", "console"}
+    assert names_of(service) == PROCESSES
     assert process_title(service.process.pid) == "pwserver: listener"
 
 

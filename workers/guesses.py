@@ -29,8 +29,9 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
-from multiprocessing.context import BaseContext
 from typing import NamedTuple
+
+from pwserver.shared_memory import SharedArray
 
 ROWS = 4096
 """Rows of each kind. A row is 16 bytes a worker: with two workers the table is 384 KiB. While 100
@@ -72,10 +73,10 @@ Key = tuple[Kind, str, str]
 class GuessTable:
     """The shared table: made by the listener, given to every worker as it is started."""
 
-    def __init__(self, context: BaseContext, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seed = os.urandom(16)
-        self.numbers = context.RawArray("d", _KINDS * ROWS * 2 * workers)
+        self.array = SharedArray("d", _KINDS * ROWS * 2 * workers)
 
 
 class Guesses:
@@ -85,7 +86,7 @@ class Guesses:
         self._workers = table.workers
         self._own = worker - 1
         self._seed = table.seed
-        self._numbers = memoryview(table.numbers).cast("B").cast("d")
+        self._numbers = table.array.numbers
 
     def limit(self, *keys: Key) -> "Limit":
         """Return the limit on what belongs to all of these keys. To be kept by who asks often."""

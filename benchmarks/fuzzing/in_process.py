@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import select
 import socket
 from collections.abc import Iterator, Sequence
@@ -69,14 +68,13 @@ class Service:
     """A book in a folder that nobody else uses, and who serves it."""
 
     def __init__(self, folder: Path) -> None:
-        processes = multiprocessing.get_context("forkserver")
         self._path = folder / "user_data.db"
         self._record, self._head = folder / "audit.log", folder / "audit-head"
         self.store = Store(self._path, _KEYRING.check_values, REQUESTS_KEPT_MS)
         register()  # as long as the models' database is the one that is written to
-        self.scoreboard = Scoreboard(processes, 1)
+        self.scoreboard = Scoreboard(1)
         self.scoreboard.opened()
-        self._guesses = GuessTable(processes, 1)
+        self._guesses = GuessTable(1)
         reader = BookReader(self._path, self.scoreboard)
         self.batches = Batches()
         self.context = Context(

@@ -141,9 +141,7 @@ class Victim:
                 continue
             with suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"multiprocessing.forkserver" in command and not _TITLE.match(command):
-                    found[FORK_SERVER] = pid
-                elif title := _TITLE.match(command):
+                if title := _TITLE.match(command):
                     found[title[1].decode()] = pid
         return found
 

@@ -1,0 +1,178 @@
+"""The listener's end of the fork server: the process that all other processes are forked from.
+
+The fork server has every module loaded and nothing else: no key, no database, no socket of a
+client. A child that it forks is there within milliseconds, and shares the memory of those modules
+with the others. (`multiprocessing` has a fork server of its own; but it is reached by a path in the
+folder for temporary files, which others clean up, it imports from the current folder, and whoever
+asks it for a process waits, however long it takes.)
+
+A request for a child is one message: its number, and the descriptors of what it is started with.
+The arguments are pickled into a file in memory, which the child reads and the fork server never
+does, so it never has a key. The answer, which comes later, is the child's process id. Nothing here
+waits: who asks has to look whether an answer is overdue.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pwserver.handoff import control_channel, receive_control, send_control
+from pwserver.shared_memory import SharedArray
+
+READY = b"R"  # its modules are loaded
+STARTED = struct.Struct("<cQQ")  # b"S", the number of a request, the process id
+FAILED = b"F"  # it cannot go on; the reason follows
+
+LISTENERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What the listener alone acts on."""
+
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; import workers.fork_server as s; s.main()"
+
+
+def pack(target: Callable[..., None], arguments: Sequence[Any]) -> tuple[BinaryIO, list[int]]:
+    """Return a file in memory with a call in it, and the descriptors that belong to it.
+
+    The arguments may hold sockets and shared arrays, wherever in them.
+    """
+    file = os.fdopen(os.memfd_create("pwserver"), "w+b")
+    pickler = _Pickler(file)
+    pickler.dump((target, tuple(arguments)))
+    file.seek(0)
+    return file, pickler.descriptors
+
+
+def unpack(file: BinaryIO, descriptors: Sequence[int]) -> tuple[Callable[..., None], Sequence[Any]]:
+    """Return the call that `pack` has put into a file, given its descriptors in this process."""
+    target, arguments = _Unpickler(file, descriptors).load()
+    return target, arguments
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles what has a descriptor as the place of that in a list."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.descriptors: list[int] = []
+
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+        if not isinstance(obj, socket.socket | SharedArray):
+            return None
+        self.descriptors.append(obj.fileno())
+        place = len(self.descriptors) - 1
+        return (place,) if isinstance(obj, socket.socket) else (place, obj.code, obj.length)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, descriptors: Sequence[int]) -> None:
+        super().__init__(file)
+        self._descriptors = descriptors
+
+    def persistent_load(self, pid: Any) -> socket.socket | SharedArray:
+        descriptor = self._descriptors[pid[0]]
+        if len(pid) == 1:
+            return socket.socket(fileno=descriptor)
+        return SharedArray(pid[1], pid[2], descriptor)
+
+
+class ForkServer:
+    """A fork server, and the requests that it has not answered yet."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        """Start one, which loads the modules; requests may be made at once.
+
+        Raises OSError where the system has no room for another process.
+        """
+        self.ready = False
+        self.failure = ""
+        self._asked: deque[float] = deque()  # when, for each request that has no answer
+        self._heard_at = 0.0
+        self._channel, theirs = control_channel()
+        with theirs:
+            flags = ["-P"]  # the current folder is nowhere that modules are looked for
+            if sys.flags.ignore_environment:
+                flags.append("-E")
+            numbers = [str(theirs.fileno()), ",".join(modules)]
+            command = [sys.executable, *flags, "-c", _BOOT, *numbers, *_module_folders()]
+            # It starts with these signals blocked and ignores them before it lets them through: a
+            # terminal sends them to every process.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LISTENERS_SIGNALS)
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                )
+            except BaseException:
+                self._channel.close()
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            self._handle = os.pidfd_open(self._process.pid)
+
+    def fileno(self) -> int:
+        """Return the descriptor on which its answers arrive."""
+        return self._channel.fileno()
+
+    def request(
+        self, number: int, target: Callable[..., None], arguments: Sequence[Any], now: float
+    ) -> None:
+        """Ask for a child that calls `target`. Raises OSError where that cannot be done now."""
+        file, descriptors = pack(target, arguments)
+        with file:
+            send_control(self._channel, b"%d" % number, [file.fileno(), *descriptors])
+        self._asked.append(now)
+
+    def answers(self, now: float) -> Iterator[tuple[int, int]]:
+        """Yield number and process id of every child that was started.
+
+        Raises EOFError where the fork server is gone.
+        """
+        while (message := receive_control(self._channel)) is not None:
+            text = message[0]
+            self._heard_at = now
+            if not text:
+                raise EOFError
+            if text == READY:
+                self.ready = True
+            elif text[:1] == FAILED:
+                self.failure = text[1:].decode(errors="replace")
+            else:
+                _, number, pid = STARTED.unpack(text)
+                self._asked.popleft()
+                yield number, pid
+
+    def unanswered_s(self, now: float) -> float:
+        """Return for how long it has owed an answer and said nothing."""
+        return now - max(self._asked[0], self._heard_at) if self._asked else 0.0
+
+    def end(self) -> None:
+        """End it at once; the children live on. It is left to be reaped."""
+        self._channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        os.close(self._handle)
+        self._process.returncode = -signal.SIGKILL  # `Popen` is not to reap it: see `reaped`
+
+    def reaped(self) -> bool:
+        """Reap it if it has ended; return whether it is no more."""
+        try:
+            return os.waitpid(self._process.pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return True
+
+
+def _module_folders() -> list[str]:
+    """Return where modules are looked for: what this process has, less the current folder.
+
+    The folder of this package comes first where it is not installed, as in a source tree.
+    """
+    own = str(Path(__file__).resolve().parents[1])
+    folders = [folder for folder in sys.path if os.path.isabs(folder)]
+    return folders if own in folders else [own, *folders]

@@ -1,0 +1,140 @@
+"""One service to a book: the file that says which process it is, and ending that.
+
+The file is beside the database, its name ending in `.lock`, for its owner only. The listener has a
+lock on it (flock(2)) for as long as it runs, which the kernel takes back however it ends; what is
+in the file only says who that is. The writer has a lock of its own on the database, which also
+holds where two paths lead to one database.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Self
+
+from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut, StoreError
+
+_BYTES_MAX = 64
+
+
+def lock_path(database: Path) -> Path:
+    """Return the file that belongs to a database, wherever links lead to it."""
+    return Path(os.path.realpath(database)).with_suffix(".lock")
+
+
+class Instance:
+    """This process as the one that serves a book, within a `with`.
+
+    Raises `DatabaseRefused` where another one does, or where the file cannot be made.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = lock_path(database)
+        self._descriptor = self._locked(database)
+        os.truncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()} {_namespace()}\n".encode(), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the file while it is locked, so that nobody else has locked it."""
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass  # it was removed, or the folder is gone: the lock ends with the descriptor
+        os.close(self._descriptor)
+
+    def _locked(self, database: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        while True:
+            try:
+                descriptor = os.open(self._path, flags, 0o600)
+            except OSError as error:
+                raise DatabaseRefused(_reason(self._path, error)) from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
+                    return descriptor
+            except FileNotFoundError:
+                pass  # who had it has just ended: this file is not at the path any more
+            except OSError as error:
+                number, _ = _holder(descriptor)
+                os.close(descriptor)
+                if error.errno != errno.EWOULDBLOCK:
+                    raise DatabaseRefused(_reason(self._path, error)) from None
+                who = f", process {number}" if number else ""
+                raise DatabaseRefused(f"{database} is in use by another pwserver{who}.") from None
+            os.close(descriptor)
+
+
+def stop(database: Path, timeout_s: float) -> int:
+    """Ask the service of a book to stop, and wait for its end; return its process id.
+
+    Raises `ConnectionFailed` where none runs, `StoreError` where it may not be asked, and
+    `StopTimedOut` where it has not ended in time.
+    """
+    try:
+        descriptor = os.open(lock_path(database), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise ConnectionFailed(f"no pwserver runs on {database}.") from None
+    except OSError as error:
+        raise StoreError(_reason(lock_path(database), error)) from None
+    try:
+        number, namespace = _holder(descriptor)
+        process = os.pidfd_open(number) if number and namespace == _namespace() else -1
+        if not _is_locked(descriptor):  # looked at last: so the process had it when it was opened
+            raise ConnectionFailed(f"no pwserver runs on {database}.")
+    except ProcessLookupError:
+        raise ConnectionFailed(f"no pwserver runs on {database}.") from None
+    finally:
+        os.close(descriptor)
+    if process == -1:
+        raise StoreError(
+            f"the pwserver on {database} runs in another container, whose processes cannot be seen "
+            "from here; stop it there."
+        )
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], timeout_s)[0]:
+            raise StopTimedOut(
+                f"process {number} was asked to stop, and has not ended in {timeout_s:g} s."
+            )
+    except PermissionError:
+        raise StoreError(
+            f"process {number} belongs to another user; run this as that user, or as root."
+        ) from None
+    finally:
+        os.close(process)
+    return number
+
+
+def _holder(descriptor: int) -> tuple[int, int]:
+    """Return the process id that stands in the file, and in which namespace; (0, 0) if none."""
+    try:
+        number, namespace = os.pread(descriptor, _BYTES_MAX, 0).split()
+        return int(number), int(namespace)
+    except ValueError:
+        return 0, 0
+
+
+def _namespace() -> int:
+    """Return what tells the processes of this container from those of others."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _reason(path: Path, error: OSError) -> str:
+    return f"{path} cannot be opened: {error.strerror}."
