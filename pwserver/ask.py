@@ -7,16 +7,19 @@ on the terminal whatever standard output is, so that they are not part of what i
 import getpass
 import sys
 
-from pwserver.errors import ConfigError
+from pwserver.errors import ConfigError, Declined
 from pwserver.protocol import PASSWORD_LENGTH_MAX
 
 _INPUT_BYTES_MAX = 4 * PASSWORD_LENGTH_MAX + len("\r\n")
 
 
-def password() -> str:
-    """Return a password that was typed, or all of standard input where nobody types there."""
+def password(*, twice: bool = False) -> str:
+    """Return a password that was typed, or all of standard input where nobody types there.
+
+    `twice` is for one that is to be saved: nobody sees what they type, and it is asked for again.
+    """
     try:
-        given = _typed() if sys.stdin.isatty() else _standard_input()
+        given = _typed(twice) if sys.stdin.isatty() else _standard_input()
     except UnicodeDecodeError:
         raise ConfigError("the password is not valid UTF-8.") from None
     if not given:
@@ -25,7 +28,7 @@ def password() -> str:
 
 
 def confirm(question: str) -> None:
-    """Return where a person says yes; raise `ConfigError` where none does."""
+    """Return where a person says yes; raise `Declined` where not, `ConfigError` where none is."""
     if not sys.stdin.isatty():
         raise ConfigError("nobody is there to confirm this: add --yes.")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
@@ -33,12 +36,19 @@ def confirm(question: str) -> None:
     if not answer:  # Ctrl-D leaves the cursor in the line
         print(file=sys.stderr)
     if answer.strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing was done.")
+        raise Declined("nothing was done.")
 
 
-def _typed() -> str:
+def _typed(twice: bool) -> str:
+    given = _line("Password: ")
+    if twice and given and _line("Once more: ") != given:
+        raise ConfigError("these were two different passwords; nothing was done. Try again.")
+    return given
+
+
+def _line(prompt: str) -> str:
     try:
-        return getpass.getpass("Password: ")
+        return getpass.getpass(prompt)
     except EOFError:  # Ctrl-D leaves the cursor in the line
         print(file=sys.stderr)
         return ""

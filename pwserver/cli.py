@@ -1,11 +1,11 @@
 """The command line: the commands that run the service, and how a command is read and run.
 
 Each function is a command: it takes settings, and does its work elsewhere. Those that talk to a
-running service are in `pwserver.cli_book`. Settings come from flags, `PWSERVER_...` variables and a
-TOML file, in this order, all made by cyclopts from the one definition in `pwserver.config`. What a
-single command is told to do, such as a name or `--yes`, is said on the command line only. What
-people look at goes to standard output; errors are one plain sentence on standard error, and the
-exit code says what kind.
+running service are in `pwserver.cli_book` and `pwserver.cli_service`. Settings come from flags,
+`PWSERVER_...` variables and a TOML file, in this order, all made by cyclopts from the one
+definition in `pwserver.config`. What a single command is told to do, such as a name or `--yes`, is
+said on the command line only. What people look at goes to standard output; errors are one plain
+sentence on standard error, and the exit code says what kind.
 """
 
 import dataclasses
@@ -16,12 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import setproctitle
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    Parameter,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from cyclopts.config import Dict, Env
 
-from pwserver import __version__, cli_admin, cli_audit, cli_book, show
+from pwserver import __version__, cli_admin, cli_audit, cli_book, cli_service, show
 from pwserver.access import TOKEN_FILE_VARIABLE
-from pwserver.cli_book import FLAT
+from pwserver.cli_book import FLAT, Json
 from pwserver.config import ClientSettings, Settings, StoreSettings
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
 from pwserver.tokens import TOKEN
@@ -59,8 +66,8 @@ _ENVIRONMENT = _Environment("PWSERVER_", command=False)
 app = App(
     name="pwserver",
     help="A password book that many applications share.",
-    version=__version__,
-    help_format="plaintext",
+    version_flags=(),  # see `version`: it is taken before a command only
+    help_format="markdown",
     config=_ENVIRONMENT,
     result_action="return_value",
     default_parameter=Parameter(show_default=False, show_env_var=False, negative=()),
@@ -68,24 +75,37 @@ app = App(
 
 
 def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
-    """Run the service; on the first run, set it up before."""
+    """Run the service; on the first run, make the key file and the database before."""
     from pwserver import server  # noqa: PLC0415 - no other command needs the database
 
     return server.serve(settings)
 
 
-def setup(settings: Annotated[StoreSettings, FLAT] = StoreSettings()) -> ExitCode:
-    """Make the key file and the database, or check those that are there."""
+def setup(
+    *, as_json: Json = False, settings: Annotated[StoreSettings, FLAT] = StoreSettings()
+) -> ExitCode:
+    """Make the key file and the database without running the service, or check those there are.
+
+    `serve` does the same at its start, so nobody needs this. Use it to have the key file before the
+    first start, for your backup or to hand it to another user; or to bring the database of an older
+    pwserver up to date, or to see that a backup fits its key, before anybody is served.
+    """
     from workers.preparation import prepare  # noqa: PLC0415
 
     _, made = prepare(settings)
-    for sentence in made or ["The key file and the database are in order; nothing was changed."]:
-        print(sentence)
+    show.plain(
+        made or ["The key file and the database are in order; nothing was changed."],
+        {"database": str(settings.path), "key_file": str(settings.key_path), "done": made},
+        as_json=as_json,
+    )
     return ExitCode.OK
 
 
 def stop(
-    *, timeout_s: float = 30.0, settings: Annotated[StoreSettings, FLAT] = StoreSettings()
+    *,
+    timeout_s: float = 30.0,
+    as_json: Json = False,
+    settings: Annotated[StoreSettings, FLAT] = StoreSettings(),
 ) -> ExitCode:
     """Stop the service that runs on the database, and wait for its end.
 
@@ -99,11 +119,19 @@ def stop(
     from pwserver import instance  # noqa: PLC0415 - as above
 
     process = instance.stop(settings.path, timeout_s)
-    show.done(f"Process {process} has stopped.", {"process": process}, as_json=False)
+    show.done(f"Process {process} has stopped.", {"process": process}, as_json=as_json)
     return ExitCode.OK
 
 
-for place, command in enumerate((serve, stop, setup, *cli_book.COMMANDS, cli_admin.check)):
+@app.command(name="--version")
+def version() -> ExitCode:
+    """Print which pwserver this is."""
+    print(__version__)
+    return ExitCode.OK
+
+
+_COMMANDS = (serve, stop, setup, *cli_book.COMMANDS, *cli_service.COMMANDS, cli_admin.check)
+for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)
 for commands in (*cli_admin.APPS, cli_audit.audit):
     app.command(commands)
@@ -118,7 +146,7 @@ def run(arguments: list[str] | None = None) -> int:
         return code
     except (CycloptsError, PwserverError) as error:
         sentence = TOKEN.sub("(a token)", _sentence(error))
-        print(f"pwserver: {show.visible(sentence)}", file=sys.stderr)
+        show.tell(f"pwserver: {sentence}")
         return error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
     except BrokenPipeError:  # nobody reads standard output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,4 +217,6 @@ def _sentence(error: CycloptsError | PwserverError) -> str:
         return error.message if error.message in sentence else f"{error.message} {sentence}"
     if isinstance(error, UnusedCliTokensError):  # it would repeat them: one may be a password
         return "there are more arguments than it takes; a password is never one."
+    if isinstance(error, UnknownOptionError) and "--version" in sentence:
+        return "--version is no flag of this command; `pwserver --version` prints the program's."
     return f"{sentence[:1].lower()}{sentence[1:]}"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from pwserver import show
-from pwserver.cli_book import FLAT, Json
+from pwserver import ask, show
+from pwserver.cli_book import FLAT, Json, Yes
 from pwserver.config import StoreSettings
 from pwserver.errors import (
     AdministrationRefused,
@@ -29,6 +29,7 @@ from pwserver.secret import Secret
 
 if TYPE_CHECKING:
     from workers.administration import Administration
+    from workers.models import ApplicationRow
 
 _Settings = Annotated[StoreSettings, FLAT]
 _DEFAULTS = StoreSettings()
@@ -37,9 +38,14 @@ _Name = Annotated[str, Parameter(help="The application's name.")]
 GRACE_S = 86_400.0
 
 application = App(
-    name="app", sort_key=101, help="Applications: who may use the service, and for what."
+    name="app",
+    sort_key=101,
+    version_flags=(),
+    help="Applications: who may use the service, and for what.",
 )
-key = App(name="key", sort_key=102, help="The keys that passwords are sealed with.")
+key = App(
+    name="key", sort_key=102, version_flags=(), help="The keys that passwords are sealed with."
+)
 APPS = (application, key)
 
 
@@ -53,6 +59,7 @@ def add_application(
     *,
     may: str,
     common: bool = False,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Register an application and print its token, which is shown only now.
@@ -67,35 +74,43 @@ def add_application(
     rights = _rights(may)
     with _administration(settings, make=True) as files:
         token = files.add(name, rights, common=common)
-    _print_token(token, f"Application {name} is registered.")
+    _print_token(name, token, "is registered", as_json)
     return ExitCode.OK
 
 
 @application.command(name="list")
 def list_applications(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """List the applications: what each may do, and whether its token is good."""
+    from workers.applications import rights_of
+
     with _administration(settings) as files:
         rows = files.applications()
     show.records(
         (
             {
                 "name": row.name,
-                "may": row.may.split(),
+                "may": rights_of(row),
                 "book": "its own" if row.book else "common",
-                "state": "revoked" if row.token_hash is None else "active",
+                "state": _state(row),
                 "old_token_until": _time(row.previous_until_ms),
                 "added": _time(row.created_at_ms),
             }
             for row in rows
         ),
         as_json=as_json,
+        least=("added", "old_token_until"),
     )
     return ExitCode.OK
 
 
 @application.command(name="rotate")
 def rotate_token(
-    name: _Name, /, *, grace_s: float = GRACE_S, settings: _Settings = _DEFAULTS
+    name: _Name,
+    /,
+    *,
+    grace_s: float = GRACE_S,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Give an application a new token and print it; one that was revoked is active again.
 
@@ -108,16 +123,70 @@ def rotate_token(
         raise ConfigError("grace-s must be from 0 to a year, in seconds.")
     with _administration(settings) as files:
         token = files.rotate(name, grace_s)
-    _print_token(token, f"Application {name} has a new token.")
+    _print_token(name, token, "has a new token", as_json)
     return ExitCode.OK
 
 
 @application.command(name="revoke")
-def revoke_application(name: _Name, /, *, settings: _Settings = _DEFAULTS) -> ExitCode:
+def revoke_application(
+    name: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
+) -> ExitCode:
     """Take an application's token away, from open connections too; its passwords stay."""
     with _administration(settings) as files:
         files.revoke(name)
-    show.tell(f"Application {name} is revoked.")
+    show.said(f"Application {name} is revoked.", {"name": name, "revoked": True}, as_json=as_json)
+    return ExitCode.OK
+
+
+@application.command(name="set")
+def set_rights(
+    name: _Name, /, *, may: str, as_json: Json = False, settings: _Settings = _DEFAULTS
+) -> ExitCode:
+    """Change what an application may do, on open connections too; its token stays.
+
+    Parameters
+    ----------
+    may
+        All that it may do from now on: one or more of save, count, get, verify, list, delete,
+        between commas.
+    """
+    rights = _rights(may)
+    with _administration(settings) as files:
+        files.set_rights(name, rights)
+    show.said(
+        f"Application {name} may {', '.join(rights)}.",
+        {"name": name, "may": rights},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@application.command(name="remove")
+def remove_application(
+    name: _Name,
+    /,
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Remove an application and its own book: all users in it, with all their passwords.
+
+    The common book stays. May be stopped, and run again to go on.
+    """
+    from workers import administration
+
+    with _administration(settings) as files:
+        number = files.users_of(name)
+    if not yes:
+        ask.confirm(f"Remove the application {name!r} and the {number:,} users of its own book?")
+    with show.progress("Removing") as progress:
+        number = administration.remove(settings, name, progress)
+    show.said(
+        f"Application {name} is removed, with {number:,} users.",
+        {"name": name, "removed": True, "users": number},
+        as_json=as_json,
+    )
     return ExitCode.OK
 
 
@@ -129,9 +198,10 @@ def _rights(may: str) -> list[Right]:
     return rights
 
 
-def _print_token(token: Secret[str], sentence: str) -> None:
-    show.tell(f"{sentence} Its token is shown only now:")
-    print(token.reveal())
+def _print_token(name: str, token: Secret[str], what: str, as_json: bool) -> None:
+    if not as_json:
+        show.tell(f"Application {name} {what}. Its token is shown only now:")
+    show.plain([token.reveal()], {"name": name, "token": token.reveal()}, as_json=as_json)
 
 
 # --- Keys. ---
@@ -160,21 +230,23 @@ def list_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> Exit
 
 
 @key.command(name="add")
-def add_key(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+def add_key(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Put a new key into the key file. Nothing is sealed with it before `key rotate`."""
     from workers import rotation
 
     with _administration(settings) as files:
         number = rotation.add_key(files)
-    show.tell(
+    show.said(
         f"Key {number} was added to {settings.key_path}. Keep a copy of that file in a safe place; "
-        "then run `pwserver key rotate`."
+        "then run `pwserver key rotate`.",
+        {"key": number, "added": True},
+        as_json=as_json,
     )
     return ExitCode.OK
 
 
 @key.command(name="rotate")
-def rotate_keys(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+def rotate_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Seal every password anew with the newest key. May be stopped, and run again to go on."""
     from workers import rotation
     from workers.database import is_in_use
@@ -188,7 +260,11 @@ def rotate_keys(*, settings: _Settings = _DEFAULTS) -> ExitCode:
             f"{len(refused)} passwords were altered and do not open, the first of user "
             f"{refused[0]}; they were left as they are. All others are sealed with key {number}."
         )
-    show.tell(f"Every password is sealed with key {number}.")
+    show.said(
+        f"Every password is sealed with key {number}.",
+        {"key": number, "seals": "everything"},
+        as_json=as_json,
+    )
     return ExitCode.OK
 
 
@@ -197,6 +273,7 @@ def retire_key(
     number: Annotated[int, Parameter(help="The key, as `key list` has it.")],
     /,
     *,
+    as_json: Json = False,
     settings: _Settings = _DEFAULTS,
 ) -> ExitCode:
     """Remove a key that nothing is sealed with any more."""
@@ -204,14 +281,18 @@ def retire_key(
 
     with _administration(settings) as files:
         rotation.retire(files, number)
-    show.tell(f"Key {number} is retired. Backups of the database made before need it still.")
+    show.said(
+        f"Key {number} is retired. Backups of the database made before need it still.",
+        {"key": number, "retired": True},
+        as_json=as_json,
+    )
     return ExitCode.OK
 
 
 # --- The whole book. ---
 
 
-def check(*, settings: _Settings = _DEFAULTS) -> ExitCode:
+def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Look at every page, open every password, see who may use the files; exit with 5 if need be.
 
     Changes nothing, whether the service runs or not. The audit record has its own `audit verify`.
@@ -226,16 +307,20 @@ def check(*, settings: _Settings = _DEFAULTS) -> ExitCode:
     if not holds_a_book(settings.path):
         raise DatabaseRefused(f"there is no password book {settings.path} yet.")
     examination = Examination(settings, at_rest=not is_in_use(settings.path))
-    number = 0
+    findings: list[str] = []
     with show.progress("Checking") as progress:
         for finding in examination.findings(progress):
-            number += 1
+            findings.append(finding)
             show.tell(finding)
-    if number:
+    users, found = examination.users, examination.applications
+    about = {"users": users, "applications": found, "findings": findings}
+    if findings:
+        if as_json:
+            show.record(about, as_json=True)
         raise DatabaseRefused(
             f"{settings.path} is not in order, as said above. Nothing was changed."
         )
-    print(f"{examination.users} users, {examination.applications} applications: all in order.")
+    show.plain([f"{users} users, {found} applications: all in order."], about, as_json=as_json)
     return ExitCode.OK
 
 
@@ -264,6 +349,14 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
             show.tell(sentence)
     with administration(settings) as files:
         yield files
+
+
+def _state(row: "ApplicationRow") -> str:
+    from workers.removal import REMOVED
+
+    if row.may == REMOVED:
+        return "being removed"
+    return "revoked" if row.token_hash is None else "active"
 
 
 def _time(ms: int) -> datetime | None:

@@ -15,6 +15,7 @@ from pwserver import show
 from pwserver.cli_book import FLAT, Json
 from pwserver.config import StoreSettings
 from pwserver.errors import AuditRefused, ExitCode
+from workers.audit_actions import Action
 
 # The modules of the service are loaded by the commands that need them: no client pays for them.
 # ruff: noqa: PLC0415
@@ -25,7 +26,12 @@ _Files = Annotated[
     Path,
     Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
 ]
-audit = App(name="audit", sort_key=103, help="The record of who read, changed or was denied what.")
+audit = App(
+    name="audit",
+    sort_key=103,
+    version_flags=(),
+    help="The record of who read, changed or was denied what.",
+)
 
 
 @audit.command(name="show")
@@ -33,7 +39,7 @@ def show_audit(
     *files: _Files,
     user: str | None = None,
     application: str | None = None,
-    action: str | None = None,
+    action: Action | None = None,
     since: datetime | None = None,
     as_json: Json = False,
     settings: _Settings = _DEFAULTS,
@@ -47,7 +53,7 @@ def show_audit(
     application
         Only what this application did, or what was done to it.
     action
-        Only this: get, verify, delete, restore, denied, authentication, administration, key change.
+        Only this; of two words, such as "key change", in quotes.
     since
         Only from then on, such as 2026-11-01 or 2026-11-01T12:30 (UTC).
     """
@@ -76,6 +82,7 @@ def show_audit(
                 for record in records
             ),
             as_json=as_json,
+            least=("n", "more", "address"),
         )
     if records.skipped:
         show.tell(f"{records.skipped} lines are no records; `pwserver audit verify` says where.")
@@ -83,7 +90,9 @@ def show_audit(
 
 
 @audit.command(name="verify")
-def verify_audit(*files: _Files, settings: _Settings = _DEFAULTS) -> ExitCode:
+def verify_audit(
+    *files: _Files, as_json: Json = False, settings: _Settings = _DEFAULTS
+) -> ExitCode:
     """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
 
     Of files that are named the end is not checked, unless the newest is among them.
@@ -102,9 +111,19 @@ def verify_audit(*files: _Files, settings: _Settings = _DEFAULTS) -> ExitCode:
         show.tell(str(finding))
     for limit in verdict.limits:
         show.tell(limit)
+    about = {
+        "records": verdict.records,
+        "first": verdict.first,
+        "last": verdict.last,
+        "genuine": verdict.is_genuine,
+        "findings": [*map(str, verdict.findings)],
+    }
     if not verdict.is_genuine:
+        if as_json:
+            show.record(about, as_json=True)
         raise AuditRefused("the audit record is not as it was written.")
-    print(f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine.")
+    sentence = f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine."
+    show.plain([sentence], about, as_json=as_json)
     return ExitCode.OK
 
 

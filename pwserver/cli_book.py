@@ -1,24 +1,22 @@
-"""The commands that talk to a running service, each a function over one method of the client.
+"""The commands that use the book of a running service, each over one method of the client.
 
 A password is never an argument, which other users of the machine can see. One is printed only where
 `--show` asks for it, or where standard output is not a terminal: then a program, or a pipe to the
 clipboard, asked for it.
 """
 
-import dataclasses
 import itertools
+import unicodedata
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from pwserver import ask, show
-from pwserver.access import access_to
 from pwserver.client import Client
 from pwserver.config import ClientSettings
-from pwserver.demo import demonstrate
-from pwserver.errors import ConfigError, ExitCode
-from pwserver.results import Saved
+from pwserver.errors import ConfigError, ExitCode, UnknownUser
+from pwserver.results import Saved, User
 
 _TABLE_ROWS_MAX = 1000
 """Users in a table, where no limit is given: nobody reads more, and a pipe gets all."""
@@ -26,18 +24,20 @@ _TABLE_ROWS_MAX = 1000
 FLAT = Parameter(name="*", show_default=True, show_env_var=True)
 """Makes each field of a settings class a flag, an environment variable and a TOML key."""
 
-_Settings = Annotated[ClientSettings, FLAT]
-_DEFAULTS = ClientSettings()
+Where = Annotated[ClientSettings, FLAT]
+"""Where the service is, and who asks."""
+
+DEFAULTS = ClientSettings()
 _Name = Annotated[str, Parameter(help="The username.")]
 Json = Annotated[
     bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
 ]
 _Show = Annotated[
     bool,
-    Parameter(name="--show", help="Print the password, which a terminal does not show else."),
+    Parameter(name="--show", help="Print the password; a terminal shows it only with this."),
 ]
 _Raw = Annotated[bool, Parameter(help="Print the password alone, for a pipe to a clipboard.")]
-_Yes = Annotated[bool, Parameter(help="Do it without asking.")]
+Yes = Annotated[bool, Parameter(help="Do it without asking.")]
 _Labels = Annotated[
     list[str] | None,
     Parameter(name="--label", help="A label of the user; may be given several times."),
@@ -49,17 +49,18 @@ def save(
     username: str | None = None,
     labels: _Labels = None,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
-    """Save a password, typed at a hidden prompt or read from standard input.
+    """Save a password, typed twice at a hidden prompt or read from standard input.
 
     Parameters
     ----------
     username
         Whose password it is. Not given: it gets a user of its own, with a generated name.
     """
-    with _client(settings) as book:
-        saved = book.save_password(ask.password(), username=username, labels=labels)
+    with client(settings) as book:
+        password = ask.password(twice=True)
+        saved = book.save_password(password, username=username, labels=labels)
     if saved.username is None and not as_json:
         print("Password saved!")
     else:
@@ -75,7 +76,7 @@ def get(
     shown: _Show = False,
     raw: _Raw = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
     """Read a user's password.
 
@@ -85,7 +86,7 @@ def get(
         An older version. Not given: the newest.
     """
     _check_raw(raw, shown)
-    with _client(settings) as book:
+    with client(settings) as book:
         found = book.get_password(username, version=version)
     about = {
         "username": found.username,
@@ -96,11 +97,9 @@ def get(
     return ExitCode.OK
 
 
-def verify(
-    username: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
-) -> ExitCode:
+def verify(username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
     """Tell whether a password, typed or from standard input, is a user's; if not, exit with 1."""
-    with _client(settings) as book:
+    with client(settings) as book:
         valid = book.verify_password(username, ask.password())
     sentence = "It is right." if valid else "It is wrong, or there is no such user."
     show.done(sentence, {"username": username, "valid": valid}, as_json=as_json)
@@ -113,7 +112,7 @@ def list_(  # cyclopts calls it `list`
     label: str | None = None,
     limit: int | None = None,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
     """List users by name, without their passwords.
 
@@ -130,7 +129,7 @@ def list_(  # cyclopts calls it `list`
         raise ConfigError("limit must be 1 or more.")
     in_table = show.on_terminal() and not as_json
     most = limit if limit is not None or not in_table else _TABLE_ROWS_MAX
-    with _client(settings) as book:
+    with client(settings) as book:
         users = book.users(prefix=prefix, label=label)
         show.records(
             (
@@ -149,11 +148,9 @@ def list_(  # cyclopts calls it `list`
     return ExitCode.OK
 
 
-def history(
-    username: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
-) -> ExitCode:
+def history(username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
     """List the versions that are kept of a user's password, without the passwords."""
-    with _client(settings) as book:
+    with client(settings) as book:
         versions = book.password_history(username)
     show.records(
         ({"version": each.version, "time_saved": each.time_saved} for each in versions),
@@ -164,31 +161,65 @@ def history(
 
 def restore(
     username: _Name,
-    version: Annotated[int, Parameter(help="The version, as `history` lists it.")],
     /,
+    version: Annotated[int, Parameter(help="The version, as `history` lists it.")],
     *,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
     """Make an older version of a user's password the newest again."""
-    with _client(settings) as book:
+    with client(settings) as book:
         saved = book.restore_password(username, version)
     _print_saved("Password restored!", saved, as_json)
+    return ExitCode.OK
+
+
+def show_(  # cyclopts calls it `show`
+    username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS
+) -> ExitCode:
+    """Show one user: labels, version, when it was saved and what is kept; no password."""
+    with client(settings) as book:
+        versions = book.password_history(username)
+        user = _user(book, username)
+    about = {
+        "username": user.username,
+        "labels": user.labels,
+        "version": user.version,
+        "time_saved": user.time_saved,
+    }
+    if as_json or not show.on_terminal():
+        kept = [{"version": each.version, "time_saved": each.time_saved} for each in versions]
+        show.record(about | {"versions_kept": kept}, as_json=True)
+    else:
+        numbers = [each.version for each in versions]
+        show.record(about | {"versions_kept": numbers}, as_json=False)
     return ExitCode.OK
 
 
 def label(
     username: _Name,
     /,
-    *labels: Annotated[str, Parameter(help="The labels. None: the user has none any more.")],
+    *labels: Annotated[str, Parameter(help="The labels. None: show those that the user has.")],
+    clear: bool = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
-    """Set a user's labels, in place of those it has."""
-    with _client(settings) as book:
-        now = book.label_user(username, labels)
+    """Set a user's labels in place of those it has, or show them.
+
+    Parameters
+    ----------
+    clear
+        Take all labels away.
+    """
+    if clear and labels:
+        raise ConfigError("with --clear there can be no labels.")
+    with client(settings) as book:
+        if labels or clear:
+            now, done = book.label_user(username, labels), "User labelled! "
+        else:
+            now, done = _user(book, username).labels, ""
     show.done(
-        f"User labelled! Labels of {username}: {', '.join(now) or 'none'}.",
+        f"{done}Labels of {username}: {', '.join(now) or 'none'}.",
         {"username": username, "labels": now},
         as_json=as_json,
     )
@@ -199,14 +230,14 @@ def delete(
     username: _Name,
     /,
     *,
-    yes: _Yes = False,
+    yes: Yes = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
     """Delete a user with all versions of its password."""
     if not yes:
         ask.confirm(f"Delete {username!r} with all versions of its password?")
-    with _client(settings) as book:
+    with client(settings) as book:
         book.delete_user(username)
     show.done("User deleted!", {"username": username, "deleted": True}, as_json=as_json)
     return ExitCode.OK
@@ -221,7 +252,7 @@ def generate(
     shown: _Show = False,
     raw: _Raw = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Where = DEFAULTS,
 ) -> ExitCode:
     """Make a random password, and save it if there is a username.
 
@@ -237,7 +268,7 @@ def generate(
     _check_raw(raw, shown)
     if username is None and show.on_terminal() and not shown:
         raise ConfigError("the password would be lost: add --show, or --username to save it.")
-    with _client(settings) as book:
+    with client(settings) as book:
         made = book.generate_password(
             length=length, alphabet=alphabet, username=username, labels=labels
         )
@@ -246,68 +277,22 @@ def generate(
     return ExitCode.OK
 
 
-def strength(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Tell how strong a password is, from 0 to 4; it is typed or read from standard input."""
-    with _client(settings) as book:
-        found = book.check_password(ask.password())
-    sentences = [f"Strength {found.strength} of 4.", found.warning, *found.suggestions]
-    show.done(" ".join(filter(None, sentences)), dataclasses.asdict(found), as_json=as_json)
-    return ExitCode.OK
+def client(settings: ClientSettings) -> Client:
+    """Return a client of the service that the settings name."""
+    names = ("token_file", "ca_file", "client_cert", "client_key")  # empty where not set
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    return Client(settings.service_url, timeout_s=settings.timeout_s, **options)
 
 
-def count(settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Print how many users there are."""
-    with _client(settings) as book:
-        number = book.number_of_users()
-    if show.on_terminal():
-        print(f"{number:,} user{'' if number == 1 else 's'}")
-    else:
-        print(number)
-    return ExitCode.OK
+def _user(book: Client, username: str) -> User:
+    """Return a user as it is listed; raise `UnknownUser`.
 
-
-def status(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Tell how the service is doing."""
-    with _client(settings) as book:
-        found = book.status()
-    about = {
-        "number_of_users": found.number_of_users,
-        "workers": found.workers,
-        "uptime_s": found.uptime_s,
-    }
-    if as_json or not show.on_terminal():
-        show.record(about | {"parts": found.parts}, as_json=True)
-    else:
-        show.record(about | found.parts, as_json=False)
-    return ExitCode.OK
-
-
-def ping(settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Tell whether the service is alive."""
-    with _client(settings) as book:
-        book.ping()
-    print("Alive!")
-    return ExitCode.OK
-
-
-def demo(settings: _Settings = _DEFAULTS) -> ExitCode:
-    """Show what a main application says to the service, and what it answers.
-
-    Saves one password, "abc123", as an example does. The messages are sent just as `json.dumps`
-    makes them, to show that nothing else is needed.
+    Of all names that begin with another, that one itself is listed first.
     """
-    demonstrate(access_to(settings.service_url, **_options(settings)), settings.timeout_s)
-    return ExitCode.OK
-
-
-def _client(settings: ClientSettings) -> Client:
-    return Client(settings.service_url, timeout_s=settings.timeout_s, **_options(settings))
-
-
-def _options(settings: ClientSettings) -> dict[str, Any]:
-    """Return what a client is told besides the URL; settings that are not set are empty."""
-    names = ("token_file", "ca_file", "client_cert", "client_key")
-    return {name: getattr(settings, name) for name in names}
+    for user in book.list_users(prefix=username, limit=1).users:
+        if user.username == unicodedata.normalize("NFC", username):
+            return user
+    raise UnknownUser
 
 
 def _print_saved(words: str, saved: Saved, as_json: bool) -> None:
@@ -344,15 +329,11 @@ COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     get,
     verify,
     list_,
+    show_,
     history,
     restore,
     label,
     delete,
     generate,
-    strength,
-    count,
-    status,
-    ping,
-    demo,
 )
 """In the order in which `pwserver --help` lists them."""

@@ -1,18 +1,27 @@
-"""The demonstration: the seed's three messages, and what the service answers, in plain sight.
+"""The demonstration: the seed's three messages, and what a service answers, in plain sight.
 
-It uses a connection as the client does, and makes the messages itself: a main application in any
-language needs a socket and JSON, and nothing else.
+The service is one of its own, with a book in a temporary folder: nobody needs to have started one,
+nothing comes into anybody's book, and nothing is left behind. It speaks over a plain socket: a main
+application in any language needs that and JSON, and nothing else.
 """
 
+import contextlib
 import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from types import FrameType
 from typing import Any
 
-from pwserver.access import Access
-from pwserver.connection import Connection, connected_socket
-from pwserver.errors import ConnectionFailed, ProtocolViolation
-from pwserver.talk import Talk
+from pwserver.config import environment_variable
+from pwserver.errors import ConfigError, ConnectionFailed
 
 MESSAGES = (
     {"message": "number_of_users"},
@@ -20,44 +29,95 @@ MESSAGES = (
     {"message": "another_message", "data": "some_data"},
 )
 
+_LISTENING = re.compile(rb"listening on 127\.0\.0\.1:(\d+)")
+_TIMEOUT_S = 30.0
+"""How long the service may take to start, or to answer: generous, for slow machines."""
 
-def demonstrate(access: Access, timeout_s: float) -> None:
-    """Send the messages one after the other, and print each with its reply."""
-    deadline = time.monotonic() + timeout_s
-    with closing(Connection(connected_socket(access.url, deadline))) as connection:
-        connection.greet(access, deadline)
+_STOP_S = 15.0
+"""How long it may take to stop; it kills itself what takes longer than 10 s (`stop_timeout_s`)."""
+
+_SERVE = ("-m", "pwserver", "serve", "--port", "0", "--workers", "1")
+
+
+def demonstration() -> Generator[tuple[dict[str, str], Any]]:
+    """Yield each message and what a service, started for it, has answered."""
+    with (
+        _interruptible(),
+        _folder() as folder,
+        _service(folder) as port,
+        socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as connection,
+        connection.makefile("rb") as replies,
+    ):
         for message in MESSAGES:
-            asked = _Asked(json.dumps(message), deadline)
-            print("sent:    ", asked.text)
-            connection.ask(asked)
-            print("received:", json.dumps(asked.reply))
+            try:
+                connection.sendall(json.dumps(message).encode())
+                reply = json.loads(replies.readline())
+            except (OSError, ValueError) as error:
+                raise ConnectionFailed(f"the service for it did not answer: {error}.") from None
+            yield message, reply
 
 
-class _Asked(Talk):
-    """One message, and the line that answers it."""
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let who ends the demonstration otherwise than with Ctrl-C have it tidy up as well."""
 
-    def __init__(self, text: str, deadline: float) -> None:
-        super().__init__(deadline)
-        self.text = text
-        self.reply: Any = None
-        self._received = b""
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
 
-    def request(self) -> bytes:
-        """Return the message."""
-        self.awaiting = True
-        return self.text.encode()
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def take(self, data: bytes) -> None:
-        """Take what arrived of the line."""
-        if not data:
-            raise ConnectionFailed("the service closed the connection.")
-        self._received += data
-        if self._received.endswith(b"\n"):
-            self.awaiting = False
-            self.reply = self._parsed()
 
-    def _parsed(self) -> Any:
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="pwserver-demo-")
+    except OSError as error:
+        raise ConfigError(f"there is no temporary folder to use: {error.strerror}.") from None
+    with folder as name:
+        yield name
+
+
+@contextlib.contextmanager
+def _service(folder: str) -> Iterator[int]:
+    """Run a service whose files are in a folder; give its port."""
+    settings = environment_variable("")
+    environment = {name: value for name, value in os.environ.items() if settings not in name}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, *_SERVE],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us: we stop it
+        )
         try:
-            return json.loads(self._received)
-        except ValueError:
-            raise ProtocolViolation("the answer is not one of this service.") from None
+            yield _port(process, log)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def _port(process: "subprocess.Popen[bytes]", log: Any) -> int:
+    """Wait until the service listens; raise `ConnectionFailed` with its last words if it fails."""
+    assert process.stdout is not None
+    said, deadline = b"", time.monotonic() + _TIMEOUT_S
+    while not (found := _LISTENING.search(said)):
+        ready, _, _ = select.select([process.stdout], [], [], deadline - time.monotonic())
+        more = os.read(process.stdout.fileno(), 4096) if ready else b""
+        if not more:
+            log.seek(0)
+            words = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise ConnectionFailed(f"the service for it did not start. {words}".strip())
+        said += more
+    return int(found[1])

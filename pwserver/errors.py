@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     STORAGE = 6
     STOP_TIMEOUT = 7
     FATE_UNKNOWN = 8
+    DECLINED = 9
 
 
 EXIT_CODE_MEANINGS = {
@@ -33,6 +34,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
     ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
     ExitCode.FATE_UNKNOWN: "the answer to a change was lost: it may or may not have been done",
+    ExitCode.DECLINED: "a command asked first, and the answer was no: nothing was done",
 }
 """The README's table of exit codes is made of these."""
 
@@ -47,6 +49,12 @@ class ConfigError(PwserverError):
     """A setting has a value that cannot be used."""
 
     exit_code = ExitCode.USAGE
+
+
+class Declined(PwserverError):
+    """A command asked whether something is really meant, and it was not; nothing was done."""
+
+    exit_code = ExitCode.DECLINED
 
 
 class ListenError(PwserverError):

@@ -2,18 +2,29 @@
 
 Nothing here asks the service. A password is only part of what is given to these functions where it
 is to be seen. What comes from the service is never trusted to be harmless on a terminal.
+
+On a terminal sentences are wrapped at words, and numbers and times are never broken: a table that
+is too wide for them goes without its least important columns, or becomes lines.
 """
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TextIO
 
 Record = Mapping[str, Any]
 
 HIDDEN = "(hidden; --show)"
+
+_GAP = 3
+"""Spaces between two columns of a table."""
+
+_TEXT_WIDTH_MIN = 12
+"""What a column of texts has at least, where its texts are longer."""
 
 
 def on_terminal() -> bool:
@@ -38,31 +49,49 @@ def done(sentence: str, record: Record, *, as_json: bool) -> None:
     if as_json or not on_terminal():
         _print_json(record)
     else:
-        text(sentence)
+        _say(sentence, sys.stdout)
+
+
+def plain(lines: Sequence[str], record: Record, *, as_json: bool) -> None:
+    """Print the same lines for people and programs, or a record where JSON is asked for."""
+    if as_json:
+        _print_json(record)
+        return
+    for line in lines:
+        _say(line, sys.stdout)
+
+
+def said(sentence: str, record: Record, *, as_json: bool) -> None:
+    """Say to a person what was done, of which a program wants nothing unless it asks for JSON."""
+    if as_json:
+        _print_json(record)
+    else:
+        tell(sentence)
 
 
 def record(record: Record, *, as_json: bool) -> None:
     """Print one record: a line for each field on a terminal, else a JSON line."""
     if as_json or not on_terminal():
         _print_json(record)
-        return
-    width = max(map(len, record))
-    for field, value in record.items():
-        text(f"{_heading(field):<{width}}  {_text(value)}")
+    else:
+        _print_fields(record)
 
 
-def records(records: Iterable[Record], *, as_json: bool) -> None:
-    """Print records, all with the same fields: a table on a terminal, else a JSON line for each."""
+def records(records: Iterable[Record], *, as_json: bool, least: Sequence[str] = ()) -> None:
+    """Print records, all with the same fields: a table on a terminal, else a JSON line for each.
+
+    Where a table is too wide, the fields that are of `least` importance go first.
+    """
     if as_json or not on_terminal():
         for record in records:
             _print_json(record)
     else:
-        _print_table(list(records))
+        _print_table(list(records), least)
 
 
 def tell(sentence: str) -> None:
     """Say to a person what no program wants to have."""
-    print(visible(sentence), file=sys.stderr)
+    _say(sentence, sys.stderr)
 
 
 @contextmanager
@@ -87,31 +116,110 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield told
 
 
+def _say(sentence: str, stream: TextIO) -> None:
+    """Print a sentence; a terminal gets it wrapped at words, and harmless."""
+    shown = visible(sentence)
+    if stream.isatty():
+        shown = textwrap.fill(
+            shown,
+            _width(),
+            replace_whitespace=False,
+            drop_whitespace=True,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    print(shown, file=stream)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
+
+
 def _print_json(record: Record) -> None:
     """Print a JSON line; a character that cannot be printed stands in it by its number."""
     line = json.dumps(record, ensure_ascii=False, default=_text)
     print(line if line.isprintable() else json.dumps(record, default=_text))
 
 
-def _print_table(rows: list[Record]) -> None:
+def _print_fields(record: Record) -> None:
+    width = max(map(len, record))
+    for field, value in record.items():
+        text(f"{_heading(field):<{width}}  {_text(value)}")
+
+
+def _print_table(rows: list[Record], least: Sequence[str]) -> None:
+    if not rows:
+        print("There are none.")
+        return
+    left_out: list[str] = []
+    while (widths := _widths(rows, left_out)) is None and len(left_out) < len(least):
+        left_out.append(least[len(left_out)])
+    if widths is None:
+        _print_lines(rows)
+        return
+    _print_columns(rows, widths)
+    if left_out:
+        names = ", ".join(map(_heading, left_out))
+        _say(f"Left out here: {names}. A wider terminal shows it, and --json.", sys.stdout)
+
+
+def _widths(rows: list[Record], left_out: Sequence[str]) -> dict[str, int] | None:
+    """Return the columns of a table and how wide they are, or None where they do not fit.
+
+    Texts may be folded; what is left of the line goes to those that need it, from the first on.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415 - only people need it
+
+    wanted: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    for field in rows[0]:
+        if field in left_out:
+            continue
+        cells = [cell_len(visible(_text(row[field]))) for row in rows]
+        wanted[field] = max(len(field), *cells)
+        folds = any(isinstance(row[field], str | list) and not _is_time(row[field]) for row in rows)
+        least = max(_TEXT_WIDTH_MIN, len(field)) if folds else wanted[field]
+        widths[field] = min(wanted[field], least)
+    room = _width() - sum(widths.values()) - _GAP * (len(widths) - 1)
+    if room < 0:
+        return None
+    for field, width in widths.items():
+        widths[field] = min(wanted[field], width + room)
+        room -= widths[field] - width
+    return widths
+
+
+def _print_columns(rows: list[Record], widths: Mapping[str, int]) -> None:
     from rich import box  # noqa: PLC0415 - slow to load, and only people need it
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    if not rows:
-        print("There are none.")
-        return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for field, value in rows[0].items():
-        table.add_column(_heading(field), justify="right" if isinstance(value, int) else "left")
+    for field, width in widths.items():
+        justify: Literal["left", "right"] = "right" if isinstance(rows[0][field], int) else "left"
+        table.add_column(_heading(field), justify=justify, width=width)
     for row in rows:
-        table.add_row(*[Text(visible(_text(value)), overflow="fold") for value in row.values()])
-    Console().print(table)
+        cells = [Text(visible(_text(row[field])), overflow="fold") for field in widths]
+        table.add_row(*cells)
+    Console(width=_width()).print(table)
+
+
+def _print_lines(rows: list[Record]) -> None:
+    """Print each record as lines of its own, with a free one between two."""
+    for place, row in enumerate(rows):
+        if place:
+            print()
+        _print_fields(row)
 
 
 def _heading(field: str) -> str:
     return field.replace("_", " ")
+
+
+def _is_time(value: object) -> bool:
+    """Tell whether a text is a time, as the audit record has it: a number, to who reads it."""
+    return isinstance(value, str) and value[:2].isdecimal() and value[10:11] == "T"
 
 
 def _text(value: object) -> str:

@@ -76,7 +76,7 @@ class Shell:
         return Ran(result.returncode, result.stdout.decode(), result.stderr.decode())
 
     def type(self, *arguments: str, typed: str = "", stdin: bytes | None = None) -> Ran:
-        """Run a command to its end on a terminal of its own; type when it asks for something.
+        """Run a command to its end on a terminal of its own; type a line when it asks for one.
 
         With `stdin`, only what it prints is on the terminal. Fails where anything was shown that a
         terminal would act on.
@@ -140,13 +140,12 @@ def client_of(service: Service) -> Client:
 
 def _shown(terminal: int, typed: str) -> str:
     """Return all that appears on a terminal until the program on it ends."""
-    shown = b""
+    shown, lines = b"", typed.splitlines(keepends=True)
     while True:
         try:
             data = os.read(terminal, 4096)
         except OSError:  # how Linux says that nobody has the other end open
             return shown.decode().replace("\r\n", "\n")
         shown += data
-        if typed and shown.endswith((b": ", b"] ")):  # it asks
-            os.write(terminal, typed.encode())
-            typed = ""
+        if lines and shown.endswith((b": ", b"] ")):  # it asks
+            os.write(terminal, lines.pop(0).encode())

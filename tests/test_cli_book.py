@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pwserver import Client, UnknownUser
-from tests.fake_service import Behaviour, Conversation, FakeService, answer, hang_up, silence
+from tests.fake_service import Behaviour, FakeService, answer, hang_up, silence
 from tests.harness import Service
 from tests.shell import ENVIRONMENT, Shell, client_of, guest_shell_at, shell_at, url_of
 
@@ -210,18 +210,62 @@ def test_restore_makes_an_old_version_the_newest(shell: Shell, name: str, book: 
     """It is saved once more, as a version of its own."""
     book.save_password("one", username=name)
     book.save_password("two", username=name)
-    assert shell.run("restore", name, "1").record == {"username": name, "version": 3}
+    assert shell.run("restore", name, "--version", "1").record == {"username": name, "version": 3}
     assert book.get_password(name).password == "one"
+    assert shell.run("restore", name, "2").record == {"username": name, "version": 4}
+    assert book.get_password(name).password == "two"
     assert shell.run("restore", name, "9").err == "pwserver: Unknown version!\n"
 
 
 def test_label_sets_the_labels(shell: Shell, name: str, book: Client) -> None:
-    """Those that are given take the place of those that were; none clears them."""
+    """Those that are given take the place of those that were; none shows them, as they are."""
     book.save_password("x", username=name, labels=["old"])
     assert shell.run("label", name, "b", "a").record == {"username": name, "labels": ["b", "a"]}
     assert next(book.users(prefix=name)).labels == ["b", "a"]
-    assert shell.run("label", name).record == {"username": name, "labels": []}
+    assert shell.run("label", name).record == {"username": name, "labels": ["b", "a"]}
+    assert next(book.users(prefix=name)).labels == ["b", "a"]
+    assert shell.run("label", name, "--clear").record == {"username": name, "labels": []}
     assert next(book.users(prefix=name)).labels == []
+
+
+def test_show_shows_one_user(shell: Shell, name: str, book: Client) -> None:
+    """Labels, versions and times of the very name, however it is typed; never a password."""
+    typed = f"{name} e\N{COMBINING ACUTE ACCENT}"
+    book.save_password("one", username=typed, labels=["work"])
+    book.save_password("two", username=typed)
+    book.save_password("other", username=f"{typed} more", labels=["other"])
+    shown = shell.run("show", typed)
+    user = shown.record
+    assert list(user) == ["username", "labels", "version", "time_saved", "versions_kept"]
+    assert (user["username"], user["labels"]) == (
+        f"{name} \N{LATIN SMALL LETTER E WITH ACUTE}",
+        ["work"],
+    )
+    assert [each["version"] for each in user["versions_kept"]] == [2, 1]
+    assert user["time_saved"] == user["versions_kept"][0]["time_saved"]
+    assert not [word for word in ("one", "two") if word in shown.out]
+    unknown = shell.run("show", name)
+    assert (unknown.code, unknown.out) == (1, "")
+
+
+def test_show_finds_a_name_that_others_begin_with(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    """Among 2,000 of the same beginning, and a generated one among others, the one is shown."""
+    service = start()
+    with client_of(service) as book:
+        with book.pipeline() as many:
+            for number in range(2000):
+                many.save_password("x", username=f"a{number:04}")
+            many.save_password("x", username="a")
+            for _ in range(3):
+                many.save_password("x")
+        generated = [user.username for user in book.users(prefix="user-")]
+    shell = shell_at(service, tmp_path)
+    for name in ("a", "a0999", *generated):
+        assert shell.run("show", name).record["username"] == name
+    assert shell.run("show", "a099").code == 1
+    assert shell.run("label", "a").record == {"username": "a", "labels": []}
 
 
 def test_delete_wants_a_yes(shell: Shell, name: str, book: Client) -> None:
@@ -272,7 +316,15 @@ def test_count_status_and_ping_say_how_it_is(shell: Shell, book: Client) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [["get"], ["history"], ["restore", "1"], ["label", "x"], ["delete", "--yes"]],
+    [
+        ["get"],
+        ["history"],
+        ["show"],
+        ["restore", "1"],
+        ["label", "x"],
+        ["label"],
+        ["delete", "--yes"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_an_unknown_user_is_one_plain_sentence(shell: Shell, arguments: list[str]) -> None:
@@ -294,20 +346,13 @@ def test_a_name_may_begin_with_a_hyphen(shell: Shell) -> None:
     assert (refused.code, refused.out, refused.err) == UNKNOWN_USER
 
 
-@pytest.mark.parametrize("command", ["count", "demo"])
-def test_no_service_is_said_plainly_and_soon(tmp_path: Path, command: str) -> None:
+def test_no_service_is_said_plainly_and_soon(tmp_path: Path) -> None:
     """Where nobody listens: one sentence, exit code 3, after some attempts in about a second."""
     began = time.monotonic()
-    failed = Shell(tmp_path).run(command, "--url", "pwserver://127.0.0.1:1")
+    failed = Shell(tmp_path).run("count", "--url", "pwserver://127.0.0.1:1")
     assert time.monotonic() - began < 5
     assert (failed.code, failed.out) == (3, "")
     assert failed.err == "pwserver: 127.0.0.1:1 cannot be reached: Connection refused.\n"
-
-
-def blurt(conversation: Conversation) -> None:
-    """Say something before anything is asked."""
-    conversation.say(b"<html>\n")
-    conversation.read()
 
 
 @pytest.mark.parametrize(
@@ -317,10 +362,8 @@ def blurt(conversation: Conversation) -> None:
         (silence, ["save", "--timeout-s", "0.1"], 8, "may or may not have been saved"),
         (hang_up, ["save"], 8, "may or may not have been saved"),
         (answer(b"<html>\n"), ["count"], 3, "the answer is not one of this service"),
-        (blurt, ["demo"], 3, "the answer is not one of this service"),
-        (silence, ["demo", "--timeout-s", "0.1"], 3, "did not answer in time"),
     ],
-    ids=["slow", "slow save", "lost save", "alien", "alien demo", "slow demo"],
+    ids=["slow", "slow save", "lost save", "alien"],
 )
 def test_a_service_that_misbehaves_is_said_plainly(
     tmp_path: Path, behaviour: Behaviour, arguments: list[str], code: int, words: str

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pwserver import Client, UnknownUser
+from pwserver import Client, UnknownUser, show
 from tests.fake_service import ALIVE, TIME, FakeService, Message, answer
 from tests.harness import Service
 from tests.shell import Shell, client_of, guest_shell_at, shell_at
 
 EVIL = "\x1b]0;x\x07\x9b1m\r\u202e"
 """What would set the title and the colour of a terminal, and overwrite and turn round the line."""
+ASKED_TWICE = "Password: \nOnce more: \n"
 HARMLESS = r"\u{1b}]0;x\u{7}\u{9b}1m\u{d}\u{202e}"
 
 
@@ -32,19 +33,30 @@ def book(shared_service: Service) -> Iterator[Client]:
 
 def test_the_prompt_does_not_show_the_password(shell: Shell, book: Client) -> None:
     """A password is asked for, not echoed, and saved; what was done is said in a sentence."""
-    saved = shell.type("save", "--username", "typed", typed="abc123\n")
+    saved = shell.type("save", "--username", "typed", typed="abc123\n" * 2)
     assert saved.code == 0
-    assert saved.out == "Password: \nPassword saved! typed is at version 1.\n"
+    assert saved.out == f"{ASKED_TWICE}Password saved! typed is at version 1.\n"
     assert book.get_password("typed").password == "abc123"
-    assert shell.type("save", typed="abc123\n").out == "Password: \nPassword saved!\n"
+    assert shell.type("save", typed="abc123\n" * 2).out == f"{ASKED_TWICE}Password saved!\n"
+
+
+@pytest.mark.parametrize("again", ["abc124\n", "\n"], ids=["another", "none"])
+def test_a_password_that_is_typed_in_two_ways_is_not_saved(
+    shell: Shell, book: Client, again: str
+) -> None:
+    """Nobody sees what they type, so what is saved is asked for twice."""
+    refused = shell.type("save", "--username", "mistyped", typed=f"abc123\n{again}")
+    sentence = "these were two different passwords; nothing was done. Try again."
+    assert (refused.code, refused.out) == (2, f"{ASKED_TWICE}pwserver: {sentence}\n")
+    assert list(book.users(prefix="mistyped")) == []
 
 
 def test_a_guest_is_told_that_it_is_saved(shared_service: Service, tmp_path: Path) -> None:
     """Without a token the sentence is the same for a name that was known and for a new one."""
     guest = guest_shell_at(shared_service, tmp_path)
     for _ in range(2):
-        saved = guest.type("save", "--username", "guest", typed="abc123\n")
-        assert saved.out == "Password: \nPassword saved! It is the newest of guest.\n"
+        saved = guest.type("save", "--username", "guest", typed="abc123\n" * 2)
+        assert saved.out == f"{ASKED_TWICE}Password saved! It is the newest of guest.\n"
 
 
 @pytest.mark.parametrize("typed", ["\n", "\x04"], ids=["Enter", "Ctrl-D"])
@@ -106,13 +118,13 @@ def test_a_generated_password_is_never_lost(shell: Shell, book: Client) -> None:
     ids=["y", "Yes", "n", "Enter", "Ctrl-D"],
 )
 def test_delete_asks(shell: Shell, book: Client, typed: str, deleted: bool) -> None:
-    """Only a yes deletes; everything else is a no, which the exit code says as well."""
+    """Only a yes deletes; everything else is a no, which has an exit code of its own."""
     book.save_password("x", username="victim")
     result = shell.type("delete", "victim", typed=typed)
     question = "Delete 'victim' with all versions of its password? [y/N] "
     said = "User deleted!" if deleted else "pwserver: nothing was done."
     assert result.out == f"{question}{typed if typed != chr(4) else chr(10)}{said}\n"
-    assert result.code == (0 if deleted else 2)
+    assert result.code == (0 if deleted else 9)
     if deleted:
         with pytest.raises(UnknownUser):
             book.get_password("victim")
@@ -138,6 +150,47 @@ def test_listings_are_tables(shell: Shell, book: Client) -> None:
     heading, _, row = shell.type("history", "table 1").out.splitlines()
     assert heading.split() == ["version", "time", "saved"]
     assert row.split()[0] == "1"
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40, 20])
+def test_numbers_and_times_are_whole_at_any_width(tmp_path: Path, columns: int) -> None:
+    """Where a table is too wide for them it is folded at texts, or becomes lines."""
+    user = {"username": "name " * 8 + "end", "labels": ["a label"] * 9, "version": 1_234_567}
+    page = {"message": "return_users", "users": [{**user, "time_saved": TIME}] * 2, "after": None}
+    with FakeService(answer(page)) as service:
+        shell = Shell(tmp_path, {"COLUMNS": str(columns), "PWSERVER_URL": service.url})
+        shown = shell.type("list").out
+    assert shown.count("1234567") == shown.count(TIME) == 2
+    if columns > 40:
+        assert max(map(len, shown.splitlines())) <= columns
+        assert shown.startswith("username ")
+
+
+def test_a_wide_table_goes_without_its_least_important_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says which; where even the rest does not fit, each record is lines with all of it."""
+    monkeypatch.setattr(show, "on_terminal", lambda: True)
+    row = {"n": 7, "time": "2026-11-22T17:20:01.123Z", "action": "get", "more": "x" * 40}
+    monkeypatch.setenv("COLUMNS", "45")
+    show.records([row] * 2, as_json=False, least=("more", "n"))
+    heading, _, first, second, note = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["n", "time", "action"]
+    assert first.split() == second.split() == ["7", row["time"], "get"]
+    assert note == "Left out here: more. A wider terminal shows it, and --json."
+    monkeypatch.setenv("COLUMNS", "30")
+    show.records([row], as_json=False, least=("more", "n"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [[k, str(v)] for k, v in row.items()]
+
+
+def test_sentences_are_wrapped_at_words(tmp_path: Path) -> None:
+    """On a narrow terminal no word of an error is broken."""
+    shell = Shell(tmp_path, {"COLUMNS": "40"})
+    wrapped = shell.type("generate").out
+    assert max(map(len, wrapped.splitlines())) <= 40
+    words = "pwserver: the password would be lost: add --show, or --username to save it."
+    assert " ".join(wrapped.split()) == words
 
 
 def test_a_long_listing_is_cut_and_says_so(
@@ -168,7 +221,13 @@ def test_the_rest_is_said_in_sentences(shell: Shell, book: Client) -> None:
     book.save_password("one", username="said")
     assert shell.type("restore", "said", "1").out == "Password restored! said is at version 2.\n"
     assert shell.type("label", "said", "a", "b").out == "User labelled! Labels of said: a, b.\n"
-    assert shell.type("label", "said").out == "User labelled! Labels of said: none.\n"
+    assert shell.type("label", "said").out == "Labels of said: a, b.\n"
+    shown = shell.type("show", "said").out
+    assert re.fullmatch(
+        r"username +said\nlabels +a, b\nversion +2\ntime saved +\S+Z\nversions kept +2, 1\n", shown
+    )
+    cleared = shell.type("label", "said", "--clear").out
+    assert cleared == "User labelled! Labels of said: none.\n"
     weak = shell.type("strength", typed="abc123\n").out
     assert weak.startswith("Password: \nStrength 0 of 4. ")
     assert "abc123" not in weak
@@ -204,7 +263,7 @@ def test_a_hostile_service_cannot_steer_the_terminal(
 ) -> None:
     """What could be taken for a command to the terminal is shown by its number."""
     with FakeService(answer(reply)) as service:
-        shown = Shell(tmp_path).type(*arguments, "--url", service.url, typed="x\n").out
+        shown = Shell(tmp_path).type(*arguments, "--url", service.url, typed="x\n" * 2).out
     assert HARMLESS in shown.replace("\n", "")
 
 

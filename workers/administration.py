@@ -8,26 +8,42 @@ done. The workers take note of it within a tick.
 import getpass
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from peewee import SQL, fn
 from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.config import StoreSettings
-from pwserver.errors import AdministrationRefused, AuditRefused, ConfigError, InvalidMessage
-from pwserver.limits import APPLICATIONS_MAX
+from pwserver.errors import (
+    AdministrationRefused,
+    AuditRefused,
+    ConfigError,
+    DatabaseRefused,
+    InvalidMessage,
+)
+from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
 from pwserver.protocol import RIGHTS, Right
 from pwserver.secret import Secret
 from workers import database
 from workers.applications import is_genuine, new_token, sealed, token_hash
 from workers.audit import AuditLog
+from workers.audit_actions import Action
 from workers.keys import Keyring, read_keyring
-from workers.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow
+from workers.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
 from workers.names import normal
+from workers.removal import REMOVED
+from workers.validation import refusals
+
+_TOMBSTONE = " "
+"""What the name of an application that was removed begins with: no other name does."""
+
+_PATIENCE_S = 10.0
+"""How long a service may delete nothing of a book that was removed."""
 
 
 def applications() -> list[ApplicationRow]:
-    """Return all applications in the order in which they were added."""
+    """Return all applications in the order in which they were added, tombstones as well."""
     rows = Application.select(*APPLICATION).order_by(Application.id)
     return [ApplicationRow(*row) for row in rows.tuples().iterator()]
 
@@ -45,7 +61,7 @@ class Administration:
         )
 
     def record(
-        self, action: str, command: str, application: str | None = None, **more: int
+        self, action: Action, command: str, application: str | None = None, **more: int
     ) -> None:
         """Put what is about to be done into the audit record; raise `AuditRefused`."""
         self._audit.note(
@@ -66,22 +82,24 @@ class Administration:
     # --- Applications. ---
 
     def applications(self) -> list[ApplicationRow]:
-        """Return all applications in the order in which they were added."""
-        return applications()
+        """Return all applications in the order in which they were added; no tombstones."""
+        return [row for row in applications() if not row.name.startswith(_TOMBSTONE)]
 
     def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`."""
         name = _normal(name)
         with self.database.atomic("IMMEDIATE"):
             rows = self.applications()
-            if any(row.name == name for row in rows):
+            if earlier := next((row for row in rows if row.name == name), None):
+                _refuse_removed(earlier)
                 raise AdministrationRefused(
                     f"there is an application {name!r} already; `pwserver app rotate` gives it a "
                     "new token."
                 )
             if len(rows) >= APPLICATIONS_MAX:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
-            number = max((row.id for row in rows), default=COMMON_BOOK) + 1
+            number = max((row.id for row in applications()), default=COMMON_BOOK) + 1
+            self._drop_tombstones(number - APPLICATIONS_MAX)
             token = new_token()
             self.record("administration", "app add", name)
             self._put(
@@ -89,7 +107,7 @@ class Administration:
                     id=number,
                     name=name,
                     book=COMMON_BOOK if common else number,
-                    may=" ".join(right for right in RIGHTS if right in may),
+                    may=_in_order(may),
                     created_at_ms=time.time_ns() // 1_000_000,
                     token_hash=token_hash(token.reveal()),
                     previous_hash=None,
@@ -118,13 +136,56 @@ class Administration:
         with self._changing(name, "app revoke") as row:
             self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
 
+    def set_rights(self, name: str, may: Sequence[Right]) -> None:
+        """Let an application do this, and nothing else, on open connections too."""
+        with self._changing(name, "app set") as row:
+            self._put(row._replace(may=_in_order(may)))
+
+    def users_of(self, name: str) -> int:
+        """Return how many users are in an application's own book."""
+        row = self._row(_normal(name))
+        return 0 if row.book == COMMON_BOOK else users_in(row.book)
+
+    def mark_removed(self, name: str) -> int:
+        """Take an application's tokens and rights away for good; return its number.
+
+        From then on nothing is saved into its book, and the writer deletes what is there.
+        """
+        with self._changing(name, "app remove", removed_too=True) as row:
+            marked = row._replace(
+                may=REMOVED, token_hash=None, previous_hash=None, previous_until_ms=0
+            )
+            self._put(marked)
+        return row.id
+
+    def bury(self, number: int) -> None:
+        """Let the name of an application that was removed go; its number stays taken."""
+        with self.database.atomic("IMMEDIATE"):
+            for row in applications():
+                if row.id == number and row.may == REMOVED:
+                    self._put(row._replace(name=f"{_TOMBSTONE}{number}"))
+
+    @staticmethod
+    def _drop_tombstones(below: int) -> None:
+        """Drop those of so long ago that nothing of their books can be on its way any more."""
+        is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
+        Application.delete().where(is_tombstone & (Application.id < below)).execute()
+
+    def _row(self, name: str) -> ApplicationRow:
+        row = next((row for row in self.applications() if row.name == name), None)
+        if row is None:
+            raise AdministrationRefused(f"there is no application {name!r}.")
+        return row
+
     @contextmanager
-    def _changing(self, name: str, command: str) -> Iterator[ApplicationRow]:
+    def _changing(
+        self, name: str, command: str, *, removed_too: bool = False
+    ) -> Iterator[ApplicationRow]:
         name = _normal(name)
         with self.database.atomic("IMMEDIATE"):
-            row = next((row for row in self.applications() if row.name == name), None)
-            if row is None:
-                raise AdministrationRefused(f"there is no application {name!r}.")
+            row = self._row(name)
+            if not removed_too:
+                _refuse_removed(row)
             if not is_genuine(row, self._seal_key):
                 raise AdministrationRefused(
                     f"the application {name!r} was altered in the database by somebody without the "
@@ -143,6 +204,75 @@ def administration(settings: StoreSettings) -> Iterator[Administration]:
     keyring = read_keyring(settings.key_path)
     with database.open_to_administer(settings.path, keyring) as opened:
         yield Administration(settings, keyring, opened)
+
+
+def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], None]) -> int:
+    """End an application with its own book, if it has one; return how many users that had.
+
+    Where a service runs, it deletes them: its number of users stays exact, and it takes no lock
+    from the saves. May be interrupted, and done again to go on. Not to be called with the database
+    open.
+    """
+    with administration(settings) as files:
+        number, keyring = files.mark_removed(name), files.keyring
+        users = left = users_in(number)
+    patience_until = time.monotonic() + _PATIENCE_S
+    while left:
+        progress(users - left, users)
+        if database.is_in_use(settings.path):
+            time.sleep(TICK_S)
+        else:
+            _empty_at_rest(settings, keyring)
+        with database.opened_to_examine(settings.path, keyring):
+            before, left = left, users_in(number)
+        if left < before:
+            patience_until = time.monotonic() + _PATIENCE_S
+        elif time.monotonic() > patience_until:
+            raise AdministrationRefused(
+                f"{left} users are left, and the service does not delete them; see its log. The "
+                f"application may do nothing any more. Run `pwserver app remove {name}` again."
+            )
+    progress(users, users)
+    with administration(settings) as files:
+        files.bury(number)
+    return users
+
+
+def _empty_at_rest(settings: StoreSettings, keyring: Keyring) -> None:
+    """Delete all users of removed books, keeping services off; where one was faster, it does."""
+    try:
+        store = database.Store(settings.path, keyring.check_values, 0)
+    except DatabaseRefused:
+        if database.is_in_use(settings.path):
+            return
+        raise
+    try:
+        with refusals(settings.path):
+            while store.to_be_emptied():
+                store.commit([], [])
+                if store.log_pages > CHECKPOINT_PAGES:
+                    store.checkpoint()
+                    store.log_pages = 0
+    finally:
+        store.close()
+
+
+def users_in(book: int) -> int:
+    """Return how many users are in an application's book, by the two indexes that there are."""
+    own = (User.book == book) & (User.book != SQL(str(COMMON_BOOK)))
+    parts = (own & User.username.is_null(False), own & User.username.is_null())
+    return sum(int(User.select().where(part).count()) for part in parts)
+
+
+def _refuse_removed(row: ApplicationRow) -> None:
+    if row.may == REMOVED:
+        raise AdministrationRefused(
+            f"the application {row.name!r} is being removed; `pwserver app remove` goes on with it."
+        )
+
+
+def _in_order(may: Sequence[Right]) -> str:
+    return " ".join(right for right in RIGHTS if right in may)
 
 
 def _normal(name: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pwserver.secret import Secret
+from workers.audit_actions import Action
 from workers.audit_chain import HEAD_BYTES, LINE_BYTES_MAX, NO_MAC, Chain, Head, write_line
 from workers.audit_files import HeadFile, RecordFile
 
@@ -87,7 +88,7 @@ class AuditLog:
         time_ms: int,
         application: str | None,
         address: str,
-        action: str,
+        action: Action,
         user: str | None,
         outcome: str,
         times: int = 1,

@@ -13,6 +13,7 @@ from pwserver.protocol import Id
 from workers import keys, rows
 from workers.applications import Registry
 from workers.audit import AuditLog
+from workers.audit_actions import Action
 from workers.batches import Batches
 from workers.checks import Checks
 from workers.delays import Delays
@@ -105,7 +106,7 @@ class Context:
         """
         return rows.open_version(self.vault_for(user), user, version)
 
-    def note(self, peer: Peer, action: str, user: str | None, outcome: str, **more: Any) -> None:
+    def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
         """Put what a client did into the audit record, which is written every turn."""
         self.audit.note(
             time_ms=self.now_ms,

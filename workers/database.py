@@ -156,6 +156,12 @@ class Store:
         self.users += self._row_writer.users_more
         return results
 
+    def to_be_emptied(self) -> bool:
+        """Tell whether a commit, of nothing if need be, would delete users of removed books."""
+        removed = self._row_writer.removed
+        removed.look()
+        return removed.pending
+
     def checkpoint(self) -> bool:
         """Copy the write-ahead log to the database as far as readers allow; tell if all of it."""
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE

@@ -31,6 +31,7 @@ from workers.models import (
     sql,
     stored_user,
 )
+from workers.removal import REMOVED
 from workers.validation import damages
 from workers.vault import Vault
 
@@ -103,7 +104,14 @@ class Examination:
         """Look at the applications, and for users that belong to none."""
         key = vault.keyring.for_purpose("application")
         found = applications()
-        self.applications = len(found)
+        removed = [row for row in found if row.may == REMOVED]
+        self.applications = len(found) - len(removed)
+        for row in removed:
+            if self._at_rest and (left := self._users_of_book[row.id]):
+                yield (
+                    f"{left} users of an application that was removed are left. The service "
+                    "deletes them when it runs next."
+                )
         for row in found:
             if not is_genuine(row, key):
                 yield f"the application {row.name!r} was altered by somebody without the key."

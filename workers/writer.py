@@ -104,14 +104,14 @@ class Writer:
     def run(self) -> None:
         """Commit what comes until told to stop."""
         events: Events = []
+        more_to_do = False
         while not self._stopping:
-            events = events or self._epoll.poll(TICK_S)
+            events = events or self._epoll.poll(0 if more_to_do else TICK_S)
             self._scoreboard.beat(NUMBER)
             batches = self._receive(events)
             if batches:
                 self._commit(batches)
-            else:
-                self._files_changed()
+            more_to_do = not batches and not self._files_changed() and self._empty_books()
             self._checkpoint()
             events = self._lookout.look() if batches else []
         self._store.close()
@@ -183,6 +183,22 @@ class Writer:
             log.warning("the database was removed or replaced; what is at its path is used now")
         self._store = self._open(keys)
         return removed
+
+    def _empty_books(self) -> bool:
+        """Delete some users of removed applications; return whether there may be more.
+
+        This is for when nothing else is to be done; else they go with what is committed. Where it
+        fails, as on a full disk, it is tried again at the next tick.
+        """
+        try:
+            if not self._store.to_be_emptied():
+                return False
+            self._store.commit([], [])
+        except apsw.Error as error:
+            log.debug("removed applications' users cannot be deleted now: %s", _reason(error))
+            return False
+        self._scoreboard.users = self._store.users
+        return True
 
     def _checkpoint(self) -> None:
         """Copy the log to the database when it is long enough; nobody waits for a reply now."""

@@ -7,6 +7,9 @@ ever share, and where the book has moved on it changes nothing and is answered `
 reads anew and plans again. So two that save the same name at once get two versions, though the
 writer can open no password.
 
+A save that was on its way when its application's book was removed is as one that came just before:
+it is answered as done, and went with the book.
+
 What was sealed with a key that has been retired meanwhile is refused (`KeyRetired`), in the
 transaction that would have made it unreadable.
 
@@ -21,6 +24,7 @@ import apsw
 from peewee import SQL, fn
 
 from workers.models import Key, Request, Row, User, sql
+from workers.removal import RemovedBooks
 from workers.vault import NONCE_BYTES
 
 SAVE, LABEL, DELETE = range(3)
@@ -80,6 +84,7 @@ class RowWriter:
         self._now_ms = 0  # of the newest of them
         self._keys: set[int | None] = set()  # there are in the book
         self._keys_version = -1  # of the data when they were read
+        self.removed = RemovedBooks(connection)
         self.users_more = 0  # by this transaction; fewer where negative
         self._build_statements()
 
@@ -91,11 +96,17 @@ class RowWriter:
         self._check_keys(
             {row[2] for row in rows} | {operation[1] for operation in operations} - _NO_KEY
         )
+        if self.removed.books:
+            rows = [row for row in rows if row[1] not in self.removed.books]
         self.users_more = len(rows)
         if rows:
             self._insert_rows(rows)
-        if not operations:
-            return []
+        results = self._do_all(operations) if operations else []
+        if self.removed.pending:
+            self.users_more -= self.removed.delete_some()
+        return results
+
+    def _do_all(self, operations: list[Operation]) -> list[Result]:
         self._requests = 0
         results = [self._do[operation[0]](operation) for operation in operations]
         if self._requests:
@@ -105,12 +116,14 @@ class RowWriter:
     def _check_keys(self, key_ids: set[int | None]) -> None:
         """Raise `KeyRetired` where a key is not in the book; it is asked only if it has changed.
 
-        Only others change what keys there are, and each of their commits, not ours, is a new
-        version of the data (https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html).
+        Only others change what keys there are, and which books were removed, and each of their
+        commits, not ours, is a new version of the data
+        (https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html).
         """
         version = self._connection.data_version()
         if version != self._keys_version:
             self._keys = {key_id for (key_id,) in self._connection.execute(self._list_keys)}
+            self.removed.look()
             self._keys_version = version
         if not key_ids <= self._keys:
             raise KeyRetired
@@ -130,6 +143,8 @@ class RowWriter:
         """Make a new user where nothing is replaced, else a version in place of the newest."""
         _, key_id, book, username, user_id, replaced, version, *values = operation
         sealed, saved_at_ms, labels, older, request_id, fingerprint = values
+        if book in self.removed.books:
+            return DONE
         execute = self._connection.execute
         if request_id is not None:
             earlier = self._earlier(book, request_id, saved_at_ms)
