@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from pwserver.pipeline import (
         AsyncPipeline,
+        Pending,
         Pipeline,
     )
     from pwserver.results import (
@@ -54,6 +55,7 @@ __all__ = [
     "NotSaved",
     "Page",
     "Password",
+    "Pending",
     "Pipeline",
     "ProtocolViolation",
     "PwserverError",
@@ -87,6 +89,7 @@ _MODULES = {
     "UnknownUser": "pwserver.errors",
     "UnknownVersion": "pwserver.errors",
     "AsyncPipeline": "pwserver.pipeline",
+    "Pending": "pwserver.pipeline",
     "Pipeline": "pwserver.pipeline",
     "Generated": "pwserver.results",
     "Page": "pwserver.results",

@@ -12,7 +12,7 @@ from pwserver.config import environment_variable
 from pwserver.errors import ConfigError
 from pwserver.secret import Secret
 from pwserver.tokens import read_token
-from pwserver.url import ServiceUrl, parse
+from pwserver.url import DEFAULT_URL, ServiceUrl, parse
 
 if TYPE_CHECKING:
     import ssl
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FileName = str | os.PathLike[str]
 
 TOKEN_FILE_VARIABLE = environment_variable("token_file")
+URL_VARIABLE = environment_variable("url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Access:
 
 
 def access_to(
-    url: str,
+    url: str | None,
     *,
     token_file: FileName | None = None,
     ca_file: FileName | None = None,
@@ -51,10 +52,11 @@ def access_to(
 ) -> Access:
     """Return the access that a client's options describe, or raise `ConfigError`.
 
+    Without a URL it is the one in `PWSERVER_URL`; where that is empty, the service's usual address.
     An option that is empty is as one that is None, but for `token_file`: without it the file is
     used that `PWSERVER_TOKEN_FILE` names, where it is empty none. A token in the URL goes first.
     """
-    where = parse(url)
+    where = parse(os.environ.get(URL_VARIABLE) or DEFAULT_URL if url is None else url)
     token = where.token or _token(token_file)
     if not where.tls:
         for name, file in (("ca_file", ca_file), ("client_cert", client_cert or client_key)):

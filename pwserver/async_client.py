@@ -28,7 +28,6 @@ from pwserver.results import (
     Strength,
     User,
 )
-from pwserver.url import DEFAULT_URL
 
 T = TypeVar("T")
 
@@ -42,7 +41,7 @@ class AsyncClient:
 
     def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
         token_file: FileName | None = None,
         ca_file: FileName | None = None,

@@ -14,7 +14,14 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from pwserver import protocol
-from pwserver.errors import Denied, InvalidMessage, ProtocolViolation, Refused
+from pwserver.errors import (
+    Denied,
+    InvalidMessage,
+    ProtocolViolation,
+    Refused,
+    UnknownUser,
+    UnknownVersion,
+)
 from pwserver.protocol import Reply
 from pwserver.results import (
     Generated,
@@ -29,8 +36,12 @@ from pwserver.results import (
 T = TypeVar("T")
 
 _REFUSALS = {kind.message: kind for kind in Refused.__subclasses__()}
-_REASONS = {Denied.message: "This needs the token of an application that may do it."}
-"""Of refusals for which the service gives none: it would be a hint at what there is."""
+_REASONS = {
+    Denied.message: "This needs the token of an application that may do it.",
+    UnknownUser.message: "There is no user {username!r}.",
+    UnknownVersion.message: "There is no version {version} of {username!r}, or no more.",
+}
+"""Of refusals for which the service gives none."""
 
 _NUMBERS = frozenset({"version", "limit", "length"})
 
@@ -51,14 +62,17 @@ class Call(Generic[T]):
     read: Callable[[Reply], T] = field(repr=False)
     fate: str = ""
     repeatable: bool = True
+    username: str = ""
+    version: int | None = None
 
     def result(self, reply: Reply) -> T | Refused:
         """Return what a reply says, or the refusal that it is; raise `ProtocolViolation`."""
         refusal = _REFUSALS.get(reply.message)
         if refusal is None:
             return self.read(reply)
-        reason = reply.error or _REASONS.get(reply.message)
-        return refusal(reason or f"The service answered: {reply.message}")
+        reason = _REASONS.get(reply.message, "The service answered: {message}")
+        about = {"username": self.username, "version": self.version, "message": reply.message}
+        return refusal(reply.error or reason.format(**about))
 
 
 def save_password(
@@ -71,12 +85,14 @@ def save_password(
         username=username,
         labels=labels,
     )
-    return Call(request, _SAVED if username is None else _SAVED_AS, _SAVE)
+    read = _SAVED if username is None else _SAVED_AS
+    return Call(request, read, _SAVE, username=username or "")
 
 
 def get_password(username: str, *, version: int | None = None) -> Call[Password]:
     """Ask for a password."""
-    return Call(_request("get_password", {"username": username}, version=version), _PASSWORD)
+    request = _request("get_password", {"username": username}, version=version)
+    return Call(request, _PASSWORD, username=username, version=version)
 
 
 def verify_password(username: str, password: str) -> Call[bool]:
@@ -87,19 +103,20 @@ def verify_password(username: str, password: str) -> Call[bool]:
 
 def password_history(username: str) -> Call[list[SavedVersion]]:
     """Ask which versions are kept."""
-    return Call(_request("password_history", {"username": username}), _HISTORY)
+    return Call(_request("password_history", {"username": username}), _HISTORY, username=username)
 
 
 def restore_password(username: str, version: int) -> Call[Saved]:
     """Make an older version the newest once more."""
     fields = {"username": username, "version": version, "request_id": new_request_id()}
-    return Call(_request("restore_password", fields), _RESTORED, _RESTORE)
+    request = _request("restore_password", fields)
+    return Call(request, _RESTORED, _RESTORE, username=username, version=version)
 
 
 def label_user(username: str, labels: Iterable[str]) -> Call[list[str]]:
     """Set the labels of a user; to set them twice is to set them."""
     fields = {"username": username, "labels": labels}
-    return Call(_request("label_user", fields), _LABELS, _LABEL)
+    return Call(_request("label_user", fields), _LABELS, _LABEL, username=username)
 
 
 def list_users(
@@ -113,7 +130,7 @@ def list_users(
 def delete_user(username: str) -> Call[None]:
     """Delete a user. Not repeatable: by then it may be a new user of the same name."""
     request = _request("delete_user", {"username": username})
-    return Call(request, _DELETED, _DELETE, repeatable=False)
+    return Call(request, _DELETED, _DELETE, repeatable=False, username=username)
 
 
 def generate_password(
@@ -133,7 +150,9 @@ def generate_password(
         username=username,
         labels=labels,
     )
-    return Call(request, _GENERATED_AS, _SAVE) if saves else Call(request, _GENERATED)
+    if username is None:
+        return Call(request, _GENERATED)
+    return Call(request, _GENERATED_AS, _SAVE, username=username)
 
 
 def check_password(password: str) -> Call[Strength]:

@@ -34,7 +34,6 @@ from pwserver.results import (
     Strength,
     User,
 )
-from pwserver.url import DEFAULT_URL
 
 T = TypeVar("T")
 
@@ -43,11 +42,12 @@ class Client:
     """The service, as the threads of an application share it.
 
     `url` says where it is: `pwserver://HOST:PORT`, `pwservers://` for TLS, or
-    `pwserver+unix:///PATH`. An application's token is read from `token_file`, or from the file that
-    the variable `PWSERVER_TOKEN_FILE` names; it may also stand before an `@` in the URL. With TLS
-    the service's certificate is checked, against the system's store or the authorities in
-    `ca_file`, and the client shows `client_cert`, of which `client_key` is the key, if it is asked
-    to. All these files (PEM) are read now, and what is wrong with them is a `ConfigError`.
+    `pwserver+unix:///PATH`; where it is not given, the variable `PWSERVER_URL` says it. An
+    application's token is read from `token_file`, or from the file that the variable
+    `PWSERVER_TOKEN_FILE` names; it may also stand before an `@` in the URL. With TLS the service's
+    certificate is checked, against the system's store or the authorities in `ca_file`, and the
+    client shows `client_cert`, of which `client_key` is the key, if it is asked to. All these
+    files (PEM) are read now, and what is wrong with them is a `ConfigError`.
 
     It keeps up to `connections_max` connections, made when needed; a thread waits while all are in
     use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline.
@@ -66,7 +66,7 @@ class Client:
 
     def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
         token_file: FileName | None = None,
         ca_file: FileName | None = None,
@@ -201,8 +201,7 @@ class Client:
         exchange = Exchange(calls, self._limits)
         while exchange.unfinished:
             try:
-                with self._pool.connection(exchange) as connection:
-                    connection.ask(exchange)
+                self._pool.ask(exchange)
             except (ConnectionFailed, Denied) as error:
                 time.sleep(exchange.failed(error))
         return exchange.results()

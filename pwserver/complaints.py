@@ -9,9 +9,13 @@ import re
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from pwserver.lookalikes import meant
 from pwserver.protocol import ID_LENGTH_MAX, REQUESTS, Bad, Id, IdValue
 
-_NAMES = frozenset(kind.__struct_config__.tag for kind in REQUESTS)
+_FIELDS = {str(kind.__struct_config__.tag): kind.__struct_fields__ for kind in REQUESTS}
+"""The fields of each message that the service knows."""
+
+_UNKNOWN_FIELD = "Object contains unknown field"  # as msgspec's text of that error begins
 
 
 class _Envelope(Struct):
@@ -22,12 +26,17 @@ class _Envelope(Struct):
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
+_PARTS: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
 _NAME: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 _ID: msgspec.json.Decoder[int | str] = msgspec.json.Decoder(IdValue)
 
 # msgspec's texts name the field and the rule, never the value; these make sentences of them. A
 # field is `$.labels`, a text in a list `$.labels[0]`.
 _SENTENCES = [
+    (
+        re.compile(r"`(.*)` of `(\w+)` looks like `(\w+)`"),
+        '"{0}" is not a field of {1}; did you mean "{2}"?',
+    ),
     (re.compile(r"missing required field `(\w+)`"), '"{0}" is missing.'),
     (re.compile(r"`str` of length >= 1 - at `\$\.(\w+)\[\d+\]`"), '"{0}" holds an empty text.'),
     (re.compile(r"`str` of length >= 1 - at `\$\.(\w+)`"), '"{0}" is empty.'),
@@ -80,10 +89,30 @@ def explain(text: bytes, error: msgspec.ValidationError) -> Bad:
     return Bad("The message does not have the form of its command.", known_id)
 
 
+def without_extras(text: bytes, error: msgspec.ValidationError) -> bytes:
+    """Return a message without the fields that its command does not know.
+
+    Raises the error where it is about something else, and another `msgspec.ValidationError` where
+    one of the fields looks like one that the command does know. That error names it.
+    """
+    if not str(error).startswith(_UNKNOWN_FIELD):
+        raise error
+    parts = _PARTS.decode(text)
+    command = _NAME.decode(parts.pop("message"))
+    known = _FIELDS.get(command)
+    if known is None:  # it has two names, of which the last says what it is
+        raise error
+    if looks := meant(known, parts):
+        given = "".join([each if each.isprintable() else "?" for each in looks[0]])
+        raise msgspec.ValidationError(f"`{given}` of `{command}` looks like `{looks[1]}`")
+    kept = {name: parts[name] for name in known if name in parts}
+    return msgspec.json.encode({"message": command, **kept})
+
+
 def _is_unknown(name: Raw) -> bool:
     """Tell whether the name of a message is a text, but none that the service knows."""
     try:
-        return _NAME.decode(name) not in _NAMES
+        return _NAME.decode(name) not in _FIELDS
     except msgspec.DecodeError:
         return False
 

@@ -4,6 +4,9 @@ What a connection is, `connection` knows. The rules for them:
 
 - A connection goes back only after a window that went well. After anything else, an interrupt
   included, it is closed, so that a late reply can never answer another request.
+- An interrupt may come between any two steps. So each thing that must not be half done is one step
+  of Python's own: to take a connection from those that are idle, to put it back. One that nobody
+  has any more is closed by Python; how calls wait for each other is the business of `turns`.
 - One on which something arrived while nothing was asked, the end of the connection above all, is
   closed as well. That is seen before anything is sent, and so has had no effect.
 - The one used last is used first, so that those a burst has left over come to be closed.
@@ -12,15 +15,13 @@ What a connection is, `connection` knows. The rules for them:
 """
 
 import os
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pwserver.access import Access
 from pwserver.connection import Connection, connected_socket
 from pwserver.errors import ConnectionFailed
 from pwserver.exchange import Exchange
+from pwserver.turns import Held, Turns
 
 
 class ConnectionPool:
@@ -33,84 +34,70 @@ class ConnectionPool:
         _pools.add(self)
 
     def _start(self) -> None:
-        self._changed = threading.Condition()  # guards all of these
-        self._in_use = 0
+        self._turns = Turns(self._connections_max)
         self._idle: list[Connection] = []  # the one used last is the last
-        self._open: set[Connection] = set()
+        self._open: set[Held[Connection]] = set()
 
-    @contextmanager
-    def connection(self, exchange: Exchange) -> Iterator[Connection]:
-        """Lend a connection, waiting for one up to the deadline of the exchange."""
-        self._begin_turn(exchange.seconds_left)
-        try:
-            idle = self._idle
-            connection = self._newest_idle() or self._connect(exchange)
-            try:
-                yield connection
-                self._give_back(connection, idle)
-            except BaseException:
-                self._drop(connection)
-                raise
-        finally:
-            self._end_turn()
+    def ask(self, exchange: Exchange) -> None:
+        """Ask over a connection, waiting for one up to the deadline of the exchange."""
+        if not self._turns.take(lambda: self._ask(exchange), exchange.seconds_left):
+            raise all_in_use(self._connections_max)
 
     def close(self) -> None:
         """Close the connections; those in use as soon as they are not."""
-        with self._changed:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            self._drop(connection)
+        idle, self._idle = self._idle, []
+        _close_all(idle)
 
     def renew(self) -> None:
-        """Start without connections, in the child after a fork; locks may be held by nobody."""
+        """Start without connections, in the child after a fork."""
         inherited = self._open
         self._start()
-        for connection in inherited:
+        for opened in inherited:
+            if (connection := opened()) is not None:
+                connection.close()
+
+    def _ask(self, exchange: Exchange) -> None:
+        idle = self._idle
+        connection = _newest_fresh(idle) or self._connect(exchange)
+        try:
+            connection.ask(exchange)
+        except BaseException:
             connection.close()
-
-    def _begin_turn(self, seconds: float) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._in_use < self._connections_max, seconds):
-                raise all_in_use(self._connections_max)
-            self._in_use += 1
-
-    def _end_turn(self) -> None:
-        with self._changed:
-            self._in_use -= 1
-            self._changed.notify()
-
-    def _give_back(self, connection: Connection, idle: list[Connection]) -> None:
-        with self._changed:
-            if idle is self._idle:
-                idle.append(connection)
-                return
-        self._drop(connection)  # the client was closed meanwhile
-
-    def _newest_idle(self) -> Connection | None:
-        while True:
-            with self._changed:
-                if not self._idle:
-                    return None
-                connection = self._idle.pop()
-            if connection.is_fresh:
-                return connection
-            self._drop(connection)
+            raise
+        idle.append(connection)
+        if idle is not self._idle:  # the client was closed meanwhile
+            _close_all(idle)
 
     def _connect(self, exchange: Exchange) -> Connection:
         connection = Connection(connected_socket(self._access.url, exchange.deadline))
-        with self._changed:
-            self._open.add(connection)
         try:
+            self._open.add(Held(connection, self._open.discard))
             connection.greet(self._access, exchange.deadline)
         except BaseException:
-            self._drop(connection)
+            connection.close()
             raise
         return connection
 
-    def _drop(self, connection: Connection) -> None:
-        with self._changed:
-            self._open.discard(connection)
+
+def _newest_fresh(idle: list[Connection]) -> Connection | None:
+    """Take the connection that was used last, and close those that are of no use any more."""
+    while (connection := _newest(idle)) is not None:
+        if connection.is_fresh:
+            return connection
         connection.close()
+    return None
+
+
+def _close_all(idle: list[Connection]) -> None:
+    while (connection := _newest(idle)) is not None:
+        connection.close()
+
+
+def _newest(idle: list[Connection]) -> Connection | None:
+    try:
+        return idle.pop()
+    except IndexError:  # another thread may have taken the last
+        return None
 
 
 def all_in_use(connections_max: int) -> ConnectionFailed:

@@ -13,8 +13,9 @@ How the bytes were split into packets never changes the messages that come out.
 
 Speed: whole lines are decoded by one call of msgspec for the whole buffer. That call takes any
 stream of JSON values, so `_decode_lines` first makes sure that no newline stands inside a value.
-All that is unusual (a message without a newline, a bad one, one cut in two) goes the slow way,
-which finds the end of each object by its quotes and braces and keeps its place between packets.
+All that is unusual (a message without a newline, a bad one, one cut in two, one with fields that
+its command does not know) goes the slow way, which finds the end of each object by its quotes and
+braces and keeps its place between packets.
 """
 
 import json
@@ -23,7 +24,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pwserver.complaints import explain, refuse_nul
+from pwserver.complaints import explain, refuse_nul, without_extras
 from pwserver.protocol import Bad, Reply, Request
 
 NESTING_MAX = 64  # objects and lists within each other, the message itself included
@@ -226,7 +227,7 @@ class Reader(Generic[_Message]):
         try:
             text.decode()
             try:
-                message = self._decoder.decode(text)
+                message = self._decode_known(text)
                 if b"\\u0000" in text:
                     refuse_nul(message)
                 return message
@@ -242,6 +243,13 @@ class Reader(Generic[_Message]):
                 self.skipping = True
                 return Bad("The text is not JSON.")
             return Bad("The message holds a value that is not allowed, such as a lone surrogate.")
+
+    def _decode_known(self, text: bytes) -> _Message:
+        """Decode an object; what its command does not know is ignored, unless it looks known."""
+        try:
+            return self._decoder.decode(text)
+        except msgspec.ValidationError as error:
+            return self._decoder.decode(without_extras(text, error))
 
 
 def request_reader(message_size_max: int) -> Reader[Request]:

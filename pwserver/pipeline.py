@@ -4,20 +4,44 @@ They do no input or output: the client they are of runs the calls. Each method t
 `Client` takes, and adds the call instead of doing it.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec, Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from pwserver import calls
 from pwserver.calls import Call
+from pwserver.errors import PwserverError
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def _adds(make: Callable[P, Call[Any]]) -> "Callable[Concatenate[_Gathering, P], None]":
+class Pending(Generic[T]):
+    """A call that was added to a pipeline, and its result once that was sent."""
+
+    def __init__(self, call: Call[T]) -> None:
+        self._call = call
+        self._outcome: list[T | PwserverError] = []  # empty before it was sent
+
+    def result(self) -> T:
+        """Return what the method of the client would have returned, or raise what it would have.
+
+        Raises `RuntimeError` for a call that was not sent.
+        """
+        if not self._outcome:
+            raise RuntimeError("the pipeline was not sent: call execute, or leave its with block")
+        (outcome,) = self._outcome
+        if isinstance(outcome, PwserverError):
+            raise outcome
+        return outcome
+
+
+def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Gathering, P], Pending[T]]":
     """Return the method that adds the calls which a function makes."""
 
-    def add(self: "_Gathering", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self._calls.append(make(*args, **kwargs))
+    def add(self: "_Gathering", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
+        pending = Pending(make(*args, **kwargs))
+        self._added.append(pending)
+        return pending
 
     add.__name__ = make.__name__
     add.__doc__ = make.__doc__
@@ -27,12 +51,13 @@ def _adds(make: Callable[P, Call[Any]]) -> "Callable[Concatenate[_Gathering, P],
 class _Gathering:
     """Calls in the order in which they were added, and what became of them.
 
-    `results` has one entry for each call after they were sent: what the method of the client would
-    have returned, or the exception that it would have raised.
+    Each method returns the `Pending` result of its call, by its type. `results` has one entry for
+    each call after they were sent: what the method of the client would have returned, or the
+    exception that it would have raised.
     """
 
     def __init__(self) -> None:
-        self._calls: list[Call[Any]] = []
+        self._added: list[Pending[Any]] = []
         self.results: list[Any] = []
 
     save_password = _adds(calls.save_password)
@@ -49,9 +74,15 @@ class _Gathering:
     ping = _adds(calls.ping)
     status = _adds(calls.status)
 
-    def _taken(self) -> list[Call[Any]]:
-        taken, self._calls = self._calls, []
-        return taken
+    def _taken(self) -> tuple[list[Pending[Any]], list[Call[Any]]]:
+        added, self._added = self._added, []
+        return added, [pending._call for pending in added]
+
+    def _settle(self, added: list[Pending[Any]], results: Sequence[Any]) -> list[Any]:
+        for pending, result in zip(added, results, strict=True):
+            pending._outcome = [result]
+        self.results = [*results]
+        return self.results
 
 
 class Pipeline(_Gathering):
@@ -73,8 +104,13 @@ class Pipeline(_Gathering):
 
         Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
         """
-        self.results = self._run(self._taken())
-        return self.results
+        added, calls = self._taken()
+        try:
+            results = self._run(calls)
+        except PwserverError as error:
+            self._settle(added, [error] * len(added))
+            raise
+        return self._settle(added, results)
 
 
 class AsyncPipeline(_Gathering):
@@ -96,5 +132,10 @@ class AsyncPipeline(_Gathering):
 
         Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
         """
-        self.results = await self._run(self._taken())
-        return self.results
+        added, calls = self._taken()
+        try:
+            results = await self._run(calls)
+        except PwserverError as error:
+            self._settle(added, [error] * len(added))
+            raise
+        return self._settle(added, results)

@@ -66,8 +66,8 @@ class Discreet(Struct, frozen=True, gc=False):
         return f"{type(self).__name__}({shown})"
 
 
-class Message(Discreet, tag_field="message", frozen=True, gc=False):
-    """A request."""
+class Message(Discreet, tag_field="message", forbid_unknown_fields=True, frozen=True, gc=False):
+    """A request. It has no other fields; `complaints` says what becomes of a message that has."""
 
 
 class SavePassword(Message, tag="save_password", frozen=True):
@@ -258,7 +258,6 @@ class Reply(Discreet, frozen=True):
 PASSWORD_SAVED = b'{"message": "Password saved!"}\n'
 INVALID_MESSAGE = b'{"message": "Invalid message!"}\n'
 ALIVE = b'{"message": "Alive!"}\n'
-DENIED = b'{"message": "Denied!"}\n'
 _VALID = {
     True: b'{"message": "return_verify_password", "valid": true}\n',
     False: b'{"message": "return_verify_password", "valid": false}\n',
@@ -282,8 +281,6 @@ def encode(message: str, id: int | str | UnsetType = UNSET, **fields: Any) -> by
 
 def refusal(error: Refused, id: Id) -> bytes:
     """Return the reply that says no, with the reason where there is one to give."""
-    if isinstance(error, Denied):
-        return denied(id)
     return encode(error.message, id, error=str(error) or UNSET)
 
 
@@ -313,9 +310,9 @@ def invalid_message(bad: Bad) -> bytes:
     return encode("Invalid message!", bad.id, error=bad.error or UNSET)
 
 
-def denied(id: Id) -> bytes:
+def denied(id: Id, reason: str) -> bytes:
     """Return the reply to what one may not do: the same whatever there is or is not."""
-    return DENIED if id is UNSET else encode("Denied!", id)
+    return encode(Denied.message, id, error=reason)
 
 
 def alive(id: Id) -> bytes:

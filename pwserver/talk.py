@@ -106,7 +106,7 @@ class Authentication(Talk):
 
 def _check(reply: Reply) -> None:
     if reply.message == Denied.message:
-        raise Denied("The service does not accept the token.")
+        raise Denied(reply.error or "The service does not accept the token.")
     if reply.message == Unavailable.message:
         raise ConnectionFailed(reply.error or f"The service answered: {reply.message}")
     if reply.message != "Authenticated!":

@@ -20,7 +20,29 @@ ALIVE = {"message": "Alive!"}
 UNKNOWN_USER = {"message": "Unknown user!"}
 UNKNOWN_VERSION = {"message": "Unknown version!"}
 DELETED = {"message": "User deleted!"}
-DENIED = {"message": "Denied!"}
+
+
+class _Denied(dict[str, Any]):
+    """What is equal to any `Denied!` whose reason is a sentence; with an `id`, to that of it."""
+
+    def __eq__(self, reply: object) -> bool:
+        if not isinstance(reply, dict):
+            return False
+        reason = str(reply.get("error", ""))
+        return reason.endswith(".") and {**self, "error": reason} == reply
+
+    def __ne__(self, reply: object) -> bool:
+        return not self == reply
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def denied(**more: Any) -> Request:
+    """Return what is equal to a reply `Denied!`, whatever the reason."""
+    return _Denied(message="Denied!", **more)
+
+
+DENIED = denied()
 
 UNKNOWN_TOKEN = "pwserver_" + "A" * 43
 """A token as the service makes them, that it never made."""

@@ -27,6 +27,7 @@ from tests.books_wire import (
     UNKNOWN_USER,
     Request,
     ask_all,
+    denied,
     get,
     listing,
     names,
@@ -42,7 +43,7 @@ from tests.harness import Peer, Service, eventually
 from workers.applications import token_hash
 
 _numbers = itertools.count(1)
-DENIED_LINE = b'{"message": "Denied!"}\n'
+DENIED_LINE = b'{"message":"Denied!","error":"The service does not accept the token."}\n'
 NOTICED_S = 1.0
 """Within which open connections notice what an administrator has done."""
 
@@ -127,7 +128,7 @@ def test_only_the_whole_token_is_good(shared_service: Service, name: str) -> Non
         with peer_from(shared_service, f"127.0.1.{number}") as peer:
             peer.send(authenticate(text), {**authenticate(text), "id": 5})
             assert peer.line() == DENIED_LINE, text
-            assert peer.reply() == {**DENIED, "id": 5}
+            assert peer.reply() == denied(id=5)
             assert peer.authenticate(token) == authenticated(name)
 
 

@@ -34,7 +34,10 @@ LINES: dict[bytes, bytes] = {
         b'{"message":"return_number_of_users","id":1,"number_of_users":0}\n'
     ),
     PING: ALIVE,
-    b'{"message": "get_password", "username": "alice"}\n': b'{"message": "Denied!"}\n',
+    b'{"message": "get_password", "username": "alice"}\n': (
+        b'{"message":"Denied!","error":"This needs the token of an application that may '
+        b'\\"get\\"."}\n'
+    ),
 }
 BAD: dict[bytes, bytes] = {
     b'{"message": "save_password"}\n': (

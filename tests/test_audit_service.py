@@ -15,6 +15,7 @@ import pytest
 
 from tests.books_wire import (
     COUNT,
+    DENIED,
     PING,
     Request,
     ask_all,
@@ -107,7 +108,7 @@ def test_what_is_done_to_secrets_is_recorded(service: Service) -> None:
 def test_who_is_denied_is_recorded_once_with_how_often(service: Service) -> None:
     """A guest's attempts by their command and the name they were about, a burst in one record."""
     with service.peer() as peer:
-        assert peer.ask(get("alice")) == {"message": "Denied!"}
+        assert peer.ask(get("alice")) == DENIED
         ask_all(peer, [delete("alice")] * 5)
         peer.ask(listing())
         peer.ask(save("user-0000000000000"))
@@ -127,8 +128,8 @@ def test_wrong_tokens_are_recorded_without_them(service: Service) -> None:
     """Whoever shows one is nobody from then on, whoever it was before."""
     almost = service.token[:-1] + ("a" if service.token[-1] != "a" else "b")
     with service.owner() as peer:
-        assert peer.authenticate(almost) == {"message": "Denied!"}
-        assert peer.ask(get("alice")) == {"message": "Denied!"}
+        assert peer.authenticate(almost) == DENIED
+        assert peer.ask(get("alice")) == DENIED
     found = [(each.application, each.action, each.outcome) for each in records(service)[-2:]]
     assert found == [("owner", "authentication", "denied"), (None, "denied", "denied")]
     assert almost not in (service.folder / "user_data.audit").read_text()

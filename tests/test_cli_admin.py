@@ -9,6 +9,7 @@ import pytest
 from pwserver import cli, cli_admin
 from pwserver.tokens import is_token
 from tests.books import contents
+from tests.books_wire import DENIED
 from tests.conftest import Start
 from tests.harness import Service, eventually
 from tests.shell import Ran, Shell, client_of, guest_shell_at, write_token
@@ -16,7 +17,6 @@ from workers.keys import create_keyring
 
 TOKEN_LINE = re.compile(r"pwserver_[\w-]{43}\n")
 GET = {"message": "get_password", "username": "alice"}
-DENIED = {"message": "Denied!"}
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from tests.books_wire import DENIED
 from tests.certificates import Authority
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually
 from tests.tls_peers import ALIVE, PING, tls_flags, tls_peer, trusting
 
-DENIED = {"message": "Denied!"}
 SAVE = {"message": "save_password", "username": "alice", "password": "abc123"}
 GET = {"message": "get_password", "username": "alice"}
 

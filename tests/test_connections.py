@@ -67,16 +67,26 @@ def test_the_connection_used_last_is_used_next() -> None:
         while conversation.read() is not None:
             conversation.say(number(mine))
 
-    one = Limits(5, 2, 1)
+    def asked_over(nested: int) -> list[int]:
+        """Count, and meanwhile again, so often; return which connections it was over."""
+        found: list[int] = []
+
+        class Nested(Exchange):
+            def request(self) -> bytes:
+                if nested:
+                    found.extend(asked_over(nested - 1))
+                return super().request()
+
+        counting = Nested([calls.number_of_users()], Limits(5, 2, 1))
+        pool.ask(counting)
+        return [*counting.results(), *found]
+
     with FakeService(numbered) as service:
         pool = ConnectionPool(access_to(service.url), 2)
-        with pool.connection(Exchange([], one)) as first:
-            with pool.connection(Exchange([], one)) as second:
-                pass
-            with pool.connection(Exchange([], one)) as again:
-                assert again is second
-        with pool.connection(Exchange([], one)) as last:
-            assert last is first
+        outer, inner = asked_over(1)
+        assert outer != inner
+        assert asked_over(0) == [outer]
+        assert asked_over(1) == [outer, inner]
         pool.close()
 
 
@@ -84,12 +94,14 @@ def test_waiting_for_a_connection_ends_at_the_timeout() -> None:
     """A thread that gets none is told why, and that nothing was sent."""
     with FakeService(answer_all(echo)) as service:
         pool = ConnectionPool(access_to(service.url), 1)
-        with (
-            pool.connection(Exchange([], Limits(5, 1, 1))),
-            pytest.raises(ConnectionFailed, match="all 1 connections of the client were in use"),
-            pool.connection(Exchange([calls.ping()], Limits(0.05, 1, 1))),
-        ):
-            pass
+
+        class Nested(Exchange):
+            def request(self) -> bytes:
+                with pytest.raises(ConnectionFailed, match="all 1 connections of the client were"):
+                    pool.ask(Exchange([calls.ping()], Limits(0.05, 1, 1)))
+                return super().request()
+
+        pool.ask(Nested([calls.ping()], Limits(5, 1, 1)))
         pool.close()
 
 

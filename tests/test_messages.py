@@ -278,8 +278,7 @@ def test_the_seeds_replies_are_the_contracts_bytes() -> None:
         b'{"message": "return_number_of_users", "number_of_users": 10000000}\n'
     )
     assert protocol.invalid_message(Bad(None)) == b'{"message": "Invalid message!"}\n'
-    assert protocol.denied(UNSET) == b'{"message": "Denied!"}\n'
-    assert protocol.refusal(Denied(), UNSET) == protocol.denied(UNSET)
+    assert protocol.refusal(Denied("No."), UNSET) == protocol.denied(UNSET, "No.")
 
 
 ID = {"id": "é"}
@@ -314,7 +313,11 @@ ID = {"id": "é"}
             protocol.invalid_message(Bad("It is.", "é")),
             {"message": "Invalid message!", "error": "It is."},
         ),
-        (protocol.denied(UNSET), protocol.denied("é"), {"message": "Denied!"}),
+        (
+            protocol.denied(UNSET, "No."),
+            protocol.denied("é", "No."),
+            {"message": "Denied!", "error": "No."},
+        ),
         (
             protocol.refusal(UnknownUser(), UNSET),
             protocol.refusal(UnknownUser(), "é"),
@@ -343,7 +346,8 @@ def test_an_id_is_repeated_whatever_it_is(id: int | str) -> None:
         reply = json.loads(protocol.refusal(refusal, id))
         assert (reply["message"], reply["id"]) == (type(refusal).message, id)
     assert json.loads(protocol.alive(id))["id"] == id
-    assert json.loads(protocol.denied(id)) == {"message": "Denied!", "id": id}
+    told = json.loads(protocol.denied(id, "No."))
+    assert told == {"message": "Denied!", "id": id, "error": "No."}
     assert json.loads(protocol.invalid_message(Bad(None, id))) == {
         "message": "Invalid message!",
         "id": id,

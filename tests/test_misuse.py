@@ -78,7 +78,7 @@ def check_refused(line: bytes, value: object) -> Request:
     reply: Request = json.loads(line)
     assert reply["message"] == "Invalid message!", (reply, value)
     sentence = reply["error"]
-    assert sentence.endswith("."), sentence
+    assert sentence.endswith((".", "?")), sentence
     assert sentence[:1].isupper() or sentence[:1] == '"', sentence
     assert sentence.isprintable(), sentence
     assert CANARY not in line.decode()
@@ -171,17 +171,23 @@ def test_what_only_a_save_needs_is_refused_where_nothing_is_saved(book: Peer, fi
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_misspelled_field_is_none(book: Peer, name: str) -> None:
-    """Fields that a command does not know are ignored, whatever they hold."""
+def test_what_is_not_known_is_ignored_whatever_it_holds(book: Peer, name: str) -> None:
+    """Fields that a command does not know are ignored, and never stand for those that it needs."""
     kind: type[Message] = COMMANDS[name]
     unknown: list[Any] = [[], None, CANARY, {"password": 5}, 10**30]
     for value in unknown:
-        request = {"message": name, "Password": value, "user_name": value, "data": value}
-        reply = book.ask(request)
+        reply = book.ask({"message": name, "note": value, "data": value})
         if any(field.required for field in msgspec.structs.fields(kind)):
             assert "missing" in reply["error"]
         else:
             assert reply["message"] != "Invalid message!"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_misspelled_field_is_refused(book: Peer, name: str) -> None:
+    """The name that it may have meant is told, and never what it holds."""
+    for field in COMMANDS[name].__struct_fields__:
+        check_refused(json.dumps(book.ask({**EXAMPLES[name], field.title(): CANARY})).encode(), 1)
 
 
 def test_a_command_is_its_exact_name(book: Peer) -> None:

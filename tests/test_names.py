@@ -21,7 +21,17 @@ from workers.names import (
 
 REFUSED: Final = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 IDS = st.integers(0, ID_MAX)
-VISIBLE = st.text(st.characters(exclude_categories=REFUSED), min_size=1, max_size=128)
+BLANK = {
+    *"\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0\u2800",
+    *"\U00013441\U00013442\U00016fe4\U0001d159",
+    *map(chr, range(0xFE00, 0xFE10)),
+    *map(chr, range(0xE0100, 0xE01F0)),
+}
+VISIBLE = st.text(
+    st.characters(exclude_categories=REFUSED).filter(lambda character: character not in BLANK),
+    min_size=1,
+    max_size=128,
+)
 
 quick = settings(deadline=None, max_examples=200)
 
@@ -62,7 +72,11 @@ UNSEEN = {
     "byte order mark": "\ufeff", "tag": "\U000e0041", "line separator": "\u2028",
     "paragraph separator": "\u2029", "unassigned": "\u0378", "noncharacter": "\uffff",
     "the last code point": "\U0010ffff", "private": "\ue000", "private plane": "\U00100000",
-    "surrogate": "\ud800",
+    "surrogate": "\ud800", "grapheme joiner": "\u034f", "Hangul filler": "\u3164",
+    "Hangul initial filler": "\u115f", "Hangul vowel filler": "\u1160", "halfwidth": "\uffa0",
+    "Braille blank": "\u2800", "variation selector": "\ufe00", "emoji selector": "\ufe0f",
+    "ideographic variation": "\U000e0100", "Mongolian selector": "\u180b",
+    "Khmer vowel": "\u17b4", "null notehead": "\U0001d159", "Khitan filler": "\U00016fe4",
 }  # fmt: skip
 
 
@@ -77,8 +91,35 @@ def test_what_cannot_be_seen_is_refused(what: str) -> None:
         assert "ali" not in str(refusal.value)
 
 
+EMOJI = {
+    "heart": "\u2764\ufe0f", "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "rainbow flag": "\U0001f3f3\ufe0f\u200d\U0001f308", "keycap": "1\ufe0f\u20e3",
+    "health worker": "\U0001f469\U0001f3fd\u200d\u2695\ufe0f", "exclamation": "\u203c\ufe0f",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EMOJI)
+def test_what_joins_emoji_is_taken_in_labels(what: str) -> None:
+    """As keyboards write them, they are labels; in a username nobody could tell two apart."""
+    for label in (EMOJI[what], f"work {EMOJI[what]} and {EMOJI[what]}"):
+        assert normal(label, "labels") == label
+    with pytest.raises(InvalidMessage, match="cannot be seen"):
+        normal(EMOJI[what], "username")
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["\u200d", "\ufe0f", "a\ufe0f", "a\u200d\U0001f469", "\U0001f469\u200d", "\U0001f469\u200da",
+     "\U0001f469\u200d\u200d\U0001f469", "\u2764\ufe0e", "\u4e2d\U000e0100"],
+)  # fmt: skip
+def test_what_joins_nothing_is_refused_in_labels(label: str) -> None:
+    """A letter with a selector, or a joiner at an end, is seen by nobody."""
+    with pytest.raises(InvalidMessage, match="cannot be seen"):
+        normal(label, "labels")
+
+
 def test_the_refused_categories_are_these() -> None:
-    """Each character of Unicode is taken or refused by its category alone, all planes of them."""
+    """Each character is taken or refused by its category, and some because they are blank."""
     for code in range(0x110000):
         character = chr(code)
         try:
@@ -86,7 +127,19 @@ def test_the_refused_categories_are_these() -> None:
             taken = True
         except InvalidMessage:
             taken = False
-        assert taken == (unicodedata.category(character) not in REFUSED), hex(code)
+        seen = unicodedata.category(character) not in REFUSED and character not in BLANK
+        assert taken == seen, hex(code)
+
+
+def test_what_is_called_a_filler_or_blank_is_refused() -> None:
+    """No character that Unicode names so is missing, but those that show something of it."""
+    shown = {"\ua8f9", "\U00010af6", "\U0001144e", "\U00011945"}  # lines that fill a gap
+    named = {
+        character
+        for character in map(chr, range(0x20000))
+        if unicodedata.name(character, "").endswith((" FILLER", " BLANK"))
+    }
+    assert named - shown <= BLANK
 
 
 SPACES = [c for c in map(chr, range(0x3001)) if unicodedata.category(c) == "Zs"]

@@ -35,6 +35,8 @@ ANYBODY = "anybody"
 KNOWN = "known"
 """What any application may do, and who is on this machine."""
 
+NEEDS_TOKEN = 'This needs the token of an application that may "{right}".'
+
 _PAUSE_S_ROW = 1e-5
 """How long an unknown token leads to no other reading, for each application and ten more: about ten
 times what reading takes, because guessing must not make a worker read always. To register a few
@@ -79,22 +81,37 @@ class Caller:
     book: int = COMMON_BOOK
     may: list[Right] = field(default_factory=list)
     rights: frozenset[str] = frozenset({ANYBODY})
+    why_not: str = NEEDS_TOKEN  # is told with a denial, which has the missing right
 
     def take(self, row: ApplicationRow) -> None:
         """Be an application, as it stands in the database now."""
         self.application, self.book, self.may = row.name, row.book, rights_of(row)
         self.rights = frozenset((ANYBODY, KNOWN, *self.may))
+        self.why_not = 'This application may not "{right}".'
 
     def lose(self) -> None:
         """Keep the name and lose all rights: the token is good no more."""
         self.may, self.rights = [], frozenset({ANYBODY})
+        self.why_not = "The application's token is not good any more."
+
+    def denial(self, right: str) -> str:
+        """Return why this may not do what needs a right it lacks; nothing of what is stored."""
+        return self.why_not.format(right=right)
 
 
 GUEST = Caller(may=["save", "count"], rights=frozenset({ANYBODY, KNOWN, "save", "count"}))
 """Who has shown no token, on this machine."""
 
-STRANGER = Caller()
-"""Who has shown no token, from elsewhere, or a wrong one."""
+STRANGER = Caller(
+    why_not="From another machine, everything but a ping needs the token of an application."
+)
+"""Who has shown no token, from elsewhere."""
+
+WRONG_TOKEN = Caller(why_not="The service does not accept the token that was shown.")
+"""Who has shown a token that is none, from wherever."""
+
+WRONG_CERTIFICATE = Caller(why_not="The client certificate names no application.")
+"""Who has a certificate that is in order, and whose name is no application's."""
 
 
 class Registry:

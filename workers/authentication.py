@@ -12,11 +12,13 @@ from msgspec import UNSET
 from pwserver import protocol
 from pwserver.protocol import Authenticate
 from pwserver.tokens import TOKEN
-from workers.applications import STRANGER, Caller
+from workers.applications import WRONG_CERTIFICATE, WRONG_TOKEN, Caller
 from workers.batches import Awaited, Waiter
 from workers.context import Context
 from workers.guesses import DELAY_S_MAX
 from workers.peers import Peer
+
+_NOT_ACCEPTED = "The service does not accept the token."
 
 
 def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
@@ -28,14 +30,14 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
             "Authenticated!", request.id, application=caller.application, may=caller.may
         )
     peer = waiter.peer
-    _turn_away(context, peer)
+    _turn_away(context, peer, WRONG_TOKEN)
     limit = peer.authenticating
     delay_s = limit.delay_s(context.now)
     if delay_s is None:  # it is told that it is wrong all the same, but counts no more
         delay_s = DELAY_S_MAX
     else:
         limit.charge(context.now)
-    denied = protocol.denied(request.id)
+    denied = protocol.denied(request.id, _NOT_ACCEPTED)
     if not delay_s:
         return denied
     return context.delays.add(waiter, request.id, denied, context.now + delay_s)
@@ -45,7 +47,7 @@ def authenticate_by_certificate(context: Context, peer: Peer, name: str) -> None
     """Take a client for the application that its certificate, which was verified, names."""
     caller = context.registry.by_certificate(name, context.now_ms)
     if caller is None:
-        _turn_away(context, peer, certificate=name)
+        _turn_away(context, peer, WRONG_CERTIFICATE, certificate=name)
     else:
         _admit(context, peer, caller, certificate=name)
 
@@ -55,13 +57,17 @@ def _admit(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
     context.note(peer, "authentication", None, "ok", **more)
 
 
-def _turn_away(context: Context, peer: Peer, **more: str) -> None:
+def _turn_away(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
     context.note(peer, "authentication", None, "denied", **more)
-    peer.become(STRANGER)
+    peer.become(caller)
 
 
-def denied(context: Context, peer: Peer, requests: list[Any]) -> list[bytes]:
-    """Refuse requests of a kind that the client may not make, without looking at what they name."""
+def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> list[bytes]:
+    """Refuse requests of a kind that the client may not make, without looking at what they name.
+
+    So the reason is the same whatever there is or is not.
+    """
+    reason = peer.caller.denial(right)
     first = requests[0]
     username = getattr(first, "username", UNSET)
     context.note(
@@ -72,4 +78,4 @@ def denied(context: Context, peer: Peer, requests: list[Any]) -> list[bytes]:
         times=len(requests),
         command=first.__struct_config__.tag,
     )
-    return [protocol.denied(request.id) for request in requests]
+    return [protocol.denied(request.id, reason) for request in requests]

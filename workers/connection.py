@@ -220,7 +220,7 @@ class Connection:
         if self.may(command):
             replies = command.do(self._context, self, requests)
         else:
-            replies = denied(self._context, self.peer, requests)
+            replies = denied(self._context, self.peer, command.right, requests)
         for reply in replies:
             known = [reply] if isinstance(reply, bytes) else reply.replies()
             if known is not None and not self.awaited:

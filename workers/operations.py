@@ -74,7 +74,7 @@ class Save(Write):
         if self._for_guest and self._name is not None and generated_id(self._name) is not None:
             # There may be such a user or not: a guest is not to know.
             context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
-            raise Denied
+            raise Denied("Under names that the service makes, nobody saves without a token.")
         key = None if self._name is None else (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
 
