@@ -162,7 +162,7 @@ def test_an_upgraded_database_is_like_a_new_one(path: Path, tmp_path: Path) -> N
     fresh = tmp_path / "fresh.db"
     open_store(fresh).close()
     assert schema(path) == schema(fresh)
-    assert user_version(path) == SCHEMA_VERSION == 3
+    assert user_version(path) == SCHEMA_VERSION == 4
     connection = apsw.Connection(str(path))
     assert connection.pragma("integrity_check") == "ok"
     assert connection.pragma("application_id") == APPLICATION_ID
@@ -390,7 +390,7 @@ def test_a_wrong_key_upgrades_nothing(path: Path) -> None:
 def test_an_unknown_version_is_not_upgraded(path: Path, unknown: int) -> None:
     """A version that a later release made, or none, is refused by its number."""
     run(path, f"PRAGMA user_version = {unknown}")
-    check_refused_untouched(path, DatabaseRefused, f"schema version {unknown}; .* up to 3")
+    check_refused_untouched(path, DatabaseRefused, f"schema version {unknown}; .* up to 4")
 
 
 def test_another_programs_database_is_not_upgraded(path: Path) -> None:

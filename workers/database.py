@@ -17,7 +17,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused
 from pwserver.limits import CHECKPOINT_PAGES
-from workers import models
+from workers import generations, models
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
 from workers.open_files import OpenFiles
@@ -45,6 +45,8 @@ _ADMINISTRATION_WAIT_S = 10
 _READ_WAIT_S = 0.05
 """How long a reader waits, which a log being recovered makes it do: a worker has other clients."""
 
+_NOT_KNOWN = (0, 0)
+
 PRAGMAS = {
     "page_size": 4096,  # of a new file: the file system's own
     "synchronous": "full",  # COMMIT returns when the log is on the disk
@@ -58,9 +60,9 @@ PRAGMAS = {
 
 
 def holds_a_book(path: Path) -> bool:
-    """Tell whether the file is there and not empty, so that a key for it must exist already."""
+    """Tell whether there is a database, or the log of one, so that a key for it must exist."""
     try:
-        return path.stat().st_size > 0
+        return path.stat().st_size > 0 or generations.is_emptied(path)
     except OSError:
         return False
 
@@ -85,6 +87,8 @@ class Store:
         self._log_path = Path(f"{path}-wal")
         self._lock = open_and_lock(path, self._log_path)
         self.log_pages = 0  # in the write-ahead log after the last commit
+        self._log_begins = False  # with the next commit: all of the log is in the database
+        self._file_state = _NOT_KNOWN  # of the database after the last checkpoint
         self._database = APSWDatabase(os.path.abspath(path), pragmas=PRAGMAS, timeout=_LOCK_WAIT_S)
         with refusals(path):
             try:
@@ -93,6 +97,7 @@ class Store:
                 # Until it is known to be ours, nothing in it is changed, not even by closing it.
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 models.database.initialize(self._database)
+                generations.check_log(self._database, path)
                 if looks_for_damage:
                     check_pages(self._database, path)
                 self._prepare(keys)
@@ -118,6 +123,7 @@ class Store:
             sealing = list(keys)[-1]
             for key_id in (INTEGRITY_ID, sealing):
                 Key.create(id=key_id, check_value=keys[key_id], seals=key_id == sealing)
+            generations.make_first(self.connection)
             self._database.pragma("application_id", APPLICATION_ID)
             self._database.pragma("user_version", SCHEMA_VERSION)
 
@@ -126,8 +132,31 @@ class Store:
         rows = Key.select(Key.id, Key.check_value).order_by(Key.seals, Key.id)
         return {row.id: bytes(row.check_value) for row in rows}
 
+    def begin_log(self) -> None:
+        """Have a log that no copy of the database file made so far can be taken to belong to.
+
+        To be called before anything is saved. Where a reader is in the way, the log that is there
+        goes on, and another is begun after the first complete checkpoint. Raises an `apsw.Error`.
+        """
+        if self.checkpoint():
+            self.commit([], [])
+            self.checkpoint()
+
     def close(self) -> None:
-        """Close; where this is the last connection, everything is then in the one file."""
+        """Close; where this is the last connection, everything is then in the one file.
+
+        Raises `DatabaseRefused` where another database was copied over it, having changed nothing.
+        """
+        try:
+            if self._file_state != _NOT_KNOWN:
+                self._check_overwritten()
+        except BaseException:
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            raise
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         try:
             self._database.close()
         finally:  # not before: closing any descriptor of a file drops SQLite's locks on it
@@ -147,12 +176,18 @@ class Store:
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if self._log_begins:
+                generations.begin(connection)
             results = self._row_writer.apply(rows, operations)
+            pages = self.log_pages
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        # Where the log is shorter than before, somebody else has copied all of it, and this commit
+        # has begun another; its numbers are the old ones yet, and the next commit changes them.
+        self._log_begins = not self._log_begins and self.log_pages < pages
         self.users += self._row_writer.users_more
         return results
 
@@ -163,10 +198,26 @@ class Store:
         return removed.pending
 
     def checkpoint(self) -> bool:
-        """Copy the write-ahead log to the database as far as readers allow; tell if all of it."""
+        """Copy the write-ahead log to the database as far as readers allow; tell if all of it.
+
+        Raises `DatabaseRefused` where another database was copied over this one, and an
+        `apsw.Error`.
+        """
+        self._check_overwritten()
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE
-        pages, copied = self.connection.wal_checkpoint(mode=mode)
-        return pages == copied
+        self.log_pages, copied = self.connection.wal_checkpoint(mode=mode)
+        self._log_begins = self.log_pages == copied
+        self._file_state = self._state()
+        return self._log_begins
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._lock)
+        return found.st_size, found.st_mtime_ns
+
+    def _check_overwritten(self) -> None:
+        """Look whether the database file is the one that the log belongs to, if it has changed."""
+        if self._state() != self._file_state:
+            generations.check_log(self._database, self.path)
 
     def close_after_removal(self) -> bool:
         """Close a database of which a file was taken away; return whether that could be done.
@@ -182,7 +233,7 @@ class Store:
                 return False
         ours = not self.files.log_removed
         self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        self.close()
+        self._close()
         if ours:
             self._log_path.unlink(missing_ok=True)
         Path(f"{self.path}-shm").unlink(missing_ok=True)
@@ -248,10 +299,15 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
 
     Raises a `StoreError` as the service does at its start; but damage is left to who looks for it.
     """
+    # Beside a service the numbers may change while they are compared; it has done that itself.
+    in_use = is_in_use(path)
     database = database_to_read(path)
     try:
         with refusals(path):
+            generations.refuse_emptied(path)
             open_to_read(database)
+            if not in_use:
+                generations.check_log(database, path)
             check_schema(database, path, oldest=SCHEMA_VERSION)
             check_keys(path, keyring.check_values)
             yield database
@@ -285,26 +341,53 @@ def open_and_lock(path: Path, log_path: Path) -> int:
     A new file is for its owner only, and leftovers of an older one beside it are taken away.
     """
     try:
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            log_path.unlink(missing_ok=True)
-            Path(f"{path}-shm").unlink(missing_ok=True)
-        except FileExistsError:
-            lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if not os.path.lexists(path):
+            _make(path, log_path)
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise DatabaseRefused(f"{path} cannot be opened for writing: {error.strerror}.") from None
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while not _locked(lock):
-        if time.monotonic() > deadline:
-            os.close(lock)
-            raise DatabaseRefused(f"{path} is in use by another pwserver.")
-        time.sleep(_LOCK_PAUSE_S)
+    if not _locked(lock):
+        os.close(lock)
+        raise DatabaseRefused(f"{path} is in use by another pwserver.")
+    try:
+        generations.refuse_emptied(path)
+    except DatabaseRefused:
+        os.close(lock)
+        raise
     return lock
 
 
-def _locked(lock: int) -> bool:
+def _make(path: Path, log_path: Path) -> None:
+    """Make an empty file where there is none, and no log beside it.
+
+    The old log goes first, and for good; so a log beside an empty file is never what a start has
+    left that was killed. The folder is locked, lest another start's log be taken for an old one.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        with contextlib.suppress(OSError):  # not every file system can lock a folder
+            _locked(folder)
+        if os.path.lexists(path):
+            return
+        for leftover in (log_path, Path(f"{path}-shm")):
+            if leftover.exists():
+                leftover.unlink()
+                os.fsync(folder)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    finally:
+        os.close(folder)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock of a file; return whether it could be had within `_LOCK_WAIT_S`."""
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return True

@@ -5,11 +5,13 @@ service looks at less (`database.check_database`), because nobody wants to wait 
 at everything, and goes on where something is found.
 """
 
+import itertools
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 from peewee import DatabaseError, fn
@@ -31,9 +33,11 @@ from workers.models import (
     sql,
     stored_user,
 )
+from workers.names import generated_name
 from workers.removal import REMOVED
 from workers.validation import damages
 from workers.vault import Vault
+from workers.walk import in_order
 
 _ROWS_AT_A_TIME = 1000
 _NAMED_MAX = 10
@@ -77,9 +81,10 @@ class Examination:
     def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
         refused = 0
+        misplaced: dict[int, str] = {}
         try:
             counted = int(User.select(fn.COUNT(User.id)).scalar())
-            for user in _all_users(database):
+            for user in _all_users(database, misplaced):
                 self._users_of_book[user.book] += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
                     progress(self.users, counted)
@@ -92,9 +97,11 @@ class Examination:
                     if refused <= _NAMED_MAX:
                         yield str(error) if user.username is None else f"{user.username}: {error}"
         except (apsw.Error, DatabaseError) as error:
+            yield from _out_of_order(misplaced)
             yield f"after {self.users} users no more could be read: {error}."
             return
         progress(counted, counted)
+        yield from _out_of_order(misplaced)
         if refused > _NAMED_MAX:
             yield f"{refused} users in all have a password that cannot be given out."
         if self._at_rest and self.users != counted:
@@ -120,15 +127,28 @@ class Examination:
             yield f"{self._users_of_book[book]} users are in book {book}, which nobody has."
 
 
-def _all_users(database: APSWDatabase) -> Iterator[UserRow]:
-    """Yield all users; nothing is held open in the database meanwhile."""
+def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[UserRow]:
+    """Yield each user once; note what is said of those whose row is out of order, by their ids."""
+
+    def note(row: tuple[Any, ...], last: int) -> None:
+        user = stored_user(row)
+        name = user.username or generated_name(user.id)
+        misplaced.setdefault(user.id, f"{name} (row {user.id}) is out of order, after row {last}.")
+
     connection: apsw.Connection = database.connection()
-    query = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
-    select = sql(query.limit(_ROWS_AT_A_TIME))
-    last = -(2**63)  # an id that was tampered with counts as well
-    while found := [*map(stored_user, connection.execute(select, (last, _ROWS_AT_A_TIME)))]:
-        yield from found
-        last = found[-1].id
+    select = sql(User.select(*STORED_USER).where(User.id > 0).order_by(User.id))
+    for page in in_order(connection, select, at_a_time=_ROWS_AT_A_TIME, misplaced=note):
+        yield from map(stored_user, page)
+
+
+def _out_of_order(misplaced: dict[int, str]) -> Iterator[str]:
+    """Say which rows are out of order: some, and how many."""
+    yield from itertools.islice(misplaced.values(), _NAMED_MAX)
+    if misplaced:
+        yield (
+            f"{len(misplaced)} rows in all are out of order: their page stands in the place of "
+            "another, and the users that belong there are lost."
+        )
 
 
 # --- The files. ---

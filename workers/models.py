@@ -25,7 +25,7 @@ from peewee import (
     TextField,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 COMMON_BOOK = 0
 """The book of names of all who have no token. An application's own has the application's id."""
@@ -190,6 +190,24 @@ class Application(Model):
         legacy_table_names = False
 
 
+NO_GENERATION = bytes(16)
+"""The `previous` of a database of which nothing is known to be in the file as yet."""
+
+
+class Generation(Model):
+    """Which log belongs to which database: `generations` says how. It has one row."""
+
+    id = IntegerField(primary_key=True)
+    previous = BlobField()
+    current = BlobField()
+
+    class Meta:
+        """The table is `generation`."""
+
+        database = database
+        legacy_table_names = False
+
+
 class ApplicationRow(NamedTuple):
     """An application as it stands in the database."""
 
@@ -207,7 +225,7 @@ class ApplicationRow(NamedTuple):
 APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._fields)
 """What to select for an `ApplicationRow`."""
 
-TABLES = (User, Request, Key, Application)
+TABLES = (User, Request, Key, Application, Generation)
 
 
 def sql(query: Query) -> str:

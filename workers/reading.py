@@ -14,9 +14,9 @@ from typing import NamedTuple, cast
 
 import apsw
 import msgspec
-from peewee import SQL, ModelSelect, PeeweeException, fn
+from peewee import SQL, PeeweeException, fn
 
-from pwserver.errors import Unavailable
+from pwserver.errors import DatabaseRefused, Unavailable
 from pwserver.handoff import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.database import database_to_read, open_to_read
@@ -33,9 +33,12 @@ from workers.models import (
     sql,
 )
 from workers.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
+from workers.walk import in_order
 
 _ENTRY_BYTES = 128
 """What a user takes in a reply beside its name and labels, near enough for a limit."""
+
+_DAMAGED = "The database is damaged; `pwserver check` says where."
 
 _decode_labels = msgspec.json.Decoder(list[str]).decode
 
@@ -152,7 +155,11 @@ class BookReader:
         streams: list[Iterable[tuple[str, Entry | None]]] = [self._chosen(connection, book, first)]
         if prefix.startswith(GENERATED_PREFIX) or GENERATED_PREFIX.startswith(prefix):
             streams.append(self._generated(connection, book, first))
+        last = first
         for name, entry in heapq.merge(*streams, key=lambda item: item[0]):
+            if name < last or name == last != first:
+                raise Unavailable(_DAMAGED)  # else who asks page after page would go round for ever
+            last = name
             if not name.startswith(prefix):
                 return
             if name != after:
@@ -277,11 +284,12 @@ def pages_of_users(
 
     Every page is a transaction of its own and nothing is held between pages: the console that
     prints them may be blocked for hours. Users saved after the first page are left out. A database
-    that is not there, or cannot be read now, has no pages.
+    that is not there, or cannot be read now, has no pages; in a damaged one they end early.
     """
     database = database_to_read(path)
-    with contextlib.suppress(PeeweeException, apsw.Error), contextlib.closing(database):
-        open_to_read(database)
+    unreadable = contextlib.suppress(PeeweeException, apsw.Error, DatabaseRefused)
+    with unreadable, contextlib.closing(database):
+        connection = open_to_read(database)
         final = User.select(fn.MAX(User.id)).scalar()
         if final is None:
             return
@@ -291,12 +299,6 @@ def pages_of_users(
                 return
             oldest = User.select(User.id).order_by(User.id.desc()).limit(1).offset(newest - 1)
             first = oldest.scalar() or 0
-        users = User.select(User.id, User.username, User.saved_at_ms).order_by(User.id).limit(size)
-        while page := _rows(users.tuples().where(User.id.between(first, final))):
-            yield page
-            first = page[-1][0] + 1
-
-
-def _rows(users: "ModelSelect[User]") -> list[tuple[int, str | None, int]]:
-    # The query yields tuples, not models.
-    return list(cast("Iterable[tuple[int, str | None, int]]", users))
+        users = User.select(User.id, User.username, User.saved_at_ms).order_by(User.id)
+        select = sql(users.where((User.id > 0) & (User.id <= 0)))
+        yield from in_order(connection, select, (final,), at_a_time=size, after=first - 1)

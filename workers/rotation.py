@@ -10,7 +10,7 @@ A row that was changed meanwhile is left to the next pass.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apsw
 from peewee import fn
@@ -18,11 +18,12 @@ from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import AdministrationRefused, DatabaseRefused
 from pwserver.limits import TICK_S
-from workers import rows
+from workers import generations, rows
 from workers.administration import Administration
 from workers.keys import changing_keyring, replace_keyring
 from workers.models import STORED_USER, Key, User, UserRow, sql, stored_user
 from workers.vault import Vault
+from workers.walk import in_order
 from workers.writing import NONCE_PLACE, nonce
 
 _ROWS_AT_A_TIME = 64
@@ -108,30 +109,25 @@ def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: boo
     """Go once through the rows of other keys; yield how many of some were sealed anew."""
     connection: apsw.Connection = database.connection()
     others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
-    select = sql(others.limit(_ROWS_AT_A_TIME))
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
     as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_PLACE) == b"")
     update = sql(User.update(columns).where(as_it_was))
-    last = -(2**63)  # an id that was tampered with is counted, so it must be seen
-    while True:
-        began = time.monotonic()
-        parameters = (last, vault.key_id, _ROWS_AT_A_TIME)
-        found = [*map(stored_user, connection.execute(select, parameters))]
-        if not found:
-            return
-        last = found[-1].id
-        changes = list(_changes(vault, found, refused))
+    began = time.monotonic()
+    for page in in_order(connection, sql(others), (vault.key_id,), at_a_time=_ROWS_AT_A_TIME):
+        changes = list(_changes(vault, map(stored_user, page), refused))
         waits = time.monotonic()
         with database.atomic("IMMEDIATE"):
             began += time.monotonic() - waits  # for the writer: that is no work
             connection.executemany(update, changes)
+            generations.touch(connection)
         yield len(changes)
         if rests:
             time.sleep(_REST * (time.monotonic() - began))
+        began = time.monotonic()
 
 
 def _changes(
-    vault: Vault, found: list[UserRow], refused: set[int]
+    vault: Vault, found: Iterable[UserRow], refused: set[int]
 ) -> Iterator[tuple[int | bytes | None, ...]]:
     for user in found:
         try:

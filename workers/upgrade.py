@@ -3,6 +3,7 @@
     schema version 1    users without names, one version each
     schema version 2    names, versions, labels; a password was bound to its user, key and version
     schema version 3    applications, several keys; a password is bound to all of its row
+    schema version 4    a row that tells which log belongs to the database
 
 So from 2 to 3 every password is sealed anew. Each statement here is of its time: it says what was
 added then, whatever the models say today.
@@ -16,7 +17,7 @@ import apsw
 from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused
-from workers import history, models, rows
+from workers import generations, history, models, rows
 from workers.database import PRAGMAS, holds_a_book, open_and_lock
 from workers.history import OlderVersion
 from workers.keys import INTEGRITY_ID, Keyring
@@ -25,7 +26,9 @@ from workers.models import (
     COMMON_BOOK,
     SCHEMA_VERSION,
     STORED_USER,
-    TABLES,
+    Application,
+    Generation,
+    Request,
     User,
     UserRow,
     sql,
@@ -33,6 +36,7 @@ from workers.models import (
 )
 from workers.validation import check_keys, check_schema, is_empty, refusals
 from workers.vault import Vault, older_place
+from workers.walk import in_order
 
 _USER_COLUMNS_2 = (
     '"book" INTEGER NOT NULL DEFAULT 0',
@@ -61,6 +65,7 @@ def bring_up_to_date(path: Path, keyring: Keyring) -> bool:
             database.connect()
             connection: apsw.Connection = database.connection()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            generations.check_log(database, path)
             if is_empty(database):
                 return False
             version = check_schema(database, path)
@@ -72,7 +77,10 @@ def bring_up_to_date(path: Path, keyring: Keyring) -> bool:
             with database.atomic("EXCLUSIVE"):
                 if version < 2:
                     _to_2(connection)
-                _to_3(database, connection, Vault(keyring, _sealing_key(connection)))
+                if version < 3:
+                    _to_3(database, connection, Vault(keyring, _sealing_key(connection)))
+                database.create_tables([Generation])
+                generations.make_first(connection)
                 database.pragma("user_version", SCHEMA_VERSION)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             return True
@@ -96,14 +104,11 @@ def _to_3(database: APSWDatabase, connection: apsw.Connection, vault: Vault) -> 
     connection.execute(f'ALTER TABLE "key" ADD COLUMN {_KEY_COLUMN_3}')
     check_value = vault.keyring.check_values[INTEGRITY_ID]
     connection.execute("INSERT INTO key VALUES (?, ?, 0)", (INTEGRITY_ID, check_value))
-    database.create_tables(TABLES)
+    database.create_tables([User, Request, Application])
     connection.execute("UPDATE request SET fingerprint = ?", (ANY_FINGERPRINT,))
     users = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
-    select = sql(users.limit(_ROWS_AT_A_TIME))
-    last = -1
-    while found := [*map(stored_user, connection.execute(select, (last, _ROWS_AT_A_TIME)))]:
-        last = found[-1].id
-        anew = [_sealed_for_3(vault, user) for user in found]
+    for page in in_order(connection, sql(users), at_a_time=_ROWS_AT_A_TIME, after=-1):
+        anew = [_sealed_for_3(vault, user) for user in map(stored_user, page)]
         connection.executemany(
             'UPDATE "user" SET sealed = ?, older = ? WHERE id = ?',
             [(user.sealed, user.older, user.id) for user in anew],

@@ -96,6 +96,10 @@ class Writer:
     def _open(self, keys: CheckValues) -> Store:
         """Open the database, and let the readers know."""
         store = Store(self._start.path, keys, self._start.requests_kept_ms)
+        try:
+            store.begin_log()
+        except apsw.Error as error:
+            log.warning("the log cannot be begun: %s", _reason(error))
         store.count_users()
         self._scoreboard.users = store.users
         self._scoreboard.opened()
