@@ -1,13 +1,13 @@
 """A password book that many applications share.
 
 `from pwserver import Client` is all that an application needs, or `AsyncClient`; the service is
-started by the `pwserver serve` command. A name is loaded when it is first used: the service, its
-processes and the commands load none of the client that they do not need.
+started by the `pwserver serve` command.
+
+Everything is imported when it is asked for. asyncio would double the time of an import, and `python
+-m pwserver` imports this before it can take the current folder out of the way.
 """
 
-import importlib
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pwserver.async_client import AsyncClient
     from pwserver.client import Client
@@ -26,11 +26,7 @@ if TYPE_CHECKING:
         UnknownUser,
         UnknownVersion,
     )
-    from pwserver.pipeline import (
-        AsyncPipeline,
-        Pending,
-        Pipeline,
-    )
+    from pwserver.pipeline import AsyncPipeline, Pending, Pipeline
     from pwserver.results import (
         Generated,
         Page,
@@ -72,43 +68,22 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = {
-    "AsyncClient": "pwserver.async_client",
-    "Client": "pwserver.client",
-    "ConfigError": "pwserver.errors",
-    "ConnectionFailed": "pwserver.errors",
-    "Denied": "pwserver.errors",
-    "FateUnknown": "pwserver.errors",
-    "InvalidMessage": "pwserver.errors",
-    "NotSaved": "pwserver.errors",
-    "ProtocolViolation": "pwserver.errors",
-    "PwserverError": "pwserver.errors",
-    "Refused": "pwserver.errors",
-    "TlsFailed": "pwserver.errors",
-    "Unavailable": "pwserver.errors",
-    "UnknownUser": "pwserver.errors",
-    "UnknownVersion": "pwserver.errors",
-    "AsyncPipeline": "pwserver.pipeline",
-    "Pending": "pwserver.pipeline",
-    "Pipeline": "pwserver.pipeline",
-    "Generated": "pwserver.results",
-    "Page": "pwserver.results",
-    "Password": "pwserver.results",
-    "Saved": "pwserver.results",
-    "SavedVersion": "pwserver.results",
-    "Status": "pwserver.results",
-    "Strength": "pwserver.results",
-    "User": "pwserver.results",
-}
+_MODULES = ("errors", "results", "pipeline", "client", "async_client")  # the slowest last
 
 
 def __getattr__(name: str) -> object:
-    """Load a name of the client library when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return value
+    """Import what is asked for."""
+    if name in __all__:
+        from importlib import import_module  # noqa: PLC0415 - as above
+
+        for module in _MODULES:
+            found = vars(import_module(f"{__name__}.{module}")).get(name)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return what there is, imported or not."""
+    return [*globals(), *__all__]

@@ -56,7 +56,10 @@ def _line(prompt: str) -> str:
 
 def _standard_input() -> str:
     """Return all there is, without the newline at its end; a password may have others in it."""
-    data = sys.stdin.buffer.read(_INPUT_BYTES_MAX + 1)
+    try:
+        data = sys.stdin.buffer.read(_INPUT_BYTES_MAX + 1)
+    except OSError as error:  # it is closed, or a folder
+        raise ConfigError(f"standard input cannot be read: {error.strerror}.") from None
     if len(data) > _INPUT_BYTES_MAX:
         raise ConfigError(f"a password has {PASSWORD_LENGTH_MAX:,} characters at the most.")
     text = data.decode()

@@ -8,10 +8,12 @@ said on the command line only. What people look at goes to standard output; erro
 sentence on standard error, and the exit code says what kind.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +28,26 @@ from cyclopts import (
 )
 from cyclopts.config import Dict, Env
 
-from pwserver import __version__, cli_admin, cli_audit, cli_book, cli_service, show
+from pwserver import (
+    __version__,
+    cli_admin,
+    cli_audit,
+    cli_book,
+    cli_service,
+    show,
+    surroundings,
+    trust,
+)
 from pwserver.access import TOKEN_FILE_VARIABLE
 from pwserver.cli_book import FLAT, Json
-from pwserver.config import ClientSettings, Settings, StoreSettings
+from pwserver.config import ClientSettings, Settings, StoreSettings, environment_variable
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
 from pwserver.tokens import TOKEN
 
 CONFIG_FILE = "pwserver.toml"
+_CONFIG_BYTES_MAX = 1024 * 1024
 _INTERRUPTED = 130  # what shells report of a command that SIGINT ended
+_TRACEBACK = "PWSERVER_TRACEBACK"  # where it is set, the unforeseen is shown at length
 _SETTINGS = {
     field.name for kind in (Settings, ClientSettings) for field in dataclasses.fields(kind)
 }
@@ -90,9 +103,10 @@ def setup(
     first start, for your backup or to hand it to another user; or to bring the database of an older
     pwserver up to date, or to see that a backup fits its key, before anybody is served.
     """
-    from workers.preparation import prepare  # noqa: PLC0415
+    from workers.preparation import owners_rights, prepare  # noqa: PLC0415
 
-    _, made = prepare(settings)
+    with owners_rights(settings):
+        _, made = prepare(settings)
     show.plain(
         made or ["The key file and the database are in order; nothing was changed."],
         {"database": str(settings.path), "key_file": str(settings.key_path), "done": made},
@@ -138,22 +152,51 @@ for commands in (*cli_admin.APPS, cli_audit.audit):
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    _cover_token(sys.argv if arguments is None else arguments)
+    """Run one command and return its exit code. Whatever happens is said in one sentence."""
+    surroundings.put_right()
     try:
+        _cover_token(sys.argv if arguments is None else arguments)
         code = app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
         sys.stdout.flush()
         return code
     except (CycloptsError, PwserverError) as error:
         sentence = TOKEN.sub("(a token)", _sentence(error))
-        show.tell(f"pwserver: {sentence}")
-        return error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
-    except BrokenPipeError:  # nobody reads standard output any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+        code = error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
+        surroundings.give_up_output()  # what was printed before, if it still can be
+        return _say(sentence, code)
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # the terminal has put "^C" into the line
-        return _INTERRUPTED
+        return _say("", _INTERRUPTED)  # the terminal has put "^C" into the line
+    except Exception as error:  # the one place for what nobody foresaw
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what nobody foresaw, or that standard output takes no more, which anybody may meet."""
+    output_fails = surroundings.give_up_output()
+    if isinstance(error, BrokenPipeError):  # nobody reads it any more, and nobody is to be told
+        return ExitCode.FAILED
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(error)
+    if output_fails and isinstance(error, OSError):
+        sentence = f"standard output cannot be written to: {error.strerror}."
+    elif isinstance(error, OSError):
+        named = f" with {error.filename}" if error.filename else ""
+        sentence = f"this cannot be done{named}: {error.strerror or error}."
+    else:
+        sentence = (
+            f"something unforeseen went wrong ({type(error).__name__}). Please report it, with "
+            f"what is shown when {_TRACEBACK}=1 is set."
+        )
+    return _say(TOKEN.sub("(a token)", sentence), ExitCode.FAILED)
+
+
+def _say(sentence: str, code: int) -> int:
+    """Say a sentence on standard error, if anybody is there, and return the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        print(
+            f"pwserver: {show.visible(sentence)}" if sentence else "", file=sys.stderr, flush=True
+        )
+    return code
 
 
 def _cover_token(arguments: list[str]) -> None:
@@ -181,13 +224,13 @@ def _launch(
         ),
     ] = None,
 ) -> int:
-    if config is not None and not config.is_file():
-        raise ConfigError(f"there is no settings file {config}.")
+    surroundings.check_variables(map(environment_variable, _SETTINGS))
     path = config or Path(CONFIG_FILE)
+    is_there = config is not None or os.path.lexists(path)
     app.config = (
         _ENVIRONMENT,
         _File(
-            data=_read(path),
+            data=_read(path) if is_there else {},
             source=str(path),
             use_commands_as_keys=False,
             allow_unknown=True,  # no command knows every setting
@@ -197,16 +240,19 @@ def _launch(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the settings in a TOML file, none where there is no file."""
-    if not path.is_file():
-        return {}
+    """Return the settings in a TOML file, which say whom to trust: so it is looked whose it is."""
+    missing = f"there is no settings file {path}."
+    text = trust.read(path, "", ConfigError, bytes_max=_CONFIG_BYTES_MAX, missing=missing)
     try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        settings = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from None
     for key, value in settings.items():
-        if key not in _SETTINGS or isinstance(value, dict):
-            raise ConfigError(f"{path} has {key!r}, which is not a setting.")
+        if key not in _SETTINGS:
+            near = surroundings.nearest(key, _SETTINGS)
+            raise ConfigError(f"{path} has {key!r}, which is not a setting; {near}")
+        if isinstance(value, dict):
+            raise ConfigError(f"{path} has a section {key!r}, which is not a setting.")
     return settings
 
 

@@ -252,7 +252,7 @@ def rotate_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> Ex
     from workers.database import is_in_use
 
     in_use = is_in_use(settings.path)
-    with _administration(settings) as files, show.progress("Sealing anew") as progress:
+    with show.progress("Sealing anew") as progress, _administration(settings) as files:
         refused = rotation.rotate(files, progress, beside_service=in_use)
         number = files.keyring.newest.id
     if refused:
@@ -297,18 +297,18 @@ def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode
 
     Changes nothing, whether the service runs or not. The audit record has its own `audit verify`.
     """
-    from workers.database import holds_a_book, is_in_use
+    from workers.database import is_in_use, require_a_book
     from workers.integrity import Examination
+    from workers.preparation import owners_rights
     from workers.process import protect_memory
     from workers.validation import check_sqlite
 
     protect_memory()
     check_sqlite()
-    if not holds_a_book(settings.path):
-        raise DatabaseRefused(f"there is no password book {settings.path} yet.")
-    examination = Examination(settings, at_rest=not is_in_use(settings.path))
     findings: list[str] = []
-    with show.progress("Checking") as progress:
+    with show.progress("Checking") as progress, owners_rights(settings):
+        require_a_book(settings.path)
+        examination = Examination(settings, at_rest=not is_in_use(settings.path))
         for finding in examination.findings(progress):
             findings.append(finding)
             show.tell(finding)
@@ -331,24 +331,25 @@ def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode
 def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
     """Give the files of the service, brought up to date; made where there are none and `make`."""
     from workers.administration import administration
-    from workers.database import holds_a_book, is_in_use
-    from workers.preparation import prepare
+    from workers.database import is_in_use, require_a_book
+    from workers.preparation import owners_rights, prepare
     from workers.process import protect_memory
 
     protect_memory()
-    if not make and not holds_a_book(settings.path):
-        raise DatabaseRefused(f"there is no password book {settings.path} yet.")
-    if not is_in_use(settings.path):
-        try:
-            _, made = prepare(settings)
-        except DatabaseRefused:
-            if not is_in_use(settings.path):
-                raise
-            made = []  # a service has just been started, which does the same
-        for sentence in made:
-            show.tell(sentence)
-    with administration(settings) as files:
-        yield files
+    with owners_rights(settings):
+        if not make:
+            require_a_book(settings.path)
+        if not is_in_use(settings.path):
+            try:
+                _, made = prepare(settings)
+            except DatabaseRefused:
+                if not is_in_use(settings.path):
+                    raise
+                made = []  # a service has just been started, which does the same
+            for sentence in made:
+                show.tell(sentence)
+        with administration(settings) as files:
+            yield files
 
 
 def _state(row: "ApplicationRow") -> str:

@@ -99,11 +99,12 @@ def verify_audit(
     """
     from workers.audit_verification import verify
     from workers.keys import read_keyring
+    from workers.preparation import owners_rights
     from workers.process import protect_memory
 
     protect_memory()
-    key = read_keyring(settings.key_path).for_purpose("audit")
-    with _readable(settings):
+    with owners_rights(settings), _readable(settings):
+        key = read_keyring(settings.key_path).for_purpose("audit")
         paths = _files(settings, files)
         is_whole = not files or settings.audit_path in paths
         verdict = verify(paths, settings.audit_head_path if is_whole else None, key)

@@ -7,6 +7,7 @@ variable, the TOML key, the help text and the README's table are made.
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,18 +110,32 @@ class StoreSettings:
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
         if self.path.suffix in (".key", ".audit", ".audit-head", ".lock"):
             raise ConfigError("database ends as a file beside it does; choose another name.")
-        self._check_that_files_differ()
+        self._check_that_files_differ(str(self.path), os.path.normpath)
 
-    def _check_that_files_differ(self) -> None:
+    def check_files(self) -> None:
+        """Raise `ConfigError` where two settings lead to one file, by whatever links.
+
+        Looks at the files, which making the settings does not: the defaults are made anywhere.
+        """
+        self._check_that_files_differ(_resolved(self.path), _file_at)
+
+    def _check_that_files_differ(self, database: str, place: Callable[[str], object]) -> None:
         """Raise `ConfigError` where what is written to one file would damage another."""
-        taken = {
-            os.path.abspath(self.path): "the database",
-            os.path.abspath(self.audit_head_path): "the end of the audit record",
-        }
-        for name, path in (("key_file", self.key_path), ("audit_file", self.audit_path)):
-            what = taken.setdefault(os.path.abspath(path), name)
+        taken = {place(database): "the database"}
+        taken |= {place(each): "a part of the database" for each in files_beside(database)}
+        taken[place(str(self.audit_head_path))] = "the end of the audit record"
+        for name, path in self._files().items():
+            if not path:
+                continue
+            what = taken.get(place(path), name)
             if what != name:
                 raise ConfigError(f"{name} is {path}, which has {what} in it; choose another file.")
+            if not name.startswith("tls_"):  # those may be one file
+                taken[place(path)] = name
+
+    def _files(self) -> dict[str, str]:
+        """Return the files that settings name, besides the database."""
+        return {"key_file": str(self.key_path), "audit_file": str(self.audit_path)}
 
     @property
     def path(self) -> Path:
@@ -278,6 +293,10 @@ class Settings(StoreSettings, Address):
             )
         self._check_ways_in()
 
+    def _files(self) -> dict[str, str]:
+        names = ("unix", "tls_cert", "tls_key", "tls_client_ca")
+        return super()._files() | {name: str(getattr(self, name)) for name in names}
+
     def _check_ways_in(self) -> None:
         if self.host == NO_HOST and not self.unix:
             raise ConfigError("host is none and unix is not set: there would be no way in.")
@@ -291,22 +310,43 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
 
 
+def files_beside(database: str) -> list[str]:
+    """Return the files that SQLite has beside a database."""
+    return [f"{database}{suffix}" for suffix in ("-wal", "-shm", "-journal")]
+
+
+def _file_at(path: str) -> object:
+    """Return what tells a file from others: its inode, or where it would be made."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return _resolved(path)
+    return found.st_dev, found.st_ino
+
+
+def _resolved(path: str | os.PathLike[str]) -> str:
+    try:
+        return os.path.realpath(path)
+    except OSError:  # the current folder was removed
+        return os.path.normpath(path)
+
+
 def host_in_url(host: str) -> str:
     """Return a host as it stands before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
-def is_credential(path: Path) -> bool:
+def is_credential(path: str | os.PathLike[str]) -> bool:
     """Tell whether systemd made the file: it guards the folder, and uses access control lists."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and path.parent == Path(folder or "")
+    return bool(folder) and Path(path).parent == Path(folder or "")
 
 
 def _credential(name: str) -> Path | None:
     """Return a credential that systemd gave the service, if there is such a one."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     path = Path(folder or "", name)
-    return path if folder and path.exists() else None
+    return path if folder and os.path.exists(path) else None
 
 
 def _database_path(database: str) -> Path:

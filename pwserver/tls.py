@@ -10,11 +10,15 @@ No close_notify is sent: every request ends with a newline, so nobody can cut on
 import ssl
 from collections.abc import Callable
 
+from pwserver import memory, trust
 from pwserver.errors import ConfigError, ConnectionFailed, TlsFailed
 from pwserver.talk import Talk
 from pwserver.url import ServiceUrl
 
 _READ_BYTES = 64 * 1024
+
+_FILE_BYTES_MAX = 4 * 1024 * 1024
+"""More than the certificates of every authority in the world take."""
 
 _RECORDS = (0x15, 0x16)
 """What TLS may begin with on the service's side: an alert or a handshake."""
@@ -39,31 +43,25 @@ def client_context(
     if ca_file is None:
         context.load_default_certs()
     else:
-        _check_readable("ca_file", ca_file)
+        trusted = _content("ca_file", ca_file).decode("ascii", "ignore")  # comments are not ASCII
         _load(
-            lambda: context.load_verify_locations(ca_file),
+            lambda: context.load_verify_locations(cadata=trusted),
             f"ca_file {ca_file} must hold certificates (PEM)",
         )
     if client_cert is not None and client_key is not None:
-        _check_readable("client_cert", client_cert)
-        _check_readable("client_key", client_key)
-        _load(
-            lambda: context.load_cert_chain(client_cert, client_key, password=""),
-            f"client_cert {client_cert} and client_key {client_key} must be a certificate and its "
-            "key (PEM, not encrypted)",
-        )
+        cert = _content("client_cert", client_cert)
+        key = _content("client_key", client_key, private=True)
+        with memory.path_of(cert) as cert_path, memory.path_of(key) as key_path:
+            _load(
+                lambda: context.load_cert_chain(cert_path, key_path, password=""),
+                f"client_cert {client_cert} and client_key {client_key} must be a certificate and "
+                "its key (PEM, not encrypted)",
+            )
     return context
 
 
-def _check_readable(setting: str, file: str) -> None:
-    """Make sure that a file can be opened: `ssl` does not say which of two cannot."""
-    try:
-        with open(file, "rb"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{setting} {file} cannot be read: {error.strerror}.") from None
-    except ValueError:
-        raise ConfigError(f"{setting} holds a NUL character; give a file name.") from None
+def _content(setting: str, file: str, *, private: bool = False) -> bytes:
+    return trust.read(file, setting, ConfigError, bytes_max=_FILE_BYTES_MAX, private=private)
 
 
 def _load(load: Callable[[], None], problem: str) -> None:

@@ -6,10 +6,8 @@ no error repeats it, nor what was found in its place.
 
 import os
 import re
-import stat
-from pathlib import Path
 
-from pwserver.config import is_credential
+from pwserver import trust
 from pwserver.errors import ConfigError
 from pwserver.secret import Secret
 
@@ -21,7 +19,7 @@ TOKEN = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 
 TOKEN_FORM = f"{TOKEN_PREFIX} and 43 letters, digits, - or _"
 
-_FILE_BYTES_MAX = 4096
+_FILE_BYTES_MAX = 64 * 1024
 
 
 def is_token(text: str) -> bool:
@@ -33,25 +31,11 @@ def read_token(path: str | os.PathLike[str]) -> Secret[str]:
     """Return the token in a file of one line, or raise `ConfigError`."""
     if TOKEN.search(os.fspath(path)):  # a mistake that the error must not repeat
         raise ConfigError("token_file is a token; write it into a file, and give the file's name.")
-    text = _read(Path(path)).strip()
+    data = trust.read(path, "token_file", ConfigError, bytes_max=_FILE_BYTES_MAX, private=True)
+    text = data.decode("ascii", "replace").strip()
+    name = os.fspath(path)
     if not text:
-        raise ConfigError(f"token_file {path} is empty; write the application's token into it.")
+        raise ConfigError(f"token_file {name} is empty; write the application's token into it.")
     if not is_token(text):
-        raise ConfigError(f"token_file {path} must hold one line, a token: {TOKEN_FORM}.")
+        raise ConfigError(f"token_file {name} must hold one line, a token: {TOKEN_FORM}.")
     return Secret(text)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_FILE_BYTES_MAX)
-    except (OSError, ValueError) as error:  # a ValueError: no file can have that name
-        why = (isinstance(error, OSError) and error.strerror) or "it is not a file name"
-        raise ConfigError(f"token_file {path} cannot be read: {why}.") from None
-    if mode & 0o077 and not is_credential(path):
-        raise ConfigError(
-            f"token_file {path} may be used by others (mode {stat.S_IMODE(mode):03o}). "
-            f"Run: chmod 600 {path}"
-        )
-    return data.decode("ascii", "replace")

@@ -139,11 +139,17 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path, authority: Authori
     issued = authority.issue("localhost")
     cert, key, missing = str(issued.cert), str(issued.key), str(tmp_path / "none.pem")
     for flags, sentence in (
-        (("--tls-cert", missing, "--tls-key", key), f"tls_cert: there is no file {missing}."),
-        (("--tls-cert", cert, "--tls-key", missing), f"tls_key: there is no file {missing}."),
+        (
+            ("--tls-cert", missing, "--tls-key", key),
+            f"tls_cert {missing} cannot be read: No such file or directory.",
+        ),
+        (
+            ("--tls-cert", cert, "--tls-key", missing),
+            f"tls_key {missing} cannot be read: No such file or directory.",
+        ),
         (
             (*tls_flags(issued), "--tls-client-ca", str(tmp_path)),
-            f"tls_client_ca {tmp_path} cannot be read: Is a directory.",
+            f"tls_client_ca {tmp_path} is a directory, and not a file.",
         ),
     ):
         assert refused(tmp_path, *flags).endswith(f"pwserver: {sentence}\n")

@@ -102,8 +102,12 @@ def reply_to(request: Message) -> Message:
 def test_the_environment_tells_no_command_what_to_do(tmp_path: Path) -> None:
     """No name, label or switch comes from there: what is done stands on the command line."""
     with FakeService(answer_all(reply_to)) as service:
-        variables = {f"PWSERVER_{name}": value for name, value in NO_SETTINGS.items()}
-        shell = Shell(tmp_path, {**variables, "PWSERVER_URL": service.url})
+        shell = Shell(tmp_path, {"PWSERVER_URL": service.url})
+        for name, value in NO_SETTINGS.items():
+            variables = {**shell.variables, f"PWSERVER_{name}": value}
+            refused = Shell(tmp_path, variables).run("delete", "alice")
+            assert f"PWSERVER_{name}, which is not a setting; did you mean " in refused.err
+        assert service.requests == []
         assert "Usage: pwserver COMMAND" in shell.run().out
         assert shell.run("get").code == 2, "there is no name"
         assert "add --yes" in shell.run("delete", "alice").err

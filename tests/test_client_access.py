@@ -157,6 +157,7 @@ def test_the_token_is_the_first_there_is(
         (f"token = {TOKEN}", "must hold one line, a token"),
         (f"{TOKEN[:-1]}\xe9", "must hold one line, a token"),
         (f"{TOKEN}{'x' * 5000}", "must hold one line, a token"),
+        (f"{TOKEN}{'x' * 70_000}", "is too long"),
     ],
 )
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -192,9 +193,9 @@ def test_a_token_file_that_cannot_be_read_is_refused(
     """One sentence says which file and why, wherever its name came from."""
     with pytest.raises(ConfigError, match=r"none cannot be read: No such file or directory\.$"):
         Client(token_file=tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\.$"):
+    with pytest.raises(ConfigError, match=r"is a directory, and not a file\.$"):
         Client(token_file=tmp_path)
-    with pytest.raises(ConfigError, match="cannot be read: it is not a file name"):
+    with pytest.raises(ConfigError, match=r"^token_file holds a character that no file name has"):
         Client(token_file="a\0b")
     monkeypatch.setenv("PWSERVER_TOKEN_FILE", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="none cannot be read"):
@@ -257,7 +258,7 @@ def test_certificates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused("^client_cert and client_key belong together", client_key=mine.key)
     refused("^ca_file /none cannot be read: No such file", ca_file="/none")
     refused(f"^ca_file {text} must hold certificates", ca_file=text)
-    refused("^ca_file holds a NUL", ca_file="a\0b")
+    refused("^ca_file holds a character that no file name has", ca_file="a\0b")
     refused("^client_cert /none cannot be read", client_cert="/none", client_key=mine.key)
     refused("^client_key /none cannot be read", client_cert=mine.cert, client_key="/none")
     refused(f"{text} must be a certificate and its key", client_cert=mine.cert, client_key=text)

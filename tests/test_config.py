@@ -158,6 +158,11 @@ def test_bad_texts_are_refused(setting: str, value: str) -> None:
         ({"tls_key": "key.pem"}, "tls_cert and tls_key belong together"),
         ({"tls_client_ca": "ca.pem"}, "tls_client_ca is set, and tls_cert is not"),
         ({"host": "none", "unix": "a.sock", **TLS}, "tls_cert is set, and host is none"),
+        ({"key_file": "user_data.db-wal"}, "key_file is user_data.db-wal, which has a part of"),
+        ({"audit_file": "x.db-shm", "database": "x.db"}, "audit_file is x.db-shm, which has a"),
+        ({"unix": "user_data.db-journal"}, "unix is user_data.db-journal, which has a part of"),
+        ({"unix": "user_data.audit-head"}, "unix is user_data.audit-head, which has the end"),
+        ({"tls_cert": "user_data.db-wal", "tls_key": "k"}, "tls_cert is user_data.db-wal, which"),
         ({"key_file": "a", "audit_file": "./a"}, "audit_file is a, which has key_file in it"),
     ],
 )

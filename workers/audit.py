@@ -68,7 +68,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path, head_path: Path, key: Secret[bytes]) -> None:
-        self._file = RecordFile(str(path), owner=str(head_path.parent))
+        self._file = RecordFile(str(path))
         self._head_file = HeadFile(str(head_path))
         self._chain = Chain(key.reveal())
         self._notes: list[dict[str, Any]] = []

@@ -8,8 +8,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 import time
+
+from pwserver import trust
 
 _LOOK_S = 0.01
 """How long a file that was moved away may still be written to. logrotate, which goes on only when
@@ -34,7 +35,7 @@ class HeadFile:
     def lock(self, patience_s: float) -> None:
         """Wait for the lock; raise TimeoutError where it is not to be had for so long."""
         if self._descriptor == _NOT_OPEN:
-            self._descriptor = open_file(self._path, owner=os.path.dirname(self._path))
+            self._descriptor = open_file(self._path)
         deadline, tries = 0.0, 0
         while not self._try_lock():
             now = time.monotonic()
@@ -83,9 +84,8 @@ class HeadFile:
 class RecordFile:
     """A file that is appended to, always the one at its path or one that was there a moment ago."""
 
-    def __init__(self, path: str, owner: str) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._owner = owner
         self._descriptor = _NOT_OPEN
         self._device = 0
         self._looked_s = 0.0
@@ -105,7 +105,7 @@ class RecordFile:
             if (there.st_dev, there.st_ino) == (self._device, self.inode):
                 self._looked_s = now
                 return
-        descriptor = open_file(self.path, owner=self._owner, flags=os.O_APPEND)
+        descriptor = open_file(self.path, os.O_APPEND)
         self.close()
         self._descriptor = descriptor
         opened = os.fstat(descriptor)
@@ -132,28 +132,24 @@ class RecordFile:
             self._descriptor, self._device, self.inode, self._looked_s = _NOT_OPEN, 0, 0, 0.0
 
 
-def open_file(path: str, *, owner: str, flags: int = 0) -> int:
+def open_file(path: str, flags: int = 0) -> int:
     """Open a regular file to read and write, made anew, for nobody else, where there is none.
 
-    What root makes, for a command of an administrator, is given to the owner of the folder `owner`:
-    the service has to write to it too. A link is not followed, because it could lead root anywhere.
+    A link is not followed, because it could lead anywhere, and another user's file not believed.
     """
     flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    made = False
     try:
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a link, which is not followed", path)
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            made = True
         except FileExistsError:  # another process was faster
             descriptor = os.open(path, flags)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
-        if made and os.geteuid() == 0:
-            folder = os.stat(owner or ".")
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        if reason := trust.distrust(os.fstat(descriptor), path, os.geteuid()):
+            raise OSError(errno.EPERM, f"it {reason.removesuffix('.')}", path)
     except OSError:
         os.close(descriptor)
         raise

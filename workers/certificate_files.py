@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from pwserver import trust
 from pwserver.config import Settings
 from pwserver.errors import ConfigError
 from pwserver.secret import Secret
@@ -58,21 +59,8 @@ def _content(setting: str, path: str, *, secret: bool = False) -> bytes:
     """Return what stands in the file that a setting names; nothing where the setting is empty."""
     if not path:
         return b""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe has no end
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_FILE_BYTES_MAX + 1) if stat.S_ISREG(mode) else b""
-    except FileNotFoundError:
-        raise ConfigError(f"{setting}: there is no file {path}.") from None
-    except (OSError, ValueError) as error:  # ValueError: it holds a NUL character
-        reason = getattr(error, "strerror", None) or "no file has such a name"
-        raise ConfigError(f"{setting} {path} cannot be read: {reason}.") from None
-    if not stat.S_ISREG(mode):
-        raise ConfigError(f"{setting} {path} is not a regular file.")
-    if len(content) > _FILE_BYTES_MAX:
-        raise ConfigError(f"{setting} {path} is too long to hold certificates or a key.")
-    if secret and mode & stat.S_IROTH:
+    content = trust.read(path, setting, ConfigError, bytes_max=_FILE_BYTES_MAX)
+    if secret and os.stat(path).st_mode & stat.S_IROTH:
         log.warning("everybody on this machine may read tls_key %s: run chmod 600 on it", path)
     return content
 

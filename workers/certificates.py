@@ -3,15 +3,13 @@
 So all workers have the same, and one that is started later needs no file.
 """
 
-import contextlib
 import marshal
 import os
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
+from pwserver import memory
 from pwserver.secret import Secret
 
 
@@ -25,7 +23,7 @@ class TlsFiles:
 
     def to_descriptor(self) -> BinaryIO:
         """Return a file that is in memory alone, for another process to read."""
-        return _in_memory(marshal.dumps((self.chain, self.key.reveal(), self.client_ca)))
+        return memory.file_of(marshal.dumps((self.chain, self.key.reveal(), self.client_ca)))
 
     @classmethod
     def from_descriptor(cls, descriptor: int) -> "TlsFiles":
@@ -43,25 +41,10 @@ class TlsFiles:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
-        with _path_of(self.chain) as chain, _path_of(self.key.reveal()) as key:
+        with memory.path_of(self.chain) as chain, memory.path_of(self.key.reveal()) as key:
             context.load_cert_chain(chain, key)
         if self.client_ca:
             context.verify_mode = ssl.CERT_OPTIONAL
-            with _path_of(self.client_ca) as client_ca:
+            with memory.path_of(self.client_ca) as client_ca:
                 context.load_verify_locations(client_ca)
         return context
-
-
-def _in_memory(content: bytes) -> BinaryIO:
-    """Return a file with some content that no path leads to."""
-    file = os.fdopen(os.memfd_create("pwserver"), "w+b", buffering=0)
-    file.write(content)
-    file.seek(0)
-    return file
-
-
-@contextlib.contextmanager
-def _path_of(content: bytes) -> Iterator[Path]:
-    """Yield a path at which this process alone finds some content."""
-    with _in_memory(content) as file:
-        yield Path(f"/proc/self/fd/{file.fileno()}")

@@ -5,6 +5,7 @@ time as they can, because an open read transaction keeps the write-ahead log fro
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -15,6 +16,8 @@ import apsw
 from peewee import fn
 from playhouse.apsw_ext import APSWDatabase
 
+from pwserver import trust
+from pwserver.config import files_beside
 from pwserver.errors import DatabaseRefused
 from pwserver.limits import CHECKPOINT_PAGES
 from workers import generations, models
@@ -65,6 +68,18 @@ def holds_a_book(path: Path) -> bool:
         return path.stat().st_size > 0 or generations.is_emptied(path)
     except OSError:
         return False
+
+
+def require_a_book(path: Path) -> None:
+    """Raise `DatabaseRefused` where there is no password book yet, or nobody can tell."""
+    try:
+        if os.stat(path).st_size > 0:
+            return
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DatabaseRefused(f"{path} cannot be used: {error.strerror}.") from None
+    raise DatabaseRefused(f"there is no password book {path} yet.")
 
 
 class Store:
@@ -256,7 +271,7 @@ def check_database(path: Path, keyring: Keyring) -> None:
 def is_in_use(path: Path) -> bool:
     """Tell whether a service has the database open. Not to be called with it open here."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -282,6 +297,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
     models.database.initialize(database)
     try:
         with refusals(path):
+            _check_trust(path, os.stat(path))
             database.connect()
             connection: apsw.Connection = database.connection()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
@@ -304,6 +320,7 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
     database = database_to_read(path)
     try:
         with refusals(path):
+            _check_trust(path, os.stat(path))
             generations.refuse_emptied(path)
             open_to_read(database)
             if not in_use:
@@ -338,23 +355,87 @@ def open_to_read(reader: APSWDatabase) -> apsw.Connection:
 def open_and_lock(path: Path, log_path: Path) -> int:
     """Return a descriptor that keeps other services off the database, making the file if need be.
 
-    A new file is for its owner only, and leftovers of an older one beside it are taken away.
+    A new file is for its owner only, and leftovers of an older one beside it are taken away. Files
+    of another user are refused.
     """
     try:
         if not os.path.lexists(path):
             _make(path, log_path)
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise DatabaseRefused(f"{path} cannot be opened for writing: {error.strerror}.") from None
-    if not _locked(lock):
-        os.close(lock)
-        raise DatabaseRefused(f"{path} is in use by another pwserver.")
+        raise DatabaseRefused(f"{path} {_why_not_opened(path, error)}") from None
     try:
+        _check_trust(path, os.fstat(lock))
+        if not _locked(lock):
+            raise DatabaseRefused(f"{path} is in use by another pwserver.")
         generations.refuse_emptied(path)
-    except DatabaseRefused:
+    except BaseException:
         os.close(lock)
         raise
     return lock
+
+
+def _why_not_opened(path: Path, error: OSError) -> str:
+    """Return why a database cannot be opened, as the end of a sentence."""
+    with contextlib.suppress(OSError):
+        if reason := trust.not_regular(os.stat(path)):
+            return reason
+    if error.errno == errno.EROFS:
+        return "is on a file system that is mounted read-only; the service must write to it."
+    return _why_no_file(path) or f"cannot be opened for writing: {error.strerror}."
+
+
+def _why_no_file(path: Path) -> str | None:
+    """Return what leads nowhere, as the end of a sentence; None where a file may be made."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"is a link to {os.readlink(path)}, and there is no such file."
+    try:
+        os.getcwd()
+    except OSError:
+        return None if path.is_absolute() else "cannot be used: the current folder was removed."
+    return None
+
+
+def _check_trust(path: Path, found: os.stat_result) -> None:
+    """Raise `DatabaseRefused` where the database, or a file that SQLite has beside it, is not ours.
+
+    SQLite follows a link there, and somebody else's log would become part of the book.
+    """
+    reason = trust.distrust(found, path, os.geteuid())
+    if reason:
+        raise DatabaseRefused(f"{path} {reason}")
+    for beside in files_beside(os.path.realpath(path)):
+        with contextlib.suppress(FileNotFoundError):
+            if reason := trust.distrust(os.lstat(beside), beside, os.geteuid()):
+                raise DatabaseRefused(f"{beside} {reason}")
+
+
+def check_can_be_made(path: Path) -> None:
+    """Raise `DatabaseRefused` where there can be no database: before a key is made for it."""
+    try:
+        os.path.abspath(path).encode()
+        reason = trust.distrust(os.stat(path), path, os.geteuid())
+    except FileNotFoundError:
+        reason = _why_no_file(path)
+    except UnicodeEncodeError:
+        reason = "has a name, or a folder, that is not UTF-8, and SQLite knows no other."
+    except OSError as error:
+        reason = f"cannot be used: {error.strerror}."
+    if reason:
+        raise DatabaseRefused(f"{path} {reason}")
+
+
+def check_is_a_book(path: Path) -> None:
+    """Raise `DatabaseRefused` for a file that cannot be a password book, whatever the key is."""
+    _check_trust(path, os.stat(path))
+    reader = database_to_read(path)
+    try:
+        with refusals(path):
+            open_to_read(reader)
+            if not is_empty(reader):
+                check_schema(reader, path)
+    finally:
+        reader.close()
 
 
 def _make(path: Path, log_path: Path) -> None:

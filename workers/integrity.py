@@ -17,6 +17,7 @@ import apsw
 from peewee import DatabaseError, fn
 from playhouse.apsw_ext import APSWDatabase
 
+from pwserver import trust
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused
 from workers import rows
@@ -184,9 +185,18 @@ def _permissions(settings: StoreSettings) -> Iterator[str]:
             mode = stat.S_IMODE(found.st_mode)
             yield f"{path} may be used by others (mode {mode:03o}). Run: chmod 600 {path}"
         if found.st_uid != owner:
-            yield f"{path} belongs to another user than {database} does."
+            yield (
+                f"{path} belongs to {trust.name_of(found.st_uid)}, and {database} to "
+                f"{trust.name_of(owner)}. Run: chown {owner} {path}"
+            )
     for folder in sorted({path.resolve().parent for path in (database, settings.key_path)}):
-        mode = os.stat(folder).st_mode
+        about = os.stat(folder)
+        mode = about.st_mode
+        if about.st_uid not in (trust.ROOT, owner):
+            yield (
+                f"{folder} belongs to {trust.name_of(about.st_uid)}, who may put other files in "
+                "place of those in it."
+            )
         if mode & 0o002 and not mode & stat.S_ISVTX:
             yield (
                 f"everybody may put other files in place of those in {folder}. "

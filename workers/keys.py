@@ -21,7 +21,6 @@ import contextlib
 import fcntl
 import hmac
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from pwserver.config import is_credential
+from pwserver import trust
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 
@@ -136,7 +135,10 @@ def changing_keyring(path: Path) -> Iterator[Keyring]:
     Raises `KeyRefused` where it cannot be read, or not be changed.
     """
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with trust.rights_of(path):
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise KeyRefused(f"there is no key file {path}. Put it back from your backup.") from None
     except OSError as error:
         raise KeyRefused(f"{path.parent} cannot be opened: {error.strerror}.") from None
     try:
@@ -148,17 +150,15 @@ def changing_keyring(path: Path) -> Iterator[Keyring]:
 
 def replace_keyring(path: Path, keyring: Keyring) -> None:
     """Put a keyring in place of the one in a file: all of it or, after a power loss, nothing."""
-    before = os.stat(path)
     try:
-        with _written(path, keyring) as unfinished:
-            if os.geteuid() == 0:  # by an administrator, for the user that the service runs as
-                os.chown(unfinished, before.st_uid, before.st_gid)
-            os.rename(unfinished, path)
+        with trust.rights_of(path):  # the new file is for the user whose the old one is
+            with _written(path, keyring) as unfinished:
+                os.rename(unfinished, path)
+            _sync_folder(path)
     except OSError as error:
         raise KeyRefused(
             f"the key file {path} cannot be changed: {error.strerror}. Nothing was done."
         ) from None
-    _sync_folder(path)
 
 
 @contextlib.contextmanager
@@ -190,7 +190,16 @@ def _sync_folder(path: Path) -> None:
 
 def read_keyring(path: Path) -> Keyring:
     """Return the keys in a file, or raise `KeyRefused` with what to do about it."""
-    keys, integrity = _parsed(path, _read(path))
+    content = trust.read(
+        path,
+        "the key file",
+        KeyRefused,
+        bytes_max=_FILE_BYTES_MAX,
+        private=True,
+        missing=f"there is no key file {path}. Without it no saved password can be read: put it "
+        "back from your backup, or name the right one with --key-file.",
+    )
+    keys, integrity = _parsed(path, content)
     if not keys or (integrity is None and len(keys) > 1):
         raise _damaged(path)
     if integrity is None:
@@ -208,29 +217,6 @@ def read_keyring_again(path: Path, before: Keyring) -> Keyring:
     if not keyring.may_follow(before):
         raise KeyRefused(f"{path} was replaced by a key file of another service. Put it back.")
     return keyring
-
-
-def _read(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe has no end
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_FILE_BYTES_MAX)
-    except FileNotFoundError:
-        raise KeyRefused(
-            f"there is no key file {path}. Without it no saved password can be read: put it back "
-            "from your backup, or name the right one with --key-file."
-        ) from None
-    except OSError as error:
-        raise KeyRefused(f"the key file {path} cannot be read: {error.strerror}.") from None
-    if not stat.S_ISREG(mode):
-        raise KeyRefused(f"the key file {path} is not a regular file.")
-    if mode & 0o077 and not is_credential(path):
-        raise KeyRefused(
-            f"the key file {path} may be used by others (mode {stat.S_IMODE(mode):03o}). "
-            f"Run: chmod 600 {path}"
-        )
-    return text
 
 
 def _parsed(path: Path, text: bytes) -> tuple[dict[int, MasterKey], Secret[bytes] | None]:

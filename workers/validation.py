@@ -117,6 +117,11 @@ def refusals(path: Path) -> Iterator[None]:
                 f"{path} cannot be read or written: {reason}. See to the disk, which may be full, "
                 "then start again."
             ) from None
+        if isinstance(cause, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
+            raise DatabaseRefused(
+                f"{path} cannot be opened and written to: {reason}. See to the permissions of it "
+                "and of its folder, and whether its file system is mounted read-only."
+            ) from None
         raise DatabaseRefused(
             f"{path} cannot be used as a password book: {reason}. It was not changed; restore "
             "it from a backup, or choose another file with --database."

@@ -23,7 +23,7 @@ def test_a_read_only_disk_is_refused(book: Path, start: Start) -> None:
     """A book on a disk that is mounted read-only is not opened; then it is, with all in it."""
     with mounted(book, "--bind", str(book)):
         subprocess.run(["mount", "-o", "remount,ro,bind", str(book)], check=True)
-        assert_refused(book, "cannot be opened for writing: Read-only file system")
+        assert_refused(book, "is on a file system that is mounted read-only")
     with start().peer() as peer:
         assert peer.count() == USERS
 
