@@ -31,10 +31,10 @@ import network
 from network import Network
 from options import duration, positive, words
 from progress import failures_said, messages, progress
-from rich.console import Console
-from rich.table import Table
 from servers import BENCHMARKS
 from service import Service
+from sheets import Sheet
+from terminal import print_sheet
 from usage import Usage
 from wire import CONTROL_TIMEOUT_S, Access, Address, BenchmarkFailed
 
@@ -256,19 +256,18 @@ def measure(kinds: Sequence[str], rounds: int, seconds: float) -> list[Finding]:
 
 def show(findings: Sequence[Finding]) -> None:
     """Print a row for each kind of abuse."""
-    table = Table(
-        *("abuse", "acts", "cut off", "p99 alone,\nms", "beside,\nms", "ratio"),
-        "MiB before,\nbeside, after",
-        title="Honest clients beside abuse (medians of rounds)",
-    )
-    for each in findings:
-        table.add_row(
+    headings = ["abuse", "acts", "cut off", "p99 alone,\nms", "beside,\nms", "ratio"]
+    rows = [
+        [
             *(f"{each.number:,} {each.kind}", f"{each.acts:,}", f"{each.closed:,}"),
             *(f"{median(times):.2f}" for times in (each.alone_ms, each.beside_ms)),
             f"{each.ratio:.2f}",
             ", ".join(f"{memory / 2**20:.0f}" for memory in each.memory_bytes),
-        )
-    Console(highlight=False).print(table)
+        ]
+        for each in findings
+    ]
+    title = "Honest clients beside abuse (medians of rounds)"
+    print_sheet(Sheet(title, [*headings, "MiB before,\nbeside, after"], rows))
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -27,8 +27,8 @@ import costs_book
 import costs_guard
 import costs_worker
 from costing import REPETITIONS, Cost, per_call
-from rich.console import Console
-from rich.table import Table
+from sheets import Sheet
+from terminal import print_sheet
 from usage import Usage
 
 PAGE = b"x" * 4096
@@ -86,8 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--directory", help="where files are written; it decides which disk")
     options = parser.parse_args()
-    table = Table("what", "microseconds")
-    table.columns[1].justify = "right"
+    rows = []
     with tempfile.TemporaryDirectory(prefix="pwserver-costs-", dir=options.directory) as name:
         folder = Path(name)
         parts: list[Iterable[Cost]] = [
@@ -105,8 +104,8 @@ def main() -> None:
         ]
         for part in parts:
             for what, figure in part:
-                table.add_row(what, f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}")
-    Console().print(table)
+                rows.append([what, f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}"])
+    print_sheet(Sheet("What the parts cost", ["what", "microseconds"], rows))
 
 
 if __name__ == "__main__":

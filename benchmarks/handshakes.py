@@ -26,9 +26,9 @@ from pathlib import Path
 from certificates import make_certificate
 from options import positive
 from progress import failures_said, messages
-from rich.console import Console
-from rich.table import Table
 from service import Service
+from sheets import Sheet
+from terminal import print_sheet
 from wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
 
 HOST = "127.0.0.1"
@@ -109,12 +109,12 @@ def pings(connection: ssl.SSLSocket, go_on: Callable[[], bool]) -> list[float]:
 
 def show(before_ms: list[float], during_ms: list[float]) -> None:
     """Print both rows."""
-    table = Table("pings", "answered", "p50", "p99", "max", title="Latencies in ms")
+    rows = []
     for what, times_ms in (("before", sorted(before_ms)), ("during the burst", sorted(during_ms))):
         places = (len(times_ms) // 2, len(times_ms) * 99 // 100, -1)
         figures = [f"{times_ms[place]:.2f}" for place in places]
-        table.add_row(what, f"{len(times_ms):,}", *figures)
-    Console(highlight=False).print(table)
+        rows.append([what, f"{len(times_ms):,}", *figures])
+    print_sheet(Sheet("Latencies in ms", ["pings", "answered", "p50", "p99", "max"], rows))
 
 
 def command_line() -> argparse.ArgumentParser:

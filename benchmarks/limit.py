@@ -28,8 +28,8 @@ from typing import Self, TypeVar
 import apsw
 from options import duration, positive
 from playhouse.apsw_ext import APSWDatabase
-from rich.console import Console
-from rich.table import Table
+from sheets import Sheet
+from terminal import print_sheet
 
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.database import PRAGMAS
@@ -161,19 +161,18 @@ def main() -> None:
 
 
 def _show(rates: dict[int, list[float]], syncs: list[Syncs]) -> None:
-    table = Table("what", "a second", "lowest", "highest", title="Medians of the rounds")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    rows = []
 
     def add(what: str, figures: list[float]) -> None:
         shown = median(figures), min(figures), max(figures)
-        table.add_row(what, *(f"{figure:,.0f}" for figure in shown))
+        rows.append([what, *(f"{figure:,.0f}" for figure in shown)])
 
     for batch, figures in rates.items():
         add(f"rows, {batch:,} a commit", figures)
     add("syncs of a file that grows", [each.appended for each in syncs])
     add("syncs of a file overwritten in place", [each.overwritten for each in syncs])
-    Console().print(table)
+    headings = ["what", "a second", "lowest", "highest"]
+    print_sheet(Sheet("Medians of the rounds", headings, rows))
 
 
 if __name__ == "__main__":

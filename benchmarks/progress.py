@@ -15,7 +15,8 @@ from wire import BenchmarkFailed
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+messages = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), markup=False)
+"""On a terminal sentences wrap at words; in a pipe each is one line."""
 
 
 @contextmanager

@@ -30,8 +30,8 @@ from pathlib import Path
 from fill import fill
 from options import positive
 from progress import failures_said, messages, progress
-from rich.console import Console
-from rich.table import Table
+from sheets import Sheet
+from terminal import print_sheet
 from torment.victim import Victim, age_s
 from wire import BenchmarkFailed
 
@@ -154,24 +154,15 @@ def after_a_failed_sync(victim: Victim, url: str) -> float:
 
 def show(found: dict[str, list[float]]) -> None:
     """Print a row for each thing that was killed."""
-    table = Table(
-        "what happened",
-        "times",
-        "p50",
-        "p99",
-        "worst",
-        title="Seconds to the next save, or to the end",
-    )
+    rows = []
     for what, seconds in found.items():
         if not seconds:
             messages.print(f"left out: {what} (strace is not installed)")
             continue
-        table.add_row(
-            what,
-            f"{len(seconds):,}",
-            *(f"{percentile(seconds, part):.3f}" for part in (0.5, 0.99, 1.0)),
-        )
-    Console(highlight=False).print(table)
+        figures = [f"{percentile(seconds, part):.3f}" for part in (0.5, 0.99, 1.0)]
+        rows.append([what, f"{len(seconds):,}", *figures])
+    headings = ["what happened", "times", "p50", "p99", "worst"]
+    print_sheet(Sheet("Seconds to the next save, or to the end", headings, rows))
 
 
 def percentile(seconds: Sequence[float], part: float) -> float:

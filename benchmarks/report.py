@@ -11,22 +11,16 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from campaign import PERCENTILES, Plan, Result
 from ratios import Ratio, all_ratios
-from rich.console import Console
-from rich.table import Table
+from sheets import Sheet
 from subjects import Subject
+from terminal import print_sheet, terminal
 from wire import Point
 
-PIPED_COLUMNS = 150
-"""Wide enough for every column when there is no terminal to ask."""
-
-WORDS = ("server", "load", "ratio", "of")
-"""The columns that are not figures."""
-
 SIZE = ("connec-\ntions", "in\nflight")
+RATES = ("requests/s", "lowest", "highest")
 
 
 def size_of(point: Point) -> tuple[str, str]:
@@ -43,13 +37,11 @@ def label(subject: Subject, subjects: Iterable[Subject]) -> str:
 
 def show(results: list[Result], subjects: list[Subject]) -> None:
     """Print the results, the ratios between them, and that all saves are accounted for."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_COLUMNS
-    console.print(_results_table(results, subjects))
+    console = terminal()
+    print_sheet(_results_sheet(results, subjects), console)
     ratios = all_ratios(results)
     if ratios:
-        console.print(_ratios_table(ratios, subjects))
+        print_sheet(_ratios_sheet(ratios, subjects), console)
     for subject in subjects:
         console.print(f"{label(subject, subjects)}: {_account(subject)}")
         asked = dict.fromkeys(each.point.load for each in results)
@@ -67,44 +59,43 @@ def _account(subject: Subject) -> str:
     return f"{text}: every acknowledged save is counted."
 
 
-def _results_table(results: list[Result], subjects: list[Subject]) -> Table:
-    table = Table(title="Medians of the rounds (max: the worst of all); latencies in ms")
+def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
     percentiles = [f"p{percent:g}" for percent in PERCENTILES]
-    _add_columns(table, "server", "load", *SIZE, "requests/s", "lowest", "highest")
-    _add_columns(table, *percentiles, "max", "client\nCPU")
-    load = results[0].point.load
-    for result in results:
-        if result.point.load != load:
-            table.add_section()
-        load = result.point.load
-        table.add_row(
-            label(result.subject, subjects),
-            load,
-            *size_of(result.point),
-            *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
-            *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
-            f"{result.worst_ms:.1f}",
-            f"{result.client_cpu:.0%}",
-        )
-    return table
+    return Sheet(
+        "Medians of the rounds (max: the worst of all); latencies in ms",
+        ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU"],
+        [
+            [
+                label(result.subject, subjects),
+                result.point.load,
+                *size_of(result.point),
+                *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
+                *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
+                f"{result.worst_ms:.1f}",
+                f"{result.client_cpu:.0%}",
+            ]
+            for result in results
+        ],
+        words=2,
+    )
 
 
-def _ratios_table(ratios: list[Ratio], subjects: list[Subject]) -> Table:
-    table = Table(title="Ratios, taken round by round: requests/s, and how much longer p50 and p99")
-    _add_columns(table, "ratio", "of", *SIZE, "requests/s", "lowest", "highest", "p50", "p99")
-    kind = ratios[0].kind
-    for ratio in ratios:
-        if ratio.kind != kind:
-            table.add_section()
-        kind = ratio.kind
-        table.add_row(
-            kind,
-            _common(ratio, subjects),
-            *size_of(ratio.this.point),
-            *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
-            *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
-        )
-    return table
+def _ratios_sheet(ratios: list[Ratio], subjects: list[Subject]) -> Sheet:
+    return Sheet(
+        "Ratios, taken round by round: requests/s, and how much longer p50 and p99",
+        ["ratio", "of", *SIZE, *RATES, "p50", "p99"],
+        [
+            [
+                ratio.kind,
+                _common(ratio, subjects),
+                *size_of(ratio.this.point),
+                *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+                *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
+            ]
+            for ratio in ratios
+        ],
+        words=2,
+    )
 
 
 def _common(ratio: Ratio, subjects: list[Subject]) -> str:
@@ -116,13 +107,6 @@ def _common(ratio: Ratio, subjects: list[Subject]) -> str:
         return f"{this.subject.target.name} {this.point.load}"
     several = len({each.users for each in subjects}) > 1
     return this.point.load + (f", {this.subject.users:,} users" if several else "")
-
-
-def _add_columns(table: Table, *headings: str) -> None:
-    """Add a column for each heading; on a narrow terminal figures fold rather than lose digits."""
-    for heading in headings:
-        justify: Literal["left", "right"] = "left" if heading in WORDS else "right"
-        table.add_column(heading, justify=justify, overflow="fold")
 
 
 def machine(directory: Path) -> dict[str, object]:

@@ -25,12 +25,12 @@ from clients import Clients
 from options import duration, positive, sizes
 from progress import failures_said, messages
 from ratios import Ratio
-from report import PIPED_COLUMNS, SIZE, size_of
-from rich.console import Console
+from report import SIZE, size_of
 from rich.progress import track
-from rich.table import Table
 from service import Service
+from sheets import Sheet
 from subjects import Subject
+from terminal import print_sheet
 from wire import BenchmarkFailed, Point
 
 LOAD = "save"
@@ -165,22 +165,20 @@ def run(options: argparse.Namespace) -> list[Measured]:
 
 def show(found: list[Measured]) -> None:
     """Print a row for each size."""
-    table = Table(title="Saves alone and beside a key rotation: medians of the rounds")
-    for heading in (*SIZE, *FIGURES):
-        table.add_column(heading, justify="right", overflow="fold")
+    rows = []
     for each in found:
         alone, beside, ratio = each.alone, each.beside, each.ratio
-        table.add_row(
-            *size_of(alone.point),
-            *(f"{figure:,.0f}" for figure in (alone.throughput, beside.throughput)),
-            *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
-            *(f"{result.percentile_ms(99.0):.2f}" for result in (alone, beside)),
-            f"{median(each.sealed_per_s):,.0f}",
+        rows.append(
+            [
+                *size_of(alone.point),
+                *(f"{figure:,.0f}" for figure in (alone.throughput, beside.throughput)),
+                *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+                *(f"{result.percentile_ms(99.0):.2f}" for result in (alone, beside)),
+                f"{median(each.sealed_per_s):,.0f}",
+            ]
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_COLUMNS
-    console.print(table)
+    title = "Saves alone and beside a key rotation: medians of the rounds"
+    print_sheet(Sheet(title, [*SIZE, *FIGURES], rows, words=0))
 
 
 def command_line() -> argparse.ArgumentParser:

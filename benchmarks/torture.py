@@ -26,7 +26,7 @@ from pathlib import Path
 
 from options import duration, words
 from progress import EXIT_FAILED, failures_said
-from rich.console import Console
+from terminal import terminal
 from torment.faults import FAULTS, Torment
 from torment.trial import Plan, Trial
 from torment.victim import Victim
@@ -37,8 +37,6 @@ DISK_BYTES = 512 << 20
 
 LISTED = "20"
 """Users that the console lists, of books that are counted all the time."""
-
-WIDTH = 180
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -96,7 +94,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> bool:
     """Torture a service; return whether it kept every promise."""
-    console = Console(highlight=False, width=WIDTH, markup=False, soft_wrap=True)
+    console = terminal()
     plan = Plan(
         seed=options.seed,
         seconds=options.minutes * 60,

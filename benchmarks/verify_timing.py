@@ -39,11 +39,11 @@ from comparison import CONFIDENCE, Comparison, trimmed
 from dialects import save_line
 from options import duration, positive
 from progress import messages
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from servers import BENCHMARKS
 from service import Service
+from sheets import Sheet
+from terminal import print_sheet, terminal
 from wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
 
 from workers.guesses import APPLICATION
@@ -135,11 +135,13 @@ def time_of(connection: socket.socket, request: bytes) -> int:
 
 def show(times: list[list[int]], bound: float) -> list[str]:
     """Print what was found; return the verdicts."""
-    console = Console(highlight=False)
-    table = Table("question", "median", "trimmed mean", title="Times in nanoseconds")
-    for kind, its_times in zip(KINDS, times, strict=True):
-        table.add_row(kind, f"{median(its_times):,.0f}", f"{trimmed(its_times)[0]:,.0f}")
-    console.print(table)
+    console = terminal()
+    rows = [
+        [kind, f"{median(its_times):,.0f}", f"{trimmed(its_times)[0]:,.0f}"]
+        for kind, its_times in zip(KINDS, times, strict=True)
+    ]
+    headings = ["question", "median", "trimmed mean"]
+    print_sheet(Sheet("Times in nanoseconds", headings, rows), console)
     verdicts = []
     for known, unknown in PAIRS:
         found = Comparison.of(times[known], times[unknown])

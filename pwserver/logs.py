@@ -29,23 +29,6 @@ class _StandardError(logging.Handler):
             pass
 
 
-def hold_standard_streams() -> None:
-    """Open /dev/null in place of each standard stream that is closed.
-
-    Otherwise the next file that is opened, a database or a client's socket, would get its number,
-    and whatever is printed would be written into it.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number is free: this one
-            if descriptor != number:
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            os.set_inheritable(number, True)
-
-
 def configure(process: str) -> None:
     """Send the log records of this process, which is called `process`, to standard error."""
     handler = _StandardError()

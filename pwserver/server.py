@@ -79,7 +79,6 @@ def read_certificates(settings: Settings) -> "TlsFiles | None":
 
 def serve(settings: Settings) -> ExitCode:
     """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
-    logs.hold_standard_streams()
     logs.configure("listener")
     terminal = Terminal()
     loop = Loop()

@@ -1,11 +1,15 @@
 """What the tests of the book say to a service: requests as plain data, and who answers them."""
 
 import contextlib
+import itertools
 import os
+import select
+import signal
 import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,10 @@ def denied(**more: Any) -> Request:
 
 
 DENIED = denied()
+
+_MOMENTS_S = (0.05, 0.1, 0.2, 0.4, *[0.8] * 20)
+"""How long a worker is given to answer alone: at first as long as nearly all need, and never so
+long that one that stands still meanwhile could be taken for one that hangs."""
 
 UNKNOWN_TOKEN = "pwserver_" + "A" * 43
 """A token as the service makes them, that it never made."""
@@ -174,24 +182,39 @@ def peer_from(service: Service, address: str) -> Peer:
 
 
 def worker_of(service: Service, peer: Peer) -> str:
-    """Return the name of the worker that has a connection, which it has answered on before."""
-    ours, theirs = peer.socket.getsockname()[1], peer.socket.getpeername()[1]
-    wanted = f":{theirs:04X}", f":{ours:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if (fields[1][-5:], fields[2][-5:]) == wanted:
-            for name, pid in service.children().items():
-                if name.startswith("worker ") and f"socket:[{fields[9]}]" in _open_files(pid):
-                    return name
+    """Return the name of the worker that has a connection, with all replies read.
+
+    It is the one that answers while the others are stopped. Who does not answer within a moment is
+    tried again later, for longer, so a busy machine makes this slower, and never wrong.
+    """
+    children = service.children()
+    workers = [name for name in children if name.startswith("worker ")]
+    for moment_s, name in itertools.product(_MOMENTS_S, workers):
+        with stopped(*(children[other] for other in workers if other != name)):
+            peer.send(PING)
+            alone = bool(select.select([peer.socket], [], [], moment_s)[0])
+        assert peer.reply() == ALIVE
+        if alone:
+            return name
     raise AssertionError("no worker has the connection")
 
 
-def _open_files(pid: int) -> set[str]:
-    found = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(link))
-    return found
+@contextlib.contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Let processes stand still for a while."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in pids:
+            eventually(partial(_stands_still, pid), "it stands still")
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextlib.contextmanager

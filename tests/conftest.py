@@ -1,5 +1,6 @@
 """What all tests share: a way to start services that are stopped, and looked at, afterwards."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -9,11 +10,27 @@ from typing import Any
 import pytest
 
 from pwserver import exchange
+from tests import needs
 from tests.certificates import Authority, Issued
 from tests.fake_service import server_tls
-from tests.harness import Peer, Service, is_alive
+from tests.harness import Peer, Service
+from tests.launching import keeper
 
 Start = Callable[..., Service]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this user cannot do."""
+    needs.begin(item)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_outlives_the_tests() -> Iterator[None]:
+    """Kill whatever tests have left running, and fail if there is something."""
+    yield
+    left = keeper().left
+    keeper().end()
+    assert not left, f"tests have left the sessions {left} running"
 
 
 @pytest.fixture
@@ -23,20 +40,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     Whatever a test does: at its end nothing of the service is alive, and nothing it logged is a
     traceback.
     """
-    services: list[Service] = []
+    with contextlib.ExitStack() as ends:
 
-    def starter(*flags: str, port: int = 0, **popen: Any) -> Service:
-        service = Service(tmp_path, *flags, port=port, **popen)
-        services.append(service)
-        return service.wait_until_listening()
+        def starter(*flags: str, port: int = 0, **popen: Any) -> Service:
+            service = Service(tmp_path, *flags, port=port, **popen)
+            ends.callback(service.end)
+            return service.wait_until_listening()
 
-    yield starter
-    for service in services:
-        pids = [service.process.pid, *service.children().values()]
-        if service.process.poll() is None:
-            service.stop()
-        assert not [pid for pid in pids if is_alive(pid)]
-        assert "Traceback" not in service.stderr, service.stderr
+        yield starter
 
 
 @pytest.fixture
@@ -62,10 +73,12 @@ def owner(service: Service) -> Iterator[Peer]:
 @pytest.fixture(scope="module")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return one service for all tests of a file that leave nothing behind in it."""
-    service = Service(tmp_path_factory.mktemp("shared")).wait_until_listening()
-    yield service
-    assert service.stop() == 0
-    assert "Traceback" not in service.stderr, service.stderr
+    service = Service(tmp_path_factory.mktemp("shared"))
+    try:
+        yield service.wait_until_listening()
+        assert service.stop() == 0
+    finally:
+        service.end()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ import pytest
 from pwserver.config import StoreSettings
 from pwserver.protocol import RIGHTS, Right
 from pwserver.secret import Secret
+from tests import needs
+from tests.launching import end_session, is_alive, launch, session
 from workers.administration import Administration, administration
 
 READY = re.compile(
@@ -28,6 +30,9 @@ READY = re.compile(
 )
 PATIENCE_S = 20.0
 """How long a test waits for something that must happen: generous, for slow and busy machines."""
+
+_MOMENT_S = 2.0
+"""How long the children of a listener that is gone may take to follow it."""
 
 SAVED = b'{"message": "Password saved!"}\n'
 
@@ -160,7 +165,7 @@ class Peer:
 
 
 class Service:
-    """A running `pwserver serve`."""
+    """A running `pwserver serve`, in a session of its own, by which its processes are known."""
 
     def __init__(
         self,
@@ -177,7 +182,7 @@ class Service:
         command = [*program, "serve", "--port", str(port), *flags]
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         popen = {**own, "env": WITHOUT_PSYCOPG, **popen}
-        self.process = subprocess.Popen(command, **popen)
+        self.process = launch(command, **popen)
         self.port = 0
         self.banner = ""  # the first line it prints
         self._token = ""
@@ -246,6 +251,7 @@ class Service:
 
     def children(self) -> dict[str, int]:
         """Return the process id of every named child that is alive."""
+        needs.sight_of(self.process)
         return named_children(self.process.pid)
 
     def child(self, name: str) -> int:
@@ -271,20 +277,35 @@ class Service:
 
     def ended(self) -> int:
         """Wait for the end; return the exit code."""
-        with contextlib.suppress(ValueError):
-            self.process.communicate(timeout=PATIENCE_S)
-        code = self.process.wait(PATIENCE_S)
-        self._errors.close()
-        return code
+        try:
+            with contextlib.suppress(ValueError):
+                self.process.communicate(timeout=PATIENCE_S)
+            return self.process.wait(PATIENCE_S)
+        finally:
+            self._errors.close()
 
     def kill_everything(self) -> None:
         """End every process of the service by force."""
-        pids = [self.process.pid, *_descendants(self.process.pid)]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left = end_session(self.process)
         self.ended()
-        eventually(lambda: not any(is_alive(pid) for pid in pids), "every process ended")
+        eventually(lambda: not any(map(is_alive, left)), "every process ended")
+
+    def end(self) -> None:
+        """Stop the service if it runs; fail if a process is left or it has logged a traceback."""
+        try:
+            if self.process.poll() is None:
+                self.stop()
+        finally:
+            left = self.left_over()
+            self.kill_everything()
+        assert not left, "processes outlived the service"
+        assert "Traceback" not in self.stderr, self.stderr
+
+    def left_over(self) -> list[int]:
+        """Return the processes that are alive, but for those that end within a moment."""
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not session(self.process.pid), "all have ended", _MOMENT_S)
+        return session(self.process.pid)
 
 
 def named_children(pid: int) -> dict[str, int]:
@@ -304,14 +325,6 @@ def process_title(pid: int) -> str:
     except OSError:
         return ""
     return shown.split(b"\0")[0].decode(errors="replace").strip()
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process exists and is not merely waiting to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _descendants(pid: int) -> Iterator[int]:

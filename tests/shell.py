@@ -11,6 +11,7 @@ from typing import Any
 
 from pwserver import Client
 from tests.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service
+from tests.launching import end_session, launch
 
 ENVIRONMENT = {
     **{
@@ -82,14 +83,13 @@ class Shell:
         terminal would act on.
         """
         ours, its = pty.openpty()
-        process = subprocess.Popen(
+        process = launch(
             [*(_ON_ITS_TERMINAL if stdin is None else _COMMAND), *arguments],
             cwd=self.folder,
             stdin=its if stdin is None else subprocess.PIPE,
             stdout=its,
             stderr=its,
             env=ENVIRONMENT | self.variables,
-            start_new_session=True,
         )
         os.close(its)
         try:
@@ -99,8 +99,7 @@ class Shell:
             shown = _shown(ours, typed)
             code = process.wait(PATIENCE_S)
         finally:
-            process.kill()
-            process.wait()
+            end_session(process)
             os.close(ours)
         assert shown.replace("\n", "").isprintable(), repr(shown)
         return Ran(code, shown)

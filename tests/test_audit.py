@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.audits import KEY, TIME_MS, Audited, note, write, write_from
+from tests.launching import launched
 from workers.audit import PATIENCE_S
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -190,12 +191,8 @@ def test_a_stopped_process_stops_nobody(audited: Audited, caplog: pytest.LogCapt
     """Who holds the lock and does not go on is not waited for, and what failed is said once."""
     log = audited.log()
     write(log, "alice")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD_THE_LOCK, str(audited.head_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
+    command = [sys.executable, "-c", HOLD_THE_LOCK, str(audited.head_path)]
+    with launched(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         holder.send_signal(signal.SIGSTOP)

@@ -205,7 +205,7 @@ def test_a_missing_folder_is_waited_for(audited: Audited, which: str) -> None:
     assert audited.amiss() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.root("to give files away")
 def test_what_root_makes_belongs_to_the_service(audited: Audited) -> None:
     """The service can write to what an administrator's command has made before it."""
     os.chown(audited.head_path.parent, NOBODY, NOBODY)

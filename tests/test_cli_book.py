@@ -12,6 +12,7 @@ import pytest
 from pwserver import Client, UnknownUser
 from tests.fake_service import Behaviour, FakeService, answer, hang_up, silence
 from tests.harness import Service
+from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell, client_of, guest_shell_at, shell_at, url_of
 
 UNKNOWN_USER = (1, "", "pwserver: Unknown user!\n")
@@ -167,7 +168,7 @@ def test_a_pipe_gets_every_user(start: Callable[..., Service], tmp_path: Path) -
     shell = shell_at(service, tmp_path)
     listed = shell.run("list")
     assert [int(user["username"][:4]) for user in listed.records] == list(range(2000))
-    with subprocess.Popen(
+    with launched(
         [sys.executable, "-m", "pwserver", "list"],
         cwd=tmp_path,
         env=ENVIRONMENT | shell.variables,

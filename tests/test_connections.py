@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.fake_service import (
     server_tls,
 )
 from tests.harness import eventually
+from tests.launching import launched
 
 DELETED = {"message": "User deleted!"}
 
@@ -284,8 +286,10 @@ end(child)
 def forking() -> "Forking":
     """Return a function that runs a program that forks, with a client of a service."""
 
-    def run(program: str, service: FakeService, ca_file: str = "") -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def run(
+        program: str, service: FakeService, ca_file: str = ""
+    ) -> AbstractContextManager["subprocess.Popen[str]"]:
+        return launched(
             [sys.executable, "-c", FORK + program, service.url, ca_file],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -296,7 +300,7 @@ def forking() -> "Forking":
     return run
 
 
-Forking = Callable[..., "subprocess.Popen[str]"]
+Forking = Callable[..., AbstractContextManager["subprocess.Popen[str]"]]
 
 
 def test_a_client_survives_a_fork(forking: Forking) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import Peer, Service, eventually, is_alive, process_title
+from tests.harness import Peer, Service, eventually, process_title
+from tests.launching import is_alive
 
 PROCESSES = {"fork server", "writer", "worker 1", "worker 2", "checker", "console"}
 SAVE = {"message": "save_password", "password": "abc123"}

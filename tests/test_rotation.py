@@ -25,6 +25,7 @@ from tests.books_wire import (
 )
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually, load
+from tests.launching import launched
 from tests.shell import ENVIRONMENT, Ran, Shell
 
 USERS = 1000
@@ -43,9 +44,7 @@ def command(shell: Shell, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command on keys beside a test, which may kill it."""
     line = [sys.executable, "-m", "pwserver", "key", *arguments]
     environment = ENVIRONMENT | shell.variables
-    with subprocess.Popen(
-        line, cwd=shell.folder, env=environment, stderr=subprocess.PIPE
-    ) as process:
+    with launched(line, cwd=shell.folder, env=environment, stderr=subprocess.PIPE) as process:
         yield process
 
 

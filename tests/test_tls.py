@@ -15,6 +15,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.conftest import Start
+from tests.faults.inject import open_files
 from tests.harness import PATIENCE_S, SAVED, Peer, Service, eventually, steady
 from tests.tls_peers import ALIVE, PING, TlsByHand, tls_flags, tls_peer, trusting
 
@@ -128,22 +129,22 @@ def test_a_broken_record_ends_the_connection(
         assert peer.count() == 0
 
 
+@pytest.mark.root("to see the open files of the service")
 def test_a_client_that_vanishes_leaves_nothing(secure: Service, context: ssl.SSLContext) -> None:
     """Clients that go in the middle of a handshake, or of a connection, make room for others."""
     worker = secure.child("worker 1")
 
-    def open_files() -> int:
-        return len(os.listdir(f"/proc/{worker}/fd"))
-
     with tls_peer(secure, context) as first:
         assert first.ask(PING) == ALIVE
-    before = steady(open_files, "what the worker has open")  # the checker may be late
+    before = steady(
+        lambda: open_files(worker), "what the worker has open"
+    )  # the checker may be late
     for _ in range(50):
         with TlsByHand(secure, context) as begun:
             begun.socket.sendall(begun.hello())
         with tls_peer(secure, context) as peer:
             assert peer.ask(PING) == ALIVE
-    eventually(lambda: open_files() <= before, "as many open files as before")
+    eventually(lambda: open_files(worker) <= before, "as many open files as before")
 
 
 # --- Who gets in. ---

@@ -88,7 +88,7 @@ class RecordFile:
         self.path = path
         self._descriptor = _NOT_OPEN
         self._device = 0
-        self._looked_s = 0.0
+        self._look_next_s = 0.0  # not before, by the monotonic clock
         self.inode = 0
 
     def size(self) -> int:
@@ -98,18 +98,19 @@ class RecordFile:
     def follow(self, *, at_once: bool = False) -> None:
         """Open the file at the path, made anew if need be, where that is another one by now."""
         now = time.monotonic()
-        if not at_once and now < self._looked_s + _LOOK_S:
+        if not at_once and now < self._look_next_s:
             return
         with contextlib.suppress(FileNotFoundError):
             there = os.lstat(self.path)
             if (there.st_dev, there.st_ino) == (self._device, self.inode):
-                self._looked_s = now
+                self._look_next_s = now + _LOOK_S
                 return
         descriptor = open_file(self.path, os.O_APPEND)
         self.close()
         self._descriptor = descriptor
         opened = os.fstat(descriptor)
-        self._device, self.inode, self._looked_s = opened.st_dev, opened.st_ino, now
+        self._device, self.inode = opened.st_dev, opened.st_ino
+        self._look_next_s = now + _LOOK_S
 
     def end(self, length_max: int) -> bytes:
         """Return its last bytes."""
@@ -129,7 +130,7 @@ class RecordFile:
         """Close it, if it is open."""
         if self._descriptor != _NOT_OPEN:
             os.close(self._descriptor)
-            self._descriptor, self._device, self.inode, self._looked_s = _NOT_OPEN, 0, 0, 0.0
+            self._descriptor, self._device, self.inode, self._look_next_s = _NOT_OPEN, 0, 0, 0.0
 
 
 def open_file(path: str, flags: int = 0) -> int:

@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from sheets import Sheet
+from terminal import print_sheet
 
 from torment.gauges import SAMPLES_MIN, Sample, growth
 from torment.inspection import KINDS, Findings
@@ -146,12 +147,7 @@ class Tally:
     def _print_table(
         self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> None:
-        table = Table(title=title)
-        for heading in headings:
-            table.add_column(heading, justify="left" if heading == headings[0] else "right")
-        for row in rows:
-            table.add_row(*row)
-        self._console.print(table)
+        print_sheet(Sheet(title, [*headings], [[*row] for row in rows]), self._console)
 
 
 def _figures(*figures: float) -> list[str]:

@@ -7,14 +7,11 @@ it meanwhile, that is clean, no process is left, and nothing it logged is a trac
 
 import base64
 import contextlib
-import os
-import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from tests.harness import PATIENCE_S, SAVED, Peer, Service, eventually
+from tests.harness import SAVED, Peer, Service
 
 CANARY = "canary-7f3d-\N{SNOWMAN}"
 WORDS = ("canary-7f3d", CANARY)
@@ -52,8 +49,7 @@ class WatchedService(Service):
     """A service that is searched for the canary, its keys and its token when it has ended."""
 
     def __init__(self, folder: Path, *flags: str, port: int = 0, **popen: Any) -> None:
-        # A session of its own, by which its processes are known when their parents are dead.
-        super().__init__(folder, *flags, port=port, **{"start_new_session": True, **popen})
+        super().__init__(folder, *flags, port=port, **popen)
         self.secrets = forms(*WORDS)  # to which tests may add
         self._printed: list[bytes] = []
         self._printing = threading.Thread(target=self._read_console)
@@ -92,17 +88,14 @@ class WatchedService(Service):
 
     def end(self) -> None:
         """Stop the service if it runs; fail if anything is not as it must be after any fault."""
-        alive = self.process.poll() is None
         shown: list[str] = []
         code = 0
         try:
-            if alive:
+            if self.process.poll() is None:
                 shown, code = self.shown(), self.stop()
         finally:
-            left = self._left_after(PATIENCE_S if not alive else 2.0)
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            left = self.left_over()
+            self.kill_everything()
             if self._printing.ident:
                 self._printing.join()
         assert code == 0, "the stop was not clean"
@@ -112,12 +105,6 @@ class WatchedService(Service):
         printed = self.printed
         assert not any(secret in printed for secret in self._secrets()), "a secret is printed"
         assert "Traceback" not in self.stderr, self.stderr
-
-    def _left_after(self, patience_s: float) -> list[int]:
-        """Return the processes that are alive, but for those that end before long."""
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: not any(_session(self.process.pid)), "all have ended", patience_s)
-        return list(_session(self.process.pid))
 
     def _secrets(self) -> list[bytes]:
         return [*self.secrets, *(forms(self._token) if self._token else [])]
@@ -143,12 +130,3 @@ class WatchedService(Service):
                     content = Path(f"/proc/{pid}/{what}").read_bytes()
                     found += [f"{name} {what}" for secret in secrets if secret in content]
         return found
-
-
-def _session(leader: int) -> Iterator[int]:
-    """Yield the processes of a session that are alive, orphans among them."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                yield int(stat.parent.name)

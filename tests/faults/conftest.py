@@ -1,5 +1,6 @@
 """What tests of faults share: services that are searched for the canary, and small disks."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,16 +20,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     Whatever a test does: see `WatchedService.end`.
     """
-    services: list[WatchedService] = []
+    with contextlib.ExitStack() as ends:
 
-    def starter(*flags: str, port: int = 0, **popen: object) -> WatchedService:
-        service = WatchedService(tmp_path, *flags, port=port, **popen)
-        services.append(service)
-        return service.wait_until_listening()
+        def starter(*flags: str, port: int = 0, **popen: object) -> WatchedService:
+            service = WatchedService(tmp_path, *flags, port=port, **popen)
+            ends.callback(service.end)
+            return service.wait_until_listening()
 
-    yield starter
-    for service in services:
-        service.end()
+        yield starter
 
 
 @pytest.fixture

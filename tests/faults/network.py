@@ -7,7 +7,6 @@ its thread was in when it was made, so a test can have sockets in both.
 import contextlib
 import ctypes
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
-
+from tests import needs
 from tests.harness import Peer, eventually
+from tests.launching import launched
 
 SERVICE_ADDRESS, CLIENT_ADDRESS = "192.0.2.1", "192.0.2.2"
 _CLONE_NEWNET = 0x40000000
@@ -84,7 +83,7 @@ class Network:
 @contextlib.contextmanager
 def _machine() -> Iterator[Machine]:
     before = os.readlink("/proc/self/ns/net")
-    with subprocess.Popen(["unshare", "--net", "sleep", "600"], stderr=subprocess.PIPE) as process:
+    with launched(["unshare", "--net", "sleep", "600"], stderr=subprocess.PIPE) as process:
         there = Path(f"/proc/{process.pid}/ns/net")
         try:
             eventually(
@@ -92,7 +91,7 @@ def _machine() -> Iterator[Machine]:
                 "the namespace is made",
             )
             if process.poll() is not None:
-                pytest.skip("needs the right to make network namespaces")
+                needs.lacks("the right to make network namespaces")
             yield Machine(process)
         finally:
             process.kill()
@@ -101,8 +100,7 @@ def _machine() -> Iterator[Machine]:
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
     """Make two machines and connect them; skip the test where that cannot be done."""
-    if not (shutil.which("ip") and shutil.which("unshare") and shutil.which("nsenter")):
-        pytest.skip("needs ip (iproute2), unshare and nsenter (util-linux)")
+    needs.tool("ip", "unshare", "nsenter")
     with _machine() as one, _machine() as other:
         made = Network(one, other)
         near, far = made.ends

@@ -34,6 +34,7 @@ from tests.books_wire import (
 from tests.faults.canary import CANARY, WORDS, WatchedService, forms
 from tests.faults.conftest import Start
 from tests.harness import Service, eventually
+from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell, write_token
 
 UNAVAILABLE = "Unavailable!"
@@ -268,7 +269,7 @@ def test_a_token_in_the_arguments_is_covered(start: Start) -> None:
     """Who has written it there all the same sees a warning, and others do not see it for long."""
     service = start()
     command = [sys.executable, "-m", "pwserver", "save", "--url", service.url]
-    with subprocess.Popen(
+    with launched(
         command,
         cwd=service.folder,
         env=ENVIRONMENT,
@@ -328,7 +329,7 @@ def open_to_others(*pids: int) -> dict[int, set[str]]:
 def test_nobody_looks_into_the_memory(start: Start) -> None:
     """Of no process of the service, also one that was started anew, can the same user see it."""
     service = start(preexec_fn=_without_privilege)
-    with subprocess.Popen(["sleep", "60"], preexec_fn=_without_privilege) as other:  # noqa: PLW1509
+    with launched(["sleep", "60"], preexec_fn=_without_privilege) as other:
         seen = open_to_others(other.pid)
         other.kill()
     assert {"environ", "maps", "auxv"} <= seen[other.pid], "it would be seen"
@@ -346,11 +347,11 @@ def test_nobody_looks_into_a_command_that_has_the_keys(start: Start) -> None:
     Shell(service.folder).run("key", "add")
     command = [sys.executable, "-m", "pwserver", "key", "rotate"]
     record = service.folder / "user_data.audit"
-    with subprocess.Popen(
+    with launched(
         command,
         cwd=service.folder,
         env=ENVIRONMENT,
-        preexec_fn=_without_privilege,  # noqa: PLW1509 - all it does is three system calls
+        preexec_fn=_without_privilege,
     ) as process:
         try:
             eventually(lambda: "key rotate" in record.read_text(), "it has begun")

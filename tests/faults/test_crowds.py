@@ -6,6 +6,8 @@ import resource
 import signal
 import threading
 
+import pytest
+
 from tests.books_wire import ALIVE, PING
 from tests.faults.conftest import Start
 from tests.faults.inject import is_silent, open_files, processor_seconds
@@ -75,6 +77,7 @@ def test_a_burst_of_connections_is_served_whole(start: Start) -> None:
         each.close()
 
 
+@pytest.mark.root("to see the open files of the service")
 def test_nothing_leaks_over_many_connections(start: Start) -> None:
     """After a thousand connections the processes have as many open files as before."""
     service = start()

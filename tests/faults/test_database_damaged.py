@@ -19,6 +19,7 @@ from tests.harness import Peer
 # --- It may not be written to. ---
 
 
+@pytest.mark.root("to mount a disk")
 def test_a_read_only_disk_is_refused(book: Path, start: Start) -> None:
     """A book on a disk that is mounted read-only is not opened; then it is, with all in it."""
     with mounted(book, "--bind", str(book)):

@@ -18,6 +18,7 @@ SYNCS = "fsync,fdatasync"
 GREAT = {"message": "save_password", "password": "x" * 4000}
 
 
+@pytest.mark.root("to let system calls fail")
 def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
     """Saves are told that nobody knows, and the service ends at once, with the reason."""
     service = start()
@@ -42,6 +43,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
         assert peer.save()["message"] == "Password saved!"
 
 
+@pytest.mark.root("to let system calls fail")
 def test_a_sync_that_fails_under_load_loses_nothing(start: Start) -> None:
     """Whatever was under way, what was acknowledged before is there, and all of it is sound."""
     service = start()
@@ -55,6 +57,7 @@ def test_a_sync_that_fails_under_load_loses_nothing(start: Start) -> None:
         assert peer.count() == users
 
 
+@pytest.mark.root("to let system calls fail")
 def test_a_sync_that_fails_at_a_checkpoint_ends_the_service(start: Start) -> None:
     """What the log has is acknowledged and safe in it; what could come after is not taken."""
     service = start()
@@ -75,6 +78,7 @@ def test_a_sync_that_fails_at_a_checkpoint_ends_the_service(start: Start) -> Non
         assert {peer.reply()["message"] for _ in range(1500)} == {"Password saved!"}
 
 
+@pytest.mark.root("to let system calls fail")
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO"])
 def test_writes_that_fail_are_not_saved(start: Start, error: str) -> None:
     """Each is told why and that it was not saved; counts go on; then saves do, and all is there."""
@@ -95,6 +99,7 @@ def test_writes_that_fail_are_not_saved(start: Start, error: str) -> None:
     assert users_in(service.database) == 4
 
 
+@pytest.mark.root("to let system calls fail")
 def test_a_checkpoint_that_has_no_room_is_tried_again(start: Start) -> None:
     """The log grows on and nothing is lost; once there is room the log is copied."""
     service = start()
@@ -112,6 +117,7 @@ def test_a_checkpoint_that_has_no_room_is_tried_again(start: Start) -> None:
     assert users_in(service.database) == 2500
 
 
+@pytest.mark.root("to let system calls fail")
 def test_a_slow_disk_keeps_only_saves_waiting(start: Start) -> None:
     """While a sync takes two seconds, pings, counts and reads are answered at once."""
     service = start()

@@ -35,6 +35,7 @@ def saved_until_full(peer: Peer) -> int:
     return saved
 
 
+@pytest.mark.root("to mount a small disk")
 def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> None:
     """A save that does not fit is "Not saved!" with the reason; reads go on; room helps."""
     service = start("--database", str(small_disk / "user_data.db"))
@@ -56,6 +57,7 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> Non
     assert users_in(service.database) == saved + 2
 
 
+@pytest.mark.root("to mount a small disk")
 def test_a_service_killed_on_a_full_disk_starts_again(small_disk: Path, start: Start) -> None:
     """With no room left to recover in, it starts all the same, and everything is there."""
     flags = ("--database", str(small_disk / "user_data.db"))
@@ -73,6 +75,7 @@ def test_a_service_killed_on_a_full_disk_starts_again(small_disk: Path, start: S
         assert peer.save() == {"message": "Password saved!"}
 
 
+@pytest.mark.root("to mount a small disk")
 def test_a_book_cannot_be_begun_on_a_full_disk(small_disk: Path) -> None:
     """Whatever has room and whatever not, the reason is said, and with room it is begun."""
     fill(small_disk)

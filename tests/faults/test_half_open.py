@@ -11,6 +11,8 @@ from tests.faults.inject import open_files
 from tests.faults.network import SERVICE_ADDRESS, Network, network
 from tests.harness import Peer, eventually, steady
 
+pytestmark = pytest.mark.root("to make machines out of network namespaces")
+
 
 @pytest.fixture
 def cabled() -> Iterator[Network]:

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.books_wire import PING, on_each_worker
 from tests.faults.canary import SAVE
 from tests.faults.conftest import Start
@@ -61,6 +63,7 @@ def test_a_service_that_was_suspended_goes_on(start: Start) -> None:
         assert steady(service.children, "the set of children") == children
 
 
+@pytest.mark.root
 def test_a_worker_that_dies_with_sockets_on_their_way(service: Service) -> None:
     """Handed to a worker that never took them, clients are closed; no descriptor is left open."""
     with service.peer() as peer:
