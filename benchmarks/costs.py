@@ -86,7 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--directory", help="where files are written; it decides which disk")
     options = parser.parse_args()
-    rows = []
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="pwserver-costs-", dir=options.directory) as name:
         folder = Path(name)
         parts: list[Iterable[Cost]] = [

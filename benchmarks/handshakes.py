@@ -109,7 +109,7 @@ def pings(connection: ssl.SSLSocket, go_on: Callable[[], bool]) -> list[float]:
 
 def show(before_ms: list[float], during_ms: list[float]) -> None:
     """Print both rows."""
-    rows = []
+    rows: list[list[str]] = []
     for what, times_ms in (("before", sorted(before_ms)), ("during the burst", sorted(during_ms))):
         places = (len(times_ms) // 2, len(times_ms) * 99 // 100, -1)
         figures = [f"{times_ms[place]:.2f}" for place in places]

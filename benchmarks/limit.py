@@ -161,7 +161,7 @@ def main() -> None:
 
 
 def _show(rates: dict[int, list[float]], syncs: list[Syncs]) -> None:
-    rows = []
+    rows: list[list[str]] = []
 
     def add(what: str, figures: list[float]) -> None:
         shown = median(figures), min(figures), max(figures)

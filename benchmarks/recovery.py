@@ -154,7 +154,7 @@ def after_a_failed_sync(victim: Victim, url: str) -> float:
 
 def show(found: dict[str, list[float]]) -> None:
     """Print a row for each thing that was killed."""
-    rows = []
+    rows: list[list[str]] = []
     for what, seconds in found.items():
         if not seconds:
             messages.print(f"left out: {what} (strace is not installed)")

@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> list[Measured]:
 
 def show(found: list[Measured]) -> None:
     """Print a row for each size."""
-    rows = []
+    rows: list[list[str]] = []
     for each in found:
         alone, beside, ratio = each.alone, each.beside, each.ratio
         rows.append(

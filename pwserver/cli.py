@@ -14,6 +14,7 @@ import os
 import sys
 import tomllib
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,7 +145,14 @@ def version() -> ExitCode:
     return ExitCode.OK
 
 
-_COMMANDS = (serve, stop, setup, *cli_book.COMMANDS, *cli_service.COMMANDS, cli_admin.check)
+_COMMANDS: tuple[Callable[..., ExitCode], ...] = (
+    serve,
+    stop,
+    setup,
+    *cli_book.COMMANDS,
+    *cli_service.COMMANDS,
+    cli_admin.check,
+)
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)
 for commands in (*cli_admin.APPS, cli_audit.audit):

@@ -6,6 +6,7 @@ in the file only says who that is. The writer has a lock of its own on the datab
 holds where two paths lead to one database.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -41,10 +42,8 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         """Remove the file while it is locked, so that nobody else has locked it."""
-        try:
+        with contextlib.suppress(OSError):  # where it is gone, the lock ends with the descriptor
             os.unlink(self._path)
-        except OSError:
-            pass  # it was removed, or the folder is gone: the lock ends with the descriptor
         os.close(self._descriptor)
 
     def _locked(self, database: Path) -> int:

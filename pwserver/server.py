@@ -132,7 +132,7 @@ def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
 class Server:
     """The listener process: its children, its sockets and its loop."""
 
-    def __init__(  # noqa: PLR0913 - it is what puts all of these together
+    def __init__(  # noqa: PLR0913, PLR0917 - it is what puts all of these together
         self,
         settings: Settings,
         keyring: keys.Keyring,

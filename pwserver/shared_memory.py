@@ -7,7 +7,7 @@ descriptor, which `fork_server` sends along.
 
 import mmap
 import os
-from typing import Literal
+from typing import Any, Literal
 
 Code = Literal["Q", "d"]
 _ITEM_BYTES = 8
@@ -28,7 +28,9 @@ class SharedArray:
             descriptor = os.memfd_create("pwserver")
             os.ftruncate(descriptor, length * _ITEM_BYTES)
         self._descriptor = descriptor
-        self.numbers = memoryview(mmap.mmap(descriptor, length * _ITEM_BYTES)).cast(code)
+        self.numbers: memoryview[Any] = memoryview(
+            mmap.mmap(descriptor, length * _ITEM_BYTES)
+        ).cast(code)
 
     def fileno(self) -> int:
         """Return the descriptor of the memory."""

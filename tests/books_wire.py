@@ -38,7 +38,7 @@ class _Denied(dict[str, Any]):
     def __ne__(self, reply: object) -> bool:
         return not self == reply
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def denied(**more: Any) -> Request:

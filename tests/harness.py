@@ -28,7 +28,7 @@ from workers.administration import Administration, administration
 READY = re.compile(
     r"listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"
 )
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long a test waits for something that must happen: generous, for slow and busy machines."""
 
 _MOMENT_S = 2.0

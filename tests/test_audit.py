@@ -40,7 +40,7 @@ def test_a_record_says_who_did_what_and_when(audited: Audited) -> None:
         time_ms=TIME_MS + 60_000,
         application=None,
         address="unix:alice",
-        action="key",
+        action="key change",
         user=None,
         outcome="added",
         key=2,
@@ -90,7 +90,7 @@ def test_any_text_is_one_line(audited: Audited, text: str) -> None:
     log = audited.log()
     assert write(log, "alice", text, "bob")
     log.note(
-        time_ms=0, application=text, address=text, action=text, user=text, outcome=text, more=text
+        time_ms=0, application=text, address=text, action="get", user=text, outcome=text, more=text
     )
     assert log.write()
     assert len(audited.lines()) == 4

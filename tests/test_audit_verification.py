@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pwserver.secret import Secret
 from tests.audits import KEY, TIME_MS, Audited, write, write_from
+from workers.audit_actions import Action
 from workers.audit_reading import Records, record_files
 from workers.audit_verification import FINDINGS_MAX, verify
 
@@ -238,9 +239,13 @@ def test_another_key_is_told_apart_and_does_not_go_on_for_ever(audited: Audited)
 def test_records_are_chosen(audited: Audited) -> None:
     """Whose, by which application, which action and since when: each alone, and together."""
     log = audited.log()
-    for minute, (application, action) in enumerate(
-        [("web", "verify"), ("shop", "get"), ("shop", "verify"), (None, "key")]
-    ):
+    did: list[tuple[str | None, Action]] = [
+        ("web", "verify"),
+        ("shop", "get"),
+        ("shop", "verify"),
+        (None, "key change"),
+    ]
+    for minute, (application, action) in enumerate(did):
         log.note(
             time_ms=TIME_MS + 60_000 * minute,
             application=application,

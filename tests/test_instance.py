@@ -12,7 +12,8 @@ import pytest
 from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut
 from pwserver.instance import Instance, lock_path, stop
 from tests.conftest import Start
-from tests.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service, eventually, is_alive
+from tests.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service, eventually
+from tests.launching import is_alive
 from tests.shell import Shell
 
 SERVE = [sys.executable, "-m", "pwserver", "serve", "--port", "0"]
@@ -129,7 +130,7 @@ def test_stop_gives_up_at_its_deadline(service: Service) -> None:
 
 
 def test_a_signal_that_comes_twice_at_once_is_one_request(service: Service) -> None:
-    """Wrappers pass on a signal that the whole group was sent: the stop is in order all the same."""
+    """Wrappers pass on what the whole group was sent: the stop is in order all the same."""
     with service.peer() as peer:
         assert peer.save()["message"] == "Password saved!"
         service.process.send_signal(signal.SIGTERM)

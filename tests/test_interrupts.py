@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import signal
 import sys
 import threading
@@ -162,7 +163,7 @@ def test_an_interrupt_between_any_two_steps_loses_nothing(book: Client) -> None:
         step += 1
         name = f"step {step}"
         interrupted = was_interrupted(
-            step, lambda name=name: ask_for(book, name), "turns.py", "connections.py"
+            step, functools.partial(ask_for, book, name), "turns.py", "connections.py"
         )
         assert not book._pool._turns._line, step
         ask_for(book, f"after {step}")
@@ -177,9 +178,12 @@ def test_an_interrupt_in_line_leaves_the_line_to_others() -> None:
     def in_vain() -> None:
         assert not turns.take(lambda: None, 0.001)
 
+    def try_step(at: int) -> None:
+        came.append(was_interrupted(at, in_vain, "turns.py"))
+
     step, came = 0, [True]
     while came[-1]:
         step += 1
-        assert turns.take(lambda at=step: came.append(was_interrupted(at, in_vain, "turns.py")), 5)
+        assert turns.take(functools.partial(try_step, step), 5)
         assert not turns._line, step
     assert step > 50

@@ -51,7 +51,7 @@ def test_a_result_is_there_only_after_it_was_sent() -> None:
         with pytest.raises(RuntimeError, match="was not sent"):
             alive.result()
         many.execute()
-        assert alive.result() is None  # type: ignore[func-returns-value]
+        assert alive.result() is None
         lost = many.ping()
         with pytest.raises(ConnectionFailed):
             many.execute()

@@ -297,7 +297,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
     models.database.initialize(database)
     try:
         with refusals(path):
-            _check_trust(path, os.stat(path))
+            _check_trust(path, _found(path))
             database.connect()
             connection: apsw.Connection = database.connection()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
@@ -320,7 +320,7 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
     database = database_to_read(path)
     try:
         with refusals(path):
-            _check_trust(path, os.stat(path))
+            _check_trust(path, _found(path))
             generations.refuse_emptied(path)
             open_to_read(database)
             if not in_use:
@@ -410,6 +410,14 @@ def _check_trust(path: Path, found: os.stat_result) -> None:
                 raise DatabaseRefused(f"{beside} {reason}")
 
 
+def _found(path: Path) -> os.stat_result:
+    """Return what stat(2) says of a database; raise `DatabaseRefused` where there is none."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise DatabaseRefused(f"{path} cannot be opened: {error.strerror}.") from None
+
+
 def check_can_be_made(path: Path) -> None:
     """Raise `DatabaseRefused` where there can be no database: before a key is made for it."""
     try:
@@ -427,7 +435,7 @@ def check_can_be_made(path: Path) -> None:
 
 def check_is_a_book(path: Path) -> None:
     """Raise `DatabaseRefused` for a file that cannot be a password book, whatever the key is."""
-    _check_trust(path, os.stat(path))
+    _check_trust(path, _found(path))
     reader = database_to_read(path)
     try:
         with refusals(path):

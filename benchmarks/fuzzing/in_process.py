@@ -9,7 +9,6 @@ to go on: so the same input does the same each time. Between inputs the book is 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import select
 import socket
 from collections.abc import Iterator, Sequence
@@ -123,7 +122,8 @@ class Service:
             self.store.checkpoint()
         self.store.users = self.scoreboard.users = 0
         self.scoreboard.listing_wanted = False
-        ctypes.memset(self._guesses.numbers, 0, ctypes.sizeof(self._guesses.numbers))
+        numbers = self._guesses.array.numbers
+        numbers.cast("B")[:] = bytes(numbers.nbytes)
         self._connections.clear()
         context = self.context
         context.ids = IdClock(1)
