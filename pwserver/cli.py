@@ -92,6 +92,7 @@ def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
     """Run the service; on the first run, make the key file and the database before."""
     from pwserver import server  # noqa: PLC0415 - no other command needs the database
 
+    settings.check_files()  # before any is made: the lock of the service empties what is there
     return server.serve(settings)
 
 

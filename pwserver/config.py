@@ -123,6 +123,7 @@ class StoreSettings:
         """Raise `ConfigError` where what is written to one file would damage another."""
         taken = {place(database): "the database"}
         taken |= {place(each): "a part of the database" for each in files_beside(database)}
+        taken[place(str(Path(database).with_suffix(".lock")))] = "the lock of the service"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
         for name, path in self._files().items():
             if not path:

@@ -58,7 +58,7 @@ def read(  # noqa: PLR0913 - a file, how it is spoken of, and what is asked of i
 
 def _content_or_reason(file: FileName, bytes_max: int, private: bool) -> tuple[bytes, str | None]:
     user = os.geteuid()
-    with _roots_eyes():
+    with roots_rights():
         if reason := not_regular(os.stat(file)):  # because opening a device may do something
             return b"", reason
         # Not waiting: it may have become a pipe meanwhile, and a pipe has no end.
@@ -101,7 +101,7 @@ def not_regular(found: os.stat_result) -> str | None:
 
 def is_there(file: FileName) -> bool:
     """Tell whether something is at a path, be it a link that leads nowhere."""
-    with _roots_eyes():
+    with roots_rights():
         return os.path.lexists(file)
 
 
@@ -122,12 +122,12 @@ def rights_of(file: FileName) -> contextlib.AbstractContextManager[None]:
 
     For anybody else nothing changes. Raises OSError where there is no such file.
     """
-    with _roots_eyes():
+    with roots_rights():
         found = os.stat(file)
     return _acting_as(found.st_uid, found.st_gid)
 
 
-def _roots_eyes() -> contextlib.AbstractContextManager[None]:
+def roots_rights() -> contextlib.AbstractContextManager[None]:
     """Give root, who acts as somebody else, its own rights: a key file may be for root alone."""
     return _acting_as(ROOT, ROOT)
 

@@ -206,15 +206,15 @@ def test_a_missing_folder_is_waited_for(audited: Audited, which: str) -> None:
 
 
 @pytest.mark.root("to give files away")
-def test_what_root_makes_belongs_to_the_service(audited: Audited) -> None:
-    """The service can write to what an administrator's command has made before it."""
-    os.chown(audited.head_path.parent, NOBODY, NOBODY)
-    write(audited.log(), "alice")
-    for path in (audited.path, audited.head_path):
-        assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
-    os.chown(audited.path, 0, 0)
-    write(audited.log(), "bob")
-    assert audited.path.stat().st_uid == 0  # what is there is left to whom it was given
+@pytest.mark.parametrize("which", ["path", "head_path"])
+def test_a_file_of_another_user_is_not_written_to(audited: Audited, which: str) -> None:
+    """Nothing is recorded where somebody else may change it, until that is put right."""
+    assert write(audited.log(), "alice")
+    os.chown(getattr(audited, which), NOBODY, NOBODY)
+    assert not write(audited.log(), "bob")
+    os.chown(getattr(audited, which), 0, 0)
+    assert write(audited.log(), "carol")
+    assert audited.users() == ["alice", "carol"]
 
 
 # --- It was tampered with. ---

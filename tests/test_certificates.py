@@ -130,6 +130,7 @@ def refused(folder: Path, *flags: str) -> str:
     """Return what a service says that refuses its settings, and leaves nothing behind."""
     service = Service(folder, *flags)
     assert service.ended() == 2
+    service.end()
     assert not list(folder.glob("user_data*"))
     return service.stderr
 

@@ -1,6 +1,5 @@
 """Commands in hostile surroundings: one sentence and an exit code, never a traceback."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +102,7 @@ def test_variables_that_others_set_are_left_alone(tmp_path: Path) -> None:
     assert Shell(tmp_path, dict.fromkeys(names, "x")).run("ping", "--port", "1").code == 3
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to run commands as other users")
+@pytest.mark.root("to run commands as other users")
 def test_a_user_without_home_or_name_is_served(tmp_path: Path) -> None:
     """Containers run programs as any number."""
     script = 'unset HOME USER LOGNAME; exec "$@"'

@@ -1,27 +1,29 @@
 """Files of others are not believed, and what root makes belongs to whose the book is."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pwserver import trust
 from pwserver.errors import ConfigError
-from tests.harness import Service
 from tests.shell import Ran, Shell
 
 NOBODY, SERVICE = 65534, 12345
 """Users that need no entry in /etc/passwd."""
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give files to others")
+needs_root = pytest.mark.root("to give files to others")
 BOOK = ("user_data.db", "user_data.key", "user_data.audit", "user_data.audit-head")
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    """Return a shell in an empty folder."""
-    return Shell(tmp_path)
+def shell() -> Iterator[Shell]:
+    """Return a shell in an empty folder, which others may look into as well."""
+    with tempfile.TemporaryDirectory(prefix="pwserver-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Shell(Path(folder))
 
 
 def given(path: Path, text: str = "", user: int = NOBODY, mode: int = 0o600) -> Path:
@@ -134,9 +136,7 @@ def test_a_file_of_the_book_of_another_user_is_refused(shell: Shell, name: str) 
     assert shell.run("setup").code == 0
     assert shell.run("app", "add", "web", "--may", "get").code == 0
     os.chown(shell.folder / name, NOBODY, NOBODY)
-    service = Service(shell.folder)
-    assert service.ended() == 5
-    assert f"{name} belongs to " in service.stderr
+    refused(shell.run("serve", "--port", "0"), 5, f"{name} belongs to ")
     ran = shell.run("check")
     assert ran.code == 5
     assert " belongs to " in ran.err
@@ -185,6 +185,28 @@ def test_a_key_file_of_roots_stays_roots(shell: Shell) -> None:
     assert shell.run("key", "add").code == 0
     assert key.stat().st_uid == 0
     assert shell.run("key", "list").code == 0
+
+
+@needs_root
+def test_root_adds_a_key_where_the_folder_is_roots(shell: Shell) -> None:
+    """The service can read its key file after that, and need not be able to make one."""
+    os.chown(shell.folder, SERVICE, SERVICE)
+    (shell.folder / "keys").mkdir(0o755)
+    assert shell.run("setup", "--key-file", "user_data.key").code == 0
+    key = (shell.folder / "user_data.key").rename(shell.folder / "keys" / "key")
+    ran = shell.run("key", "add", "--key-file", "keys/key")
+    assert (ran.code, key.stat().st_uid) == (0, SERVICE), ran
+
+
+def test_a_key_is_never_taken_for_the_lock(shell: Shell) -> None:
+    """What is there would be emptied at the start, and removed at the stop."""
+    assert shell.run("setup").code == 0
+    key = (shell.folder / "user_data.key").rename(shell.folder / "user_data.lock")
+    (shell.folder / "link").symlink_to(key.name)
+    before = key.read_bytes()
+    for name in ("user_data.lock", "link"):
+        refused(shell.run("serve", "--key-file", name), 2, "which has the lock of the service")
+    assert key.read_bytes() == before
 
 
 def test_links_do_not_lead_to_a_file_of_the_database(shell: Shell) -> None:

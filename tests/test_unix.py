@@ -36,6 +36,7 @@ def refused(folder: Path, *flags: str, code: int = 4) -> str:
     """Return what a service says that cannot listen, and leaves no database behind."""
     service = Service(folder, *flags)
     assert service.ended() == code
+    service.end()
     assert not (folder / "user_data.db").exists()
     return service.stderr
 
@@ -168,7 +169,9 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
 def test_a_refused_start_leaves_no_file(tmp_path: Path, path: Path) -> None:
     """Where the store is refused after the socket was opened, its file is gone again."""
     (tmp_path / "user_data.key").write_text("no key")
-    assert Service(tmp_path, "--unix", str(path)).ended() == 5
+    service = Service(tmp_path, "--unix", str(path))
+    assert service.ended() == 5
+    service.end()
     assert not path.exists()
 
 

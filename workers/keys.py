@@ -135,10 +135,8 @@ def changing_keyring(path: Path) -> Iterator[Keyring]:
     Raises `KeyRefused` where it cannot be read, or not be changed.
     """
     try:
-        with trust.rights_of(path):
+        with trust.roots_rights():
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise KeyRefused(f"there is no key file {path}. Put it back from your backup.") from None
     except OSError as error:
         raise KeyRefused(f"{path.parent} cannot be opened: {error.strerror}.") from None
     try:
@@ -151,8 +149,8 @@ def changing_keyring(path: Path) -> Iterator[Keyring]:
 def replace_keyring(path: Path, keyring: Keyring) -> None:
     """Put a keyring in place of the one in a file: all of it or, after a power loss, nothing."""
     try:
-        with trust.rights_of(path):  # the new file is for the user whose the old one is
-            with _written(path, keyring) as unfinished:
+        with trust.roots_rights():  # the folder may be root's, and the file the service's
+            with _written(path, keyring, os.stat(path)) as unfinished:
                 os.rename(unfinished, path)
             _sync_folder(path)
     except OSError as error:
@@ -162,8 +160,11 @@ def replace_keyring(path: Path, keyring: Keyring) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path, keyring: Keyring) -> Iterator[str]:
-    """Give the name of a new file with a keyring, synced; it is gone afterwards."""
+def _written(path: Path, keyring: Keyring, before: os.stat_result | None = None) -> Iterator[str]:
+    """Give the name of a new file with a keyring, synced; it is gone afterwards.
+
+    Where root makes it, it is for the user whose the file `before` is.
+    """
     lines = [(_INTEGRITY_TAG, 0, keyring.integrity)]
     lines += [(_KEY_TAG, number, key.secret) for number, key in sorted(keyring.keys.items())]
     descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
@@ -173,6 +174,8 @@ def _written(path: Path, keyring: Keyring) -> Iterator[str]:
                 encoded = base64.b64encode(secret.reveal()).decode()
                 file.write(f"{tag} {number} {encoded}\n".encode())
             file.flush()
+            if before is not None and os.geteuid() == trust.ROOT:
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
             os.fsync(file.fileno())
         yield unfinished
     finally:

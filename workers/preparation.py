@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pwserver import trust
@@ -54,7 +55,8 @@ def _check_record(settings: StoreSettings) -> None:
                 raise AuditRefused(f"the audit record {path} {reason}")
 
 
-def owners_rights(settings: StoreSettings) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def owners_rights(settings: StoreSettings) -> Iterator[None]:
     """Give root, for a command, the rights of the user whose the book is; nobody else any.
 
     That is the owner of the database, or of the folder where there is none yet. So all that a
@@ -62,7 +64,8 @@ def owners_rights(settings: StoreSettings) -> contextlib.AbstractContextManager[
     works on its own alone: another's may have been put there for it. Raises `DatabaseRefused`.
     """
     if os.geteuid() != trust.ROOT:
-        return contextlib.nullcontext()
+        yield
+        return
     try:
         path = Path(os.path.realpath(settings.path))
         folder = os.stat(path.parent)
@@ -70,11 +73,16 @@ def owners_rights(settings: StoreSettings) -> contextlib.AbstractContextManager[
         user = os.stat(owner).st_uid
     except OSError as error:
         raise DatabaseRefused(f"{settings.path} cannot be used: {error.strerror}.") from None
-    if not folder.st_mode & 0o002:
-        return trust.rights_of(owner)
-    if owner == path and user != trust.ROOT:
-        raise DatabaseRefused(
-            f"{settings.path} belongs to {trust.name_of(user)}, in a folder in which everybody may "
-            "make files; there root uses only its own. Run this as that user."
-        )
-    return contextlib.nullcontext()
+    whose = f"{settings.path} belongs to {trust.name_of(user)}"
+    if folder.st_mode & 0o002:
+        if owner == path and user != trust.ROOT:
+            raise DatabaseRefused(
+                f"{whose}, in a folder in which everybody may make files; there root uses only its "
+                "own. Run this as that user."
+            )
+        yield
+        return
+    with trust.rights_of(owner):
+        if not os.access(owner, os.R_OK, effective_ids=True):
+            raise DatabaseRefused(f"{whose}, who may not use it there.")
+        yield

@@ -205,7 +205,7 @@ def test_a_second_service_is_refused(path: Path) -> None:
 
 def test_what_cannot_be_opened_is_refused(path: Path) -> None:
     """A directory, or a folder that is not there, is refused with the reason."""
-    with pytest.raises(DatabaseRefused, match="Is a directory"):
+    with pytest.raises(DatabaseRefused, match="is a directory, and not a file"):
         open_store(path.parent)
     with pytest.raises(DatabaseRefused, match="No such file or directory"):
         open_store(path.parent / "missing" / "user_data.db")
