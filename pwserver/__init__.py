@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownUser,
         UnknownVersion,
+        VersionConflict,
     )
     from pwserver.pipeline import AsyncPipeline, Pending, Pipeline
     from pwserver.results import (
@@ -65,6 +66,7 @@ __all__ = [
     "UnknownUser",
     "UnknownVersion",
     "User",
+    "VersionConflict",
 ]
 __version__ = "0.1.0"
 

@@ -68,10 +68,17 @@ class AsyncClient:
         await self.close()
 
     async def save_password(
-        self, password: str, *, username: str | None = None, labels: Iterable[str] | None = None
+        self,
+        password: str,
+        *,
+        username: str | None = None,
+        labels: Iterable[str] | None = None,
+        if_version: int | None = None,
     ) -> Saved:
         """Save a password (1 to 4,096 characters); returns when it would survive a power loss."""
-        return await self._do(calls.save_password(password, username=username, labels=labels))
+        return await self._do(
+            calls.save_password(password, username=username, labels=labels, if_version=if_version)
+        )
 
     async def get_password(self, username: str, *, version: int | None = None) -> Password:
         """Return the newest password of a user, or an older version."""
@@ -126,11 +133,16 @@ class AsyncClient:
         alphabet: str | None = None,
         username: str | None = None,
         labels: Iterable[str] | None = None,
+        if_version: int | None = None,
     ) -> Generated:
         """Return a random password, saved as `save_password` does if there is a `username`."""
         return await self._do(
             calls.generate_password(
-                length=length, alphabet=alphabet, username=username, labels=labels
+                length=length,
+                alphabet=alphabet,
+                username=username,
+                labels=labels,
+                if_version=if_version,
             )
         )
 

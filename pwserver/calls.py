@@ -17,10 +17,12 @@ from pwserver import protocol
 from pwserver.errors import (
     Denied,
     InvalidMessage,
+    NotSaved,
     ProtocolViolation,
     Refused,
     UnknownUser,
     UnknownVersion,
+    VersionConflict,
 )
 from pwserver.protocol import Reply
 from pwserver.results import (
@@ -43,7 +45,7 @@ _REASONS = {
 }
 """Of refusals for which the service gives none."""
 
-_NUMBERS = frozenset({"version", "limit", "length"})
+_NUMBERS = frozenset({"version", "if_version", "limit", "length"})
 
 _SAVE = "The password may or may not have been saved"
 _RESTORE = "The password may or may not have been restored"
@@ -70,13 +72,19 @@ class Call(Generic[T]):
         refusal = _REFUSALS.get(reply.message)
         if refusal is None:
             return self.read(reply)
+        if refusal is NotSaved and reply.version is not None:
+            return VersionConflict(reply.error or refusal.message, reply.version)
         reason = _REASONS.get(reply.message, "The service answered: {message}")
         about = {"username": self.username, "version": self.version, "message": reply.message}
         return refusal(reply.error or reason.format(**about))
 
 
 def save_password(
-    password: str, *, username: str | None = None, labels: Iterable[str] | None = None
+    password: str,
+    *,
+    username: str | None = None,
+    labels: Iterable[str] | None = None,
+    if_version: int | None = None,
 ) -> Call[Saved]:
     """Save a password: as a new user, or as the newest version of a user's."""
     request = _request(
@@ -84,6 +92,7 @@ def save_password(
         {"password": password, "request_id": new_request_id()},
         username=username,
         labels=labels,
+        if_version=if_version,
     )
     read = _SAVED if username is None else _SAVED_AS
     return Call(request, read, _SAVE, username=username or "")
@@ -139,6 +148,7 @@ def generate_password(
     alphabet: str | None = None,
     username: str | None = None,
     labels: Iterable[str] | None = None,
+    if_version: int | None = None,
 ) -> Call[Generated]:
     """Make a random password; with a username it is saved as well."""
     saves = username is not None
@@ -149,6 +159,7 @@ def generate_password(
         alphabet=alphabet,
         username=username,
         labels=labels,
+        if_version=if_version,
     )
     if username is None:
         return Call(request, _GENERATED)

@@ -295,10 +295,12 @@ def retire_key(
 def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
     """Look at every page, open every password, see who may use the files; exit with 5 if need be.
 
+    Where all is in order and the disk has no room for more, exit with 6.
+
     Changes nothing, whether the service runs or not. The audit record has its own `audit verify`.
     """
     from workers.database import is_in_use, require_a_book
-    from workers.integrity import Examination
+    from workers.integrity import Examination, check_room
     from workers.preparation import owners_rights
     from workers.process import protect_memory
     from workers.validation import check_sqlite
@@ -321,6 +323,7 @@ def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode
             f"{settings.path} is not in order, as said above. Nothing was changed."
         )
     show.plain([f"{users} users, {found} applications: all in order."], about, as_json=as_json)
+    check_room(settings.path.absolute().parent)
     return ExitCode.OK
 
 

@@ -43,11 +43,17 @@ _Labels = Annotated[
     Parameter(name="--label", help="A label of the user; may be given several times."),
 ]
 
+_IfVersion = Annotated[
+    int | None,
+    Parameter(help="Save only over this version of the user's; 0: only as a new user."),
+]
+
 
 def save(
     *,
     username: str | None = None,
     labels: _Labels = None,
+    if_version: _IfVersion = None,
     as_json: Json = False,
     settings: Where = DEFAULTS,
 ) -> ExitCode:
@@ -60,7 +66,9 @@ def save(
     """
     with client(settings) as book:
         password = ask.password(twice=True)
-        saved = book.save_password(password, username=username, labels=labels)
+        saved = book.save_password(
+            password, username=username, labels=labels, if_version=if_version
+        )
     if saved.username is None and not as_json:
         print("Password saved!")
     else:
@@ -249,6 +257,7 @@ def generate(
     alphabet: str | None = None,
     username: str | None = None,
     labels: _Labels = None,
+    if_version: _IfVersion = None,
     shown: _Show = False,
     raw: _Raw = False,
     as_json: Json = False,
@@ -270,7 +279,11 @@ def generate(
         raise ConfigError("the password would be lost: add --show, or --username to save it.")
     with client(settings) as book:
         made = book.generate_password(
-            length=length, alphabet=alphabet, username=username, labels=labels
+            length=length,
+            alphabet=alphabet,
+            username=username,
+            labels=labels,
+            if_version=if_version,
         )
     about = {} if username is None else {"username": made.username, "version": made.version}
     _print_password(made.password, about, shown=shown, raw=raw, as_json=as_json)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pwserver import ask, show
 from pwserver.cli_book import DEFAULTS, Json, Where, client
 from pwserver.demo import demonstration
-from pwserver.errors import ExitCode
+from pwserver.errors import ExitCode, StorageFailed
 
 
 def strength(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
@@ -34,7 +34,7 @@ def count(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
 
 
 def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Tell how the service is doing."""
+    """Tell how the service is doing; exit with 6 where it can save nothing now."""
     with client(settings) as book:
         found = book.status()
     about = {
@@ -42,10 +42,14 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
         "workers": found.workers,
         "uptime_s": found.uptime_s,
     }
+    trouble = {"write_error": found.write_error, "write_error_since": found.write_error_since}
+    about |= {name: value for name, value in trouble.items() if value is not None}
     if as_json or not show.on_terminal():
         show.record(about | {"parts": found.parts}, as_json=True)
     else:
         show.record(about | found.parts, as_json=False)
+    if found.write_error is not None:
+        raise StorageFailed(f"nothing can be saved. {found.write_error}")
     return ExitCode.OK
 
 

@@ -93,14 +93,22 @@ class Client:
         self.close()
 
     def save_password(
-        self, password: str, *, username: str | None = None, labels: Iterable[str] | None = None
+        self,
+        password: str,
+        *,
+        username: str | None = None,
+        labels: Iterable[str] | None = None,
+        if_version: int | None = None,
     ) -> Saved:
         """Save a password (1 to 4,096 characters); returns when it would survive a power loss.
 
         With a `username` it is the newest version of that user's; without, that of a new user.
-        `labels` replace those that the user has.
+        `labels` replace those that the user has. With `if_version` it is saved only over that
+        version, and with 0 only as a new user; otherwise raises `VersionConflict`.
         """
-        return self._do(calls.save_password(password, username=username, labels=labels))
+        return self._do(
+            calls.save_password(password, username=username, labels=labels, if_version=if_version)
+        )
 
     def get_password(self, username: str, *, version: int | None = None) -> Password:
         """Return the newest password of a user, or an older version.
@@ -158,11 +166,16 @@ class Client:
         alphabet: str | None = None,
         username: str | None = None,
         labels: Iterable[str] | None = None,
+        if_version: int | None = None,
     ) -> Generated:
         """Return a random password, saved as `save_password` does if there is a `username`."""
         return self._do(
             calls.generate_password(
-                length=length, alphabet=alphabet, username=username, labels=labels
+                length=length,
+                alphabet=alphabet,
+                username=username,
+                labels=labels,
+                if_version=if_version,
             )
         )
 

@@ -31,7 +31,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.UNREACHABLE: "the service cannot be reached, or the connection was lost",
     ExitCode.ADDRESS: "the address to listen on is in use or not available",
     ExitCode.STORE: "a file was refused (keys, database, certificates, audit); it was not changed",
-    ExitCode.STORAGE: "the disk failed; what was not acknowledged may or may not be saved",
+    ExitCode.STORAGE: "the disk is full or failed; only what was acknowledged is surely saved",
     ExitCode.STOP_TIMEOUT: "a stop passed its deadline, or was asked for twice: children killed",
     ExitCode.FATE_UNKNOWN: "the answer to a change was lost: it may or may not have been done",
     ExitCode.DECLINED: "a command asked first, and the answer was no: nothing was done",
@@ -150,6 +150,17 @@ class NotSaved(Refused):
     """The service could not save, and nothing was saved."""
 
     message = "Not saved!"
+
+
+class VersionConflict(NotSaved):
+    """The user's newest version is another than the request would save over; nothing was saved.
+
+    `version` is the newest one, or 0 where there is no such user.
+    """
+
+    def __init__(self, text: str, version: int) -> None:
+        super().__init__(text)
+        self.version = version
 
 
 class UnknownUser(Refused):

@@ -152,12 +152,13 @@ class Exchange(Talk):
         """Return the result of a call, or raise where it has to be asked again.
 
         "Unavailable!" leaves open what became of a change, as a lost connection does. So does "Not
-        saved!" after an earlier attempt was lost, which may be on its way to the disk yet.
+        saved!" after an earlier attempt was lost, which may be on its way to the disk yet; but not
+        where the version was another: the earlier attempt would save over no other either.
         """
         call = self._calls[place]
         result = call.result(reply)
         is_open = isinstance(result, Unavailable) or (
-            isinstance(result, NotSaved) and place in self._open
+            type(result) is NotSaved and place in self._open
         )
         if not (is_open and call.fate):
             return result

@@ -22,7 +22,7 @@ from pwserver.shared_memory import SharedArray
 SOCKETS_MAX = 64
 """Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
 
-_SHARED_WORDS = 6
+_SHARED_WORDS = 8
 """Words of the scoreboard that stand before those of the children."""
 
 _TEXT_BYTES_MAX = 4096
@@ -125,6 +125,7 @@ class Scoreboard:
     workers         how many workers can be given work; the listener's
     started_s       when the service was started, by the monotonic clock
     crowded         1 while clients wait because there is no room for more; the listener's
+    outage          since when changes cannot be written, and why; the writer's
     beats           a number each child changes as long as it is well
     closed          connections each worker has closed since it was started
 
@@ -194,6 +195,21 @@ class Scoreboard:
     @crowded.setter
     def crowded(self, crowded: bool) -> None:
         self._words[5] = crowded
+
+    @property
+    def outage(self) -> tuple[int, int]:
+        """Since when changes cannot be written (ms since 1970), or 0, and the reason's number."""
+        return int(self._words[6]), int(self._words[7])
+
+    def note_outage(self, reason: int) -> None:
+        """Note that changes cannot be written now, and the number of the reason."""
+        self._words[7] = reason
+        if not self._words[6]:
+            self._words[6] = time.time_ns() // 1_000_000
+
+    def end_outage(self) -> None:
+        """Note that changes can be written."""
+        self._words[6] = 0
 
     def beat(self, child: int) -> None:
         """Note that a child is well."""

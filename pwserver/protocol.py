@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from pwserver.errors import Denied, Refused
+from pwserver.errors import Denied, Refused, VersionConflict
 
 PASSWORD_LENGTH_MAX = 4096  # characters; far beyond what people or generators make
 ID_LENGTH_MAX = 128  # characters, by the contract; of request ids as well
@@ -35,6 +35,7 @@ Label = Annotated[str, Meta(min_length=1, max_length=LABEL_LENGTH_MAX)]
 Labels = Annotated[list[Label], Meta(max_length=LABELS_MAX)]
 RequestId = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 Version = Annotated[int, Meta(ge=1, le=VERSION_MAX)]
+VersionOrNone = Annotated[int, Meta(ge=0, le=VERSION_MAX)]  # 0: there is no such user
 GeneratedLength = Annotated[int, Meta(ge=GENERATED_LENGTH_MIN, le=GENERATED_LENGTH_MAX)]
 Alphabet = Annotated[str, Meta(min_length=2, max_length=ALPHABET_LENGTH_MAX)]
 PageLimit = Annotated[int, Meta(ge=1, le=PAGE_USERS_MAX)]
@@ -76,13 +77,19 @@ class SavePassword(Message, tag="save_password", frozen=True):
     password: Password
     username: Username | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
+    if_version: VersionOrNone | UnsetType = UNSET
     request_id: RequestId | UnsetType = UNSET
     id: Id = UNSET
 
     @property
     def plain(self) -> bool:
         """Whether this is the seed's save, of which nothing depends on what is in the book."""
-        return self.username is UNSET and self.request_id is UNSET and self.labels is UNSET
+        return (
+            self.username is UNSET
+            and self.labels is UNSET
+            and self.if_version is UNSET
+            and self.request_id is UNSET
+        )
 
 
 class NumberOfUsers(Message, tag="number_of_users", frozen=True):
@@ -155,6 +162,7 @@ class GeneratePassword(Message, tag="generate_password", frozen=True):
     alphabet: Alphabet | UnsetType = UNSET
     username: Username | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
+    if_version: VersionOrNone | UnsetType = UNSET
     request_id: RequestId | UnsetType = UNSET
     id: Id = UNSET
 
@@ -249,6 +257,8 @@ class Reply(Discreet, frozen=True):
     workers: int | None = None
     uptime_s: float | None = None
     parts: dict[str, str] | None = None
+    write_error: str | None = None
+    write_error_since: datetime | None = None
     error: str | None = None
     id: int | str | None = None
 
@@ -281,7 +291,8 @@ def encode(message: str, id: int | str | UnsetType = UNSET, **fields: Any) -> by
 
 def refusal(error: Refused, id: Id) -> bytes:
     """Return the reply that says no, with the reason where there is one to give."""
-    return encode(error.message, id, error=str(error) or UNSET)
+    version = error.version if isinstance(error, VersionConflict) else UNSET
+    return encode(error.message, id, error=str(error) or UNSET, version=version)
 
 
 def passwords_saved(ids: list[Id]) -> bytes:

@@ -70,9 +70,14 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the service is doing; `parts` says it of each of its parts by name."""
+    """How the service is doing; `parts` says which version each of its parts has.
+
+    While nothing can be saved, `write_error` says why and `write_error_since` since when (UTC).
+    """
 
     number_of_users: int
     workers: int
     uptime_s: float
     parts: dict[str, str]
+    write_error: str | None = None
+    write_error_since: datetime | None = None

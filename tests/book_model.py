@@ -12,6 +12,11 @@ KEPT = 2
 NOT_SAVED = {"message": "Not saved!"}
 
 
+def refused(reply: Request) -> bool:
+    """Tell whether a save was refused, for whatever reason."""
+    return reply["message"] == NOT_SAVED["message"]
+
+
 def composed(text: str) -> str:
     """Return a text in the form in which names compare."""
     return unicodedata.normalize("NFC", text)
@@ -50,7 +55,7 @@ class Model:
                 return NOT_SAVED
             return reply if "password" not in reply or self.is_kept(reply) else NOT_SAVED
         reply = act()
-        if id is not None and reply not in (UNKNOWN_USER, UNKNOWN_VERSION):
+        if id is not None and reply not in (UNKNOWN_USER, UNKNOWN_VERSION) and not refused(reply):
             self.requests[id] = request, reply
         return reply
 
@@ -60,7 +65,16 @@ class Model:
         version, password = generated["version"], generated["password"]
         return user is not None and user.versions.get(version) == password
 
-    def save(self, name: str | None, password: str, labels: list[str] | None = None) -> Request:
+    def save(
+        self,
+        name: str | None,
+        password: str,
+        labels: list[str] | None = None,
+        if_version: int | None = None,
+    ) -> Request:
+        newest = self.users[name].newest if name in self.users else 0
+        if if_version not in (None, newest):
+            return {**NOT_SAVED, "version": newest}
         if name is None:
             user = self.nameless[password] = Kept()
         elif name.startswith("user-0123") and name not in self.users:
@@ -74,9 +88,9 @@ class Model:
             return {"message": "Password saved!"}
         return {"message": "Password saved!", "username": name, "version": version}
 
-    def generate(self, name: str, made: str) -> Request:
-        reply = self.save(name, made)
-        if reply == UNKNOWN_USER:
+    def generate(self, name: str, made: str, if_version: int | None = None) -> Request:
+        reply = self.save(name, made, if_version=if_version)
+        if reply == UNKNOWN_USER or refused(reply):
             return reply
         return {**reply, "message": "return_generated_password", "password": made}
 

@@ -145,7 +145,7 @@ def generated_names(peer: Peer) -> list[str]:
 EXAMPLES: dict[str, Request] = {
     str(request["message"]): request
     for request in (
-        save("example", labels=["x"], request_id="an example"),
+        save("example", labels=["x"], if_version=0, request_id="an example"),
         COUNT,
         get("example", version=1),
         verify("example", "abc123"),
@@ -160,6 +160,7 @@ EXAMPLES: dict[str, Request] = {
             "alphabet": "abc",
             "username": "example",
             "labels": ["x"],
+            "if_version": 0,
             "request_id": "one more example",
         },
         {"message": "check_password", "password": "abc123"},

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.book_company import COMMON, OWN, WORKERS, Premises, Seat, premises
-from tests.book_model import KEPT, NOT_SAVED, Model, composed
+from tests.book_model import KEPT, Model, composed, refused
 from tests.books_wire import (
     COUNT,
     Request,
@@ -63,6 +63,7 @@ LABEL = st.sampled_from(["x", "y", "\xe9t\xe9", "e\u0301te\u0301"])
 LABELS = st.one_of(st.none(), st.lists(LABEL, max_size=3))
 PASSWORD = st.sampled_from(["one", "two", "three \N{SNOWMAN}"])
 VERSION = st.integers(1, 4)
+IF_VERSION = st.one_of(st.none(), st.none(), st.integers(0, 3))
 ID = st.one_of(st.none(), st.integers(0, 5))
 
 Fault = Callable[[Premises], None]
@@ -141,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         assert reply.pop("id") == request["id"]
         for each in (reply, *reply.get("versions", ()), *reply.get("users", ())):
             each.pop("time_saved", None)
-        if expected == NOT_SAVED:
+        if refused(expected):
             assert reply.pop("error")
         if "after" in reply:
             expected, reply = {**expected}, {**reply}
@@ -215,17 +216,23 @@ class Machine(RuleBasedStateMachine):
 
     # --- The requests. ---
 
-    @rule(name=NAME, password=PASSWORD, labels=LABELS, number=ID)
+    @rule(name=NAME, password=PASSWORD, labels=LABELS, if_version=IF_VERSION, number=ID)
     def save(
-        self, name: str | int, password: str, labels: list[str] | None, number: int | None
+        self,
+        name: str | int,
+        password: str,
+        labels: list[str] | None,
+        if_version: int | None,
+        number: int | None,
     ) -> None:
         typed, kept = self.named(name)
-        more = {} if labels is None else {"labels": labels}
+        more = {"labels": labels, "if_version": if_version}
+        given = {field: value for field, value in more.items() if value is not None}
         kept_labels = None if labels is None else [composed(each) for each in labels]
         self.do_once(
-            save(typed, password, **more),
+            save(typed, password, **given),
             number,
-            lambda: self.model.save(kept, password, kept_labels),
+            lambda: self.model.save(kept, password, kept_labels, if_version),
         )
 
     @rule(number=ID, other=st.booleans())
@@ -234,12 +241,14 @@ class Machine(RuleBasedStateMachine):
         password = f"nameless {unique}"
         self.do_once(save(password=password), number, lambda: self.model.save(None, password))
 
-    @rule(name=NAME, number=ID)
-    def generate(self, name: str | int, number: int | None) -> None:
+    @rule(name=NAME, if_version=IF_VERSION, number=ID)
+    def generate(self, name: str | int, if_version: int | None, number: int | None) -> None:
         typed, kept = self.named(name)
         request = {"message": "generate_password", "username": typed}
+        if if_version is not None:
+            request["if_version"] = if_version
         made = f"made {next(self.counter)}"
-        self.do_once(request, number, lambda: self.model.generate(kept, made))
+        self.do_once(request, number, lambda: self.model.generate(kept, made, if_version))
 
     @rule(name=NAME, version=VERSION, number=ID)
     def restore(self, name: str | int, version: int, number: int | None) -> None:
@@ -363,15 +372,15 @@ def change_all(machine: Machine) -> None:
     """Make every kind of change over each connection, in bursts for all books at once."""
     for who in range(len(machine.service.seats)):
         machine.go_on_elsewhere(who, True)
-        machine.save("a", "one", ["x"], 0)
-        machine.save("a", f"two by {who}", None, None)
+        machine.save("a", "one", ["x"], None, 0)
+        machine.save("a", f"two by {who}", None, 1, None)
         machine.save_nameless(1, False)
         machine.save_nameless(None, False)
-        machine.generate("b", 2)
+        machine.generate("b", 0, 2)
         machine.restore("a", 1, 3)
-        machine.save("c", "three", ["y"], None)
+        machine.save("c", "three", ["y"], None, None)
         machine.label("c", ["x"])
-        machine.save("B", "four", None, None)
+        machine.save("B", "four", None, 0, None)
         machine.delete("B")
         machine.verify("a", "one", True)
         machine.count()

@@ -18,6 +18,7 @@ LOOK_ALIKE = {
         "password": "pasword passsword Password PASSWORD passwrod",
         "labels": "label Labels lables tag tags",
         "request_id": "request-id requestId RequestID requestid request_di idempotency_key",
+        "if_version": "ifVersion if-version if_versions",
         "id": "Id ID",
     },
     "get_password": {"username": "user usrname", "version": "Version versoin versions"},
@@ -110,6 +111,16 @@ def test_a_field_that_looks_like_a_known_one_is_refused(message: str) -> None:
         for name in names.split():
             told = f'"{name}" is not a field of {message}; did you mean "{field}"?'
             assert sent(message, id=7, **{name: "secret"}) == Outcome([Bad(told, 7)], False), name
+
+
+@pytest.mark.parametrize("name", ["version", "Version", "expected_version"])
+def test_a_version_beside_a_username_is_refused(name: str) -> None:
+    """A save without a username may say which version of a program it comes from."""
+    told = f'"{name}" is not a field of save_password; did you mean "if_version"?'
+    named = sent("save_password", password="abc123", username="alice", **{name: 1})
+    assert named == Outcome([Bad(told)], False)
+    nameless = sent("save_password", password="abc123", **{name: 1})
+    assert nameless == Outcome([SavePassword("abc123")], False)
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=tag)

@@ -26,6 +26,7 @@ from workers.context import Context, Recorded
 from workers.lines import refusal_of
 from workers.models import time_saved
 from workers.names import composed, normal
+from workers.outage import REASONS
 from workers.peers import Peer
 from workers.reading import Entry
 
@@ -157,6 +158,7 @@ def check_password(context: Context, waiter: Waiter, request: CheckPassword) -> 
 def status(context: Context, waiter: Waiter, request: Status) -> bytes:
     """Tell how the service is doing."""
     scoreboard = context.scoreboard
+    since_ms, reason = scoreboard.outage
     return protocol.encode(
         "return_status",
         request.id,
@@ -164,6 +166,8 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         workers=scoreboard.workers,
         uptime_s=round(time.monotonic() - scoreboard.started_s, 1),
         parts=_PARTS,
+        write_error=REASONS[reason] if since_ms else UNSET,
+        write_error_since=time_saved(since_ms) if since_ms else UNSET,
     )
 
 

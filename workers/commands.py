@@ -153,7 +153,8 @@ def generate_and_save(context: Context, waiter: Waiter, request: GeneratePasswor
 def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
     """Make a password, which is not saved."""
     password = generate(request)
-    if request.labels is not UNSET or request.request_id is not UNSET:
+    for_saves = (request.labels, request.if_version, request.request_id)
+    if any(field is not UNSET for field in for_saves):
         raise InvalidMessage('"username" is missing: without it nothing is saved.')
     return protocol.encode("return_generated_password", request.id, password=password)
 
@@ -302,7 +303,8 @@ TABLE = (
         Status,
         each(answers.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
-        "says how the service is doing, and which versions its parts have",
+        "says how the service is doing, and which versions its parts have; while nothing can be "
+        "saved also why (`write_error`) and since when (`write_error_since`)",
         "count",
     ),
 )
@@ -335,8 +337,9 @@ def _are_plain_saves(requests: Sequence[Message | Bad]) -> bool:
         if (
             type(request) is not SavePassword
             or request.username is not UNSET
-            or request.request_id is not UNSET
             or request.labels is not UNSET
+            or request.if_version is not UNSET
+            or request.request_id is not UNSET
         ):
             return False
     return True

@@ -184,15 +184,18 @@ class Store:
     def commit(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
         """Save rows and do operations as one transaction; return what became of the operations.
 
-        Returns when it would survive pulling the plug. Raises an `apsw.Error`, and then nothing of
-        it is done: except where a sync failed, after which nobody can tell. Raises `KeyRetired` for
-        what nobody could open.
+        Returns when it would survive pulling the plug. Where there is nothing to do, something is
+        written all the same, so that one sees whether it can be. Raises an `apsw.Error`, and then
+        nothing of it is done: except where a sync failed, after which nobody can tell. Raises
+        `KeyRetired` for what nobody could open.
         """
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
             if self._log_begins:
                 generations.begin(connection)
+            elif not rows and not operations:
+                generations.touch(connection)
             results = self._row_writer.apply(rows, operations)
             pages = self.log_pages
             connection.execute("COMMIT")

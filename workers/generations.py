@@ -52,7 +52,7 @@ def begin(connection: apsw.Connection) -> None:
 
 
 def touch(connection: apsw.Connection) -> None:
-    """Write the row as it is, for who may begin a log without the lock of the service."""
+    """Write the row as it is: something is written then, and nothing changes."""
     connection.execute(_TOUCH, (_ROW,))
 
 

@@ -20,6 +20,7 @@ from pwserver.errors import (
     Unavailable,
     UnknownUser,
     UnknownVersion,
+    VersionConflict,
 )
 from pwserver.protocol import (
     LABEL_LENGTH_MAX,
@@ -66,21 +67,37 @@ class Save(Write):
             refuse_token(request_id, "request_id")
             self._request_id = request_id
         self._labels: str | None = None
-        if not isinstance(request, RestorePassword) and request.labels is not UNSET:
-            self._labels = _labels(request.labels)
+        self._if_version: int | UnsetType = UNSET
+        if not isinstance(request, RestorePassword):
+            self._labels = None if request.labels is UNSET else _labels(request.labels)
+            self._if_version = request.if_version
         self._password = password
         self._version = 0  # that it makes
         self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
-        if self._for_guest and self._name is not None and generated_id(self._name) is not None:
-            # There may be such a user or not: a guest is not to know.
-            context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
-            raise Denied("Under names that the service makes, nobody saves without a token.")
+        if self._for_guest:
+            self._refuse_to_guests(waiter)
+        if self._if_version is not UNSET and self._name is None:
+            raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
         key = None if self._name is None else (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
+
+    def _refuse_to_guests(self, waiter: Waiter) -> None:
+        """Raise `Denied` where the answer would tell a guest whether there is a user."""
+        if self._if_version is not UNSET:
+            reason = 'Nobody saves with "if_version" without a token.'
+        elif self._name is not None and generated_id(self._name) is not None:
+            reason = "Under names that the service makes, nobody saves without a token."
+        else:
+            return
+        self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
+        raise Denied(reason)
 
     def plan(self) -> Operation:
         """Save as a new version of the user, or as a new user where there is none of the name."""
         user = None if self._name is None else self._context.reader.find(self._book, self._name)
+        newest = 0 if user is None else user.version
+        if self._if_version not in (UNSET, newest):
+            raise _conflict(newest)
         if user is not None:
             return self._save_over(user)
         if self._name is not None and generated_id(self._name) is not None:
@@ -155,8 +172,10 @@ class Save(Write):
         return not_saved(outcome, self.id)
 
     def refused(self, refusal: Refused) -> bytes:
-        """Say no, unless it was done before what it needs was gone."""
-        if self._request_id is not None and isinstance(refusal, UnknownUser | UnknownVersion):
+        """Say no, unless it was done before, when the book still was as it needs it."""
+        if self._request_id is not None and isinstance(
+            refusal, UnknownUser | UnknownVersion | VersionConflict
+        ):
             try:
                 earlier = self._context.reader.earlier(self._book, self._request_id)
                 if earlier is not None:
@@ -281,6 +300,12 @@ class Delete(Change):
     def record(self, outcome: str) -> None:
         """Note that a user was deleted."""
         self._context.note(self.waiter.peer, "delete", self._name, outcome)
+
+
+def _conflict(newest: int) -> VersionConflict:
+    if not newest:
+        return VersionConflict("There is no such user.", 0)
+    return VersionConflict(f"The newest version is {newest}.", newest)
 
 
 def _name(user: UserRow) -> str:

@@ -10,6 +10,7 @@ a failed sync the service ends.
 """
 
 import contextlib
+import errno
 import logging
 import select
 import socket
@@ -24,6 +25,15 @@ from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, se
 from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
 from workers.database import Store
 from workers.models import Row
+from workers.outage import (
+    CANNOT_BE_OPENED,
+    DISK_ERROR,
+    DISK_FULL,
+    LOCKED,
+    QUOTA_EXCEEDED,
+    READ_ONLY,
+    Outage,
+)
 from workers.process import CHANNEL, STOP, become_child, say_ready
 from workers.validation import CheckValues
 from workers.waiting import Events, Lookout
@@ -84,6 +94,7 @@ class Writer:
         self._control = control
         self._scoreboard = scoreboard
         self._start = start
+        self._outage = Outage(scoreboard)
         self._store = self._open(start.keys)
         self._workers: dict[int, Worker] = {}
         self._checkpoint_at = CHECKPOINT_PAGES
@@ -115,6 +126,8 @@ class Writer:
             batches = self._receive(events)
             if batches:
                 self._commit(batches)
+            elif self._outage.lasts:
+                self._try_to_write()
             more_to_do = not batches and not self._files_changed() and self._empty_books()
             self._checkpoint()
             events = self._lookout.look() if batches else []
@@ -150,10 +163,23 @@ class Writer:
                     self._commit([batch])
             return
         except apsw.Error as error:
-            self._answer(batches, _reason(error))
+            reason = _reason(error, self._store.connection.system_errno)
+            self._answer(batches, reason)
+            self._outage.refused(len(rows) + len(operations), reason)
             return
         self._scoreboard.users = self._store.users
         self._answer(batches, results)
+        self._outage.written()
+
+    def _try_to_write(self) -> None:
+        """Find out whether an outage is over, though nobody may save anything now."""
+        try:
+            self._store.commit([], [])
+        except apsw.Error as error:
+            log.debug("still nothing can be written: %s", _reason(error))
+            return
+        self._scoreboard.users = self._store.users  # some of a removed book may be gone
+        self._outage.written()
 
     def _answer(self, batches: list[tuple[Worker, Batch]], outcome: str | list[Result]) -> None:
         """Tell workers what became of their batches: the operations' results, or why not."""
@@ -247,19 +273,19 @@ class Writer:
         worker.channel.close()
 
 
-def _reason(error: apsw.Error) -> str:
+def _reason(error: apsw.Error, system_errno: int = 0) -> str:
     """Return why a batch was certainly not saved; raise `StorageFailed` where nobody can tell."""
     if isinstance(error, apsw.FullError):
-        return "The disk is full."
+        return DISK_FULL
     if isinstance(error, apsw.ReadOnlyError):
-        return "The database is read-only."
+        return READ_ONLY
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return "The database is locked by another program."
+        return LOCKED
     if isinstance(error, apsw.CantOpenError):
-        return "The database cannot be opened."
+        return CANNOT_BE_OPENED
     extended = getattr(error, "extendedresult", 0)
     if isinstance(error, apsw.IOError) and extended == apsw.SQLITE_IOERR_WRITE:
-        return "The disk reported an error."
+        return QUOTA_EXCEEDED if system_errno == errno.EDQUOT else DISK_ERROR
     raise StorageFailed(
         f"the disk failed while the database was written to ({error}). The service ends, because "
         "nothing written from now on could be trusted. What was acknowledged is safe: see to the "

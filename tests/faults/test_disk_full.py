@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import re
 import resource
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pwserver.errors import ExitCode
 from tests.faults.canary import SAVE
 from tests.faults.conftest import Start
 from tests.faults.tally import users_in
-from tests.harness import Peer
-from tests.shell import Shell
+from tests.harness import Peer, Service, eventually
+from tests.shell import Shell, shell_at
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
 
@@ -35,6 +39,33 @@ def saved_until_full(peer: Peer) -> int:
     return saved
 
 
+def write_error(owner: Peer) -> Any:
+    """Return why nothing can be saved, as `status` says it; None where all is well."""
+    return owner.ask({"message": "status"}).get("write_error")
+
+
+def assert_outage(service: Service, owner: Peer) -> None:
+    """Check that `status` and the log say what is wrong, and that `check` and exit codes do."""
+    status = owner.ask({"message": "status"})
+    assert status["write_error"] == "The disk is full."
+    since = datetime.fromisoformat(status["write_error_since"])
+    assert timedelta(0) <= datetime.now(UTC) - since < timedelta(minutes=5)
+    assert owner.ask({"message": "ping"}) == {"message": "Alive!"}
+    said = re.findall(
+        r"writer: nothing can be saved\. The disk is full\. Changes refused: \d+\n", service.stderr
+    )
+    assert said, "at once"
+    assert len(said) < 5, "once a minute, however many are refused"
+    shell = shell_at(service, service.folder)
+    told = shell.run("status")
+    assert told.code == ExitCode.STORAGE
+    assert told.err == "pwserver: nothing can be saved. The disk is full.\n"
+    checked = shell.run("check", "--database", str(service.database))
+    assert checked.code == ExitCode.STORAGE
+    assert "all in order" in checked.out
+    assert "there is no room for more" in checked.err
+
+
 @pytest.mark.root("to mount a small disk")
 def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> None:
     """A save that does not fit is "Not saved!" with the reason; reads go on; room helps."""
@@ -50,11 +81,14 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> Non
         )
         assert owner.count() == saved + 1
         assert owner.ask({"message": "list_users"})["users"][0]["username"] == "alice"
+        assert_outage(service, owner)
         subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
         assert peer.save() == {"message": "Password saved!"}
         assert peer.count() == saved + 2
+        eventually(lambda: not write_error(owner), "the outage is over")
     assert service.stop() == 0
     assert users_in(service.database) == saved + 2
+    assert re.search(r"writer: changes are saved again\. Refused in all: \d+\n", service.stderr)
 
 
 @pytest.mark.root("to mount a small disk")
