@@ -183,7 +183,7 @@ class Service:
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         popen = {**own, "env": WITHOUT_PSYCOPG, **popen}
         self.process = launch(command, **popen)
-        self.port = 0
+        self.port = self.workers = 0
         self.banner = ""  # the first line it prints
         self._token = ""
         self._registering = threading.Lock()
@@ -196,7 +196,7 @@ class Service:
         if not found:
             self.kill_everything()
             raise AssertionError(f"{self.banner!r}\n{self.stderr}")
-        self.port = int(found[2] or 0)
+        self.port, self.workers = int(found[2] or 0), int(found[4])
         return self
 
     @property
@@ -253,6 +253,13 @@ class Service:
         """Return the process id of every named child that is alive."""
         needs.sight_of(self.process)
         return named_children(self.process.pid)
+
+    def all_children(self) -> dict[str, int]:
+        """Return the process id of every child, waiting for all of them to be started."""
+        others = {"fork server", "writer", "checker", "console"}
+        expected = others | {f"worker {number}" for number in range(1, self.workers + 1)}
+        eventually(lambda: set(self.children()) == expected, "all children run")
+        return self.children()
 
     def child(self, name: str) -> int:
         """Return the process id of a child, waiting for it to be started."""

@@ -112,8 +112,7 @@ def test_new_client_authorities_are_taken_as_well(
 def test_without_tls_sighup_does_nothing(start: Start) -> None:
     """The signal, sent to all processes as a terminal does, is logged, and they go on."""
     service = start(start_new_session=True)
-    eventually(lambda: len(service.children()) == 5, "all children run")
-    children = service.children()
+    children = service.all_children()
     with service.peer() as peer:
         assert peer.save() == {"message": "Password saved!"}
         os.killpg(service.process.pid, signal.SIGHUP)

@@ -311,7 +311,7 @@ def _without_privilege() -> None:
 
 def all_processes(service: WatchedService) -> list[int]:
     """Return the process ids of a service, once all of its children run."""
-    eventually(lambda: len(service.children()) == 5, "all children run")
+    service.all_children()
     return list(service.processes().values())
 
 

@@ -83,7 +83,7 @@ def test_nothing_leaks_over_many_connections(start: Start) -> None:
     service = start()
     with service.peer() as peer:
         peer.save()
-    eventually(lambda: len(service.children()) == 5, "all children run")
+    service.all_children()
 
     def files() -> list[int]:
         return [open_files(pid) for pid in service.processes().values()]

@@ -12,7 +12,7 @@ import pytest
 from tests.books_wire import ask_all, save
 from tests.faults.books import assert_refused
 from tests.faults.canary import CANARY
-from tests.harness import Service, eventually
+from tests.harness import Service
 
 
 def text(path: Path) -> None:
@@ -75,9 +75,7 @@ def test_an_altered_row_costs_its_own_request_only(service: Service, tmp_path: P
     names = [f"user {number}" for number in range(len(TAMPERED))]
     with service.owner() as peer:
         ask_all(peer, [save(name, CANARY, labels=["a"]) for name in names])
-    children = eventually(
-        lambda: found if len(found := service.children()) == 5 else None, "all children are named"
-    )
+    children = service.all_children()
     intruder = apsw.Connection(str(tmp_path / "user_data.db"))
     for name, change in zip(names, TAMPERED, strict=True):
         intruder.execute(f"UPDATE user SET {change} WHERE username = ?", (name,))

@@ -8,8 +8,6 @@ from tests.faults.inject import open_files
 from tests.harness import Service, eventually, steady
 from workers import rotation
 
-CHILDREN = 6  # with the fork server
-
 
 def fork_server(service: Service) -> int | None:
     """Return the process id of the fork server, if it runs."""
@@ -20,8 +18,7 @@ def test_it_dies_while_it_makes_a_child(start: Start) -> None:
     """The listener, which waits for it just then, takes the child for dead and starts another."""
     service = start()
     with service.peer() as peer:
-        eventually(lambda: len(service.children()) == CHILDREN, "all children run")
-        old = eventually(lambda: fork_server(service), "the fork server runs")
+        old = service.all_children()["fork server"]
         writer = service.child("writer")
         os.kill(old, signal.SIGSTOP)
         os.kill(writer, signal.SIGKILL)
@@ -36,8 +33,7 @@ def test_a_key_comes_while_it_makes_the_writer(start: Start) -> None:
     """A writer that was given the keys before is started once more, with all of them."""
     service = start()
     with service.peer() as peer:
-        eventually(lambda: len(service.children()) == CHILDREN, "all children run")
-        held = eventually(lambda: fork_server(service), "the fork server runs")
+        held = service.all_children()["fork server"]
         os.kill(held, signal.SIGSTOP)
         os.kill(service.child("writer"), signal.SIGKILL)
         eventually(lambda: "writer died" in service.stderr, "the death is noticed")
@@ -54,8 +50,7 @@ def test_a_key_comes_while_it_makes_the_writer(start: Start) -> None:
 def test_another_one_is_made_before_it_is_needed(start: Start) -> None:
     """So that nobody who comes waits while it loads its modules; the children live on."""
     service = start()
-    eventually(lambda: len(service.children()) == CHILDREN, "all children run")
-    old = eventually(lambda: fork_server(service), "the fork server runs")
+    old = service.all_children()["fork server"]
     with service.peer() as peer:
         os.kill(old, signal.SIGKILL)
         eventually(lambda: fork_server(service) not in (None, old), "another one runs")

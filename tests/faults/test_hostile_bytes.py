@@ -11,7 +11,7 @@ import pytest
 from tests.books_wire import ALIVE, PING
 from tests.faults.canary import WatchedService
 from tests.faults.inject import memory_kib
-from tests.harness import PATIENCE_S, eventually
+from tests.harness import PATIENCE_S
 
 SAVE = {"message": "save_password", "password": "hunter2"}
 
@@ -19,15 +19,16 @@ SAVE = {"message": "save_password", "password": "hunter2"}
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedService]:
     """Return one service that all of this is sent to; at the end each process is the first one."""
-    service = WatchedService(tmp_path_factory.mktemp("hardened")).wait_until_listening()
-    eventually(lambda: len(service.children()) == 5, "all children run")
-    children = service.children()
-    with service.peer() as peer:
-        peer.save()
-    yield service
-    assert service.children() == children, "nobody died"
-    assert "ERROR" not in service.stderr, service.stderr
-    service.end()
+    service = WatchedService(tmp_path_factory.mktemp("hardened"))
+    try:
+        children = service.wait_until_listening().all_children()
+        with service.peer() as peer:
+            peer.save()
+        yield service
+        assert service.children() == children, "nobody died"
+        assert "ERROR" not in service.stderr, service.stderr
+    finally:
+        service.end()
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,6 @@ from tests.faults.tally import saving, users_in
 from tests.harness import Peer, Service, eventually, steady
 from tests.launching import is_alive
 
-CHILDREN = {"writer", "worker 1", "worker 2", "checker", "console"}
-
-
-def running(service: Service) -> dict[str, int]:
-    """Return the process ids of the children, once all of them run."""
-    eventually(lambda: set(service.children()) >= CHILDREN, "all children run")
-    return service.children()
-
 
 @pytest.mark.root
 @pytest.mark.parametrize(
@@ -34,7 +26,7 @@ def running(service: Service) -> dict[str, int]:
 def test_killed_every_200_ms_under_load(start: Start, victims: list[str]) -> None:
     """What was acknowledged is there, nothing else but what nobody knew of, and nothing leaks."""
     service = start()
-    running(service)
+    service.all_children()
     before = steady(lambda: open_files(service.process.pid), "the listener's descriptors")
     with saving(service, 8) as savers:
         for number in range(12):
@@ -43,7 +35,7 @@ def test_killed_every_200_ms_under_load(start: Start, victims: list[str]) -> Non
             time.sleep(0.2)  # the rhythm of the fault
         seen = savers.tally.saved
         eventually(lambda: savers.tally.saved > seen + 50, "saves go on")
-    running(service)
+    service.all_children()
     with service.peer() as peer:
         users = peer.count()
     assert savers.tally.accounts_for(users), (savers.tally, users)
@@ -124,7 +116,7 @@ def test_repeated_death_is_met_with_a_pause(service: Service) -> None:
 def test_a_killed_listener_leaves_no_orphan(start: Start) -> None:
     """Its children end within 2 s, the port is free, a restart is ready within 3 s with all."""
     service = start()
-    children = list(running(service).values())
+    children = list(service.all_children().values())
     with saving(service, 4) as savers:
         eventually(lambda: savers.tally.saved > 50, "saves are acknowledged")
         os.kill(service.process.pid, signal.SIGKILL)
