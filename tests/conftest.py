@@ -18,6 +18,14 @@ from tests.launching import keeper
 
 Start = Callable[..., Service]
 
+_STARTERS = {"Service", "Shell", "Start", "WatchedService", "premises", "start_null"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what starts the service or a command: its file has one of the things that do."""
+    if isinstance(item, pytest.Function) and _STARTERS & vars(item.module).keys():
+        item.add_marker("service")
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this user cannot do."""

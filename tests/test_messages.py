@@ -109,7 +109,7 @@ def test_every_message_has_its_examples() -> None:
         ('{"message": "ping", "note": "\\u0000", "more": {"message": 5, "id": []}}', Ping()),
         ('{"m\\u0065ssage": "ping"}', Ping()),
         ('{"message": "save_password", "password": "p", "username": "u", "labels": ["a", "b"], '
-         '"request_id": "r"}', SavePassword("p", "u", ["a", "b"], "r")),
+         '"if_version": 0, "request_id": "r"}', SavePassword("p", "u", ["a", "b"], 0, "r")),
         ('{"message": "get_password", "username": "u", "version": 3}', GetPassword("u", 3)),
         ('{"message": "list_users"}', ListUsers("", 100, "")),
         ('{"message": "list_users", "after": "a", "limit": 5, "prefix": "p", "label": "l"}',
@@ -248,7 +248,8 @@ def test_a_save_is_plain_where_nothing_depends_on_the_book() -> None:
     """The seed's save, with an id or without, is plain; one with any other field is not."""
     assert SavePassword("p").plain
     assert SavePassword("p", id=7).plain
-    more: list[dict[str, Any]] = [{"username": "u"}, {"labels": []}, {"request_id": "r"}]
+    more: list[dict[str, Any]] = [{"username": "u"}, {"labels": []}, {"if_version": 0}]
+    more += [{"request_id": "r"}]
     for fields in more:
         assert not SavePassword("p", **fields).plain
 
@@ -391,6 +392,8 @@ ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "workers": COUNTS,
     "uptime_s": st.floats(0, 1e9),
     "parts": st.dictionaries(NO_NUL, NO_NUL, max_size=2),
+    "write_error": NO_NUL,
+    "write_error_since": TIMES,
     "error": NO_NUL,
     "id": IDS,
 }

@@ -68,6 +68,8 @@ LIFE = b"".join(
         request("save_password", password=PASSWORDS[1], username="a", request_id="r"),
         request("generate_password", username="b", length=8, alphabet="ab", request_id="s"),
         request("generate_password", username="b", length=8, alphabet="ab", request_id="s"),
+        request("save_password", password=PASSWORDS[2], username="b", if_version=1),
+        request("save_password", password=PASSWORDS[2], username="b", if_version=1),
         request("generate_password"),
         request("number_of_users"),
         request("get_password", username="a", version=1),

@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "label": ("x", "y"),
     "request_id": ("r", "s", "r" * 128),
     "version": (1, 2, 3),
+    "if_version": (0, 1, 2),
     "after": ("", *NAMES),
     "prefix": ("", "a", "c", "user-"),
     "limit": (1, 2, 1000),
