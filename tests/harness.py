@@ -22,7 +22,7 @@ from pwserver.config import StoreSettings
 from pwserver.protocol import RIGHTS, Right
 from pwserver.secret import Secret
 from tests import needs
-from tests.launching import end_session, is_alive, launch, session
+from tests.launching import end_session, is_alive, keeper, launch, session
 from workers.administration import Administration, administration
 
 READY = re.compile(
@@ -287,9 +287,12 @@ class Service:
         try:
             with contextlib.suppress(ValueError):
                 self.process.communicate(timeout=PATIENCE_S)
-            return self.process.wait(PATIENCE_S)
+            code = self.process.wait(PATIENCE_S)
         finally:
             self._errors.close()
+        if not session(self.process.pid):  # otherwise it is for `end`, or for the end of the tests
+            keeper().forget(self.process.pid)
+        return code
 
     def kill_everything(self) -> None:
         """End every process of the service by force."""

@@ -9,6 +9,7 @@ import pytest
 from tests.books_wire import (
     COUNT,
     DELETED,
+    DENIED,
     PING,
     UNKNOWN_USER,
     Request,
@@ -119,8 +120,8 @@ def _check_all_but_secrets(peer: Peer, guest: Peer) -> None:
     }
     assert [peer.ask(request)["message"] for request in expected.values()] == [*expected]
     assert guest.save()["message"] == "Password saved!"
-    assert guest.ask(get("alice")) == {"message": "Denied!"}
-    assert guest.authenticate("pwserver_wrong") == {"message": "Denied!"}
+    assert guest.ask(get("alice")) == DENIED
+    assert guest.authenticate("pwserver_wrong") == DENIED
 
 
 def test_a_device_that_is_always_full_stops_nobody(start: Start, tmp_path: Path) -> None:

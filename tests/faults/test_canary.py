@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.books_wire import (
+    DENIED,
     Request,
     ask_all,
     delete,
@@ -158,7 +159,7 @@ def test_a_token_is_nowhere_at_all(start: Start) -> None:
             assert peer.authenticate(wrong)["message"] in ("Denied!", "Invalid message!")
     for name in ("", "worker 1", "writer"):
         with service.peer() as guest, service.owner() as owner, service.peer() as stranger:
-            assert stranger.authenticate("wrong") == {"message": "Denied!"}
+            assert stranger.authenticate("wrong") == DENIED
             for peer in (guest, owner, stranger):
                 for answer in ask_all(peer, with_token_in_wrong_fields(token)):
                     assert token not in str({**answer, "after": None})
