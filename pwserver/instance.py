@@ -136,4 +136,6 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def _reason(path: Path, error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return f"{path} is on a file system that is mounted read-only, and is to be written to."
     return f"{path} cannot be opened: {error.strerror}."

@@ -1,6 +1,7 @@
 """What all tests share: a way to start services that are stopped, and looked at, afterwards."""
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from tests.fake_service import server_tls
 from tests.harness import Peer, Service
 from tests.launching import keeper
 
+os.umask(0o022)  # a file that a group may write to is refused, and tests make many
+
 Start = Callable[..., Service]
 
 _STARTERS = {"Service", "Shell", "Start", "WatchedService", "premises", "start_null"}
@@ -23,7 +26,9 @@ _STARTERS = {"Service", "Shell", "Start", "WatchedService", "premises", "start_n
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what starts the service or a command: its file has one of the things that do."""
-    if isinstance(item, pytest.Function) and _STARTERS & vars(item.module).keys():
+    if isinstance(item, pytest.Function) and (
+        _STARTERS & vars(item.module).keys() or {"start", "shared_service"} & {*item.fixturenames}
+    ):
         item.add_marker("service")
 
 

@@ -64,10 +64,12 @@ def test_connections_are_made_when_needed_and_kept() -> None:
 def test_the_connection_used_last_is_used_next() -> None:
     """So that what a burst left over stays unused, and can be closed for it."""
 
-    def numbered(conversation: Conversation) -> None:
-        mine = service.connections
-        while conversation.read() is not None:
-            conversation.say(number(mine))
+    def numbered(mine: int) -> Callable[[Conversation], None]:
+        def behave(conversation: Conversation) -> None:
+            while conversation.read() is not None:
+                conversation.say(number(mine))
+
+        return behave
 
     def asked_over(nested: int) -> list[int]:
         """Count, and meanwhile again, so often; return which connections it was over."""
@@ -83,7 +85,7 @@ def test_the_connection_used_last_is_used_next() -> None:
         pool.ask(counting)
         return [*counting.results(), *found]
 
-    with FakeService(numbered) as service:
+    with FakeService(numbered(1), numbered(2)) as service:
         pool = ConnectionPool(access_to(service.url), 2)
         outer, inner = asked_over(1)
         assert outer != inner

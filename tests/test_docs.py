@@ -38,7 +38,7 @@ def commands_table() -> str:
     return "\n".join(rows)
 
 
-NAMED = ["username", "labels", "request_id"]
+NAMED = ["username", "labels", "if_version", "request_id"]
 """The fields that make a save one under a name: they are in a row of their own."""
 
 

@@ -41,24 +41,27 @@ def book(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Service, dict[str, list[str]]]]:
     """Yield a service with a book, and what is in it: the labels of each name."""
-    service = Service(tmp_path_factory.mktemp("listing")).wait_until_listening()
-    with service.owner() as peer:
-        expected: dict[str, list[str]] = {}
-        for number, name in enumerate(CHOSEN):
-            labels = [["odd", "even"][number % 2], *(["third"] if number % 3 == 0 else [])]
-            assert peer.ask(save(name, labels=labels)) == saved(name, 1)
-            expected[name] = labels
-            peer.send(save(), save(labels=["odd"]))
-            assert [peer.reply()["message"] for _ in range(2)] == ["Password saved!"] * 2
-        assert peer.count() == 3 * len(expected)
-        for name in set(generated_names(peer)) - set(expected):
-            expected[name] = []
-        for name in names(peer, label="odd"):
-            expected[name] = expected[name] or ["odd"]
-    assert len(expected) == 3 * len(CHOSEN)
-    yield service, expected
-    assert service.stop() == 0
-    assert "Traceback" not in service.stderr
+    service = Service(tmp_path_factory.mktemp("listing"))
+    try:
+        service.wait_until_listening()
+        with service.owner() as peer:
+            expected: dict[str, list[str]] = {}
+            for number, name in enumerate(CHOSEN):
+                labels = [["odd", "even"][number % 2], *(["third"] if number % 3 == 0 else [])]
+                assert peer.ask(save(name, labels=labels)) == saved(name, 1)
+                expected[name] = labels
+                peer.send(save(), save(labels=["odd"]))
+                assert [peer.reply()["message"] for _ in range(2)] == ["Password saved!"] * 2
+            assert peer.count() == 3 * len(expected)
+            for name in set(generated_names(peer)) - set(expected):
+                expected[name] = []
+            for name in names(peer, label="odd"):
+                expected[name] = expected[name] or ["odd"]
+        assert len(expected) == 3 * len(CHOSEN)
+        yield service, expected
+        assert service.stop() == 0
+    finally:
+        service.end()
 
 
 Book = tuple[Service, dict[str, list[str]]]

@@ -51,6 +51,7 @@ MISUSES: dict[str, list[Any]] = {
     "password": [*NO_TEXT, *NOT_UNICODE, "", long(4097)],
     "username": [*NO_NAME, long(129), "\N{GRINNING FACE}" * 129],
     "version": [*NO_NUMBER, 0, -1],
+    "if_version": [*NO_NUMBER, -1],
     "labels": [
         *(5, 1.5, True, None, CANARY, {CANARY: CANARY}),
         *([text] for text in (*NO_NAME, long(65))),
@@ -160,11 +161,14 @@ def test_a_missing_field_is_named(book: Peer, name: str) -> None:
         assert book.ask({"message": name})["message"] != "Invalid message!"
 
 
-@pytest.mark.parametrize("field", ["labels", "request_id"])
+SAVE_ONLY = ("labels", "if_version", "request_id")
+
+
+@pytest.mark.parametrize("field", SAVE_ONLY)
 def test_what_only_a_save_needs_is_refused_where_nothing_is_saved(book: Peer, field: str) -> None:
     """A generated password without a name is not saved: labels or an id of it would be lost."""
-    request = {**EXAMPLES["generate_password"]}
-    del request["username"], request[{"labels": "request_id", "request_id": "labels"}[field]]
+    left_out = {"username", *SAVE_ONLY} - {field}
+    request = {k: v for k, v in EXAMPLES["generate_password"].items() if k not in left_out}
     reply = book.ask(request)
     assert reply["message"] == "Invalid message!"
     assert '"username" is missing' in reply["error"]

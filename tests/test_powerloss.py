@@ -341,6 +341,8 @@ def play(tmp_path: Path) -> Play:
     return played
 
 
+@pytest.mark.service
+@pytest.mark.root("to trace processes that nobody else may look into")
 @pytest.mark.parametrize("act", ["first", "steady"])
 def test_a_service_loses_nothing_and_always_opens(play: Play, act: str) -> None:
     """While its files are made and its first saves are, and on any other day."""
@@ -349,6 +351,8 @@ def test_a_service_loses_nothing_and_always_opens(play: Play, act: str) -> None:
     assert tally.images >= 120
 
 
+@pytest.mark.service
+@pytest.mark.root("to trace processes that nobody else may look into")
 def test_a_service_that_does_not_sync_is_found_out(play: Play) -> None:
     """With synchronous=OFF it acknowledges what a power loss takes away."""
     tally = play("--acts", "first", "--images", "60", "--synchronous-off")

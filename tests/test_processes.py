@@ -95,7 +95,11 @@ def test_a_second_signal_ends_the_service_at_once(service: Service, peer: Peer) 
     peer.send(SAVE)
     service.process.send_signal(signal.SIGTERM)
     eventually(lambda: "SIGTERM: stopping" in service.stderr, "the stop has begun")
+    time.sleep(1.1)  # sooner, it would be the same request
+    began = time.monotonic()
     assert service.stop() == 7
+    assert time.monotonic() - began < 5, "not at the deadline only"
+    assert "SIGTERM again" in service.stderr
 
 
 def test_a_stop_has_a_deadline(start: Start) -> None:

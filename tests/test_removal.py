@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from tests.books_wire import DENIED
 from tests.conftest import Start
 from tests.harness import PATIENCE_S, Service, eventually
+from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell
 
 
@@ -145,7 +146,7 @@ def rows_of(folder: Path, statement: str) -> list[dict[str, int]]:
     """Return rows of the database as they stand."""
     import sqlite3  # noqa: PLC0415
 
-    with sqlite3.connect(folder / "user_data.db") as connection:
+    with closing(sqlite3.connect(folder / "user_data.db")) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(statement)]
 
@@ -182,7 +183,7 @@ def test_a_removal_that_was_interrupted_goes_on(start: Start, shell: Shell) -> N
     service = start()
     fill(service, add(shell, "shop"), 3000)
     service.stop()
-    with subprocess.Popen(
+    with launched(
         [sys.executable, "-m", "pwserver", "app", "remove", "shop", "--yes"],
         cwd=shell.folder,
         env=ENVIRONMENT,

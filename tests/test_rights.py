@@ -155,9 +155,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     authority = Authority(tmp_path_factory.mktemp("certificates"))
     flags = tls_flags(authority.issue("localhost"))
     service = Service(tmp_path_factory.mktemp("rights"), "--host", "0.0.0.0", *flags)
-    yield House(service.wait_until_listening(), trusting(authority))
-    assert service.stop() == 0
-    assert "Traceback" not in service.stderr, service.stderr
+    try:
+        yield House(service.wait_until_listening(), trusting(authority))
+        assert service.stop() == 0
+    finally:
+        service.end()
 
 
 @pytest.fixture

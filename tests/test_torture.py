@@ -79,9 +79,12 @@ def acknowledged(service: Service) -> Ledger:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """Return a book to be copied."""
     folder = tmp_path_factory.mktemp("original")
-    service = Service(folder).wait_until_listening()
-    ledger = acknowledged(service)
-    assert service.stop() == 0
+    service = Service(folder)
+    try:
+        ledger = acknowledged(service.wait_until_listening())
+        assert service.stop() == 0
+    finally:
+        service.end()
     return Kept(folder, ledger)
 
 

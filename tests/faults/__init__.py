@@ -32,6 +32,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | hostile bytes | bombs, other protocols, noise | test_hostile_bytes.py |
 | hostile bytes, endlessly | atheris on framing and commands | benchmarks/fuzz.py |
 | hostile names | escapes, line breaks, bidi marks | test_hostile_names.py |
+| planted modules, closed streams, a closed terminal | shells, mounts | test_surroundings.py |
 | a canary password | said in every place; and saved under every fault above | test_canary.py |
 | a long run | mixed load with random faults | benchmarks/torture.py |
 

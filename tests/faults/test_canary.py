@@ -252,7 +252,7 @@ def test_no_command_shows_what_it_is_not_asked_for(
         (["app", "add", token, "--may", "get"], 2),
         (["key", "retire", token], 2),
         (["audit", "show", "--user", "bird"], 0),
-        (["serve", "--port", f"{service.port}"], 4),
+        (["serve", "--port", f"{service.port}"], 5),
     ]
     for arguments, code in runs:
         ran = shell.run(*arguments, stdin=f"{CANARY}\n")

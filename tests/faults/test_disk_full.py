@@ -16,7 +16,7 @@ from tests.faults.canary import SAVE
 from tests.faults.conftest import Start
 from tests.faults.tally import users_in
 from tests.harness import Peer, Service, eventually
-from tests.shell import Shell, shell_at
+from tests.shell import Shell
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
 
@@ -56,7 +56,7 @@ def assert_outage(service: Service, owner: Peer) -> None:
     )
     assert said, "at once"
     assert len(said) < 5, "once a minute, however many are refused"
-    shell = shell_at(service, service.folder)
+    shell = Shell(service.folder, {"PWSERVER_URL": service.url})
     told = shell.run("status")
     assert told.code == ExitCode.STORAGE
     assert told.err == "pwserver: nothing can be saved. The disk is full.\n"

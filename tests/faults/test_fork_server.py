@@ -1,7 +1,10 @@
 """The fork server, from which all children come, dies."""
 
+import contextlib
 import os
 import signal
+
+import pytest
 
 from tests.faults.conftest import Start
 from tests.faults.inject import open_files
@@ -14,8 +17,9 @@ def fork_server(service: Service) -> int | None:
     return service.children().get("fork server")
 
 
+@pytest.mark.root
 def test_it_dies_while_it_makes_a_child(start: Start) -> None:
-    """The listener, which waits for it just then, takes the child for dead and starts another."""
+    """The child that it owes is taken for dead, and comes from another fork server."""
     service = start()
     with service.peer() as peer:
         old = service.all_children()["fork server"]
@@ -23,12 +27,14 @@ def test_it_dies_while_it_makes_a_child(start: Start) -> None:
         os.kill(old, signal.SIGSTOP)
         os.kill(writer, signal.SIGKILL)
         eventually(lambda: "writer died" in service.stderr, "the death is noticed")
-        steady(lambda: open_files(service.process.pid), "the listener waits for the fork server")
-        os.kill(old, signal.SIGKILL)
+        steady(lambda: open_files(service.process.pid), "a child was asked for")
+        with contextlib.suppress(ProcessLookupError):  # it took too long, and was replaced
+            os.kill(old, signal.SIGKILL)
         eventually(lambda: peer.save()["message"] == "Password saved!", "saves go on")
-    assert "writer cannot be started" in service.stderr
+    assert "another one is started" in service.stderr
 
 
+@pytest.mark.root
 def test_a_key_comes_while_it_makes_the_writer(start: Start) -> None:
     """A writer that was given the keys before is started once more, with all of them."""
     service = start()
@@ -55,4 +61,4 @@ def test_another_one_is_made_before_it_is_needed(start: Start) -> None:
         os.kill(old, signal.SIGKILL)
         eventually(lambda: fork_server(service) not in (None, old), "another one runs")
         assert peer.save()["message"] == "Password saved!"
-    assert "died" not in service.stderr
+    assert "died; it is started again" not in service.stderr, "the children live on"
