@@ -202,9 +202,8 @@ def _unforeseen(error: Exception) -> int:
 def _say(sentence: str, code: int) -> int:
     """Say a sentence on standard error, if anybody is there, and return the exit code."""
     with contextlib.suppress(OSError, ValueError):
-        print(
-            f"pwserver: {show.visible(sentence)}" if sentence else "", file=sys.stderr, flush=True
-        )
+        show.tell(f"pwserver: {sentence}" if sentence else "")
+        sys.stderr.flush()
     return code
 
 

@@ -305,7 +305,7 @@ def _user(book: Client, username: str) -> User:
     for user in book.list_users(prefix=username, limit=1).users:
         if user.username == unicodedata.normalize("NFC", username):
             return user
-    raise UnknownUser
+    raise UnknownUser(f"There is no user {username!r}.")
 
 
 def _print_saved(words: str, saved: Saved, as_json: bool) -> None:

@@ -202,7 +202,8 @@ def _print_columns(rows: list[Record], widths: Mapping[str, int]) -> None:
     for row in rows:
         cells = [Text(visible(_text(row[field])), overflow="fold") for field in widths]
         table.add_row(*cells)
-    Console(width=_width()).print(table)
+    # Told the width alone, rich takes a dumb terminal for one of 80 columns.
+    Console(width=_width(), height=25).print(table)
 
 
 def _print_lines(rows: list[Record]) -> None:

@@ -35,20 +35,26 @@ class Premises:
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder, self._flags = folder, flags
-        self.service = self._start()
-        with self.service.administration() as files:
-            self._companies = itertools.cycle(
-                [
-                    [
-                        files.add(f"{number} {place}", RIGHTS, common=place < COMMON).reveal()
-                        for place in range(COMMON + OWN)
-                    ]
-                    for number in range(COMPANIES)
-                ]
-            )
         self._tokens: list[str] = []
         self.seats: list[Seat] = []
-        self._connect()
+        self.service = self._start()
+        try:
+            self._companies = itertools.cycle(self._registered())
+            self._connect()
+        except BaseException:
+            self.service.kill_everything()
+            raise
+
+    def _registered(self) -> list[list[str]]:
+        """Return the tokens of each company's applications."""
+        with self.service.administration() as files:
+            return [
+                [
+                    files.add(f"{number} {place}", RIGHTS, common=place < COMMON).reveal()
+                    for place in range(COMMON + OWN)
+                ]
+                for number in range(COMPANIES)
+            ]
 
     def _start(self) -> Service:
         return Service(self._folder, *self._flags).wait_until_listening()
@@ -119,7 +125,7 @@ class Premises:
     def close(self) -> None:
         """Stop the service; it must end well."""
         assert self.service.stop() == 0
-        assert "Traceback" not in self.service.stderr, self.service.stderr
+        self.service.end()
 
 
 @contextlib.contextmanager
@@ -130,7 +136,6 @@ def premises(folder: Path, *flags: str) -> Iterator[Premises]:
         yield made
         made.close()
     finally:
-        if made.service.process.poll() is None:
-            made.service.kill_everything()
+        made.service.kill_everything()
         for seat in made.seats:
             seat.peer.close()

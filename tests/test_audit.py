@@ -105,7 +105,9 @@ def test_any_text_is_one_line(audited: Audited, text: str) -> None:
 def test_processes_write_one_chain(audited: Audited) -> None:
     """Records of processes that write at once are whole, all there, and in each one's order."""
     names = ["one", "two", "three", "four"]
-    children = [CONTEXT.Process(target=write_from, args=(audited, name, 500)) for name in names]
+    children = [
+        CONTEXT.Process(target=write_from, args=(audited, name, 500), daemon=True) for name in names
+    ]
     for child in children:
         child.start()
     for child in children:
@@ -125,18 +127,20 @@ def test_a_killed_process_breaks_nothing(audited: Audited) -> None:
     chance = random.Random(4)
     for life in range(12):
         children = [
-            CONTEXT.Process(target=write_from, args=(audited, f"{life}-{n}", 10**9))
+            CONTEXT.Process(target=write_from, args=(audited, f"{life}-{n}", 10**9), daemon=True)
             for n in range(2)
         ]
         for child in children:
             child.start()
-        before = audited.path.stat().st_size if audited.path.exists() else 0
-        while not audited.path.exists() or audited.path.stat().st_size == before:
-            assert all(child.is_alive() for child in children)
-        time.sleep(chance.random() / 50)  # a moment of its own for each
-        for child in children:
-            child.kill()
-            child.join()
+        try:
+            before = audited.path.stat().st_size if audited.path.exists() else 0
+            while not audited.path.exists() or audited.path.stat().st_size == before:
+                assert all(child.is_alive() for child in children)
+            time.sleep(chance.random() / 50)  # a moment of its own for each
+        finally:
+            for child in children:
+                child.kill()
+                child.join()
     assert write(audited.log(), "last")
     assert audited.amiss() == []
     assert audited.users()[-1] == "last"

@@ -65,7 +65,9 @@ def test_what_cannot_be_known_is_said(audited: Audited) -> None:
 
 def test_a_record_that_is_being_written_is_genuine(audited: Audited) -> None:
     """However often it is read while processes write to it, nothing is found amiss."""
-    children = [CONTEXT.Process(target=write_from, args=(audited, name, 1500)) for name in "ab"]
+    children = [
+        CONTEXT.Process(target=write_from, args=(audited, name, 1500), daemon=True) for name in "ab"
+    ]
     for child in children:
         child.start()
     seen = set()

@@ -14,6 +14,7 @@ from cyclopts import App
 
 from pwserver import __version__, cli
 from tests.harness import PATIENCE_S, Service, eventually
+from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell, guest_shell_at
 
 COMMANDS = [name for name in cli.app if not name.startswith("-")]
@@ -75,7 +76,7 @@ def test_a_password_is_never_an_argument(service: Service, tmp_path: Path) -> No
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """However it is ended while its service runs: no folder, and no process of it stays."""
     shell = Shell(tmp_path, {"TMPDIR": str(tmp_path)})
-    with subprocess.Popen(
+    with launched(
         [sys.executable, "-m", "pwserver", "demo"],
         cwd=tmp_path,
         env=ENVIRONMENT | shell.variables,
@@ -140,15 +141,15 @@ def test_setup_makes_key_and_database_once(shell: Shell) -> None:
 
 def test_serve_takes_its_flags_as_documented(tmp_path: Path) -> None:
     """`pwserver serve --host H --port P --database FILE --workers N` works as written."""
-    service = Service(
-        tmp_path, "--host", "localhost", "--database", "book.db", "--workers", "3"
-    ).wait_until_listening()
+    service = Service(tmp_path, "--host", "localhost", "--database", "book.db", "--workers", "3")
     try:
+        service.wait_until_listening()
         eventually(lambda: "worker 3" in service.children(), "three workers run")
         assert (tmp_path / "book.db").exists()
         assert (tmp_path / "book.key").exists()
-    finally:
         assert service.stop() == 0
+    finally:
+        service.end()
 
 
 def test_help_names_every_command(shell: Shell) -> None:

@@ -15,7 +15,7 @@ from tests.harness import Service
 from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell, client_of, guest_shell_at, shell_at, url_of
 
-UNKNOWN_USER = (1, "", "pwserver: Unknown user!\n")
+UNKNOWN_USER = (1, "", "pwserver: Unknown user! There is no user 'nobody'.\n")
 DENIED = "pwserver: Denied! This needs the token of an application that may "
 
 
@@ -219,7 +219,9 @@ def test_restore_makes_an_old_version_the_newest(shell: Shell, name: str, book: 
     assert book.get_password(name).password == "one"
     assert shell.run("restore", name, "2").record == {"username": name, "version": 4}
     assert book.get_password(name).password == "two"
-    assert shell.run("restore", name, "9").err == "pwserver: Unknown version!\n"
+    assert shell.run("restore", name, "9").err == (
+        f"pwserver: Unknown version! There is no version 9 of {name!r}, or no more.\n"
+    )
 
 
 def test_label_sets_the_labels(shell: Shell, name: str, book: Client) -> None:
@@ -248,7 +250,7 @@ def test_show_shows_one_user(shell: Shell, name: str, book: Client) -> None:
     )
     assert [each["version"] for each in user["versions_kept"]] == [2, 1]
     assert user["time_saved"] == user["versions_kept"][0]["time_saved"]
-    assert not [word for word in ("one", "two") if word in shown.out]
+    assert not [word for word in ("one", "two") if f'"{word}"' in shown.out]
     unknown = shell.run("show", name)
     assert (unknown.code, unknown.out) == (1, "")
 
@@ -348,7 +350,8 @@ def test_a_refusal_says_what_is_wrong(shell: Shell) -> None:
 def test_a_name_may_begin_with_a_hyphen(shell: Shell) -> None:
     """Behind `--` everything is a name, as everywhere."""
     refused = shell.run("get", "--", "--show")
-    assert (refused.code, refused.out, refused.err) == UNKNOWN_USER
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == "pwserver: Unknown user! There is no user '--show'.\n"
 
 
 def test_no_service_is_said_plainly_and_soon(tmp_path: Path) -> None:

@@ -234,7 +234,10 @@ def test_the_rest_is_said_in_sentences(shell: Shell, book: Client) -> None:
     assert re.fullmatch(r"\d+ users?\n", shell.type("count").out)
     assert re.match(r"number of users +\d+\nworkers +\d\nuptime s +\d", shell.type("status").out)
     unknown = shell.type("get", "nobody")
-    assert (unknown.code, unknown.out) == (1, "pwserver: Unknown user!\n")
+    assert (unknown.code, unknown.out) == (
+        1,
+        "pwserver: Unknown user! There is no user 'nobody'.\n",
+    )
 
 
 LISTED = {"username": EVIL, "labels": [EVIL], "version": 1, "time_saved": TIME}

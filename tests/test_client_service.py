@@ -257,7 +257,10 @@ def test_a_restart_of_the_service_goes_unnoticed(start: Start) -> None:
 def test_a_save_waits_for_a_service_that_is_being_restarted(start: Start) -> None:
     """A call made while nobody listens goes on when the service is back."""
     service = start()
-    with Client(service.url, attempts_max=100) as book, ThreadPoolExecutor(1) as thread:
+    with (
+        Client(service.url, attempts_max=100, timeout_s=60) as book,
+        ThreadPoolExecutor(1) as thread,
+    ):
         book.ping()
         service.kill_everything()
         saved = thread.submit(book.save_password, "one", username="alice")

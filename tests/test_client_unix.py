@@ -1,6 +1,5 @@
-"""The clients over Unix sockets, and the demonstration over each way there is."""
+"""The clients over Unix sockets, and a command over each way there is."""
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,9 @@ from tests.certificates import Authority
 from tests.fake_service import (
     ALIVE,
     AUTHENTICATE,
-    SAVED,
     TOKEN,
-    Conversation,
     FakeService,
+    answer,
     answer_all,
     authenticate,
     echo,
@@ -60,8 +58,8 @@ def test_a_unix_socket_that_is_not_there_is_a_connection_failure(use: Use, tmp_p
         assert not isinstance(error.value, FateUnknown)
 
 
-def test_the_demonstration_goes_every_way(tmp_path: Path) -> None:
-    """Its messages and replies are the same over TCP, TLS and a Unix socket, behind a token."""
+def test_a_command_goes_every_way(tmp_path: Path) -> None:
+    """It says the same over TCP, TLS and a Unix socket, after a token."""
     authority = Authority(tmp_path / "authority")
     ways: list[dict[str, Any]] = [
         {},
@@ -71,21 +69,9 @@ def test_the_demonstration_goes_every_way(tmp_path: Path) -> None:
     (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_text(TOKEN)
     shell = Shell(tmp_path, {"PWSERVER_TOKEN_FILE": "token"})
-    sent: list[str] = []
-
-    def take_bare_objects(conversation: Conversation) -> None:
-        for reply in (ALIVE, SAVED, ALIVE):
-            sent.append(json.loads(conversation.connection.recv(1000))["message"])
-            conversation.say(reply)
-
-    seen = set()
     for way in ways:
         flags = ["--ca-file", str(authority.path)] if "tls" in way else []
-        with FakeService(authenticate(take_bare_objects), **way) as service:
-            ran = shell.run("demo", "--url", service.url, *flags)
-        assert (ran.code, ran.err) == (0, "")
-        assert service.requests == [AUTHENTICATE]
-        seen.add(ran.out)
-    assert sent == ["number_of_users", "save_password", "another_message"] * 3
-    (out,) = seen
-    assert out.count("sent:") == out.count("received:") == 3
+        with FakeService(authenticate(answer(ALIVE)), **way) as service:
+            ran = shell.run("ping", "--url", service.url, *flags)
+        assert (ran.code, ran.out, ran.err) == (0, "Alive!\n", "")
+        assert service.requests == [AUTHENTICATE, {"message": "ping"}]

@@ -249,27 +249,30 @@ def test_a_closed_console_stops_nobody(service: Service) -> None:
     assert service.stop() == 0
 
 
-def test_requests_during_a_listing_share_the_next(start: Start, tmp_path: Path) -> None:
+def test_requests_during_a_listing_share_the_next(tmp_path: Path) -> None:
     """A thousand counts at once make a few listings, not a thousand, and the last is whole."""
     output = tmp_path / "stdout"
     with open(output, "wb") as file:
         service = Service(tmp_path, stdout=file)
-    eventually(lambda: output.read_text().endswith("\n"), "the service listens")
-    found = re.search(r"listening on \S+:(\d+)", output.read_text())
-    assert found
-    service.port = int(found[1])
-    with service.peer() as peer:
-        peer.send(*[{"message": "save_password", "password": "x"}] * 2000)
-        for _ in range(2000):
-            peer.reply()
-        peer.send(*[COUNT] * 1000)
-        for _ in range(1000):
-            assert peer.reply()["number_of_users"] == 2000
-        peer.save()
-        newest = _newest(tmp_path)
-        peer.count()
-        eventually(lambda: newest in output.read_text(), "the last request was listed")
-    assert service.stop() == 0
+    try:
+        eventually(lambda: output.read_text().endswith("\n"), "the service listens")
+        found = re.search(r"listening on \S+:(\d+)", output.read_text())
+        assert found
+        service.port = int(found[1])
+        with service.peer() as peer:
+            peer.send(*[{"message": "save_password", "password": "x"}] * 2000)
+            for _ in range(2000):
+                peer.reply()
+            peer.send(*[COUNT] * 1000)
+            for _ in range(1000):
+                assert peer.reply()["number_of_users"] == 2000
+            peer.save()
+            newest = _newest(tmp_path)
+            peer.count()
+            eventually(lambda: newest in output.read_text(), "the last request was listed")
+        assert service.stop() == 0
+    finally:
+        service.end()
     listings = output.read_text().splitlines()[1:]
     assert all(LINE.match(text) for text in listings)
     assert 2000 <= len(listings) < 200 * 2000
