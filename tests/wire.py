@@ -56,6 +56,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "label": SOME_TEXT.map(lambda text: text[: protocol.LABEL_LENGTH_MAX]),
     "request_id": SOME_TEXT.map(lambda text: text[: protocol.ID_LENGTH_MAX]),
     "version": st.integers(1, protocol.VERSION_MAX),
+    "if_version": st.integers(0, protocol.VERSION_MAX),
     "after": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
     "prefix": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
     "limit": st.integers(1, protocol.PAGE_USERS_MAX),
