@@ -22,6 +22,10 @@ from pwserver.url import ServiceUrl
 if TYPE_CHECKING:
     from pwserver.tls import Session
 
+_NEXT_ADDRESS_S = 0.25
+"""After how long another address of the service is tried beside one that does not answer (RFC 8305,
+8): IPv6 may be broken on the way."""
+
 
 class Connection:
     """A connected pair of streams."""
@@ -151,6 +155,8 @@ async def _connected_streams(
         async with asyncio.timeout(seconds_until(deadline)):
             if url.path:
                 return await asyncio.open_unix_connection(url.path)
-            return await asyncio.open_connection(url.host, url.port)
+            return await asyncio.open_connection(
+                url.host, url.port, happy_eyeballs_delay=_NEXT_ADDRESS_S
+            )
     except (OSError, UnicodeError) as error:
         raise unreachable(url, error) from None

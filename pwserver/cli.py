@@ -252,7 +252,7 @@ def _read(path: Path) -> dict[str, Any]:
     missing = f"there is no settings file {path}."
     text = trust.read(path, "", ConfigError, bytes_max=_CONFIG_BYTES_MAX, missing=missing)
     try:
-        settings = tomllib.loads(text.decode())
+        settings = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin with a mark
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from None
     for key, value in settings.items():

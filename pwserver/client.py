@@ -50,7 +50,9 @@ class Client:
     files (PEM) are read now, and what is wrong with them is a `ConfigError`.
 
     It keeps up to `connections_max` connections, made when needed; a thread waits while all are in
-    use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline.
+    use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline; but
+    how long the system takes to look up a host's name, before a connection is made, it decides
+    itself (resolv.conf(5)).
 
     A call is tried up to `attempts_max` times where that can do no harm: reading changes nothing,
     and the service knows by its request id a save that it has done already. So a lost connection or

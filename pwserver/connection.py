@@ -92,12 +92,18 @@ class Connection:
 
 
 def connected_socket(url: ServiceUrl, deadline: float) -> socket.socket:
-    """Return a socket that is connected to the first address of the service that answers."""
+    """Return a socket that is connected to the first address of the service that answers.
+
+    Each may take its share of the time that is left: one that nothing comes back from, as IPv6
+    where the way there is broken, is not to take that of the others.
+    """
     failure: Exception = OSError("the name has no address")
     try:
-        for family, kind, protocol, _, address in _addresses(url):
+        addresses = _addresses(url)
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            share_s = seconds_until(deadline) / (len(addresses) - place)
             try:
-                seconds = max(seconds_until(deadline), 0.001)  # 0 would mean something else
+                seconds = max(share_s, 0.001)  # 0 would mean something else
                 return _connect_to(address, socket.socket(family, kind, protocol), seconds)
             except OSError as error:
                 failure = error

@@ -6,7 +6,7 @@ failure by one name. The texts are for people: one plain sentence, never a passw
 """
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ExitCode(IntEnum):
@@ -161,6 +161,10 @@ class VersionConflict(NotSaved):
     def __init__(self, text: str, version: int) -> None:
         super().__init__(text)
         self.version = version
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Let a pool of processes hand it on: with the text alone it cannot be made again."""
+        return type(self), (str(self), self.version)
 
 
 class UnknownUser(Refused):

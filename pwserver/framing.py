@@ -7,6 +7,8 @@ messages that are complete. The rules of framing:
   newline always ends a message, so text that is cut short can never swallow the next one.
 - Text that is not JSON is answered once; reading resumes after the next newline.
 - JSON that is an object but not a request anybody can do is answered; reading goes on behind it.
+- A line of HTTP breaks the stream: any web page can have a browser send one to a service on its
+  machine, with whatever the page likes on the lines behind it.
 - A message over the size limit breaks the stream: nothing behind it can be trusted.
 
 How the bytes were split into packets never changes the messages that come out.
@@ -35,6 +37,7 @@ _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _OUTSIDE_STRING = re.compile(rb'["{}[\]\n]')
 _INSIDE_STRING = re.compile(rb'["\\\n]')
 _NOT_COMPLETE = "The text is not a complete JSON object; a newline ends a message."
+_OF_HTTP = b" HTTP/"  # what stands behind the method and the path, and in no other text that comes
 _BAD_NESTING = Bad("The message is nested too deeply.")
 
 # What the search for the end of an object may find; cut short: its line ended before it did.
@@ -100,6 +103,7 @@ class Reader(Generic[_Message]):
         "_scan",
         "_size_max",
         "_skipped",
+        "_tail",
         "broken",
         "skipping",
         "unsettled",
@@ -112,6 +116,7 @@ class Reader(Generic[_Message]):
         self._scan = _Scan()  # how far its end has been searched for
         self.skipping = False  # bad text was answered: looking for the newline behind it
         self._skipped = 0
+        self._tail: bytes | None = None  # of the text that is skipped, if it began as no object
         self.broken = False
         self.unsettled = False  # the end of a message, or of bad text, is awaited or never comes
 
@@ -159,7 +164,7 @@ class Reader(Generic[_Message]):
             at = blank_until.start()
             if data[at] != ord("{"):
                 messages.append(Bad("The text is not a JSON object."))
-                self.skipping = True
+                self.skipping, self._tail = True, b""
                 continue
             found, end = self._end_of_object(data, at)
             if end - at > self._size_max:
@@ -182,8 +187,12 @@ class Reader(Generic[_Message]):
         end = len(data) if newline < 0 else newline + 1
         self._skipped += end - at
         self.broken = self._skipped > self._size_max
+        if self._tail is not None:
+            text = self._tail + data[at:end]
+            self.broken |= _OF_HTTP in text
+            self._tail = text[1 - len(_OF_HTTP) :]
         if newline >= 0:
-            self.skipping = False
+            self.skipping, self._tail = False, None
             self._skipped = 0
         return end
 

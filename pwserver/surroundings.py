@@ -20,6 +20,10 @@ _OURS = {"PWSERVER_BIN", "PWSERVER_CONFIG", "PWSERVER_TRACEBACK"}
 _OF_KUBERNETES = re.compile(r"\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_[A-Z]+(_\w+)?")
 """What a pod finds about a service whose name begins with `pwserver`."""
 
+_ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://\S*")
+"""What a pod finds in a variable that ends with `_PORT`. It is called `PWSERVER_PORT` where the
+service itself is called `pwserver`; but no port is written so."""
+
 
 def put_right() -> None:
     """Open standard streams that are closed, and let nothing that is printed be unprintable."""
@@ -69,9 +73,16 @@ def give_up_output() -> bool:
 
 
 def check_variables(settings: Iterable[str]) -> None:
-    """Raise `ConfigError` for a `PWSERVER_...` variable that is none, given those of settings."""
+    """Raise `ConfigError` for a `PWSERVER_...` variable that is none, given those of settings.
+
+    What Kubernetes says of its services is taken out where it has the name of a setting.
+    """
     known = {*settings, *_OURS}
     for name in sorted(os.environ):
+        of_pwserver = name.startswith("PWSERVER_") and name.endswith("_PORT")
+        if of_pwserver and _ADDRESS_OF_KUBERNETES.fullmatch(os.environ[name]):
+            del os.environ[name]
+            continue
         unknown = name.startswith("PWSERVER_") and name not in known
         if unknown and not _OF_KUBERNETES.fullmatch(name):
             raise ConfigError(

@@ -79,7 +79,8 @@ class Session:
         self._url = url
         self._arrived = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
-        host = url.host.partition("%")[0]  # no certificate names the zone of an address
+        # No certificate names the zone of an address, or has the dot that ends a full name.
+        host = url.host.partition("%")[0].removesuffix(".")
         self._tls = context.wrap_bio(self._arrived, self._to_send, server_hostname=host)
         self._began = False  # the service has said something
         self._answered = False  # the service has said something behind the handshake

@@ -32,7 +32,7 @@ def read_token(path: str | os.PathLike[str]) -> Secret[str]:
     if TOKEN.search(os.fspath(path)):  # a mistake that the error must not repeat
         raise ConfigError("token_file is a token; write it into a file, and give the file's name.")
     data = trust.read(path, "token_file", ConfigError, bytes_max=_FILE_BYTES_MAX, private=True)
-    text = data.decode("ascii", "replace").strip()
+    text = data.decode("utf-8-sig", "replace").strip()  # some editors begin with a mark
     name = os.fspath(path)
     if not text:
         raise ConfigError(f"token_file {name} is empty; write the application's token into it.")

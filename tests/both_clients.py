@@ -1,6 +1,7 @@
 """Both clients behind one face, for what must be the same with either."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,20 @@ def use_async_client(url: str, *works: Work, **options: Any) -> list[Any]:
 with_both_clients = pytest.mark.parametrize(
     "use", [use_client, use_async_client], ids=["Client", "AsyncClient"]
 )
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *places: str) -> list[str]:
+    """Have every name lead to some addresses, in this order; return where those asked for are."""
+    looked_up: list[str] = []
+    addresses = [(host, int(port)) for host, _, port in (each.partition(":") for each in places)]
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        looked_up.append(host)
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*kind, address) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return looked_up
 
 
 def ping(book: Any) -> Any:

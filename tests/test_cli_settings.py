@@ -61,6 +61,12 @@ def test_one_file_serves_the_service_and_its_clients(shell: Shell) -> None:
     assert "no settings file none.toml" in shell.run("ping", "--config", "none.toml").err
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(shell: Shell) -> None:
+    """Editors of other systems put one there, and nobody can see it."""
+    (shell.folder / "pwserver.toml").write_text("port = 1\n", "utf-8-sig")
+    assert "127.0.0.1:1 cannot be reached" in shell.run("ping").err
+
+
 @pytest.mark.parametrize("command", ["serve", "ping"])
 @pytest.mark.parametrize(
     ("text", "words"),

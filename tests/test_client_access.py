@@ -146,6 +146,12 @@ def test_the_token_is_the_first_there_is(
     assert access_to(url).token is None
 
 
+def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors of other systems put one there, and nobody can see it."""
+    file = written(tmp_path / "token", f"\N{BYTE ORDER MARK}{TOKEN}\r\n")
+    assert access_to("pwserver://host", token_file=file).token == Secret(TOKEN)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

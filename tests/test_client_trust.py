@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from pwserver import ConnectionFailed, FateUnknown, TlsFailed
-from tests.both_clients import Use, delete, get, ping, pings, save, with_both_clients
+from tests.both_clients import (
+    Use,
+    delete,
+    get,
+    ping,
+    pings,
+    resolve_to,
+    save,
+    with_both_clients,
+)
 from tests.certificates import Authority, Issued
 from tests.fake_service import (
     ALIVE,
@@ -86,6 +95,18 @@ def test_the_name_and_the_address_of_a_service_are_both_good(
     with FakeService(answer(ALIVE), tls=tls) as service:
         use(service.url, ping, ca_file=authority.path)
         use(service.url.replace("127.0.0.1", "localhost"), ping, ca_file=authority.path)
+
+
+@with_both_clients
+def test_the_dot_that_ends_a_full_name_is_in_no_certificate(
+    use: Use, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is looked up with it, so that no domain is put behind it, and proven without."""
+    context = server_tls(authority.issue("book", hosts=["book.example"]))
+    with FakeService(answer(ALIVE), tls=context) as service:
+        looked_up = resolve_to(monkeypatch, service.place)
+        use(service.url.replace("127.0.0.1", "book.example."), ping, ca_file=authority.path)
+    assert looked_up == ["book.example."]
 
 
 @with_both_clients

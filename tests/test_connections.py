@@ -1,12 +1,13 @@
 """The connections of a client: bounded, shared by threads, left alone by forks and interrupts."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pwserver import Client, ConnectionFailed, InvalidMessage, calls
 from pwserver.access import access_to
 from pwserver.connections import ConnectionPool
 from pwserver.exchange import Exchange, Limits
+from tests.both_clients import Use, ping, resolve_to, with_both_clients
 from tests.certificates import Authority
 from tests.fake_service import (
     ALIVE,
@@ -178,6 +180,29 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again() -> None:
                 book.save_password("x" * 32 * 1024 * 1024)
             book.ping()
         go_on.set()
+
+
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """Give an address at which a connection is neither made nor refused."""
+    with ExitStack() as opened:
+        listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        place = listening.getsockname()
+        for _ in range(4):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(place)
+        yield f"{place[0]}:{place[1]}"
+
+
+@with_both_clients
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many names have an address of IPv6 first, and many networks lose what goes there."""
+    with FakeService(answer(ALIVE)) as service, full_backlog() as lost:
+        resolve_to(monkeypatch, lost, service.place)
+        use("pwserver://book.example", ping, timeout_s=4, attempts_max=1)
 
 
 def test_close_closes_and_the_next_call_connects_again() -> None:

@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused
+from pwserver.limits import LOG_BYTES_KEPT
 from pwserver.secret import Secret
 from tests.books import (
     BOTH_KEYS,
@@ -287,6 +288,23 @@ def test_a_checkpoint_empties_the_log_when_nobody_reads(path: Path, store: Store
     with apsw.Connection(str(path.with_name("copy.db"))) as copied:
         assert copied.execute("SELECT count(*) FROM user").fetchall() == [(2,)]
     copied.close()
+
+
+def test_a_log_that_a_reader_let_grow_is_cut_again(path: Path, store: Store) -> None:
+    """When the reader has gone; else a disk that it has filled would stay full until a stop."""
+    log = path.with_name(f"{path.name}-wal")
+    reader = apsw.Connection(str(path))
+    store.commit(users(1), [])
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM user").fetchall() == [(1,)]
+    long_row = (2, 0, 1, bytes(LOG_BYTES_KEPT + 1), 0)
+    store.commit([long_row], [])
+    assert not store.checkpoint()
+    assert log.stat().st_size > LOG_BYTES_KEPT
+    reader.close()
+    assert store.checkpoint()
+    store.commit(users(3), [])
+    assert log.stat().st_size <= LOG_BYTES_KEPT
 
 
 def test_a_closed_database_is_one_file(path: Path, folder: Path) -> None:

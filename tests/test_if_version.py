@@ -1,6 +1,8 @@
 """`if_version`: a password is saved only over the version that is known, or as a new user."""
 
+import copy
 import itertools
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,13 @@ NEWEST_IS_1 = {"message": "Not saved!", "error": "The newest version is 1.", "ve
 THERE_IS_NONE = {"message": "Not saved!", "error": "There is no such user.", "version": 0}
 
 _numbers = itertools.count()
+
+
+def test_the_error_goes_from_process_to_process() -> None:
+    """As a pool of processes hands it on; one that cannot be made again would hang or break it."""
+    error = VersionConflict("The newest version is another.", 3)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (type(again), str(again), again.version) == (VersionConflict, str(error), 3)
 
 
 @pytest.fixture

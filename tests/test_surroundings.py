@@ -102,6 +102,13 @@ def test_variables_that_others_set_are_left_alone(tmp_path: Path) -> None:
     assert Shell(tmp_path, dict.fromkeys(names, "x")).run("ping", "--port", "1").code == 3
 
 
+@pytest.mark.parametrize("name", ["PWSERVER_PORT", "PWSERVER_DB_PORT"])
+def test_an_address_of_kubernetes_is_no_port(tmp_path: Path, name: str) -> None:
+    """Each pod beside a service that is called `pwserver` finds one there."""
+    shell = Shell(tmp_path, {name: "tcp://10.96.0.12:12345"})
+    assert shell.run("ping", "--url", "pwserver://127.0.0.1:1").code == 3
+
+
 @pytest.mark.root("to run commands as other users")
 def test_a_user_without_home_or_name_is_served(tmp_path: Path) -> None:
     """Containers run programs as any number."""

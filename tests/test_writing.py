@@ -13,6 +13,7 @@ import pytest
 
 from tests.books import (
     NOW_MS,
+    REQUESTS_KEPT_MS,
     Saving,
     everything,
     next_version,
@@ -352,3 +353,14 @@ def found(path: Path, sealed: list[bytes]) -> list[int]:
     """Return which sealed texts are in a file; each begins with something of its own."""
     data = path.read_bytes()
     return [number for number, text in enumerate(sealed) if text[:10] in data]
+
+
+def test_requests_of_a_clock_that_was_ahead_are_forgotten(store: Store) -> None:
+    """They stand before those that come later, which would be remembered for as long as they."""
+    kept_ms = REQUESTS_KEPT_MS
+    times = [NOW_MS + 365 * kept_ms] * 80 + [NOW_MS] * 20 + [NOW_MS + kept_ms + 1] * 20
+    for number, at_ms in enumerate(times, 1):
+        named = {"username": f"user {number}", "user_id": number, "request_id": f"{number}"}
+        assert store.commit([], [Saving(saved_at_ms=at_ms, **named)]) == [DONE]
+    assert len(rows_of(store, "request")) == 20
+    assert len(rows_of(store, "user")) == len(times)

@@ -19,7 +19,7 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver import trust
 from pwserver.config import files_beside
 from pwserver.errors import DatabaseRefused
-from pwserver.limits import CHECKPOINT_PAGES
+from pwserver.limits import CHECKPOINT_PAGES, LOG_BYTES_KEPT
 from workers import generations, models
 from workers.keys import INTEGRITY_ID, Keyring
 from workers.models import SCHEMA_VERSION, TABLES, Key, Row, User
@@ -54,6 +54,7 @@ PRAGMAS = {
     "page_size": 4096,  # of a new file: the file system's own
     "synchronous": "full",  # COMMIT returns when the log is on the disk
     "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
+    "journal_size_limit": LOG_BYTES_KEPT,
     "cache_size": -16 * 1024,  # KiB
     "foreign_keys": 1,
     "trusted_schema": 0,

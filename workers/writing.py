@@ -194,10 +194,14 @@ class RowWriter:
         return user_id, version, fingerprint
 
     def _forget_requests(self) -> None:
-        """Remove requests that are too old, from the oldest on: more than were added just now."""
+        """Remove requests that are too old, from the oldest on: more than were added just now.
+
+        So are those of a clock that was ahead: they would stay, and keep all behind them.
+        """
         number = max(_REQUESTS_FORGOTTEN_MIN, 2 * self._requests)
         too_old_ms = self._now_ms - self._requests_kept_ms
-        self._connection.execute(self._forget_oldest, (too_old_ms, number))
+        ahead_ms = self._now_ms + self._requests_kept_ms
+        self._connection.execute(self._forget_oldest, (too_old_ms, ahead_ms, number))
 
     # --- The SQL. ---
 
@@ -256,5 +260,7 @@ class RowWriter:
         self._forget_request = sql(Request.delete().where(Request.id == 0))
         oldest = Request.select(Request.id).order_by(Request.id).limit(1)
         self._forget_oldest = sql(
-            Request.delete().where((Request.saved_at_ms < 0) & Request.id.in_(oldest))
+            Request.delete().where(
+                ((Request.saved_at_ms < 0) | (Request.saved_at_ms > 0)) & Request.id.in_(oldest)
+            )
         )
