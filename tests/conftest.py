@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from pwserver import exchange
+from pwserver import AsyncClient, Client, exchange
 from tests import needs
 from tests.certificates import Authority, Issued
 from tests.fake_service import server_tls
-from tests.harness import Peer, Service
+from tests.harness import PATIENCE_S, Peer, Service
 from tests.launching import keeper
 
 os.umask(0o022)  # a file that a group may write to is refused, and tests make many
+
+# A machine that others slow down may stand still for seconds: that alone fails no test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+for kind in (Client, AsyncClient):
+    vars(kind)["__init__"].__kwdefaults__["timeout_s"] = PATIENCE_S
 
 Start = Callable[..., Service]
 

@@ -5,7 +5,6 @@ service looks at less (`database.check_database`), because nobody wants to wait 
 at everything, and goes on where something is found.
 """
 
-import errno
 import itertools
 import os
 import stat
@@ -37,6 +36,7 @@ from workers.models import (
 )
 from workers.names import generated_name
 from workers.removal import REMOVED
+from workers.room import why_no_room
 from workers.validation import damages
 from workers.vault import Vault
 from workers.walk import in_order
@@ -45,35 +45,15 @@ _ROWS_AT_A_TIME = 1000
 _NAMED_MAX = 10
 """Users that are named of all who have the same trouble."""
 
-_ROOM_BYTES = 64 * 1024
-"""What must fit on the disk: a few saves, with what they write beside the passwords."""
-
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and of how many."""
 
 
 def check_room(folder: Path) -> None:
-    """Raise `StorageFailed` where the disk, or a quota, has no room for more.
-
-    What cannot be tried, as in a folder where this user makes no files, is not said to be full.
-    """
-    try:
-        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        _raise_if_full(folder, error)
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, _ROOM_BYTES)
-    except OSError as error:
-        _raise_if_full(folder, error)
-    finally:
-        os.close(descriptor)
-
-
-def _raise_if_full(folder: Path, error: OSError) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Raise `StorageFailed` where the disk, or a quota, has no room for more."""
+    if reason := why_no_room(folder):
         raise StorageFailed(
-            f"there is no room for more in {folder}: {error.strerror}. What is saved is in order."
+            f"there is no room for more in {folder}: {reason}. What is saved is in order."
         )
 
 

@@ -21,7 +21,7 @@ REASONS = ("", DISK_FULL, QUOTA_EXCEEDED, READ_ONLY, LOCKED, CANNOT_BE_OPENED, D
 """In the order of their numbers on the scoreboard, which holds no text."""
 
 _LOG_EVERY_S = 60.0
-_QUIET_S = 5.0
+QUIET_S = 5.0
 """How long nothing may have been refused before the outage is over."""
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Outage:
 
     def written(self) -> None:
         """Note that something was written."""
-        if not self.lasts or time.monotonic() - self._refused_last < _QUIET_S:
+        if not self.lasts or time.monotonic() - self._refused_last < QUIET_S:
             return
         log.warning("changes are saved again. Refused in all: %s", f"{self._refused:,}")
         self._refused = self._logged = 0

@@ -35,6 +35,7 @@ from workers.outage import (
     Outage,
 )
 from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.room import why_no_room
 from workers.validation import CheckValues
 from workers.waiting import Events, Lookout
 from workers.writing import KeyRetired, Operation, Result
@@ -172,13 +173,19 @@ class Writer:
         self._outage.written()
 
     def _try_to_write(self) -> None:
-        """Find out whether an outage is over, though nobody may save anything now."""
+        """Find out whether an outage is over, though nobody may save anything now.
+
+        What is written for that has room in a log that refused changes made longer; saves may not.
+        """
         try:
             self._store.commit([], [])
         except apsw.Error as error:
             log.debug("still nothing can be written: %s", _reason(error))
             return
         self._scoreboard.users = self._store.users  # some of a removed book may be gone
+        if reason := why_no_room(self._start.path.parent):
+            log.debug("still there is no room for more: %s", reason)
+            return
         self._outage.written()
 
     def _answer(self, batches: list[tuple[Worker, Batch]], outcome: str | list[Result]) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.faults.conftest import Start
 from tests.faults.tally import users_in
 from tests.harness import Peer, Service, eventually
 from tests.shell import Shell
+from workers.outage import QUIET_S
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
 
@@ -82,6 +84,9 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> Non
         assert owner.count() == saved + 1
         assert owner.ask({"message": "list_users"})["users"][0]["username"] == "alice"
         assert_outage(service, owner)
+        threading.Event().wait(QUIET_S + 1)  # nobody saves: what was wrong is so still
+        assert write_error(owner) == FULL["error"]
+        assert "saved again" not in service.stderr
         subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
         assert peer.save() == {"message": "Password saved!"}
         assert peer.count() == saved + 2
