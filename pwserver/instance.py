@@ -21,8 +21,16 @@ _BYTES_MAX = 64
 
 
 def lock_path(database: Path) -> Path:
-    """Return the file that belongs to a database, wherever links lead to it."""
-    return Path(os.path.realpath(database)).with_suffix(".lock")
+    """Return the file that belongs to a database, wherever links lead to it.
+
+    Raises `DatabaseRefused` where that is not known, because the current folder was removed.
+    """
+    try:
+        return Path(os.path.realpath(database)).with_suffix(".lock")
+    except FileNotFoundError:
+        raise DatabaseRefused(
+            f"{database} cannot be found: the current folder was removed."
+        ) from None
 
 
 class Instance:

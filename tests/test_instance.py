@@ -137,3 +137,15 @@ def test_a_signal_that_comes_twice_at_once_is_one_request(service: Service) -> N
         eventually(lambda: "SIGTERM: stopping" in service.stderr, "the stop has begun")
         service.process.send_signal(signal.SIGTERM)
     assert service.ended() == 0
+
+
+def test_a_current_folder_that_was_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is named from there cannot be found, and the sentence says why."""
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(DatabaseRefused, match=r"^user_data.db cannot be found: the current folder"):
+        lock_path(Path("user_data.db"))
