@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 from pwserver import ask, show
 from pwserver.cli_book import DEFAULTS, Json, Where, client
@@ -37,13 +38,14 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
     """Tell how the service is doing; exit with 6 where it can save nothing now."""
     with client(settings) as book:
         found = book.status()
-    about = {
+    about: dict[str, Any] = {
         "number_of_users": found.number_of_users,
         "workers": found.workers,
         "uptime_s": found.uptime_s,
     }
-    trouble = {"write_error": found.write_error, "write_error_since": found.write_error_since}
-    about |= {name: value for name, value in trouble.items() if value is not None}
+    if found.write_error is not None:
+        about["write_error"] = found.write_error
+        about["write_error_since"] = found.write_error_since
     if as_json or not show.on_terminal():
         show.record(about | {"parts": found.parts}, as_json=True)
     else:

@@ -14,7 +14,7 @@ NOT_SAVED = {"message": "Not saved!"}
 
 def refused(reply: Request) -> bool:
     """Tell whether a save was refused, for whatever reason."""
-    return reply["message"] == NOT_SAVED["message"]
+    return bool(reply["message"] == NOT_SAVED["message"])
 
 
 def composed(text: str) -> str:

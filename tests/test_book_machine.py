@@ -244,7 +244,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=NAME, if_version=IF_VERSION, number=ID)
     def generate(self, name: str | int, if_version: int | None, number: int | None) -> None:
         typed, kept = self.named(name)
-        request = {"message": "generate_password", "username": typed}
+        request: Request = {"message": "generate_password", "username": typed}
         if if_version is not None:
             request["if_version"] = if_version
         made = f"made {next(self.counter)}"

@@ -360,7 +360,12 @@ def test_requests_of_a_clock_that_was_ahead_are_forgotten(store: Store) -> None:
     kept_ms = REQUESTS_KEPT_MS
     times = [NOW_MS + 365 * kept_ms] * 80 + [NOW_MS] * 20 + [NOW_MS + kept_ms + 1] * 20
     for number, at_ms in enumerate(times, 1):
-        named = {"username": f"user {number}", "user_id": number, "request_id": f"{number}"}
-        assert store.commit([], [Saving(saved_at_ms=at_ms, **named)]) == [DONE]
+        saving = Saving(
+            username=f"user {number}",
+            user_id=number,
+            saved_at_ms=at_ms,
+            request_id=f"{number}",
+        )
+        assert store.commit([], [saving]) == [DONE]
     assert len(rows_of(store, "request")) == 20
     assert len(rows_of(store, "user")) == len(times)
