@@ -72,8 +72,11 @@ def _lines(sheet: Sheet, width: int) -> list[str]:
     for row in sheet.rows:
         cells = [f"{heading} {cell}" for heading, cell in zip(headings, row, strict=True)]
         lines += textwrap.wrap(", ".join(row[: sheet.words]), width)
-        figures = ", ".join(cell.replace(" ", _GLUE) for cell in cells[sheet.words :])
         indent = "  " if sheet.words else "- "
+        fits = width - len(indent) - 1  # with its comma; what does not is broken before its figure
+        figures = ", ".join(
+            cell.replace(" ", _GLUE) if len(cell) <= fits else cell for cell in cells[sheet.words :]
+        )
         wrapped = textwrap.wrap(
             figures,
             width,

@@ -31,7 +31,6 @@ from tests.fake_service import (
     server_tls,
     silence,
 )
-from tests.harness import PATIENCE_S
 from tests.shell import Shell
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -216,7 +215,7 @@ def test_a_handshake_that_is_never_answered_costs_the_timeout(
         url = f"pwservers://{service.place}"
         with pytest.raises(ConnectionFailed, match="did not answer in time") as failure:
             use(url, save, ca_file=authority.path, timeout_s=0.2)
-    assert 0.19 < time.monotonic() - began < PATIENCE_S
+    assert 0.19 < time.monotonic() - began < 5
     assert not isinstance(failure.value, FateUnknown)
 
 

@@ -118,9 +118,10 @@ BAD = [
     # Cut short by a newline: the next line is a new message.
     *rows(NOT_COMPLETE, SAME_LINE, b'{"message": "ping"\n', b"{\r\n", b'{"message": "ping\n',
           b'{"message": "save_password", "password": "a\\\n'),
-    # Too long: nothing behind it can be trusted.
+    # HTTP: whatever a web page likes stands behind it.
     *rows(NOT_AN_OBJECT, NEVER, b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n",
           b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    # Too long: nothing behind it can be trusted.
     *rows("The message is longer than 65536 bytes.", NEVER, encode("ping", x="x" * LIMIT)[:-1]),
 ]  # fmt: skip
 
