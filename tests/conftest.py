@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ Start = Callable[..., Service]
 _STARTERS = {"Service", "Shell", "Start", "WatchedService", "premises", "start_null"}
 
 
+_began = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what bounds the time of a run on a machine whose speed is not known."""
+    parser.addoption(
+        "--minutes", type=int, metavar="N", help="skip each test that has not begun after N minutes"
+    )
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what starts the service or a command: its file has one of the things that do."""
     if isinstance(item, pytest.Function) and (
@@ -40,7 +51,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what this user cannot do."""
+    """Skip what this user cannot do, and what there is no time left for."""
+    minutes: int | None = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - _began > 60 * minutes:
+        pytest.skip(f"not begun within {minutes} minutes")
     needs.begin(item)
 
 

@@ -184,6 +184,27 @@ def test_an_application_that_is_not_there_is_said_plainly(shell: Shell, command:
     assert not (shell.folder / "user_data.audit").exists()
 
 
+def test_programs_get_a_record_from_every_command(shell: Shell) -> None:
+    """With --json each command of applications and keys prints one object to standard output."""
+    added, rotated = (
+        shell.run("app", *words, "--json").records[0]
+        for words in (["add", "shop", "--may", "save"], ["rotate", "shop"])
+    )
+    assert added["name"] == rotated["name"] == "shop"
+    assert all(is_token(each["token"]) for each in (added, rotated))
+    for words, record in [
+        (["app", "set", "shop", "--may", "get,save"], {"name": "shop", "may": ["save", "get"]}),
+        (["app", "revoke", "shop"], {"name": "shop", "revoked": True}),
+        (["app", "remove", "shop", "--yes"], {"name": "shop", "removed": True, "users": 0}),
+        (["key", "add"], {"key": 2, "added": True}),
+        (["key", "rotate"], {"key": 2, "seals": "everything"}),
+        (["key", "retire", "1"], {"key": 1, "retired": True}),
+        (["key", "list"], {"key": 2, "state": "seals", "passwords": 0}),
+    ]:
+        ran = shell.run(*words, "--json")
+        assert (ran.code, ran.records) == (0, [record]), ran
+
+
 # --- Keys. ---
 
 

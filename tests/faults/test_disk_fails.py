@@ -44,6 +44,28 @@ def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
 
 
 @pytest.mark.root("to let system calls fail")
+def test_a_failed_sync_is_heard_by_a_listener_that_was_held_up(start: Start) -> None:
+    """The writer's last words count, even where it ended with messages to it unread.
+
+    A worker is replaced while the sync lasts, so that the listener tells the writer about it; the
+    listener itself stands still while the writer ends, and finds its connection reset.
+    """
+    service = start("--workers", "2")
+    with service.peer() as peer:
+        assert peer.save() == {"message": "Password saved!"}
+        with system_calls(service.child("writer"), SYNCS, "error=EIO:delay_enter=2500ms"):
+            peer.send(SAVE)
+            time.sleep(0.3)
+            service.replace("worker 2")
+            time.sleep(0.7)
+            os.kill(service.process.pid, signal.SIGSTOP)
+            time.sleep(2.0)
+            os.kill(service.process.pid, signal.SIGCONT)
+            assert service.ended() == 6
+    assert "the disk failed while the database was written to" in service.stderr
+
+
+@pytest.mark.root("to let system calls fail")
 def test_a_sync_that_fails_under_load_loses_nothing(start: Start) -> None:
     """Whatever was under way, what was acknowledged before is there, and all of it is sound."""
     service = start()
