@@ -26,13 +26,13 @@ from costs_worker import (
 from peewee import chunked
 
 from pwserver.limits import CHECKPOINT_PAGES
-from workers import rows
-from workers.batches import DONE
-from workers.connection import Connection
-from workers.context import Context
-from workers.database import Store
-from workers.models import COMMON_BOOK, Row, User, UserRow
-from workers.vault import Vault
+from workers.book import rows
+from workers.book.models import COMMON_BOOK, Row, User, UserRow
+from workers.book.vault import Vault
+from workers.serving.batches import DONE
+from workers.serving.connection import Connection
+from workers.serving.context import Context
+from workers.storage.database import Store
 
 COMMITS = 200
 SEALED = b"x" * 52

@@ -14,10 +14,10 @@ from costing import REPETITIONS, Cost, per_call
 from costs_worker import CALLER, PING, context_of
 
 from pwserver.secret import Secret
-from workers.applications import new_token, token_hash
-from workers.certificates import TlsFiles
-from workers.context import Context
-from workers.tls import Codec
+from workers.auth.applications import new_token, token_hash
+from workers.serving.context import Context
+from workers.tls.certificates import TlsFiles
+from workers.tls.tls import Codec
 
 HOST = "127.0.0.1"
 REPLY = b'{"message": "Alive!"}\n'

@@ -17,24 +17,24 @@ from costing import Cost, per_call
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from pwserver.config import Settings
-from pwserver.framing import request_reader
 from pwserver.handoff import Scoreboard
 from pwserver.limits import CHECK_LENGTH_MAX
-from pwserver.protocol import RIGHTS
 from pwserver.secret import Secret
-from workers.applications import ANYBODY, KNOWN, Caller, Registry
-from workers.audit import AuditLog
-from workers.batches import DONE, Batches
+from pwserver.wire.framing import request_reader
+from pwserver.wire.protocol import RIGHTS
+from workers.audit.audit import AuditLog
+from workers.auth.applications import ANYBODY, KNOWN, Caller, Registry
+from workers.auth.guesses import Guesses, GuessTable
+from workers.book.keys import KEY_BYTES, Keyring, MasterKey
+from workers.book.models import IdClock
+from workers.book.vault import HALF_NONCE_BYTES, Vault, derive_key
 from workers.checker import check
-from workers.checks import Checks
-from workers.connection import Connection
-from workers.context import Context
-from workers.guesses import Guesses, GuessTable
-from workers.keys import KEY_BYTES, Keyring, MasterKey
-from workers.lines import Lines
-from workers.models import IdClock
-from workers.reading import BookReader
-from workers.vault import HALF_NONCE_BYTES, Vault, derive_key
+from workers.serving.batches import DONE, Batches
+from workers.serving.checks import Checks
+from workers.serving.connection import Connection
+from workers.serving.context import Context
+from workers.serving.lines import Lines
+from workers.storage.reading import BookReader
 
 PASSWORD = "abc123def456"
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'

@@ -20,11 +20,11 @@ import apsw
 from book import name_of, password_of, scattered
 from peewee import SchemaManager
 
-from workers.database import open_to_administer
-from workers.keys import read_keyring
-from workers.models import USER, Application, IdClock, User, UserRow, sql
-from workers.rows import seal
-from workers.vault import Vault
+from workers.book.keys import read_keyring
+from workers.book.models import USER, Application, IdClock, User, UserRow, sql
+from workers.book.rows import seal
+from workers.book.vault import Vault
+from workers.storage.database import open_to_administer
 
 TRANSACTION_USERS = 100_000
 SORTING_KIB = 256 * 1024

@@ -36,7 +36,7 @@ from fuzzing.words import dictionary
 from options import duration
 from progress import messages
 
-from workers.commands import TABLE
+from workers.serving.commands import TABLE
 
 BENCHMARKS = Path(__file__).resolve().parent
 MEMORY = Path("/dev/shm")

@@ -32,8 +32,8 @@ from sheets import Sheet
 from terminal import print_sheet
 
 from pwserver.limits import CHECKPOINT_PAGES
-from workers.database import PRAGMAS
-from workers.models import Row, User, sql
+from workers.book.models import Row, User, sql
+from workers.storage.database import PRAGMAS
 
 BATCHES = (1, 8, 64, 512, 4096)
 """Rows that share a commit."""

@@ -36,8 +36,8 @@ from torment.victim import Victim, age_s
 from wire import BenchmarkFailed
 
 from pwserver import Client, PwserverError
-from workers.administration import administration
-from workers.preparation import prepare
+from workers.admin.administration import administration
+from workers.admin.preparation import prepare
 
 CHILDREN = ("writer", "worker 1")
 EVERYTHING, FAILED_SYNC = "everything", "a sync that failed, until the end"

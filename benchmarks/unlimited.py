@@ -9,7 +9,7 @@ so what is changed here is changed in the workers.
 from __future__ import annotations
 
 from pwserver.__main__ import main
-from workers.guesses import Guesses, Key, Limit
+from workers.auth.guesses import Guesses, Key, Limit
 
 
 def no_limit(self: Guesses, *keys: Key) -> Limit:

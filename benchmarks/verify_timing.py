@@ -46,7 +46,7 @@ from sheets import Sheet
 from terminal import print_sheet, terminal
 from wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
 
-from workers.guesses import APPLICATION
+from workers.auth.guesses import APPLICATION
 
 EXIT_DIFFERENT = 1
 EXIT_UNDECIDED = 3

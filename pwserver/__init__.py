@@ -9,8 +9,19 @@ Everything is imported when it is asked for. asyncio would double the time of an
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pwserver.async_client import AsyncClient
-    from pwserver.client import Client
+    from pwserver.client.async_client import AsyncClient
+    from pwserver.client.client import Client
+    from pwserver.client.pipeline import AsyncPipeline, Pending, Pipeline
+    from pwserver.client.results import (
+        Generated,
+        Page,
+        Password,
+        Saved,
+        SavedVersion,
+        Status,
+        Strength,
+        User,
+    )
     from pwserver.errors import (
         ConfigError,
         ConnectionFailed,
@@ -26,17 +37,6 @@ if TYPE_CHECKING:
         UnknownUser,
         UnknownVersion,
         VersionConflict,
-    )
-    from pwserver.pipeline import AsyncPipeline, Pending, Pipeline
-    from pwserver.results import (
-        Generated,
-        Page,
-        Password,
-        Saved,
-        SavedVersion,
-        Status,
-        Strength,
-        User,
     )
 
 __all__ = [
@@ -70,7 +70,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("errors", "results", "pipeline", "client", "async_client")  # the slowest last
+_MODULES = ("errors", "client.results", "client.pipeline", "client.client", "client.async_client")
+"""Where they are, the slowest last."""
 
 
 def __getattr__(name: str) -> object:

@@ -71,7 +71,7 @@ class ClientSettings(Address):
     )
 
     def __post_init__(self) -> None:
-        """Check the values; the URL is read, and refused if need be, by `pwserver.url`."""
+        """Check the values; the URL is read, and refused if need be, by `pwserver.client.url`."""
         super().__post_init__()
         _between("timeout_s", self.timeout_s, 0.01, 86_400)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pwserver.protocol import RIGHTS
+from pwserver.wire.protocol import RIGHTS
 from tests.books_wire import PING, worker_of
 from tests.harness import Peer, Service, eventually
 

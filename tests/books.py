@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pwserver.handoff import Scoreboard
-from pwserver.protocol import RIGHTS
 from pwserver.secret import Secret
-from workers import history
-from workers.applications import ANYBODY, KNOWN, Caller
-from workers.batches import Awaited
-from workers.database import Store
-from workers.guesses import Limit
-from workers.history import OlderVersion
-from workers.keys import Keyring, MasterKey
-from workers.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
-from workers.peers import Peer
-from workers.writing import DONE, SAVE, nonce
+from pwserver.wire.protocol import RIGHTS
+from workers.auth.applications import ANYBODY, KNOWN, Caller
+from workers.auth.guesses import Limit
+from workers.auth.peers import Peer
+from workers.book import history
+from workers.book.history import OlderVersion
+from workers.book.keys import Keyring, MasterKey
+from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
+from workers.serving.batches import Awaited
+from workers.storage.database import Store
+from workers.storage.writing import DONE, SAVE, nonce
 
 KEY = MasterKey(1, Secret(b"k" * 32))
 OTHER_KEY = MasterKey(1, Secret(b"o" * 32))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import PATIENCE_S, Peer, Service, eventually
-from workers.history import unpack
+from workers.book.history import unpack
 
 Request = dict[str, Any]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pwserver import AsyncClient, Client, exchange
+from pwserver import AsyncClient, Client
+from pwserver.client import exchange
 from tests import needs
 from tests.certificates import Authority, Issued
 from tests.fake_service import server_tls

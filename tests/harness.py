@@ -19,11 +19,11 @@ from typing import Any, Self
 import pytest
 
 from pwserver.config import StoreSettings
-from pwserver.protocol import RIGHTS, Right
 from pwserver.secret import Secret
+from pwserver.wire.protocol import RIGHTS, Right
 from tests import needs
 from tests.launching import end_session, is_alive, keeper, launch, session
-from workers.administration import Administration, administration
+from workers.admin.administration import Administration, administration
 
 READY = re.compile(
     r"listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.books import KEY, NOW_MS
-from workers.models import COMMON_BOOK
-from workers.vault import derive_key
+from workers.book.models import COMMON_BOOK
+from workers.book.vault import derive_key
 
 _TABLES_OF_1 = """
 CREATE TABLE "user" ("id" INTEGER NOT NULL PRIMARY KEY, "key_id" INTEGER NOT NULL,

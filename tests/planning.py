@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from pwserver.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
+from pwserver.wire.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
 from tests.books import (
     BOTH_KEYS,
     KEY,
@@ -15,19 +15,19 @@ from tests.books import (
     open_store,
     take_key,
 )
-from workers.applications import Registry
-from workers.audit import AuditLog
-from workers.batches import Batches
-from workers.checks import Checks
-from workers.context import Context
-from workers.guesses import Guesses, GuessTable
-from workers.keys import MasterKey
-from workers.lines import Lines, Write
-from workers.models import IdClock, UserRow
-from workers.operations import Delete, Label, Restore, Save
-from workers.reading import BookReader
-from workers.vault import Vault
-from workers.writing import DONE
+from workers.audit.audit import AuditLog
+from workers.auth.applications import Registry
+from workers.auth.guesses import Guesses, GuessTable
+from workers.book.keys import MasterKey
+from workers.book.models import IdClock, UserRow
+from workers.book.vault import Vault
+from workers.serving.batches import Batches
+from workers.serving.checks import Checks
+from workers.serving.context import Context
+from workers.serving.lines import Lines, Write
+from workers.serving.operations import Delete, Label, Restore, Save
+from workers.storage.reading import BookReader
+from workers.storage.writing import DONE
 
 _TIMEOUT_S = 5.0
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pwserver.protocol import REQUESTS
+from pwserver.wire.protocol import REQUESTS
 from tests.books_wire import (
     ALIVE,
     COUNT,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pwserver.errors import AdministrationRefused
-from pwserver.protocol import RIGHTS, Right
+from pwserver.wire.protocol import RIGHTS, Right
 from tests.books_wire import (
     ALIVE,
     COUNT,
@@ -40,7 +40,7 @@ from tests.books_wire import (
 )
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually
-from workers.applications import token_hash
+from workers.auth.applications import token_hash
 
 _numbers = itertools.count(1)
 DENIED_LINE = b'{"message":"Denied!","error":"The service does not accept the token."}\n'

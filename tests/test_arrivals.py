@@ -15,9 +15,9 @@ from pwserver.limits import RECEIVE_BYTES
 from tests.conftest import Start
 from tests.harness import eventually
 from tests.planning import Planner
-from workers.arrivals import Arrivals
-from workers.batches import DONE
-from workers.connection import Connection
+from workers.serving.arrivals import Arrivals
+from workers.serving.batches import DONE
+from workers.serving.connection import Connection
 
 SAVED = b'{"message": "Password saved!"}\n'
 SAVE = b'{"message": "save_password", "password": "abc123"}\n'

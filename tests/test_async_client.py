@@ -21,9 +21,9 @@ from pwserver import (
     Saved,
     UnknownUser,
 )
-from pwserver.access import access_to
-from pwserver.async_connections import ConnectionPool
-from pwserver.exchange import Exchange, Limits
+from pwserver.client.access import access_to
+from pwserver.client.async_connections import ConnectionPool
+from pwserver.client.exchange import Exchange, Limits
 from tests.client_commands import COMMANDS, Command
 from tests.fake_service import (
     ALIVE,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.audits import KEY, TIME_MS, Audited, note, write, write_from
 from tests.launching import launched
-from workers.audit import PATIENCE_S
+from workers.audit.audit import PATIENCE_S
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -13,9 +13,9 @@ import pytest
 
 from pwserver.secret import Secret
 from tests.audits import Audited, write
-from workers import audit_files
-from workers.audit import CUT, HEAD_DAMAGED, HEAD_MISSING, AuditLog
-from workers.audit_files import HeadFile
+from workers.audit import audit_files
+from workers.audit.audit import CUT, HEAD_DAMAGED, HEAD_MISSING, AuditLog
+from workers.audit.audit_files import HeadFile
 
 NOBODY = 65534
 

@@ -32,7 +32,7 @@ from tests.books_wire import (
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually
 from tests.shell import Shell
-from workers.audit_reading import Record, Records, record_files
+from workers.audit.audit_reading import Record, Records, record_files
 
 CHECK = {"message": "check_password", "password": "abc123"}
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pwserver.secret import Secret
 from tests.audits import KEY, TIME_MS, Audited, write, write_from
-from workers.audit_actions import Action
-from workers.audit_reading import Records, record_files
-from workers.audit_verification import FINDINGS_MAX, verify
+from workers.audit.audit_actions import Action
+from workers.audit.audit_reading import Records, record_files
+from workers.audit.audit_verification import FINDINGS_MAX, verify
 
 CONTEXT = multiprocessing.get_context("forkserver")
 Lines = list[bytes]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pwserver import __version__
-from pwserver.protocol import LABELS_MAX, REQUESTS
+from pwserver.wire.protocol import LABELS_MAX, REQUESTS
 from tests.books_wire import (
     COUNT,
     DELETED,

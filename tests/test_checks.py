@@ -18,10 +18,10 @@ from msgspec import UNSET
 
 from pwserver.handoff import control_channel
 from pwserver.limits import CHECK_LENGTH_MAX, CHECKS_MAX
-from pwserver.protocol import Id
+from pwserver.wire.protocol import Id
 from tests.books import Client
 from workers import checker
-from workers.checks import FAILED, PACKET_BYTES_MAX, Check, Checks
+from workers.serving.checks import FAILED, PACKET_BYTES_MAX, Check, Checks
 
 TIMEOUT_S = 5.0
 DIED = "The checker of passwords died."

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from pwserver import __version__, cli
+from pwserver import __version__
+from pwserver.cli import cli
 from tests.harness import PATIENCE_S, Service, eventually
 from tests.launching import launched
 from tests.shell import ENVIRONMENT, Shell, guest_shell_at

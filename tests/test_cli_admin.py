@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pwserver import cli, cli_admin
+from pwserver.cli import cli, cli_admin
 from pwserver.tokens import is_token
 from tests.books import contents
 from tests.books_wire import DENIED
 from tests.conftest import Start
 from tests.harness import Service, eventually
 from tests.shell import Ran, Shell, client_of, guest_shell_at, write_token
-from workers.keys import create_keyring
+from workers.book.keys import create_keyring
 
 TOKEN_LINE = re.compile(r"pwserver_[\w-]{43}\n")
 GET = {"message": "get_password", "username": "alice"}

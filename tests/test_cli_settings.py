@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pwserver import cli
+from pwserver.cli import cli
 from pwserver.config import ClientSettings
 from tests.fake_service import SAVED, TIME, FakeService, Message, answer_all
 from tests.shell import Shell

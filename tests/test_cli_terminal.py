@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pwserver import Client, UnknownUser, show
+from pwserver import Client, UnknownUser
+from pwserver.cli import show
 from tests.fake_service import ALIVE, TIME, FakeService, Message, answer
 from tests.harness import Service
 from tests.shell import Shell, client_of, guest_shell_at, shell_at

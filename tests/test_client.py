@@ -29,8 +29,8 @@ from pwserver import (
     Unavailable,
     UnknownUser,
     UnknownVersion,
-    calls,
 )
+from pwserver.client import calls
 from tests.client_commands import BY_NAME, COMMANDS, Command
 from tests.fake_service import ALIVE, DENIED, SAVED, TIME, FakeService, answer
 

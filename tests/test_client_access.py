@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pwserver import AsyncClient, Client, ConfigError
-from pwserver.access import access_to
+from pwserver.client.access import access_to
+from pwserver.client.url import ServiceUrl, parse
 from pwserver.config import ClientSettings
 from pwserver.secret import Secret
-from pwserver.url import ServiceUrl, parse
 from tests.certificates import Authority
 from tests.fake_service import TOKEN
 

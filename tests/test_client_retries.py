@@ -9,16 +9,8 @@ from typing import Any
 
 import pytest
 
-from pwserver import (
-    Client,
-    ConnectionFailed,
-    Denied,
-    FateUnknown,
-    NotSaved,
-    Saved,
-    Unavailable,
-    exchange,
-)
+from pwserver import Client, ConnectionFailed, Denied, FateUnknown, NotSaved, Saved, Unavailable
+from pwserver.client import exchange
 from pwserver.errors import ProtocolViolation
 from tests.client_commands import BY_NAME
 from tests.fake_service import (

@@ -16,8 +16,8 @@ from pwserver import (
     ProtocolViolation,
     Saved,
     TlsFailed,
-    protocol,
 )
+from pwserver.wire import protocol
 from tests.both_clients import Use, Work, delete, get, ping, pings, save, with_both_clients
 from tests.fake_service import (
     ALIVE,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pwserver.secret import Secret
 from tests.certificates import Authority, Issued
 from tests.wire import CUTS, brief, cut
-from workers.certificates import TlsFiles
-from workers.tls import Codec, HandshakeFailed
+from workers.tls.certificates import TlsFiles
+from workers.tls.tls import Codec, HandshakeFailed
 
 TEXTS = st.lists(st.binary(min_size=1, max_size=300) | st.just(bytes(40_000)), max_size=5)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pwserver import Client, ConnectionFailed, InvalidMessage, calls
-from pwserver.access import access_to
-from pwserver.connections import ConnectionPool
-from pwserver.exchange import Exchange, Limits
+from pwserver import Client, ConnectionFailed, InvalidMessage
+from pwserver.client import calls
+from pwserver.client.access import access_to
+from pwserver.client.connections import ConnectionPool
+from pwserver.client.exchange import Exchange, Limits
 from tests.both_clients import Use, ping, resolve_to, with_both_clients
 from tests.certificates import Authority
 from tests.fake_service import (

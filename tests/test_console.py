@@ -9,11 +9,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pwserver.console import line
+from pwserver.server.console import line
 from tests.books import Saving, contents, open_store, users
 from tests.conftest import Start
 from tests.harness import Service, eventually
-from workers.reading import pages_of_users
+from workers.storage.reading import pages_of_users
 
 LINE = re.compile(r"^(\d+)\t(user-[0-9a-z]{13})\t(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$")
 COUNT = {"message": "number_of_users"}

@@ -14,9 +14,9 @@ from fuzzing.words import VALUES
 from msgspec import structs
 
 from pwserver.errors import Unavailable
-from pwserver.framing import decode_whole
-from pwserver.protocol import REQUESTS
-from workers.commands import TABLE
+from pwserver.wire.framing import decode_whole
+from pwserver.wire.protocol import REQUESTS
+from workers.serving.commands import TABLE
 
 CORPUS_BYTES_MAX = 500_000
 
@@ -52,7 +52,7 @@ def test_a_reader_that_takes_too_much_is_found_out(monkeypatch: pytest.MonkeyPat
         return decode_whole(decoder, data, 1 << 30)
 
     framing.check(LIFE)
-    monkeypatch.setattr("pwserver.framing.decode_whole", without_limit)
+    monkeypatch.setattr("pwserver.wire.framing.decode_whole", without_limit)
     with pytest.raises(AssertionError):
         framing.check(LIFE)
 
@@ -65,9 +65,9 @@ def tells_the_password(context: object, peer: object, name: str, given: str) -> 
 @pytest.mark.parametrize(
     ("broken", "replacement"),
     [
-        ("workers.answers._is_valid", tells_the_password),
-        ("workers.commands.protocol.alive", lambda id: b""),
-        ("workers.lines.Write.record", lambda self, outcome: 1 / 0),
+        ("workers.serving.answers._is_valid", tells_the_password),
+        ("workers.serving.commands.protocol.alive", lambda id: b""),
+        ("workers.serving.lines.Write.record", lambda self, outcome: 1 / 0),
     ],
 )
 def test_a_service_that_breaks_a_promise_is_found_out(

@@ -28,17 +28,17 @@ from tests.books import (
     take_key,
     users,
 )
-from workers.database import (
+from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.models import SCHEMA_VERSION, Application, Key, User
+from workers.storage.database import (
     Store,
     check_database,
     holds_a_book,
     is_in_use,
     open_to_administer,
 )
-from workers.keys import INTEGRITY_ID, Keyring
-from workers.models import SCHEMA_VERSION, Application, Key, User
-from workers.validation import check_sqlite
-from workers.writing import DELETE, DONE, STALE
+from workers.storage.validation import check_sqlite
+from workers.storage.writing import DELETE, DONE, STALE
 
 
 def counted(store: Store) -> int:

@@ -11,8 +11,8 @@ import pytest
 
 from pwserver.config import settings_table
 from pwserver.errors import EXIT_CODE_MEANINGS
-from workers.applications import ANYBODY, KNOWN
-from workers.commands import (
+from workers.auth.applications import ANYBODY, KNOWN
+from workers.serving.commands import (
     GENERATE,
     GENERATE_NAMED,
     SAVE_NAMED,
@@ -93,7 +93,7 @@ def test_the_readme_is_up_to_date(name: str) -> None:
 
 def test_the_readme_names_every_command_of_the_command_line() -> None:
     """What can be typed is documented."""
-    from pwserver.cli import app  # noqa: PLC0415
+    from pwserver.cli.cli import app  # noqa: PLC0415
 
     names = [name for name in app if not name.startswith("-")]
     text = README.read_text().replace("`pwserver ", "`")

@@ -8,9 +8,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pwserver import ConnectionFailed, FateUnknown, calls
-from pwserver.calls import Call
-from pwserver.exchange import PAUSE_S, PAUSE_S_MAX, Exchange, Limits
+from pwserver import ConnectionFailed, FateUnknown
+from pwserver.client import calls
+from pwserver.client.calls import Call
+from pwserver.client.exchange import PAUSE_S, PAUSE_S_MAX, Exchange, Limits
 
 KINDS: dict[str, Callable[[str], Call[Any]]] = {
     "read": calls.get_password,

@@ -17,8 +17,8 @@ from tests.books import (
     save_three_versions,
     users,
 )
-from workers.database import Store, database_to_read, open_to_read
-from workers.reading import BookReader
+from workers.storage.database import Store, database_to_read, open_to_read
+from workers.storage.reading import BookReader
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.processes import CONTEXT
-from workers.guesses import (
+from workers.auth.guesses import (
     ADDRESS,
     APPLICATION,
     DELAY_S_MAX,

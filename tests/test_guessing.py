@@ -29,7 +29,7 @@ from tests.books_wire import (
 )
 from tests.conftest import Start
 from tests.harness import Peer, Service, eventually
-from workers.guesses import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+from workers.auth.guesses import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
 
 CONNECTIONS, GUESSES = 16, 50
 AT_ONCE_S = DELAYS_S[0]

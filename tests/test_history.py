@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.history import OlderVersion, add, find, pack, unpack
+from workers.book.history import OlderVersion, add, find, pack, unpack
 
 SEALED = st.binary(max_size=300)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut
-from pwserver.instance import Instance, lock_path, stop
+from pwserver.server.instance import Instance, lock_path, stop
 from tests.conftest import Start
 from tests.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service, eventually
 from tests.launching import is_alive

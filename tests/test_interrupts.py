@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pwserver import Client
-from pwserver.turns import Turns
+from pwserver.client.turns import Turns
 from tests.fake_service import FakeService, answer_all, echo
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

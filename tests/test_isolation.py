@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pwserver import protocol
 from pwserver.limits import PAGE_ROWS_MAX
+from pwserver.wire import protocol
 from tests.books_wire import (
     COUNT,
     DELETED,
@@ -38,7 +38,7 @@ from tests.books_wire import (
 )
 from tests.conftest import Start
 from tests.harness import Peer, Service
-from workers.names import generated_id, generated_name
+from workers.book.names import generated_id, generated_name
 
 _numbers = itertools.count(1)
 THEIRS = "theirs"

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 from tests.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, OTHER_KEY, keyring_of
-from workers.keys import (
+from workers.book.keys import (
     Keyring,
     MasterKey,
     changing_keyring,

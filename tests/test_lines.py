@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pwserver.errors import DatabaseRefused, Unavailable, UnknownUser
 from pwserver.handoff import FrameReader, frame, frame_channel
 from pwserver.limits import QUEUE_BYTES_MAX
-from pwserver.protocol import refusal
+from pwserver.wire.protocol import refusal
 from tests.books import Client
-from workers.batches import QUEUE_FULL, TOO_LATE, UNKNOWN, Batches, Outcome
-from workers.lines import Key, Lines, Write
-from workers.writing import DONE, STALE, Operation, Result
+from workers.serving.batches import QUEUE_FULL, TOO_LATE, UNKNOWN, Batches, Outcome
+from workers.serving.lines import Key, Lines, Write
+from workers.storage.writing import DONE, STALE, Operation, Result
 
 TIMEOUT_S = 5.0
 UNKNOWN_USER = refusal(UnknownUser(), "x")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pwserver.protocol import REQUESTS, Bad, Message, SavePassword
+from pwserver.wire.protocol import REQUESTS, Bad, Message, SavePassword
 from tests.harness import Peer
 from tests.test_messages import SMALLEST, written
 from tests.wire import LIMIT, Outcome, read, tag

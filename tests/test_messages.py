@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType, structs
 
-from pwserver import framing, protocol
 from pwserver.errors import Denied, NotSaved, Unavailable, UnknownUser
-from pwserver.protocol import (
+from pwserver.wire import framing, protocol
+from pwserver.wire.protocol import (
     Authenticate,
     Bad,
     CheckPassword,

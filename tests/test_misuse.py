@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pwserver.protocol import REQUESTS, Message
+from pwserver.wire.protocol import REQUESTS, Message
 from tests.books_wire import ALIVE, EXAMPLES, PING, Request, ask_all, get, listing, save
 from tests.harness import Peer, Service
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.books import open_store, row_of, users
-from workers.models import STORED_USER, IdClock, User, sql, stored_user, time_saved
+from workers.book.models import STORED_USER, IdClock, User, sql, stored_user, time_saved
 
 NOW_NS = 1_770_000_000_000_000_000  # early in 2026
 END_NS = 4_500_000_000_000_000_000  # in 2112

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import InvalidMessage
-from pwserver.protocol import USERNAME_LENGTH_MAX
-from workers.names import (
+from pwserver.wire.protocol import USERNAME_LENGTH_MAX
+from workers.book.names import (
     ID_MAX,
     composed,
     first_generated_id,

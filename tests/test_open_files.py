@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.open_files import OpenFiles
+from workers.storage.open_files import OpenFiles
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pwserver.handoff import Scoreboard
-from workers.outage import DISK_FULL, READ_ONLY, REASONS, Outage
+from workers.storage.outage import DISK_FULL, READ_ONLY, REASONS, Outage
 
 
 class Clock:
@@ -79,7 +79,7 @@ def test_the_log_says_it_once_a_minute(
 ) -> None:
     """At once, then each minute with the number since the last time, and at the end all."""
     outage = Outage(scoreboard)
-    with caplog.at_level(logging.WARNING, "workers.outage"):
+    with caplog.at_level(logging.WARNING, "workers.storage.outage"):
         for tenth in range(1200):  # two minutes
             clock.now_s = 1000 + tenth / 10  # added up, it would fall short of a minute
             outage.refused(3, DISK_FULL)

@@ -8,7 +8,7 @@ import pytest
 
 from pwserver.handoff import Scoreboard, control_channel, receive_control
 from pwserver.limits import RESTART_PAUSE_S_MAX
-from pwserver.pool import Child, Pool
+from pwserver.server.pool import Child, Pool
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwserver import framing
-from pwserver.framing import Reader
-from pwserver.protocol import Bad, Message, Ping, Request, encode
+from pwserver.wire import framing
+from pwserver.wire.framing import Reader
+from pwserver.wire.protocol import Bad, Message, Ping, Request, encode
 from tests.wire import CUTS, LIMIT, TEXTS, Outcome, brief, cut, read, requests, thorough
 
 NOT_AN_OBJECT = Bad("The text is not a JSON object.")

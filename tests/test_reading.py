@@ -26,12 +26,13 @@ from tests.books import (
     take_key,
     users,
 )
-from workers import history, reading
-from workers.database import Store
-from workers.models import ApplicationRow, Row, UserRow
-from workers.names import generated_name
-from workers.reading import BookReader, Entry
-from workers.writing import DELETE, DONE, LABEL, Operation
+from workers.book import history
+from workers.book.models import ApplicationRow, Row, UserRow
+from workers.book.names import generated_name
+from workers.storage import reading
+from workers.storage.database import Store
+from workers.storage.reading import BookReader, Entry
+from workers.storage.writing import DELETE, DONE, LABEL, Operation
 
 GENERATED = (1, 31, 32, 2**40, 2**62 + 5)
 

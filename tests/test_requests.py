@@ -20,8 +20,8 @@ from tests.books import (
     save_often,
     users,
 )
-from workers.database import Store
-from workers.writing import DELETE, DONE, STALE
+from workers.storage.database import Store
+from workers.storage.writing import DELETE, DONE, STALE
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from tests.books import (
     take_key,
     users,
 )
-from workers.database import Store
-from workers.models import Row
+from workers.book.models import Row
 from workers.process import CHANNEL, STOP
+from workers.storage.database import Store
+from workers.storage.writing import DELETE, DONE, LABEL, KeyRetired, Operation
 from workers.writer import Writer, WriterStart
-from workers.writing import DELETE, DONE, LABEL, KeyRetired, Operation
 
 PATIENCE_S = 20.0
 RETIRED = 2

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pwserver import framing
-from pwserver.protocol import RIGHTS, Right
+from pwserver.wire import framing
+from pwserver.wire.protocol import RIGHTS, Right
 from tests.books_wire import (
     DENIED,
     UNKNOWN_TOKEN,
@@ -36,7 +36,7 @@ from tests.books_wire import (
 from tests.certificates import Authority
 from tests.harness import Peer, Service, eventually, own_address
 from tests.tls_peers import tls_flags, tls_peer, trusting
-from workers import commands
+from workers.serving import commands
 
 GENERATE: Request = {"message": "generate_password"}
 

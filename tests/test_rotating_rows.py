@@ -9,15 +9,15 @@ import pytest
 
 from pwserver.config import StoreSettings
 from pwserver.errors import AdministrationRefused, DatabaseRefused
-from pwserver.protocol import SavePassword
+from pwserver.wire.protocol import SavePassword
 from tests.books import BOTH_KEYS, KEY, NEXT_KEY
 from tests.planning import Planner
-from workers import rows
-from workers.administration import Administration, administration
-from workers.keys import Keyring, create_keyring, replace_keyring
-from workers.models import STORED_USER, User, UserRow, sql, stored_user
-from workers.rotation import retire, rotate
-from workers.vault import Vault
+from workers.admin.administration import Administration, administration
+from workers.admin.rotation import retire, rotate
+from workers.book import rows
+from workers.book.keys import Keyring, create_keyring, replace_keyring
+from workers.book.models import STORED_USER, User, UserRow, sql, stored_user
+from workers.book.vault import Vault
 
 NAMES = [f"user {number}" for number in range(200)]  # more than are done at a time
 ODD = "user 7"

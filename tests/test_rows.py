@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pwserver.errors import DatabaseRefused, UnknownUser, UnknownVersion
-from pwserver.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
+from pwserver.wire.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
 from tests.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY
 from tests.planning import Change, Planner
-from workers import history, rows
-from workers.history import OlderVersion
-from workers.keys import MasterKey
-from workers.models import STORED_USER, User, UserRow, sql, stored_user
-from workers.vault import Vault
-from workers.writing import DONE, LABEL, nonce
+from workers.book import history, rows
+from workers.book.history import OlderVersion
+from workers.book.keys import MasterKey
+from workers.book.models import STORED_USER, User, UserRow, sql, stored_user
+from workers.book.vault import Vault
+from workers.storage.writing import DONE, LABEL, nonce
 
 KEPT = 3
 LABELS = ["work", "z\u00fcrich"]

@@ -16,7 +16,7 @@ from tests.books_wire import (
     save,
 )
 from tests.conftest import Start
-from workers.history import unpack
+from workers.book.history import unpack
 
 
 def left_in(folder: Path, sealed: list[bytes]) -> list[bytes]:

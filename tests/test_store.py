@@ -14,7 +14,7 @@ from tests.books import KEY
 from tests.conftest import Start
 from tests.harness import Peer, Service
 from tests.older_books import OldUser, make_version_1, make_version_2
-from workers.names import generated_name
+from workers.book.names import generated_name
 
 SAVE = {"message": "save_password", "password": "abc123"}
 
@@ -159,7 +159,7 @@ def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:
     """The service does not start on a SQLite with the WAL-reset bug, and says why."""
     program = (
         "import apsw; apsw.sqlite_lib_version = lambda: '3.51.2'\n"
-        "import sys; from pwserver.cli import run; sys.exit(run(['serve', '--port', '0']))"
+        "import sys; from pwserver.cli.cli import run; sys.exit(run(['serve', '--port', '0']))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],

@@ -23,9 +23,10 @@ from tests.books import (
     users,
 )
 from tests.older_books import OldUser, make_version_1, make_version_2, saved_at_ms
-from workers import history, rows
-from workers.keys import INTEGRITY_ID, Keyring, MasterKey
-from workers.models import (
+from workers.admin.upgrade import bring_up_to_date
+from workers.book import history, rows
+from workers.book.keys import INTEGRITY_ID, Keyring, MasterKey
+from workers.book.models import (
     ANY_FINGERPRINT,
     SCHEMA_VERSION,
     STORED_USER,
@@ -34,12 +35,11 @@ from workers.models import (
     sql,
     stored_user,
 )
-from workers.names import generated_name
-from workers.reading import BookReader, pages_of_users
-from workers.upgrade import bring_up_to_date
-from workers.validation import APPLICATION_ID
-from workers.vault import Vault
-from workers.writing import DELETE, DONE, nonce
+from workers.book.names import generated_name
+from workers.book.vault import Vault
+from workers.storage.reading import BookReader, pages_of_users
+from workers.storage.validation import APPLICATION_ID
+from workers.storage.writing import DELETE, DONE, nonce
 
 NAMELESS = [
     OldUser(5, ["abc123"]),

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import DatabaseRefused
-from pwserver.protocol import VERSION_MAX
 from pwserver.secret import Secret
+from pwserver.wire.protocol import VERSION_MAX
 from tests.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, keyring_of
-from workers.history import OlderVersion
-from workers.keys import Keyring, MasterKey
-from workers.models import UserRow
-from workers.vault import Vault, derive_key, newest_place, older_place
+from workers.book.history import OlderVersion
+from workers.book.keys import Keyring, MasterKey
+from workers.book.models import UserRow
+from workers.book.vault import Vault, derive_key, newest_place, older_place
 
 USER_IDS = st.integers(0, 2**63 - 1)
 PLACE = b"some place"

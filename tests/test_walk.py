@@ -14,11 +14,11 @@ import pytest
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused, Unavailable
 from tests.books import KEYRING, make_book, new_scoreboard, users
-from workers.integrity import Examination
-from workers.keys import replace_keyring
-from workers.models import COMMON_BOOK
-from workers.reading import BookReader, pages_of_users
-from workers.walk import in_order
+from workers.admin.integrity import Examination
+from workers.book.keys import replace_keyring
+from workers.book.models import COMMON_BOOK
+from workers.storage.reading import BookReader, pages_of_users
+from workers.storage.walk import in_order
 
 PAGE_BYTES = 4096
 USERS = 3000

@@ -23,9 +23,9 @@ from tests.books import (
     take_key,
     users,
 )
-from workers import history
-from workers.database import Store
-from workers.writing import DELETE, DONE, LABEL, STALE, Operation, nonce
+from workers.book import history
+from workers.storage.database import Store
+from workers.storage.writing import DELETE, DONE, LABEL, STALE, Operation, nonce
 
 GONE = b"sealed by nobody"
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from pwserver import framing, protocol
-from pwserver.protocol import Message
+from pwserver.wire import framing, protocol
+from pwserver.wire.protocol import Message
 
 LIMIT = 65536
 

@@ -14,8 +14,8 @@ import socket
 import time
 
 from pwserver.handoff import receive_control
-from workers.checks import FAILED, PACKET_BYTES_MAX
 from workers.process import CHANNEL, become_child, say_ready
+from workers.serving.checks import FAILED, PACKET_BYTES_MAX
 
 _NICENESS = 10
 

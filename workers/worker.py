@@ -20,26 +20,26 @@ from typing import TYPE_CHECKING, cast
 from pwserver.config import Settings
 from pwserver.handoff import Scoreboard, receive_control
 from pwserver.limits import COMMIT_AWAITED_S, TICK_S
-from workers.applications import Registry
-from workers.arrivals import Arrivals
-from workers.audit import AuditLog
-from workers.batches import Batch, Batches, Waiter
-from workers.checks import Checks
-from workers.connection import Connection
-from workers.context import Context
-from workers.guesses import Guesses, GuessTable
-from workers.keys import Keyring
-from workers.lines import Lines
-from workers.models import IdClock
+from workers.audit.audit import AuditLog
+from workers.auth.applications import Registry
+from workers.auth.guesses import Guesses, GuessTable
+from workers.book.keys import Keyring
+from workers.book.models import IdClock
+from workers.book.vault import Vault
 from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
-from workers.reading import BookReader
-from workers.vault import Vault
+from workers.serving.arrivals import Arrivals
+from workers.serving.batches import Batch, Batches, Waiter
+from workers.serving.checks import Checks
+from workers.serving.connection import Connection
+from workers.serving.context import Context
+from workers.serving.lines import Lines
+from workers.storage.reading import BookReader
 from workers.waiting import Events, Lookout
 
 if TYPE_CHECKING:  # a service without TLS does not load it
-    from workers.certificates import TlsFiles
-    from workers.handshakes import Handshakes
-    from workers.tls import Codec
+    from workers.tls.certificates import TlsFiles
+    from workers.tls.handshakes import Handshakes
+    from workers.tls.tls import Codec
 
 _EVENTS_MAX = 256
 """Events taken in one turn: the rows of a turn go to the writer together."""
@@ -108,7 +108,7 @@ class Worker:
         self._epoll.register(control, select.EPOLLIN)
         self._handshakes: Handshakes | None = None
         if start.tls is not None:
-            from workers import handshakes  # noqa: PLC0415
+            from workers.tls import handshakes  # noqa: PLC0415
 
             self._handshakes = handshakes.Handshakes(
                 start.tls.context(), start.settings.handshake_timeout_s
@@ -267,7 +267,7 @@ class Worker:
 
     def _change_certificates(self, descriptors: list[int]) -> None:
         """Use other certificates for the clients that begin from now on."""
-        from workers.certificates import TlsFiles  # noqa: PLC0415
+        from workers.tls.certificates import TlsFiles  # noqa: PLC0415
 
         assert self._handshakes is not None
         try:

@@ -23,9 +23,10 @@ import apsw
 from pwserver.errors import PwserverError, StorageFailed
 from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
-from workers.database import Store
-from workers.models import Row
-from workers.outage import (
+from workers.book.models import Row
+from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.storage.database import Store
+from workers.storage.outage import (
     CANNOT_BE_OPENED,
     DISK_ERROR,
     DISK_FULL,
@@ -34,11 +35,10 @@ from workers.outage import (
     READ_ONLY,
     Outage,
 )
-from workers.process import CHANNEL, STOP, become_child, say_ready
-from workers.room import why_no_room
-from workers.validation import CheckValues
+from workers.storage.room import why_no_room
+from workers.storage.validation import CheckValues
+from workers.storage.writing import KeyRetired, Operation, Result
 from workers.waiting import Events, Lookout
-from workers.writing import KeyRetired, Operation, Result
 
 FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
 

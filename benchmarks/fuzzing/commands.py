@@ -24,12 +24,12 @@ from msgspec import UNSET
 
 from fuzzing.in_process import SETTINGS, TOKENS, Service
 from pwserver.errors import Refused
-from pwserver.framing import reply_reader, request_reader
 from pwserver.limits import REPLIES_BYTES_MAX
-from pwserver.protocol import Bad, Message, Reply
-from workers.commands import TABLE, Command, command_of
-from workers.connection import Connection
-from workers.names import composed
+from pwserver.wire.framing import reply_reader, request_reader
+from pwserver.wire.protocol import Bad, Message, Reply
+from workers.book.names import composed
+from workers.serving.commands import TABLE, Command, command_of
+from workers.serving.connection import Connection
 
 TOGETHER, LATER = b"\x1e", b"\x1d"
 CLIENTS = (TOKENS["owner"], TOKENS["shop"], None)

@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
-from pwserver.framing import Reader, decode_whole, reply_reader, request_decoder, request_reader
-from pwserver.protocol import Bad, Ping, Reply, Request
+from pwserver.wire.framing import (
+    Reader,
+    decode_whole,
+    reply_reader,
+    request_decoder,
+    request_reader,
+)
+from pwserver.wire.protocol import Bad, Ping, Reply, Request
 
 SMALL, USUAL = 64, 65_536
 """The greatest size of a message: one that any input may pass, and the service's own."""

@@ -18,24 +18,24 @@ from select import EPOLLIN
 from pwserver.config import Settings
 from pwserver.handoff import FrameReader, Scoreboard, frame, frame_channel
 from pwserver.limits import CHECKPOINT_PAGES
-from pwserver.protocol import RIGHTS
 from pwserver.secret import Secret
+from pwserver.wire.protocol import RIGHTS
 from workers import checker
-from workers.applications import Registry, sealed, token_hash
-from workers.arrivals import Arrivals
-from workers.audit import AuditLog
-from workers.batches import Batches, Waiter
-from workers.checks import Checks
-from workers.connection import Connection
-from workers.context import Context
-from workers.database import Store
-from workers.guesses import DELAY_S_MAX, Guesses, GuessTable
-from workers.keys import Keyring, MasterKey
-from workers.lines import Lines
-from workers.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
-from workers.reading import BookReader
-from workers.rows import open_version
-from workers.vault import Vault
+from workers.audit.audit import AuditLog
+from workers.auth.applications import Registry, sealed, token_hash
+from workers.auth.guesses import DELAY_S_MAX, Guesses, GuessTable
+from workers.book.keys import Keyring, MasterKey
+from workers.book.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
+from workers.book.rows import open_version
+from workers.book.vault import Vault
+from workers.serving.arrivals import Arrivals
+from workers.serving.batches import Batches, Waiter
+from workers.serving.checks import Checks
+from workers.serving.connection import Connection
+from workers.serving.context import Context
+from workers.serving.lines import Lines
+from workers.storage.database import Store
+from workers.storage.reading import BookReader
 
 NOW_MS = 1_770_000_000_000  # early in 2026
 NOW_S = 1e9

@@ -15,10 +15,10 @@ from msgspec import structs
 
 from fuzzing.commands import LATER, TOGETHER
 from fuzzing.in_process import NOW_MS, TOKENS
-from pwserver import protocol
-from pwserver.protocol import Message
-from workers.models import IdClock
-from workers.names import generated_name
+from pwserver.wire import protocol
+from pwserver.wire.protocol import Message
+from workers.book.models import IdClock
+from workers.book.names import generated_name
 
 Draw = random.Random
 

@@ -18,15 +18,15 @@ from power.ledger import Keys, User
 from power.stage import DATABASE
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused
-from workers import history, models, rows
-from workers.applications import is_genuine
-from workers.audit import AuditLog
-from workers.audit_reading import record_files
-from workers.audit_verification import verify
-from workers.database import Store
-from workers.keys import INTEGRITY_ID, Keyring
-from workers.preparation import prepare
-from workers.vault import Vault
+from workers.admin.preparation import prepare
+from workers.audit.audit import AuditLog
+from workers.audit.audit_reading import record_files
+from workers.audit.audit_verification import verify
+from workers.auth.applications import is_genuine
+from workers.book import history, models, rows
+from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.vault import Vault
+from workers.storage.database import Store
 
 REQUESTS_KEPT_MS = 86_400_000
 

@@ -6,9 +6,9 @@ this module too, so all processes come by here before they open anything.
 
 from __future__ import annotations
 
-from pwserver import server
 from pwserver.__main__ import main
-from workers import database
+from pwserver.server import server
+from workers.storage import database
 
 database.PRAGMAS["synchronous"] = "off"
 

@@ -16,10 +16,10 @@ from servers import PROJECT, environment
 from wire import BenchmarkFailed
 
 from pwserver.errors import PwserverError
-from pwserver.protocol import RIGHTS
+from pwserver.wire.protocol import RIGHTS
 from torment.scene import Scene
 from torment.victim import Victim
-from workers.administration import Administration, administration
+from workers.admin.administration import Administration, administration
 
 APPLICATIONS = {"red": False, "blue": False, "public": True}
 """Applications, and whether each uses the common book."""

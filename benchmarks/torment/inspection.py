@@ -18,11 +18,11 @@ import apsw
 
 from pwserver.errors import DatabaseRefused
 from torment.ledger import Labels, Ledger, save_of
-from workers import rows
-from workers.history import unpack
-from workers.keys import read_keyring
-from workers.models import UserRow, stored_user
-from workers.vault import Vault
+from workers.book import rows
+from workers.book.history import unpack
+from workers.book.keys import read_keyring
+from workers.book.models import UserRow, stored_user
+from workers.book.vault import Vault
 
 KINDS = ("lost", "half-written", "mismatch")
 """What can be wrong: an acknowledged save is not there; a row that does not open, or a damaged

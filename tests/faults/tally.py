@@ -10,7 +10,7 @@ import apsw
 
 from tests.faults.canary import SAVE
 from tests.harness import Peer, Service
-from workers.history import unpack
+from workers.book.history import unpack
 
 
 @dataclass

@@ -27,7 +27,7 @@ from tests.conftest import Start
 from tests.faults.inject import mounted
 from tests.harness import Peer, eventually
 from tests.shell import Shell
-from workers.audit_reading import Records
+from workers.audit.audit_reading import Records
 
 UNWRITTEN: Request = {
     "message": "Unavailable!",

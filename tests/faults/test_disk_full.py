@@ -18,7 +18,7 @@ from tests.faults.conftest import Start
 from tests.faults.tally import users_in
 from tests.harness import Peer, Service, eventually
 from tests.shell import Shell
-from workers.outage import QUIET_S
+from workers.storage.outage import QUIET_S
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
 

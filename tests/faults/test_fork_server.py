@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.inject import open_files
 from tests.harness import Service, eventually, steady
-from workers import rotation
+from workers.admin import rotation
 
 
 def fork_server(service: Service) -> int | None:

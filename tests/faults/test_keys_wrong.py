@@ -12,7 +12,7 @@ from tests.faults.canary import CANARY, WatchedService
 from tests.faults.conftest import Start
 from tests.harness import Service
 from tests.shell import Shell
-from workers.keys import create_keyring, read_keyring, replace_keyring
+from workers.book.keys import create_keyring, read_keyring, replace_keyring
 
 
 def test_a_missing_key_is_refused(book: Path, start: Start) -> None:

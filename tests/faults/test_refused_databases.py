@@ -25,9 +25,9 @@ from tests.books import (
     rows_of,
     users,
 )
-from workers.database import Store, check_database, open_to_administer
-from workers.keys import Keyring, MasterKey
-from workers.models import SCHEMA_VERSION, Key
+from workers.book.keys import Keyring, MasterKey
+from workers.book.models import SCHEMA_VERSION, Key
+from workers.storage.database import Store, check_database, open_to_administer
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The command line. The commands of clients load nothing of the service."""

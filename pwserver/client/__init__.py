@@ -1,0 +1,1 @@
+"""What applications import: the clients, and all that they need to reach a service."""

@@ -1,0 +1,145 @@
+"""One connection of a `Client`: how it is made, and how it moves the bytes of a `Talk`.
+
+Over TCP, with TLS or without, or over a Unix socket. It knows nothing of messages, nor of what the
+connection is used for before and after; that is the business of `connections`.
+"""
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pwserver.client.access import Access
+from pwserver.client.talk import Authentication, Talk, seconds_until
+from pwserver.client.url import ServiceUrl
+from pwserver.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    from pwserver.client.tls import Session
+
+RECEIVE_BYTES = 64 * 1024
+
+
+class Connection:
+    """A connected socket, which is never waited for longer than a talk allows."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        self._socket = connected
+        self._session: Session | None = None
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has arrived, not even the end, since the last reply."""
+        return not self._poll.poll(0)
+
+    def greet(self, access: Access, deadline: float) -> None:
+        """Do what comes before all requests: agree on keys for TLS, and say who asks.
+
+        Raises `ConnectionFailed`, or `Denied` for a token that is not accepted.
+        """
+        if (session := access.session()) is not None:
+            handshake = session.handshake(deadline)
+            while not session.is_ready:
+                self.ask(handshake)
+            self._session = session
+        if access.token is not None:
+            self.ask(Authentication(access.token, deadline))
+
+    def ask(self, talk: Talk) -> None:
+        """Send what a talk has to send, and take what arrives until it awaits no more.
+
+        Both at the same time: the service stops reading from a client that does not.
+        """
+        request = talk.request()
+        unsent = memoryview(self._session.encrypt(request) if self._session else request)
+        try:
+            while talk.awaiting:
+                unsent = unsent[self._send(unsent) :]
+                self._wait(bool(unsent), talk.seconds_left)
+                if (data := self._receive()) is not None:
+                    talk.take(data)
+        except OSError as error:
+            raise ConnectionFailed(f"the connection was lost: {reason(error)}.") from None
+        if unsent:  # the service has had enough of a request before the end of it
+            raise ConnectionFailed("the service did not take the whole request.")
+
+    def close(self) -> None:
+        """Close it; in a child this leaves the parent's connection as it is."""
+        self._socket.close()
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._socket.send(data) if data else 0
+        except BlockingIOError:
+            return 0
+
+    def _receive(self) -> bytes | None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        return self._session.decrypt(data) if self._session else data
+
+    def _wait(self, to_send: bool, seconds: float) -> None:
+        self._poll.modify(self._socket, select.POLLIN | (select.POLLOUT if to_send else 0))
+        ready = self._poll.poll(seconds * 1000)
+        self._poll.modify(self._socket, select.POLLIN)
+        if not ready:
+            raise ConnectionFailed("the service did not answer in time.")
+
+
+def connected_socket(url: ServiceUrl, deadline: float) -> socket.socket:
+    """Return a socket that is connected to the first address of the service that answers.
+
+    Each may take its share of the time that is left: one that nothing comes back from, as IPv6
+    where the way there is broken, is not to take that of the others.
+    """
+    failure: Exception = OSError("the name has no address")
+    try:
+        addresses = _addresses(url)
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            share_s = seconds_until(deadline) / (len(addresses) - place)
+            try:
+                seconds = max(share_s, 0.001)  # 0 would mean something else
+                return _connect_to(address, socket.socket(family, kind, protocol), seconds)
+            except OSError as error:
+                failure = error
+    except (OSError, UnicodeError) as error:  # the name is unknown, or cannot be one
+        failure = error
+    raise unreachable(url, failure)
+
+
+def _addresses(url: ServiceUrl) -> list[tuple[Any, ...]]:
+    """Return what `socket.getaddrinfo` does, for Unix sockets as well."""
+    if url.path:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", url.path)]
+    return [*socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)]
+
+
+def _connect_to(address: Any, made: socket.socket, seconds: float) -> socket.socket:
+    try:
+        made.settimeout(seconds)
+        made.connect(address)
+        if made.family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def unreachable(url: ServiceUrl, error: Exception) -> ConnectionFailed:
+    """Return the error for a service that cannot be connected to."""
+    return ConnectionFailed(f"{url} cannot be reached: {reason(error)}.")
+
+
+def reason(error: Exception) -> str:
+    """Return what the system says of an error, without what libraries add to it."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    if isinstance(error, socket.gaierror) and error.strerror:  # has numbers of its own, below 0
+        return error.strerror
+    return str(error) or "timed out"

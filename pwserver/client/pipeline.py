@@ -1,0 +1,141 @@
+"""Pipelines: requests that are gathered, and sent together for the price of a few round trips.
+
+They do no input or output: the client they are of runs the calls. Each method takes what that of
+`Client` takes, and adds the call instead of doing it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from pwserver.client import calls
+from pwserver.client.calls import Call
+from pwserver.errors import PwserverError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """A call that was added to a pipeline, and its result once that was sent."""
+
+    def __init__(self, call: Call[T]) -> None:
+        self._call = call
+        self._outcome: list[T | PwserverError] = []  # empty before it was sent
+
+    def result(self) -> T:
+        """Return what the method of the client would have returned, or raise what it would have.
+
+        Raises `RuntimeError` for a call that was not sent.
+        """
+        if not self._outcome:
+            raise RuntimeError("the pipeline was not sent: call execute, or leave its with block")
+        (outcome,) = self._outcome
+        if isinstance(outcome, PwserverError):
+            raise outcome
+        return outcome
+
+
+def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Gathering, P], Pending[T]]":
+    """Return the method that adds the calls which a function makes."""
+
+    def add(self: "_Gathering", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
+        pending = Pending(make(*args, **kwargs))
+        self._added.append(pending)
+        return pending
+
+    add.__name__ = make.__name__
+    add.__doc__ = make.__doc__
+    return add
+
+
+class _Gathering:
+    """Calls in the order in which they were added, and what became of them.
+
+    Each method returns the `Pending` result of its call, by its type. `results` has one entry for
+    each call after they were sent: what the method of the client would have returned, or the
+    exception that it would have raised.
+    """
+
+    def __init__(self) -> None:
+        self._added: list[Pending[Any]] = []
+        self.results: list[Any] = []
+
+    save_password = _adds(calls.save_password)
+    get_password = _adds(calls.get_password)
+    verify_password = _adds(calls.verify_password)
+    password_history = _adds(calls.password_history)
+    restore_password = _adds(calls.restore_password)
+    label_user = _adds(calls.label_user)
+    list_users = _adds(calls.list_users)
+    delete_user = _adds(calls.delete_user)
+    generate_password = _adds(calls.generate_password)
+    check_password = _adds(calls.check_password)
+    number_of_users = _adds(calls.number_of_users)
+    ping = _adds(calls.ping)
+    status = _adds(calls.status)
+
+    def _taken(self) -> tuple[list[Pending[Any]], list[Call[Any]]]:
+        added, self._added = self._added, []
+        return added, [pending._call for pending in added]
+
+    def _settle(self, added: list[Pending[Any]], results: Sequence[Any]) -> list[Any]:
+        for pending, result in zip(added, results, strict=True):
+            pending._outcome = [result]
+        self.results = [*results]
+        return self.results
+
+
+class Pipeline(_Gathering):
+    """Requests that are sent by `execute`, or at the end of a `with`."""
+
+    def __init__(self, run: Callable[[list[Call[Any]]], list[Any]]) -> None:
+        super().__init__()
+        self._run = run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.execute()
+
+    def execute(self) -> list[Any]:
+        """Send what was added and return `results`.
+
+        Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
+        """
+        added, calls = self._taken()
+        try:
+            results = self._run(calls)
+        except PwserverError as error:
+            self._settle(added, [error] * len(added))
+            raise
+        return self._settle(added, results)
+
+
+class AsyncPipeline(_Gathering):
+    """Requests that are sent by `await execute()`, or at the end of an `async with`."""
+
+    def __init__(self, run: Callable[[list[Call[Any]]], Awaitable[list[Any]]]) -> None:
+        super().__init__()
+        self._run = run
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.execute()
+
+    async def execute(self) -> list[Any]:
+        """Send what was added and return `results`.
+
+        Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
+        """
+        added, calls = self._taken()
+        try:
+            results = await self._run(calls)
+        except PwserverError as error:
+            self._settle(added, [error] * len(added))
+            raise
+        return self._settle(added, results)

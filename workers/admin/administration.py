@@ -1,0 +1,293 @@
+"""What an administrator does to applications, in the database, while the service runs or not.
+
+Who may do so is who may use the files: there is no other administrator. Each change is one short
+transaction, and is in the audit record before it is made; where it cannot be recorded, it is not
+done. The workers take note of it within a tick.
+"""
+
+import getpass
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from peewee import SQL, fn
+from playhouse.apsw_ext import APSWDatabase
+
+from pwserver.config import StoreSettings
+from pwserver.errors import (
+    AdministrationRefused,
+    AuditRefused,
+    ConfigError,
+    DatabaseRefused,
+    InvalidMessage,
+)
+from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
+from pwserver.secret import Secret
+from pwserver.wire.protocol import RIGHTS, Right
+from workers.audit.audit import AuditLog
+from workers.audit.audit_actions import Action
+from workers.auth.applications import is_genuine, new_token, sealed, token_hash
+from workers.book.keys import Keyring, read_keyring
+from workers.book.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
+from workers.book.names import normal
+from workers.storage import database
+from workers.storage.removal import REMOVED
+from workers.storage.validation import refusals
+
+_TOMBSTONE = " "
+"""What the name of an application that was removed begins with: no other name does."""
+
+_PATIENCE_S = 10.0
+"""How long a service may delete nothing of a book that was removed."""
+
+
+def applications() -> list[ApplicationRow]:
+    """Return all applications in the order in which they were added, tombstones as well."""
+    rows = Application.select(*APPLICATION).order_by(Application.id)
+    return [ApplicationRow(*row) for row in rows.tuples().iterator()]
+
+
+class Administration:
+    """The database and the audit record in the hands of an administrator."""
+
+    def __init__(self, settings: StoreSettings, keyring: Keyring, opened: APSWDatabase) -> None:
+        self.settings = settings
+        self.keyring = keyring
+        self.database = opened
+        self._seal_key = keyring.for_purpose("application")
+        self._audit = AuditLog(
+            settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")
+        )
+
+    def record(
+        self, action: Action, command: str, application: str | None = None, **more: int
+    ) -> None:
+        """Put what is about to be done into the audit record; raise `AuditRefused`."""
+        self._audit.note(
+            time_ms=time.time_ns() // 1_000_000,
+            application=application,
+            address=f"command:{_user()}",
+            action=action,
+            user=None,
+            outcome="ok",
+            command=command,
+            **more,
+        )
+        if not self._audit.write():
+            raise AuditRefused(
+                f"the audit record {self.settings.audit_path} cannot be written. Nothing was done."
+            )
+
+    # --- Applications. ---
+
+    def applications(self) -> list[ApplicationRow]:
+        """Return all applications in the order in which they were added; no tombstones."""
+        return [row for row in applications() if not row.name.startswith(_TOMBSTONE)]
+
+    def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
+        """Register an application and return its token; raise `AdministrationRefused`."""
+        name = _normal(name)
+        with self.database.atomic("IMMEDIATE"):
+            rows = self.applications()
+            if earlier := next((row for row in rows if row.name == name), None):
+                _refuse_removed(earlier)
+                raise AdministrationRefused(
+                    f"there is an application {name!r} already; `pwserver app rotate` gives it a "
+                    "new token."
+                )
+            if len(rows) >= APPLICATIONS_MAX:
+                raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
+            number = max((row.id for row in applications()), default=COMMON_BOOK) + 1
+            self._drop_tombstones(number - APPLICATIONS_MAX)
+            token = new_token()
+            self.record("administration", "app add", name)
+            self._put(
+                ApplicationRow(
+                    id=number,
+                    name=name,
+                    book=COMMON_BOOK if common else number,
+                    may=_in_order(may),
+                    created_at_ms=time.time_ns() // 1_000_000,
+                    token_hash=token_hash(token.reveal()),
+                    previous_hash=None,
+                    previous_until_ms=0,
+                    seal=b"",
+                )
+            )
+        return token
+
+    def rotate(self, name: str, grace_s: float) -> Secret[str]:
+        """Give an application a new token and return it; the old one is good for a while yet."""
+        token = new_token()
+        with self._changing(name, "app rotate") as row:
+            until_ms = time.time_ns() // 1_000_000 + int(grace_s * 1000)
+            self._put(
+                row._replace(
+                    token_hash=token_hash(token.reveal()),
+                    previous_hash=row.token_hash if grace_s else None,
+                    previous_until_ms=until_ms if grace_s else 0,
+                )
+            )
+        return token
+
+    def revoke(self, name: str) -> None:
+        """Take an application's tokens away. Its book stays, and a new token opens it again."""
+        with self._changing(name, "app revoke") as row:
+            self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
+
+    def set_rights(self, name: str, may: Sequence[Right]) -> None:
+        """Let an application do this, and nothing else, on open connections too."""
+        with self._changing(name, "app set") as row:
+            self._put(row._replace(may=_in_order(may)))
+
+    def users_of(self, name: str) -> int:
+        """Return how many users are in an application's own book."""
+        row = self._row(_normal(name))
+        return 0 if row.book == COMMON_BOOK else users_in(row.book)
+
+    def mark_removed(self, name: str) -> int:
+        """Take an application's tokens and rights away for good; return its number.
+
+        From then on nothing is saved into its book, and the writer deletes what is there.
+        """
+        with self._changing(name, "app remove", removed_too=True) as row:
+            marked = row._replace(
+                may=REMOVED, token_hash=None, previous_hash=None, previous_until_ms=0
+            )
+            self._put(marked)
+        return row.id
+
+    def bury(self, number: int) -> None:
+        """Let the name of an application that was removed go; its number stays taken."""
+        with self.database.atomic("IMMEDIATE"):
+            for row in applications():
+                if row.id == number and row.may == REMOVED:
+                    self._put(row._replace(name=f"{_TOMBSTONE}{number}"))
+
+    @staticmethod
+    def _drop_tombstones(below: int) -> None:
+        """Drop those of so long ago that nothing of their books can be on its way any more."""
+        is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
+        Application.delete().where(is_tombstone & (Application.id < below)).execute()
+
+    def _row(self, name: str) -> ApplicationRow:
+        row = next((row for row in self.applications() if row.name == name), None)
+        if row is None:
+            raise AdministrationRefused(f"there is no application {name!r}.")
+        return row
+
+    @contextmanager
+    def _changing(
+        self, name: str, command: str, *, removed_too: bool = False
+    ) -> Iterator[ApplicationRow]:
+        name = _normal(name)
+        with self.database.atomic("IMMEDIATE"):
+            row = self._row(name)
+            if not removed_too:
+                _refuse_removed(row)
+            if not is_genuine(row, self._seal_key):
+                raise AdministrationRefused(
+                    f"the application {name!r} was altered in the database by somebody without the "
+                    "key; it may do nothing. Restore the database from a backup."
+                )
+            self.record("administration", command, name)
+            yield row
+
+    def _put(self, row: ApplicationRow) -> None:
+        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
+
+
+@contextmanager
+def administration(settings: StoreSettings) -> Iterator[Administration]:
+    """Give the administrator the database at hand; raise a `StoreError` where it cannot be had."""
+    keyring = read_keyring(settings.key_path)
+    with database.open_to_administer(settings.path, keyring) as opened:
+        yield Administration(settings, keyring, opened)
+
+
+def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], None]) -> int:
+    """End an application with its own book, if it has one; return how many users that had.
+
+    Where a service runs, it deletes them: its number of users stays exact, and it takes no lock
+    from the saves. May be interrupted, and done again to go on. Not to be called with the database
+    open.
+    """
+    with administration(settings) as files:
+        number, keyring = files.mark_removed(name), files.keyring
+        users = left = users_in(number)
+    patience_until = time.monotonic() + _PATIENCE_S
+    while left:
+        progress(users - left, users)
+        if database.is_in_use(settings.path):
+            time.sleep(TICK_S)
+        else:
+            _empty_at_rest(settings, keyring)
+        with database.opened_to_examine(settings.path, keyring):
+            before, left = left, users_in(number)
+        if left < before:
+            patience_until = time.monotonic() + _PATIENCE_S
+        elif time.monotonic() > patience_until:
+            raise AdministrationRefused(
+                f"{left} users are left, and the service does not delete them; see its log. The "
+                f"application may do nothing any more. Run `pwserver app remove {name}` again."
+            )
+    progress(users, users)
+    with administration(settings) as files:
+        files.bury(number)
+    return users
+
+
+def _empty_at_rest(settings: StoreSettings, keyring: Keyring) -> None:
+    """Delete all users of removed books, keeping services off; where one was faster, it does."""
+    try:
+        store = database.Store(settings.path, keyring.check_values, 0)
+    except DatabaseRefused:
+        if database.is_in_use(settings.path):
+            return
+        raise
+    try:
+        with refusals(settings.path):
+            while store.to_be_emptied():
+                store.commit([], [])
+                if store.log_pages > CHECKPOINT_PAGES:
+                    store.checkpoint()
+                    store.log_pages = 0
+    finally:
+        store.close()
+
+
+def users_in(book: int) -> int:
+    """Return how many users are in an application's book, by the two indexes that there are."""
+    own = (User.book == book) & (User.book != SQL(str(COMMON_BOOK)))
+    parts = (own & User.username.is_null(False), own & User.username.is_null())
+    return sum(int(User.select().where(part).count()) for part in parts)
+
+
+def _refuse_removed(row: ApplicationRow) -> None:
+    if row.may == REMOVED:
+        raise AdministrationRefused(
+            f"the application {row.name!r} is being removed; `pwserver app remove` goes on with it."
+        )
+
+
+def _in_order(may: Sequence[Right]) -> str:
+    return " ".join(right for right in RIGHTS if right in may)
+
+
+def _normal(name: str) -> str:
+    """Return an application's name as it is kept; raise `ConfigError` for one that is refused."""
+    if not name:
+        raise ConfigError('"name" is empty.')
+    try:
+        return normal(name, "name")
+    except InvalidMessage as error:
+        raise ConfigError(str(error)) from None
+
+
+def _user() -> str:
+    """Return the name of the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

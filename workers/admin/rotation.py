@@ -1,0 +1,175 @@
+"""Changing the key that passwords are sealed with, while the service runs or not.
+
+    add       a new key comes into the key file; nothing uses it yet
+    rotate    it seals from now on, and every row that an older key sealed is sealed anew
+    retire    a key that nothing needs any more goes
+
+A rotation can be killed at any moment and run again: how far it has come is in the rows, each of
+which says its key. It does a few rows at a time, and rests in between for the sake of the service.
+A row that was changed meanwhile is left to the next pass.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import apsw
+from peewee import fn
+from playhouse.apsw_ext import APSWDatabase
+
+from pwserver.errors import AdministrationRefused, DatabaseRefused
+from pwserver.limits import TICK_S
+from workers.admin.administration import Administration
+from workers.book import rows
+from workers.book.keys import changing_keyring, replace_keyring
+from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_user
+from workers.book.vault import Vault
+from workers.storage import generations
+from workers.storage.walk import in_order
+from workers.storage.writing import NONCE_PLACE, nonce
+
+_ROWS_AT_A_TIME = 64
+_REST = 12
+"""How many times as long as it worked a rotation rests beside a running service."""
+
+_NOTICED_S = 1.0
+"""How long after a change of the key a worker may seal with the old one: it looks once a tick, and
+one that is silent for longer gets no work."""
+
+_SETTLE_S = 10.0
+"""How long it may go on that rows of an older key are added."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many rows are done, and of how many."""
+
+
+def key_uses() -> dict[int, int]:
+    """Return how many rows are sealed with each key that any is sealed with."""
+    query = User.select(User.key_id, fn.COUNT(User.id)).group_by(User.key_id).tuples()
+    return dict(query.iterator())
+
+
+def sealing_key() -> int:
+    """Return the number of the key that seals now."""
+    return int(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()).scalar())
+
+
+def add_key(administration: Administration) -> int:
+    """Put a new key into the key file; return its number."""
+    path = administration.settings.key_path
+    with changing_keyring(path) as keyring:
+        more = keyring.with_new_key()
+        administration.record("key change", "key add", key=more.newest.id)
+        replace_keyring(path, more)
+    return more.newest.id
+
+
+def rotate(
+    administration: Administration, progress: Progress, *, beside_service: bool
+) -> list[int]:
+    """Seal everything with the newest key; return the ids of rows that do not open, left as is.
+
+    Beside a service, it leaves that time to work, and ends only when no worker can have an older
+    key any more. Raises `AdministrationRefused` where one goes on to seal with an older key.
+    """
+    keyring, database = administration.keyring, administration.database
+    key = keyring.newest
+    if sealing_key() != key.id:
+        with database.atomic("IMMEDIATE"):
+            administration.record("key change", "key rotate", key=key.id)
+            Key.insert(
+                id=key.id, check_value=key.check_value, seals=True
+            ).on_conflict_ignore().execute()
+            Key.update(seals=Key.id == key.id).execute()
+    vault, refused = Vault(keyring, key.id), set[int]()
+    total, done = _left(key.id), 0
+    progress(done, total)
+    noticed_at = time.monotonic() + (_NOTICED_S if beside_service else 0.0)
+    settled_at = None
+    while True:
+        for anew in _pass(database, vault, refused, rests=beside_service):
+            done += anew
+            progress(min(done, total), total)
+        all_noticed = time.monotonic() >= noticed_at  # before it is counted what they have added
+        left = _left(key.id) - len(refused)
+        if left <= 0 and all_noticed:
+            return sorted(refused)
+        settled_at = settled_at or time.monotonic() + _SETTLE_S
+        if time.monotonic() > settled_at:
+            raise AdministrationRefused(
+                f"{left} passwords are still sealed with an older key: the service goes on using "
+                "it. See in its log why it cannot read the key file; then rotate again."
+            )
+        time.sleep(TICK_S)
+
+
+def _left(key_id: int) -> int:
+    return int(User.select().where(User.key_id != key_id).count())
+
+
+def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
+    """Go once through the rows of other keys; yield how many of some were sealed anew."""
+    connection: apsw.Connection = database.connection()
+    others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
+    columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
+    as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_PLACE) == b"")
+    update = sql(User.update(columns).where(as_it_was))
+    began = time.monotonic()
+    for page in in_order(connection, sql(others), (vault.key_id,), at_a_time=_ROWS_AT_A_TIME):
+        changes = list(_changes(vault, map(stored_user, page), refused))
+        waits = time.monotonic()
+        with database.atomic("IMMEDIATE"):
+            began += time.monotonic() - waits  # for the writer: that is no work
+            connection.executemany(update, changes)
+            generations.touch(connection)
+        yield len(changes)
+        if rests:
+            time.sleep(_REST * (time.monotonic() - began))
+        began = time.monotonic()
+
+
+def _changes(
+    vault: Vault, found: Iterable[UserRow], refused: set[int]
+) -> Iterator[tuple[int | bytes | None, ...]]:
+    for user in found:
+        try:
+            anew = rows.seal_anew(vault, user, user.labels)
+        except DatabaseRefused:
+            refused.add(user.id)
+        else:
+            yield anew.key_id, anew.sealed, anew.older, user.id, nonce(user.sealed)
+
+
+def retire(administration: Administration, key_id: int) -> None:
+    """Remove a key from the database and the key file; raise `AdministrationRefused`.
+
+    From the moment the database does not have it any more the writer takes nothing that is sealed
+    with it. Only then it is certain what is there, so it comes back where something is.
+    """
+    path, keyring = administration.settings.key_path, administration.keyring
+    if key_id not in keyring.keys:
+        raise AdministrationRefused(f"there is no key {key_id} in {path}.")
+    if key_id == sealing_key() or len(keyring.keys) == 1:
+        raise AdministrationRefused(
+            f"key {key_id} is the one that passwords are sealed with; add another and rotate first."
+        )
+    if key_id == keyring.newest.id:
+        raise AdministrationRefused(
+            f"key {key_id} is the newest, and the next one would get its number; add that first."
+        )
+    needed = _uses(key_id)
+    if not needed:
+        administration.record("key change", "key retire", key=key_id)
+        Key.delete().where(Key.id == key_id).execute()
+        needed = _uses(key_id)
+        if needed:
+            Key.create(id=key_id, check_value=keyring.keys[key_id].check_value, seals=False)
+    if needed:
+        raise AdministrationRefused(
+            f"{needed} passwords are sealed with key {key_id} yet; run `pwserver key rotate` first."
+        )
+    with changing_keyring(path) as now:
+        replace_keyring(path, now.without(key_id))
+
+
+def _uses(key_id: int) -> int:
+    return int(User.select().where(User.key_id == key_id).count())

@@ -1,0 +1,107 @@
+"""Who is at the other end of a connection, and where from.
+
+The address is found when it is first needed: most connections never need one.
+"""
+
+import functools
+import pwd
+import socket
+import struct
+from ipaddress import ip_address
+
+from pwserver.config import host_in_url
+from workers.auth.applications import GUEST, STRANGER, Caller
+from workers.auth.guesses import ADDRESS, APPLICATION, TOKENS, Guesses, Limit
+
+_CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gives them
+
+
+class Peer:
+    """The other end of a connection. `caller` changes when it shows a token."""
+
+    __slots__ = ("_address", "_authenticating", "_guesses", "_socket", "_verifying", "caller")
+
+    def __init__(self, connected: socket.socket, guesses: Guesses, *, insecure: bool) -> None:
+        self._socket = connected
+        self._guesses = guesses
+        self._address: str | None = None
+        self._authenticating: Limit | None = None
+        self._verifying: Limit | None = None
+        self.caller = GUEST if insecure or is_local(connected) else STRANGER
+
+    def become(self, caller: Caller) -> None:
+        """Take note of who this is."""
+        self.caller = caller
+        self._verifying = None
+
+    @property
+    def address(self) -> str:
+        """Where it comes from: address and port, or `unix:` and the user's name."""
+        if self._address is None:
+            self._address = _address(self._socket)
+        return self._address
+
+    @property
+    def authenticating(self) -> Limit:
+        """The limit on wrong tokens, which is this address's."""
+        if self._authenticating is None:
+            self._authenticating = self._guesses.limit((TOKENS, "", self._host))
+        return self._authenticating
+
+    @property
+    def verifying(self) -> Limit:
+        """The limit on wrong passwords: the application's, and its own at this address.
+
+        So no application notices what another's users get wrong.
+        """
+        if self._verifying is None:
+            name = self.caller.application or ""
+            self._verifying = self._guesses.limit(
+                (APPLICATION, name, ""), (ADDRESS, name, self._host)
+            )
+        return self._verifying
+
+    @property
+    def _host(self) -> str:
+        if self._socket.family == socket.AF_UNIX:
+            return self.address
+        return self.address.rpartition(":")[0].strip("[]")
+
+
+def is_local(connected: socket.socket) -> bool:
+    """Tell whether a client reached the service from this machine: its own end says so."""
+    if connected.family == socket.AF_UNIX:
+        return True
+    try:
+        return _is_loopback(connected.getsockname()[0])
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=256)  # of this machine's addresses, so there are few
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _address(connected: socket.socket) -> str:
+    try:
+        if connected.family == socket.AF_UNIX:
+            packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            return f"unix:{_user_name(_CREDENTIALS.unpack(packed)[1])}"
+        host, port = connected.getpeername()[:2]
+    except OSError:
+        return "gone"
+    return f"{host_in_url(host)}:{port}"
+
+
+@functools.lru_cache(maxsize=256)
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

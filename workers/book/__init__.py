@@ -1,0 +1,1 @@
+"""What a password is: its row, names, versions and seal. No database is opened here."""

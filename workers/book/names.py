@@ -1,0 +1,132 @@
+"""Names: what a username or a label may look like, and the names that the service makes itself.
+
+Names compare as exact text in Unicode's normal form C, so that the same letters typed on two
+machines are the same name. Refused is what people cannot see or tell apart, because a name is what
+a person looks for on a console, in a log and in a table:
+
+- control and format characters (categories Cc and Cf: line breaks, escapes, bidi marks, zero-width
+  characters), line and paragraph separators (Zl, Zp);
+- letters and marks that are to be ignored where they cannot be shown, and those whose picture is
+  blank (`_BLANK`): Hangul fillers, variation selectors, the empty Braille pattern;
+- characters that Unicode has not assigned (Cn), whose normal form may change with its next version,
+  and private ones and surrogates (Co, Cs), which have no meaning of their own;
+- white space at the beginning or the end;
+- an application's token, which came into the wrong field: names are stored and recorded in clear.
+
+Labels, which nobody signs in with, may hold what joins emoji: a zero-width joiner between two
+symbols, and the selector U+FE0F after one.
+
+A generated name is `user-` and the user's id in 13 digits of base 32. It needs no column and no
+index, because the id is found in the name. Such names sort as their ids do.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_left
+
+from pwserver.errors import InvalidMessage
+from pwserver.tokens import TOKEN, TOKEN_PREFIX
+from pwserver.wire.protocol import USERNAME_LENGTH_MAX
+
+GENERATED_PREFIX = "user-"
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter looks like a digit
+_DIGITS = 13  # 5 bits each: enough for 63
+_VALUES = {digit: value for value, digit in enumerate(_ALPHABET)}
+_GENERATED = re.compile(f"{GENERATED_PREFIX}[0-7][{_ALPHABET}]{{{_DIGITS - 1}}}")
+ID_MAX = 2**63 - 1
+
+_REFUSED = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+
+_BLANK_RANGES = (
+    # Default_Ignorable_Code_Point of https://www.unicode.org/Public/16.0.0/ucd/
+    # DerivedCoreProperties.txt, as far as those are of no refused category.
+    (0x034F, 0x034F),  # combining grapheme joiner
+    (0x115F, 0x1160),  # Hangul fillers
+    (0x17B4, 0x17B5),  # Khmer inherent vowels
+    (0x180B, 0x180D),  # Mongolian variation selectors
+    (0x180F, 0x180F),
+    (0x3164, 0x3164),  # Hangul filler
+    (0xFE00, 0xFE0F),  # variation selectors
+    (0xFFA0, 0xFFA0),  # halfwidth Hangul filler
+    (0xE0100, 0xE01EF),  # variation selectors
+    # Those that are not ignored, but are blank by their name or their picture in the code charts.
+    (0x2800, 0x2800),  # Braille pattern blank
+    (0x13441, 0x13442),  # Egyptian hieroglyph blanks
+    (0x16FE4, 0x16FE4),  # Khitan small script filler
+    (0x1D159, 0x1D159),  # musical symbol null notehead
+)
+_BLANK = frozenset(chr(code) for first, last in _BLANK_RANGES for code in range(first, last + 1))
+
+_JOINER, _EMOJI_SELECTOR, _KEYCAP = "\u200d", "\ufe0f", "\u20e3"
+
+
+def normal(text: str, field: str, length_max: int = USERNAME_LENGTH_MAX) -> str:
+    """Return a name or label in the form in which it is kept and compared.
+
+    Raises `InvalidMessage`, with the name of the field it came in, for one that is refused.
+    """
+    text = composed(text)
+    refuse_invisible(text if field == "username" else _without_joiners(text), field)
+    refuse_token(text, field)
+    if len(text) > length_max:  # a normal form may be longer than what was typed
+        raise InvalidMessage(f'"{field}" is longer than {length_max} characters in normal form C.')
+    if text[:1].isspace() or text[-1:].isspace():
+        raise InvalidMessage(f'"{field}" begins or ends with white space.')
+    return text
+
+
+def refuse_token(text: str, field: str) -> None:
+    """Raise `InvalidMessage` for a text with a token in it."""
+    if TOKEN_PREFIX in text and TOKEN.search(text):
+        raise InvalidMessage(f'"{field}" holds a token, which would not stay secret there.')
+
+
+def composed(text: str) -> str:
+    """Return a text in normal form C."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def refuse_invisible(text: str, field: str) -> None:
+    """Raise `InvalidMessage` for a text with a character that people cannot see."""
+    if text.isascii() and text.isprintable():
+        return
+    if any(each in _BLANK or unicodedata.category(each) in _REFUSED for each in text):
+        raise InvalidMessage(
+            f'"{field}" holds a character that cannot be seen, such as a line break.'
+        )
+
+
+def _without_joiners(text: str) -> str:
+    """Return a text without what joins emoji in it."""
+    if text.isascii():
+        return text
+    shown: list[str] = []
+    for character, next_one in zip(text, f"{text[1:]} ", strict=True):
+        after_symbol = bool(shown) and unicodedata.category(shown[-1]).startswith(("S", "P"))
+        if character == _EMOJI_SELECTOR and (after_symbol or next_one == _KEYCAP):
+            continue
+        if character == _JOINER and after_symbol and unicodedata.category(next_one) == "So":
+            continue
+        shown.append(character)
+    return "".join(shown)
+
+
+def generated_name(user_id: int) -> str:
+    """Return the name of a user that was saved without one."""
+    shifts = range(5 * (_DIGITS - 1), -1, -5)
+    return GENERATED_PREFIX + "".join([_ALPHABET[user_id >> shift & 31] for shift in shifts])
+
+
+def generated_id(name: str) -> int | None:
+    """Return the id in a generated name, or None for any other name."""
+    if _GENERATED.fullmatch(name) is None:
+        return None
+    user_id = 0
+    for digit in name[len(GENERATED_PREFIX) :]:
+        user_id = user_id << 5 | _VALUES[digit]
+    return user_id
+
+
+def first_generated_id(name: str) -> int:
+    """Return the least id whose generated name is not before a name, or `ID_MAX`."""
+    return bisect_left(range(ID_MAX), name, hi=ID_MAX, key=generated_name)

@@ -1,0 +1,95 @@
+"""A user's row as a sealed whole: opening it, adding a version, and sealing it anew.
+
+The newest password is bound to all the rest of its row (`vault`), so every change of the row seals
+it anew, and whatever was altered behind the service's back is found when it is opened. All of a row
+is sealed with one key: who adds to a row of an older key seals its older versions anew as well. So
+a key is needed exactly as long as some row has its number.
+
+All functions raise `DatabaseRefused` for a row that was tampered with.
+"""
+
+import struct
+
+from pwserver.errors import DatabaseRefused
+from workers.book import history
+from workers.book.history import OlderVersion
+from workers.book.models import UserRow
+from workers.book.vault import Vault, newest_place, older_place
+
+NO_SUCH_VALUE = (AttributeError, TypeError, UnicodeEncodeError, struct.error)
+"""What comes of a column that holds what only tampering puts there: another type, say."""
+
+
+def open_newest(vault: Vault, user: UserRow) -> str:
+    """Return a user's newest password."""
+    try:
+        return vault.open(user.sealed, user.key_id, newest_place(user))
+    except (DatabaseRefused, *NO_SUCH_VALUE) as error:
+        raise _altered(user, error) from None
+
+
+def open_version(vault: Vault, user: UserRow, version: int) -> tuple[str, int] | None:
+    """Return a version of a user's password and when it was saved; None if it is not kept."""
+    newest = open_newest(vault, user)
+    if version == user.version:
+        return newest, user.saved_at_ms
+    older = history.find(user.older, version)
+    return None if older is None else (_open_older(vault, user, older), older.saved_at_ms)
+
+
+def open_all(vault: Vault, user: UserRow) -> None:
+    """Open every version of a user's password, and keep none."""
+    open_newest(vault, user)
+    try:
+        older = history.unpack(user.older)
+    except NO_SUCH_VALUE as error:
+        raise _altered(user, error) from None
+    for each in older:
+        _open_older(vault, user, each)
+
+
+def seal(vault: Vault, password: str, user: UserRow) -> UserRow:
+    """Return a row with a password as its newest, sealed with the vault's key."""
+    user = user._replace(key_id=vault.key_id)
+    return user._replace(sealed=vault.seal(password, newest_place(user)))
+
+
+def older_with_newest(vault: Vault, user: UserRow, kept: int) -> bytes | None:
+    """Return a user's older versions once the newest is one of them, the last `kept` of them."""
+    newest = _seal_older(vault, open_newest(vault, user), user, user.version, user.saved_at_ms)
+    return history.add(_older_anew(vault, user), newest, kept)
+
+
+def seal_anew(vault: Vault, user: UserRow, labels: str | None) -> UserRow:
+    """Return a row that has other labels, or another key."""
+    password = open_newest(vault, user)
+    return seal(vault, password, user._replace(labels=labels, older=_older_anew(vault, user)))
+
+
+def _older_anew(vault: Vault, user: UserRow) -> bytes | None:
+    """Return a user's older versions, sealed with the vault's key."""
+    if user.key_id == vault.key_id:
+        return user.older
+    return history.pack(
+        _seal_older(vault, _open_older(vault, user, each), user, each.version, each.saved_at_ms)
+        for each in history.unpack(user.older)
+    )
+
+
+def _open_older(vault: Vault, user: UserRow, older: OlderVersion) -> str:
+    try:
+        return vault.open(older.sealed, older.key_id, older_place(user, older))
+    except (DatabaseRefused, struct.error) as error:
+        raise _altered(user, error) from None
+
+
+def _seal_older(
+    vault: Vault, password: str, user: UserRow, version: int, saved_at_ms: int
+) -> OlderVersion:
+    older = OlderVersion(version, vault.key_id, saved_at_ms, b"")
+    return older._replace(sealed=vault.seal(password, older_place(user, older)))
+
+
+def _altered(user: UserRow, error: Exception) -> DatabaseRefused:
+    reason = error if isinstance(error, DatabaseRefused) else "a column has no such value."
+    return DatabaseRefused(f"the password of user {user.id} cannot be given out: {reason}")

@@ -1,0 +1,81 @@
+"""The answer to `authenticate`, and what is said to who may not do what they ask for.
+
+A right token is never delayed: nobody guesses 256 bits, and who shares an address with somebody
+that tries is not to suffer. A wrong one is answered the later the more there were, and leaves the
+connection without any rights: what comes behind it is not to end up in the common book.
+"""
+
+from typing import Any
+
+from msgspec import UNSET
+
+from pwserver.tokens import TOKEN
+from pwserver.wire import protocol
+from pwserver.wire.protocol import Authenticate
+from workers.auth.applications import WRONG_CERTIFICATE, WRONG_TOKEN, Caller
+from workers.auth.guesses import DELAY_S_MAX
+from workers.auth.peers import Peer
+from workers.serving.batches import Awaited, Waiter
+from workers.serving.context import Context
+
+_NOT_ACCEPTED = "The service does not accept the token."
+
+
+def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
+    """Take a client for the application whose token it shows."""
+    caller = context.registry.by_token(request.token, context.now_ms)
+    if caller is not None:
+        _admit(context, waiter.peer, caller)
+        return protocol.encode(
+            "Authenticated!", request.id, application=caller.application, may=caller.may
+        )
+    peer = waiter.peer
+    _turn_away(context, peer, WRONG_TOKEN)
+    limit = peer.authenticating
+    delay_s = limit.delay_s(context.now)
+    if delay_s is None:  # it is told that it is wrong all the same, but counts no more
+        delay_s = DELAY_S_MAX
+    else:
+        limit.charge(context.now)
+    denied = protocol.denied(request.id, _NOT_ACCEPTED)
+    if not delay_s:
+        return denied
+    return context.delays.add(waiter, request.id, denied, context.now + delay_s)
+
+
+def authenticate_by_certificate(context: Context, peer: Peer, name: str) -> None:
+    """Take a client for the application that its certificate, which was verified, names."""
+    caller = context.registry.by_certificate(name, context.now_ms)
+    if caller is None:
+        _turn_away(context, peer, WRONG_CERTIFICATE, certificate=name)
+    else:
+        _admit(context, peer, caller, certificate=name)
+
+
+def _admit(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
+    peer.become(caller)
+    context.note(peer, "authentication", None, "ok", **more)
+
+
+def _turn_away(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
+    context.note(peer, "authentication", None, "denied", **more)
+    peer.become(caller)
+
+
+def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> list[bytes]:
+    """Refuse requests of a kind that the client may not make, without looking at what they name.
+
+    So the reason is the same whatever there is or is not.
+    """
+    reason = peer.caller.denial(right)
+    first = requests[0]
+    username = getattr(first, "username", UNSET)
+    context.note(
+        peer,
+        "denied",
+        None if username is UNSET else TOKEN.sub("(a token)", username),
+        "denied",
+        times=len(requests),
+        command=first.__struct_config__.tag,
+    )
+    return [protocol.denied(request.id, reason) for request in requests]

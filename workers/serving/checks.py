@@ -1,0 +1,121 @@
+"""A worker's questions to the checker about how strong passwords are.
+
+To find that out takes milliseconds, and for texts made for it seconds (`workers.checker`), so it is
+done in another process, and a worker's other clients do not wait. Here is who waits for which
+answer, and for how long.
+"""
+
+import itertools
+import marshal
+import socket
+
+from pwserver.errors import Unavailable
+from pwserver.limits import CHECKS_MAX
+from pwserver.wire import protocol
+from pwserver.wire.protocol import Id
+from workers.serving.batches import Waiter
+
+FAILED = -1  # in place of a strength
+PACKET_BYTES_MAX = 4096
+"""The longest question or answer, marshalled."""
+
+
+class Check:
+    """One question. `replies` has the answer when there is one."""
+
+    def __init__(self, waiter: Waiter, id: Id, deadline: float) -> None:
+        self.waiter = waiter
+        self.deadline = deadline
+        self._id = id
+        self._reply: bytes | None = None
+
+    def replies(self) -> list[bytes] | None:
+        """Return the reply, or None as long as there is none."""
+        return None if self._reply is None else [self._reply]
+
+    def answer(self, strength: int, warning: str, suggestions: list[str]) -> None:
+        """Take what the checker found: 0 to 4, and sentences."""
+        if strength == FAILED:
+            self.give_up("The password could not be checked.")
+            return
+        self._reply = protocol.encode(
+            "return_check_password",
+            self._id,
+            strength=strength,
+            warning=warning,
+            suggestions=suggestions,
+        )
+
+    def give_up(self, reason: str) -> None:
+        """Answer without a result."""
+        self._reply = protocol.refusal(Unavailable(reason), self._id)
+
+
+class Checks:
+    """The questions of one worker that are not answered yet."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Check] = {}  # in the order of their deadlines
+        self._channel: socket.socket | None = None  # each packet is one question or answer
+
+    def ask(self, waiter: Waiter, password: str, id: Id, now: float) -> Check:
+        """Pass a password (short) to the checker."""
+        check = Check(waiter, id, now + self._timeout_s)
+        if len(self._waiting) >= CHECKS_MAX:
+            check.give_up("The service is overloaded: too many passwords wait to be checked.")
+            return check
+        number = next(self._numbers)
+        try:
+            if self._channel is None:
+                raise BrokenPipeError
+            self._channel.send(marshal.dumps((number, check.deadline, password)))
+        except OSError:  # it died, or has not begun with what it was asked before
+            check.give_up("The checker of passwords cannot take more at this moment.")
+        else:
+            self._waiting[number] = check
+        return check
+
+    def attach(self, channel: socket.socket) -> list[Waiter]:
+        """Talk to a new checker from now on; return who waited for the old one."""
+        lost = self.detach()
+        self._channel = channel
+        return lost
+
+    def detach(self) -> list[Waiter]:
+        """Give the checker up; return who waited for it and has a reply now."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        return self._give_up(list(self._waiting), "The checker of passwords died.")
+
+    def receive(self) -> tuple[list[Waiter], bool]:
+        """Return who has an answer, and whether the checker is gone."""
+        assert self._channel is not None
+        answered: list[Waiter] = []
+        while True:
+            try:
+                packet = self._channel.recv(PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return answered, False
+            except OSError:
+                packet = b""
+            if not packet:
+                return answered, True
+            number, *result = marshal.loads(packet)
+            check = self._waiting.pop(number, None)
+            if check is not None:  # else it was given up
+                check.answer(*result)
+                answered.append(check.waiter)
+
+    def expire(self, now: float) -> list[Waiter]:
+        """Give up what was asked too long ago; return who has a reply now."""
+        late = [number for number, check in self._waiting.items() if check.deadline < now]
+        return self._give_up(late, "The service is overloaded: the check took too long.")
+
+    def _give_up(self, numbers: list[int], reason: str) -> list[Waiter]:
+        checks = [self._waiting.pop(number) for number in numbers]
+        for check in checks:
+            check.give_up(reason)
+        return [check.waiter for check in checks]

@@ -1,0 +1,345 @@
+"""The command table: each message that a client may send, and how it is done.
+
+To add a command: a message in `pwserver.wire.protocol`, a row here, a test. Most commands are done
+one request at a time, by a function that is given the worker's `Context`, the connection and the
+request, and returns the reply, or what to wait for where the reply comes later; a `Refused` that it
+raises is the reply too (`each`). The commands that matter for speed take all requests of their
+kind that came behind each other at once: a pipeline of saves costs one call, not one for each.
+
+`waits` says that the command must see the effect of the writes before it: it is held back until the
+connection's writes before it are answered, and holds back those behind it, so that every request
+sees exactly the requests before it on its connection.
+
+`right` says what an application must be allowed to do for it; or `KNOWN`, which any application may
+do, or `ANYBODY`. Who has no token, on this machine, may `save` and `count`, but only by the
+commands that are for `guests`: they give nothing away.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from pwserver.errors import InvalidMessage
+from pwserver.wire import protocol
+from pwserver.wire.protocol import (
+    Authenticate,
+    Bad,
+    CheckPassword,
+    DeleteUser,
+    GeneratePassword,
+    GetPassword,
+    LabelUser,
+    ListUsers,
+    Message,
+    NumberOfUsers,
+    PasswordHistory,
+    Ping,
+    RestorePassword,
+    SavePassword,
+    Status,
+    VerifyPassword,
+)
+from workers.auth.applications import ANYBODY, KNOWN
+from workers.book.models import Row
+from workers.serving import answers
+from workers.serving.authentication import authenticate
+from workers.serving.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
+from workers.serving.context import Context
+from workers.serving.lines import refusal_of
+from workers.serving.operations import Delete, Generate, Label, Restore, Save, generate
+
+Replies = Sequence[bytes | Awaited]
+Do = Callable[[Context, Waiter, list[Any]], Replies]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the table. `reply` and `does` are what the README's reference says of it.
+
+    `do` returns the replies in order, each as bytes or as what to wait for; it may also have noted
+    with the connection itself that it waits, and return nothing.
+    """
+
+    message: type[Message] | type[Bad]
+    do: Do
+    reply: str
+    does: str
+    right: str
+    waits: bool = True
+    guests: bool = False
+
+
+def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
+    """Make a command of a function that does one request."""
+
+    def do(context: Context, waiter: Waiter, requests: list[Any]) -> Replies:
+        replies: list[bytes | Awaited] = []
+        for request in requests:
+            try:
+                replies.append(answer(context, waiter, request))
+            except Exception as error:
+                replies.append(protocol.refusal(refusal_of(error), request.id))
+        return replies
+
+    return do
+
+
+# --- The seed's exchanges, and what costs as little. ---
+
+
+def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
+    """Seal the passwords of one connection and queue them for the writer."""
+    if context.batches.full:
+        return [not_saved(QUEUE_FULL, request.id) for request in requests]
+    rows, size = _sealed(context, waiter.peer.caller.book, requests)
+    context.batches.add(waiter, rows, [each.id for each in requests], size, context.now)
+    return ()
+
+
+def save_together(
+    context: Context, waiters: Sequence[Waiter], requests: list[SavePassword]
+) -> None:
+    """Do as `save_plain` does where each of several connections, all of one book, has one."""
+    rows, size = _sealed(context, waiters[0].peer.caller.book, requests)
+    context.batches.add_each(waiters, rows, [each.id for each in requests], size, context.now)
+
+
+def _sealed(context: Context, book: int, requests: list[SavePassword]) -> tuple[list[Row], int]:
+    """Return new rows, and about how many bytes they are."""
+    user_ids = context.ids.take(len(requests))
+    passwords = [request.password for request in requests]
+    rows = context.vault.seal_rows(passwords, user_ids, book, context.now_ms)
+    return rows, sum([len(row[3]) for row in rows]) + len(rows) * ROW_OVERHEAD_BYTES
+
+
+def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
+    """Answer from the scoreboard, and have the console print the users in its own time."""
+    scoreboard = context.scoreboard
+    if not scoreboard.listing_wanted:
+        scoreboard.listing_wanted = True
+        with contextlib.suppress(OSError):  # full: then the console will wake without it
+            context.bell.send(b"!")
+    users = scoreboard.users
+    return [protocol.return_number_of_users(users, request.id) for request in requests]
+
+
+def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
+    """Answer, and nothing else."""
+    return [protocol.alive(request.id) for request in requests]
+
+
+def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
+    """Say what is wrong with a message, or nothing where the seed says nothing."""
+    return [protocol.invalid_message(request) for request in requests]
+
+
+# --- Changes to the book. ---
+
+
+def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
+    """Save as the newest version of the user that has the name."""
+    return _queue(context, Save(context, waiter, request, request.password))
+
+
+def generate_and_save(context: Context, waiter: Waiter, request: GeneratePassword) -> Awaited:
+    """Make a password, and save it as the newest version of the user that has the name."""
+    return _queue(context, Generate(context, waiter, request, generate(request)))
+
+
+def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
+    """Make a password, which is not saved."""
+    password = generate(request)
+    for_saves = (request.labels, request.if_version, request.request_id)
+    if any(field is not UNSET for field in for_saves):
+        raise InvalidMessage('"username" is missing: without it nothing is saved.')
+    return protocol.encode("return_generated_password", request.id, password=password)
+
+
+def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
+    """Save what an older version holds once more."""
+    return _queue(context, Restore(context, waiter, request))
+
+
+def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
+    """Set the labels of a user."""
+    return _queue(context, Label(context, waiter, request))
+
+
+def delete_user(context: Context, waiter: Waiter, request: DeleteUser) -> Awaited:
+    """Delete a user."""
+    return _queue(context, Delete(context, waiter, request))
+
+
+def _queue(context: Context, write: Save | Label | Delete) -> Awaited:
+    context.lines.add(write, context.now)
+    return write
+
+
+SAVE_PLAIN = Command(
+    SavePassword,
+    save_plain,
+    "`Password saved!`",
+    "saves a password as a new user under a generated name",
+    "save",
+    waits=False,
+    guests=True,
+)
+SAVE_NAMED = Command(
+    SavePassword,
+    each(save_named),
+    "`Password saved!` with `username`, `version`",
+    "saves it as the newest version of that user's password; a new name makes a user",
+    "save",
+    waits=False,
+    guests=True,
+)
+GENERATE = Command(
+    GeneratePassword,
+    each(generate_password),
+    "`return_generated_password` with `password`",
+    "makes a random password, which is not saved",
+    KNOWN,
+    waits=False,
+    guests=True,
+)
+GENERATE_NAMED = Command(
+    GeneratePassword,
+    each(generate_and_save),
+    "`return_generated_password` with `password`, `username`, `version`",
+    "makes a random password and saves it in the same step",
+    "save",
+    waits=False,
+    guests=True,
+)
+TABLE = (
+    SAVE_PLAIN,
+    SAVE_NAMED,
+    Command(
+        NumberOfUsers,
+        number_of_users,
+        "`return_number_of_users` with `number_of_users`",
+        "counts the users; the service prints them on its console",
+        "count",
+        guests=True,
+    ),
+    Command(
+        GetPassword,
+        each(answers.get_password),
+        "`return_password` with `username`, `password`, `version`, `time_saved`",
+        "reads a password: the newest version, or the one asked for",
+        "get",
+    ),
+    Command(
+        VerifyPassword,
+        each(answers.verify_password),
+        "`return_verify_password` with `valid`",
+        "compares a password with a user's newest; an unknown name is like a wrong password",
+        "verify",
+    ),
+    Command(
+        PasswordHistory,
+        each(answers.password_history),
+        "`return_password_history` with `username`, `versions`",
+        "lists the versions that are kept, newest first, each with `version` and `time_saved`",
+        "list",
+    ),
+    Command(
+        RestorePassword,
+        each(restore_password),
+        "`Password restored!` with `username`, `version`",
+        "saves what an older version holds as the newest",
+        "save",
+        waits=False,
+    ),
+    Command(
+        LabelUser,
+        each(label_user),
+        "`User labelled!` with `username`, `labels`",
+        "sets a user's labels, in place of those it has",
+        "save",
+        waits=False,
+    ),
+    Command(
+        ListUsers,
+        each(answers.list_users),
+        "`return_users` with `users`, `after`",
+        "lists users by name, each with `username`, `labels`, `version` and `time_saved`; the next "
+        "page is asked for with the reply's `after`, which is null at the end",
+        "list",
+    ),
+    Command(
+        DeleteUser,
+        each(delete_user),
+        "`User deleted!`",
+        "deletes a user and all versions of its password",
+        "delete",
+        waits=False,
+    ),
+    GENERATE,
+    GENERATE_NAMED,
+    Command(
+        CheckPassword,
+        each(answers.check_password),
+        "`return_check_password` with `strength`, `warning`, `suggestions`",
+        "judges how hard a password is to guess, from 0 to 4, and says what is weak about it",
+        KNOWN,
+        waits=False,
+        guests=True,
+    ),
+    Command(
+        Authenticate,
+        each(authenticate),
+        "`Authenticated!` with `application`, `may`",
+        "says which application this is; what follows on the connection is done as that one's",
+        ANYBODY,
+        guests=True,
+    ),
+    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
+    Command(
+        Status,
+        each(answers.status),
+        "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
+        "says how the service is doing, and which versions its parts have; while nothing can be "
+        "saved also why (`write_error`) and since when (`write_error_since`)",
+        "count",
+    ),
+)
+
+_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True)
+_BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
+
+
+def command_of(request: Message | Bad) -> Command:
+    """Return the row of a request."""
+    if type(request) is SavePassword:
+        return SAVE_PLAIN if request.plain else SAVE_NAMED
+    if type(request) is GeneratePassword:
+        return GENERATE if request.username is UNSET else GENERATE_NAMED
+    return _BY_MESSAGE[type(request)]
+
+
+def groups_of(requests: Sequence[Message | Bad]) -> Iterator[tuple[Command, list[Any]]]:
+    """Yield the requests of each kind that stand together, with the row of their kind."""
+    if requests and _are_plain_saves(requests):
+        yield SAVE_PLAIN, list(requests)
+        return
+    for command, group in itertools.groupby(requests, command_of):
+        yield command, list(group)
+
+
+def _are_plain_saves(requests: Sequence[Message | Bad]) -> bool:
+    """Tell whether all are; in a deep pipeline that is worth a loop without a call in it."""
+    for request in requests:
+        if (
+            type(request) is not SavePassword
+            or request.username is not UNSET
+            or request.labels is not UNSET
+            or request.if_version is not UNSET
+            or request.request_id is not UNSET
+        ):
+            return False
+    return True

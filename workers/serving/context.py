@@ -1,0 +1,119 @@
+"""What the commands of one worker work with."""
+
+import logging
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pwserver.errors import KeyRefused, Unavailable
+from pwserver.handoff import Scoreboard
+from pwserver.wire import protocol
+from pwserver.wire.protocol import Id
+from workers.audit.audit import AuditLog
+from workers.audit.audit_actions import Action
+from workers.auth.applications import Registry
+from workers.auth.guesses import Guesses
+from workers.auth.peers import Peer
+from workers.book import keys, rows
+from workers.book.models import IdClock, UserRow
+from workers.book.vault import Vault
+from workers.serving.batches import Batches
+from workers.serving.checks import Checks
+from workers.serving.delays import Delays
+from workers.serving.lines import Lines
+from workers.storage.reading import BookReader
+
+log = logging.getLogger(__name__)
+
+
+class Recorded(bytes):
+    """A reply that may leave only once the audit record of it has been written."""
+
+    id: Id
+
+    def __new__(cls, reply: bytes, id: Id) -> Self:
+        """Make one of a reply to the request with an id."""
+        made = super().__new__(cls, reply)
+        made.id = id
+        return made
+
+    @property
+    def refusal(self) -> bytes:
+        """What is sent instead where the record cannot be written."""
+        return protocol.refusal(
+            Unavailable("The audit record cannot be written, so no password is given out."),
+            self.id,
+        )
+
+
+@dataclass(slots=True)
+class Context:
+    """The parts of a worker. `now` and `now_ms` are set once a turn."""
+
+    vault: Vault
+    key_path: Path
+    ids: IdClock
+    batches: Batches
+    lines: Lines
+    reader: BookReader
+    registry: Registry
+    audit: AuditLog
+    guesses: Guesses
+    checks: Checks
+    scoreboard: Scoreboard
+    bell: socket.socket  # a byte here wakes the console
+    versions_kept: int  # older ones, of each password
+    delays: Delays = field(default_factory=Delays)
+    now: float = 0.0  # seconds of the monotonic clock
+    now_ms: int = 0  # milliseconds since 1970
+
+    def refresh(self) -> None:
+        """Take note of what an administrator has changed. To be called once a tick."""
+        try:
+            self.registry.refresh(self.now_ms)
+            key_id = self.reader.sealing_key()
+        except Unavailable as error:
+            log.debug("what administrators change cannot be read now: %s", error)
+            return
+        if key_id != self.vault.key_id:
+            self._take_keys(key_id)
+
+    def _take_keys(self, key_id: int) -> None:
+        """Seal with another key; where it is not known yet, read the key file anew."""
+        keyring = self.vault.keyring
+        try:
+            if key_id not in keyring.keys:
+                keyring = keys.read_keyring_again(self.key_path, keyring)
+            if key_id not in keyring.keys:
+                raise KeyRefused(f"the key file lacks key {key_id}, which the database needs.")
+        except KeyRefused as error:
+            log.error("%s", error)
+            return
+        self.vault = Vault(keyring, key_id)
+        log.info("passwords are sealed with key %d from now on", key_id)
+
+    def vault_for(self, user: UserRow) -> Vault:
+        """Return the vault, having looked for the user's key where it is not known yet."""
+        if user.key_id not in self.vault.keyring.keys:
+            self.refresh()
+        return self.vault
+
+    def password(self, user: UserRow, version: int) -> tuple[str, int] | None:
+        """Return a version of a user's password and when it was saved; None if it is not kept.
+
+        Raises `DatabaseRefused` for one that was tampered with: it is never given out.
+        """
+        return rows.open_version(self.vault_for(user), user, version)
+
+    def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
+        """Put what a client did into the audit record, which is written every turn."""
+        self.audit.note(
+            time_ms=self.now_ms,
+            application=peer.caller.application,
+            address=peer.address,
+            action=action,
+            user=user,
+            outcome=outcome,
+            **more,
+        )

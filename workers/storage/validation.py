@@ -1,0 +1,128 @@
+"""What a database must be before it is used as a password book, and what is said where it is not.
+
+Nothing here changes a database. All checks are made by whoever opens one: the service at its start,
+an upgrade, the administrator's commands.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+from peewee import DatabaseError
+from playhouse.apsw_ext import APSWDatabase
+
+from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
+from workers.book.keys import INTEGRITY_ID
+from workers.book.models import SCHEMA_VERSION, Key
+
+SQLITE_VERSION_MIN = (3, 51, 3)
+"""Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
+connections a checkpoint can lose committed pages."""
+
+APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: says whose database this is
+
+CheckValues = dict[int, bytes]
+"""What each key produces, by the keys' numbers: enough to tell a key, and no key."""
+
+
+def check_sqlite(version: str = "") -> None:
+    """Raise `SqliteRefused` for a SQLite that can lose committed data."""
+    version = version or apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < SQLITE_VERSION_MIN:
+        wanted = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise SqliteRefused(
+            f"SQLite {version} can lose committed data (the WAL-reset bug, sqlite.org/wal.html); "
+            f"{wanted} or newer is needed. Run: pip install --upgrade apsw"
+        )
+
+
+def is_empty(database: APSWDatabase) -> bool:
+    """Tell whether nobody has made anything of a database yet."""
+    return not (database.get_tables() or database.pragma("application_id"))
+
+
+def check_schema(database: APSWDatabase, path: Path, oldest: int = 1) -> int:
+    """Return the schema version; raise `DatabaseRefused` for one of another or a newer program."""
+    if database.pragma("application_id") != APPLICATION_ID:
+        raise DatabaseRefused(
+            f"{path} is a database of another program. It was not touched; choose another "
+            "file with --database."
+        )
+    version = int(database.pragma("user_version"))
+    if oldest <= version <= SCHEMA_VERSION:
+        return version
+    if 1 <= version < oldest:
+        raise DatabaseRefused(
+            f"{path} is of an older pwserver. It was not touched; run `pwserver setup`, or start "
+            "the service again."
+        )
+    raise DatabaseRefused(
+        f"{path} has schema version {version}; this pwserver knows versions up to "
+        f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
+    )
+
+
+def check_keys(path: Path, keys: CheckValues) -> None:
+    """Raise `KeyRefused` where the database is sealed with a key that is not at hand."""
+    rows = list(Key.select(Key.id, Key.check_value).order_by(Key.id))
+    wrong = [row.id for row in rows if keys.get(row.id) != bytes(row.check_value)]
+    if not wrong:
+        return
+    if wrong == [INTEGRITY_ID]:
+        raise KeyRefused(
+            f"the integrity key in the key file is not the one that {path} was made with. Put the "
+            "key file back from your backup."
+        )
+    if len(wrong) < len(rows) and wrong[0] not in keys:
+        raise KeyRefused(
+            f"{path} needs key {wrong[0]}, which the key file lacks. Put it back from your backup."
+        )
+    raise KeyRefused(
+        f"the key is not the one that {path} was sealed with. Put the right key file back "
+        "from your backup, or name it with --key-file."
+    )
+
+
+def check_pages(database: APSWDatabase, path: Path) -> None:
+    """Raise `DatabaseRefused` where the database is damaged."""
+    if found := damages(database, thorough=False):
+        raise DatabaseRefused(
+            f"{path} is damaged: {found[0]}. It was not changed. Restore it from a backup; "
+            "`pwserver check` says what can still be read."
+        )
+
+
+def damages(database: APSWDatabase, *, thorough: bool) -> list[str]:
+    """Return what SQLite finds wrong with the pages; if `thorough`, with the indexes as well."""
+    connection: apsw.Connection = database.connection()
+    pragma = "integrity_check(10)" if thorough else "quick_check(1)"
+    try:
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}")]
+    except apsw.CorruptError as error:
+        return [str(error)]
+    return [" ".join(finding.split()) for finding in found if finding != "ok"]
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of a file that it cannot use into a sentence with the reason."""
+    try:
+        yield
+    except (DatabaseError, apsw.Error) as error:
+        reason = str(error.__cause__ or error)
+        cause = error if isinstance(error, apsw.Error) else error.__cause__ or error.__context__
+        if isinstance(cause, apsw.IOError | apsw.FullError):
+            raise StorageFailed(
+                f"{path} cannot be read or written: {reason}. See to the disk, which may be full, "
+                "then start again."
+            ) from None
+        if isinstance(cause, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
+            raise DatabaseRefused(
+                f"{path} cannot be opened and written to: {reason}. See to the permissions of it "
+                "and of its folder, and whether its file system is mounted read-only."
+            ) from None
+        raise DatabaseRefused(
+            f"{path} cannot be used as a password book: {reason}. It was not changed; restore "
+            "it from a backup, or choose another file with --database."
+        ) from None

@@ -1,0 +1,1 @@
+"""TLS as the service speaks it: certificates, handshakes and records."""

@@ -1,0 +1,141 @@
+"""The TLS handshakes that are under way: a little of them at a time.
+
+One costs up to a millisecond of the processor, and thousands may come at once, so they must not
+stand in the way of clients that are connected already. They wait on an epoll of their own, which
+the worker's epoll watches like a socket; the worker serves everybody else first, and then goes on
+with them here for a moment.
+"""
+
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+
+from msgspec import UNSET
+
+from pwserver.errors import Unavailable
+from pwserver.limits import RECEIVE_BYTES
+from pwserver.wire import protocol
+from workers.tls.tls import Codec, HandshakeFailed
+
+_MOMENT_S = 0.002
+"""How long the others wait for handshakes in a turn, and not much longer than one step takes."""
+
+_HANDSHAKE = 0x16
+"""The first byte of all that begins with a handshake (RFC 8446, 5.1)."""
+
+_NOT_TLS = protocol.refusal(Unavailable(protocol.SPEAKS_TLS), UNSET)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A client whose handshake is over."""
+
+    client: socket.socket
+    codec: Codec | None  # None: it has failed
+    data: bytes  # the records that came behind it; of one that failed, what to tell the client
+
+
+class Handshakes:
+    """Clients that have not finished their handshake, each with a deadline."""
+
+    def __init__(self, context: ssl.SSLContext, timeout_s: float) -> None:
+        self.context = context
+        """What those that begin from now on are done with."""
+        self._timeout_s = timeout_s
+        self._epoll = select.epoll()
+        self._handshakes: dict[int, _Handshake] = {}  # the oldest first
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on: readable when there is something to do."""
+        return self._epoll.fileno()
+
+    def add(self, client: socket.socket, now: float) -> None:
+        """Begin with a client that may have sent nothing yet."""
+        self._handshakes[client.fileno()] = _Handshake(client, now + self._timeout_s)
+        self._epoll.register(client.fileno(), select.EPOLLIN)
+
+    def work(self) -> list[Arrival]:
+        """Go on with those that can, for a moment; return the clients that are through."""
+        arrivals = []
+        until = time.monotonic() + _MOMENT_S
+        while time.monotonic() < until and (events := self._epoll.poll(0, 1)):
+            fd = events[0][0]
+            handshake = self._handshakes[fd]
+            arrival = handshake.step(self.context)
+            if arrival is not None:
+                self._epoll.unregister(fd)
+                del self._handshakes[fd]
+                arrivals.append(arrival)
+            elif handshake.wants != handshake.events:
+                self._epoll.modify(fd, handshake.wants)
+                handshake.events = handshake.wants
+        return arrivals
+
+    def expire(self, now: float) -> int:
+        """Close those that have taken too long; return how many that were."""
+        late = []
+        for handshake in self._handshakes.values():
+            if handshake.deadline > now:
+                break
+            late.append(handshake)
+        return self._close(late)
+
+    def close(self) -> int:
+        """Close all of them; return how many that were."""
+        return self._close(list(self._handshakes.values()))
+
+    def _close(self, handshakes: "list[_Handshake]") -> int:
+        for handshake in handshakes:
+            self._epoll.unregister(handshake.client)
+            del self._handshakes[handshake.client.fileno()]
+            handshake.client.close()
+        return len(handshakes)
+
+
+class _Handshake:
+    """One client on its way in."""
+
+    __slots__ = ("_codec", "_unsent", "client", "deadline", "events")
+
+    def __init__(self, client: socket.socket, deadline: float) -> None:
+        self._codec: Codec | None = None  # until the client begins: many come at once
+        self._unsent = b""
+        self.client = client
+        self.deadline = deadline
+        self.events = select.EPOLLIN  # what is waited for at present
+
+    @property
+    def wants(self) -> int:
+        """The events of epoll to wait for."""
+        return select.EPOLLOUT if self._unsent else select.EPOLLIN
+
+    def step(self, context: ssl.SSLContext) -> Arrival | None:
+        """Do what can be done now; return the client once the handshake is over."""
+        try:
+            arrival = None if self._unsent else self._receive(context)
+            if self._unsent:
+                self._unsent = self._unsent[self.client.send(self._unsent) :]
+        except BlockingIOError:
+            return None
+        except OSError:
+            return Arrival(self.client, None, b"")
+        return arrival
+
+    def _receive(self, context: ssl.SSLContext) -> Arrival | None:
+        data = self.client.recv(RECEIVE_BYTES)
+        if not data:
+            return Arrival(self.client, None, b"")
+        if self._codec is None:
+            if data[0] != _HANDSHAKE:
+                return Arrival(self.client, None, _NOT_TLS)
+            self._codec = Codec(context)
+        try:
+            done = self._codec.shake(data)
+        except HandshakeFailed:
+            return Arrival(self.client, None, self._codec.unsent())
+        if done:
+            return Arrival(self.client, self._codec, self._codec.behind())
+        self._unsent = self._codec.unsent()
+        return None
