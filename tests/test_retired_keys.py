@@ -32,7 +32,7 @@ from workers.process import CHANNEL, STOP
 from workers.writer import Writer, WriterStart
 from workers.writing import DELETE, DONE, LABEL, KeyRetired, Operation
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 RETIRED = 2
 REASON = "The key that it was sealed with has been retired; send it again."
 
