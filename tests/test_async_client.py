@@ -231,7 +231,7 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer() -> None:
     def speak(conversation: Conversation) -> None:
         conversation.read()
         conversation.say(NUMBER)
-        asked.wait(20)
+        asked.wait(60)
         conversation.say({**NUMBER, "number_of_users": 1})
         spoken.set()
         conversation.read()
@@ -253,7 +253,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again() -> None:
     def refuse(conversation: Conversation) -> None:
         conversation.connection.recv(1000)
         conversation.say({"message": "Invalid message!"})
-        go_on.wait(20)
+        go_on.wait(60)
 
     async def work(book: AsyncClient) -> None:
         with pytest.raises(InvalidMessage):
@@ -274,7 +274,7 @@ def test_a_cancelled_call_does_not_answer_the_next() -> None:
     def late(conversation: Conversation) -> None:
         conversation.read()
         asked.set()
-        cancelled.wait(20)
+        cancelled.wait(60)
         conversation.say({**NUMBER, "number_of_users": 1})
 
     async def work(book: AsyncClient) -> int:

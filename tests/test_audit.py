@@ -206,7 +206,7 @@ def test_a_stopped_process_stops_nobody(audited: Audited, caplog: pytest.LogCapt
             assert not write(log, "bob")
             times.append(time.monotonic() - began)
         holder.kill()
-    assert min(times[1:]) < PATIENCE_S <= times[0] < 5
+    assert min(times[1:]) < PATIENCE_S <= times[0] < 30
     assert audited.users() == ["alice"]
     assert write(log, "carol")
     assert [record.levelname for record in caplog.records] == ["ERROR"]

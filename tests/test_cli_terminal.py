@@ -258,7 +258,7 @@ STATUS = {"message": "return_status", "number_of_users": 1, "workers": 1, "uptim
         ),
         ({**STATUS, "parts": {EVIL: EVIL}}, ["status"]),
         ({"message": "Not saved!", "error": EVIL}, ["save"]),
-        ({"message": "User labelled!", "labels": [EVIL]}, ["label", "x"]),
+        ({"message": "User labelled!", "labels": [EVIL]}, ["label", "x", "a"]),
     ],
     ids=["table", "record", "raw", "sentence", "heading", "error", "labels"],
 )

@@ -218,7 +218,7 @@ def test_a_call_ends_at_its_timeout(change: Callable[[Client], Any], error: Any)
     ):
         change(book)
     assert isinstance(failure.value, FateUnknown) == (error is FateUnknown)
-    assert 0.19 < time.monotonic() - began < 5
+    assert 0.19 < time.monotonic() - began < 30
     assert len(service.requests) == 1
 
 
@@ -228,7 +228,7 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_call() -> None:
 
     def late(conversation: Conversation) -> None:
         conversation.read()
-        timed_out.wait(20)
+        timed_out.wait(60)
         conversation.say({**NUMBER, "number_of_users": 1})
 
     with FakeService(late, answer(NUMBER)) as service:

@@ -168,7 +168,7 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer(
     def speak(conversation: Conversation) -> None:
         conversation.read()
         conversation.say(number)
-        unasked.wait(20)
+        unasked.wait(60)
         conversation.say(number)
         spoken.set()
         conversation.read()
@@ -178,7 +178,7 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer(
 
     def wait_and_count(book: Any) -> Any:
         unasked.set()
-        assert spoken.wait(20)
+        assert spoken.wait(60)
         return book.number_of_users()
 
     second = answer({**number, "number_of_users": 2})
@@ -196,7 +196,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again(
     def refuse(conversation: Conversation) -> None:
         conversation.connection.recv(1000)
         conversation.say({"message": "Invalid message!"})
-        go_on.wait(20)
+        go_on.wait(60)
 
     def save_too_much(book: Any) -> Any:
         return book.save_password("x" * 32 * 1024 * 1024)

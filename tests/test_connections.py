@@ -119,7 +119,7 @@ def test_a_waiting_thread_goes_on_when_a_connection_is_free() -> None:
     def held(conversation: Conversation) -> None:
         conversation.read()
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     with (
         FakeService(held, answer(ALIVE)) as service,
@@ -127,7 +127,7 @@ def test_a_waiting_thread_goes_on_when_a_connection_is_free() -> None:
         ThreadPoolExecutor(2) as executor,
     ):
         failing = executor.submit(book.ping)
-        assert begun.wait(20)
+        assert begun.wait(60)
         waiting = executor.submit(book.ping)
         go_on.set()
         assert isinstance(failing.exception(20), ConnectionFailed)
@@ -153,7 +153,7 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer() -> None:
     def speak(conversation: Conversation) -> None:
         conversation.read()
         conversation.say(number(1))
-        unasked.wait(20)
+        unasked.wait(60)
         conversation.say(number(2))
         spoken.set()
         conversation.read()
@@ -162,7 +162,7 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer() -> None:
     with FakeService(speak, answer(number(3))) as service, Client(service.url) as book:
         assert book.number_of_users() == 1
         unasked.set()
-        assert spoken.wait(20)
+        assert spoken.wait(60)
         assert book.number_of_users() == 3
 
 
@@ -172,7 +172,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again() -> None:
     def refuse(conversation: Conversation) -> None:
         conversation.connection.recv(1000)
         conversation.say({"message": "Invalid message!", "error": "The message is too long."})
-        go_on.wait(20)
+        go_on.wait(60)
 
     go_on = threading.Event()
     with FakeService(refuse, answer(ALIVE)) as service:
@@ -224,7 +224,7 @@ def test_close_reaches_connections_in_use() -> None:
     def held(conversation: Conversation) -> None:
         conversation.read()
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
         conversation.say(ALIVE)
         conversation.read()
 
@@ -234,7 +234,7 @@ def test_close_reaches_connections_in_use() -> None:
         ThreadPoolExecutor(1) as executor,
     ):
         under_way = executor.submit(book.ping)
-        assert begun.wait(20)
+        assert begun.wait(60)
         book.close()
         go_on.set()
         assert under_way.result(20) is None
@@ -250,7 +250,7 @@ def test_an_interrupted_call_does_not_answer_the_next() -> None:
     def interrupt(conversation: Conversation) -> None:
         conversation.read()
         signal.pthread_kill(main, signal.SIGINT)
-        interrupted.wait(20)
+        interrupted.wait(60)
         conversation.say(number(1))
 
     with FakeService(interrupt, answer(number(2))) as service, Client(service.url) as book:
@@ -334,7 +334,7 @@ Forking = Callable[..., AbstractContextManager["subprocess.Popen[str]"]]
 def test_a_client_survives_a_fork(forking: Forking) -> None:
     """Parent and child go on with a client each, the parent on the connection that it had."""
     with FakeService(answer_all(echo)) as service, forking(BOTH_GO_ON, service) as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert service.connections == 2
         assert len(service.requests) == 150
@@ -350,7 +350,7 @@ def test_a_fork_leaves_tls_to_the_parent(forking: Forking, tmp_path: Path, progr
     ):
         if program is CHILD_LIVES_ON:
             eventually(lambda: service.connections == 1 and service.open == 0, "the end is seen")
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert service.connections == (2 if program is BOTH_GO_ON else 1)
         assert len(service.requests) == (150 if program is BOTH_GO_ON else 50)
@@ -365,7 +365,7 @@ def test_a_child_is_not_held_up_by_what_its_parent_was_doing(forking: Forking) -
             request = conversation.read()
             assert request is not None
             begun.set()
-            go_on.wait(20)
+            go_on.wait(60)
             conversation.say(echo(request))
 
     begun = threading.Event()
@@ -373,13 +373,13 @@ def test_a_child_is_not_held_up_by_what_its_parent_was_doing(forking: Forking) -
         with forking(CHILD_OF_A_BUSY_PARENT, service) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            assert begun.wait(20)
+            assert begun.wait(60)
             process.stdin.write("\n")
             process.stdin.flush()
             assert process.stdout.readline() == "forked\n"
             eventually(lambda: len(service.requests) == 51, "the child did all it had to do")
             go_on.set()
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
         assert len(service.requests) == 100
 
@@ -389,5 +389,5 @@ def test_a_child_keeps_no_connection_of_its_parent_open(forking: Forking) -> Non
     with FakeService(answer_all(echo)) as service, forking(CHILD_LIVES_ON, service) as process:
         eventually(lambda: service.connections == 1 and service.open == 0, "the end is seen")
         assert process.poll() is None
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors

@@ -255,7 +255,7 @@ def test_processes_share_what_they_know() -> None:
     ]
     for child in children:
         child.start()
-    delays = [delay for _ in children for delay in results.get(timeout=30)]
+    delays = [delay for _ in children for delay in results.get(timeout=120)]
     for child in children:
         child.join()
         assert child.exitcode == 0

@@ -32,7 +32,7 @@ from workers.storage.database import Store
 from workers.storage.writing import DELETE, DONE, LABEL, KeyRetired, Operation
 from workers.writer import Writer, WriterStart
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 RETIRED = 2
 REASON = "The key that it was sealed with has been retired; send it again."
 
