@@ -28,21 +28,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import contenders
-import kept
-import surroundings
-import terminal
-import write_up
-from bench import QUICK, Bench, Pace
-from calm import idle, start, steady
-from ceiling import limit
-from chapters import chapters
-from clients import Clients
-from contests import million, once, throughput, workers
-from growth import growth
-from options import duration, positive, words
-from progress import failures_said, messages
-from wire import BenchmarkFailed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
+from benchmarks.client.clients import Clients
+from benchmarks.client.wire import BenchmarkFailed
+from benchmarks.comparison import kept, surroundings, write_up
+from benchmarks.comparison.bench import QUICK, Bench, Pace
+from benchmarks.comparison.calm import idle, start, steady
+from benchmarks.comparison.ceiling import limit
+from benchmarks.comparison.chapters import chapters
+from benchmarks.comparison.contests import million, once, throughput, workers
+from benchmarks.comparison.growth import growth
+from benchmarks.results import terminal
+from benchmarks.results.options import duration, positive, words
+from benchmarks.results.progress import failures_said, messages
+from benchmarks.servers import contenders
 
 SECTIONS = {
     "throughput": throughput,
@@ -125,7 +125,7 @@ def pace(options: argparse.Namespace) -> Pace:
 def run_and_report(options: argparse.Namespace) -> None:
     """Make the run that the command line asks for, or read one, and show it."""
     if options.html:
-        import page  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
+        from benchmarks.comparison import page  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
     if kept_in := getattr(options, "from"):
         run = kept.read(kept_in)
     else:

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-from book import name_of, password_of, scattered
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
 from peewee import SchemaManager
 
+from benchmarks.client.book import name_of, password_of, scattered
 from workers.book.keys import read_keyring
 from workers.book.models import USER, Application, IdClock, User, UserRow, sql
 from workers.book.rows import seal

@@ -16,6 +16,7 @@ import contextlib
 import os
 import resource
 import ssl
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,13 +24,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from certificates import make_certificate
-from options import positive
-from progress import failures_said, messages
-from service import Service
-from sheets import Sheet
-from terminal import print_sheet
-from wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
+from benchmarks.client.wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
+from benchmarks.results.options import positive
+from benchmarks.results.progress import failures_said, messages
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.terminal import print_sheet
+from benchmarks.servers.certificates import make_certificate
+from benchmarks.servers.service import Service
 
 HOST = "127.0.0.1"
 PING, ALIVE = b'{"message": "ping"}\n', b'{"message": "Alive!"}\n'

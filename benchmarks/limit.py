@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,11 +27,14 @@ from statistics import median
 from typing import Self, TypeVar
 
 import apsw
-from options import duration, positive
-from playhouse.apsw_ext import APSWDatabase
-from sheets import Sheet
-from terminal import print_sheet
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
+from playhouse.apsw_ext import APSWDatabase
+
+from benchmarks.results.options import duration, positive
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.terminal import print_sheet
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row, User, sql
 from workers.storage.database import PRAGMAS

@@ -26,21 +26,24 @@ contract gives, if a server goes silent, or if a save that was acknowledged is n
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import report
-import servers
-from campaign import Plan, Result, run
-from clients import Clients
-from contenders import STARTERS
-from options import PREPARED_USERS, command_line
-from progress import failures_said, messages, progress
-from service import Service, ServiceOverTls, ServiceWithToken, check_tree
-from subjects import Subject
-from wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
+from benchmarks.client.clients import Clients
+from benchmarks.client.wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
+from benchmarks.results import report
+from benchmarks.results.campaign import Plan, Result, run
+from benchmarks.results.options import PREPARED_USERS, command_line
+from benchmarks.results.progress import failures_said, messages, progress
+from benchmarks.results.subjects import Subject
+from benchmarks.servers import servers
+from benchmarks.servers.contenders import STARTERS
+from benchmarks.servers.service import Service, ServiceOverTls, ServiceWithToken, check_tree
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
@@ -101,7 +104,7 @@ def measure(
 def run_and_report(options: argparse.Namespace) -> None:
     """Make the run that the command line asks for, then show and keep its results."""
     if options.plot:
-        import plot  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
+        from benchmarks.results import plot  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
     plan = Plan(
         options.loads, options.points, options.seconds, options.warmup_seconds, options.rounds
     )

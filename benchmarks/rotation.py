@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -20,18 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from campaign import Result, Round
-from clients import Clients
-from options import duration, positive, sizes
-from progress import failures_said, messages
-from ratios import Ratio
-from report import SIZE, size_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
+
 from rich.progress import track
-from service import Service
-from sheets import Sheet
-from subjects import Subject
-from terminal import print_sheet
-from wire import BenchmarkFailed, Point
+
+from benchmarks.client.clients import Clients
+from benchmarks.client.wire import BenchmarkFailed, Point
+from benchmarks.results.campaign import Result, Round
+from benchmarks.results.options import duration, positive, sizes
+from benchmarks.results.progress import failures_said, messages
+from benchmarks.results.ratios import Ratio
+from benchmarks.results.report import SIZE, size_of
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.subjects import Subject
+from benchmarks.results.terminal import print_sheet
+from benchmarks.servers.service import Service
 
 LOAD = "save"
 CLIENTS = 2

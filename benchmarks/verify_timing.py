@@ -34,18 +34,19 @@ import time
 from pathlib import Path
 from statistics import median
 
-import book
-from comparison import CONFIDENCE, Comparison, trimmed
-from dialects import save_line
-from options import duration, positive
-from progress import messages
-from rich.progress import track
-from servers import BENCHMARKS
-from service import Service
-from sheets import Sheet
-from terminal import print_sheet, terminal
-from wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
 
+from rich.progress import track
+
+from benchmarks.client import book
+from benchmarks.client.dialects import save_line
+from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
+from benchmarks.results.comparison import CONFIDENCE, Comparison, trimmed
+from benchmarks.results.options import duration, positive
+from benchmarks.results.progress import messages
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.terminal import print_sheet, terminal
+from benchmarks.servers.service import Service
 from workers.auth.guesses import APPLICATION
 
 EXIT_DIFFERENT = 1
@@ -69,7 +70,7 @@ WARM_UP_BLOCKS = 1000
 NAMES = 5000
 """Of each kind, at most: more than the service's caches hold in a book of a million."""
 
-UNLIMITED = (str(BENCHMARKS / "unlimited.py"),)
+UNLIMITED = ("-m", "benchmarks.servers.unlimited")
 
 BOUND_NS = 200
 """Less than a hundredth of what a question takes on loopback (26 microseconds and more), and less

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, settings
 
 from pwserver import AsyncClient, Client
 from pwserver.client import exchange
-from tests import needs
-from tests.certificates import Authority, Issued
-from tests.fake_service import server_tls
-from tests.harness import PATIENCE_S, Peer, Service
-from tests.launching import keeper
+from tests.support import needs
+from tests.support.certificates import Authority, Issued
+from tests.support.fake_service import server_tls
+from tests.support.harness import PATIENCE_S, Peer, Service
+from tests.support.launching import keeper
 
 os.umask(0o022)  # a file that a group may write to is refused, and tests make many
 

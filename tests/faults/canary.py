@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from tests.harness import SAVED, Peer, Service
+from tests.support.harness import SAVED, Peer, Service
 
 CANARY = "canary-7f3d-\N{SNOWMAN}"
 WORDS = ("canary-7f3d", CANARY)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import books
 from tests.faults.canary import WatchedService
 from tests.faults.inject import mounted
+from tests.faults.storage import books
 
 Start = Callable[..., WatchedService]
 

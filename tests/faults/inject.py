@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import needs
-from tests.harness import PATIENCE_S, Peer
-from tests.launching import launched
+from tests.support import needs
+from tests.support.harness import PATIENCE_S, Peer
+from tests.support.launching import launched
 
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2

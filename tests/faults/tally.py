@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 
 from tests.faults.canary import SAVE
-from tests.harness import Peer, Service
+from tests.support.harness import Peer, Service
 from workers.book.history import unpack
 
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.books_wire import (
+from tests.faults.canary import CANARY, WORDS, WatchedService, forms
+from tests.faults.conftest import Start
+from tests.support.books_wire import (
     DENIED,
     Request,
     ask_all,
@@ -32,11 +34,9 @@ from tests.books_wire import (
     verify,
     versions_of,
 )
-from tests.faults.canary import CANARY, WORDS, WatchedService, forms
-from tests.faults.conftest import Start
-from tests.harness import Service, eventually
-from tests.launching import launched
-from tests.shell import ENVIRONMENT, Shell, write_token
+from tests.support.harness import Service, eventually
+from tests.support.launching import launched
+from tests.support.shell import ENVIRONMENT, Shell, write_token
 
 UNAVAILABLE = "Unavailable!"
 

@@ -13,7 +13,7 @@ second:
 
 It is as fast as plain GCM (the derivation happens once a vault, and nothing is drawn per password):
 0.8 microseconds a password, where AES-256-GCM-SIV with a random nonce, the other construction that
-is safe here, takes 1.6 (`benchmarks/costs.py`).
+is safe here, takes 1.6 (`benchmarks/costs/costs.py`).
 
 A sealed password is nonce (24 bytes), ciphertext (as long as the password in UTF-8) and tag (16
 bytes). What it belongs to is the associated data: for a user's newest password all the rest of the

@@ -1,0 +1,282 @@
+"""What a run is shown as: a chapter for each section, with its tables.
+
+The terminal, the page and RESULTS.md show the same chapters, so there is one account of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from benchmarks.client.wire import Size
+from benchmarks.comparison.aims import AS_FAST, COUNT, KIB, MIB, SAVE, Held, held
+from benchmarks.comparison.bench import ANEW
+from benchmarks.comparison.calm import FIRST_REPLY, IDLE_MEMORY, LISTENING, PER_IDLE, WITH_IDLE
+from benchmarks.comparison.ceiling import APPENDED, OVERWRITTEN, rows
+from benchmarks.comparison.growth import file_bytes, memory_bytes
+from benchmarks.comparison.kept import REFERENCE, Kept, Measured, contenders_in
+from benchmarks.limit import BATCHES
+from benchmarks.results.sheets import NOTHING, Chapter, Sheet, number, range_of, rate, ratio, size
+from benchmarks.results.spread import Spread
+
+LATENCIES = (50.0, 90.0, 99.0, 99.9)
+HURRIED = "This was a quick run, made to see that everything works: do not cite it."
+RATIO_TITLE = f"{REFERENCE}, times as many requests a second as"
+
+
+def chapters(kept: Kept) -> list[Chapter]:
+    """Return what there is to show of a run: the aims, and each section that was finished."""
+    shown = [_aims(kept, held(kept))]
+    shown += [CHAPTERS[section](kept) for section in kept.sections]
+    return shown
+
+
+def _aims(kept: Kept, all_held: list[Held]) -> Chapter:
+    reached = sum(each.reached is True for each in all_held)
+    measured = sum(each.reached is not None for each in all_held)
+    says = (
+        f"{reached} of the {measured} that were measured are reached. A median counts; beside it "
+        "stand the lowest and the highest round, and how many rounds reached the aim. Where "
+        f"something is to make no difference, {AS_FAST:g} counts as none."
+    )
+    if kept.quick:
+        says = f"{HURRIED} {says}"
+    headings = ["aim", "must be", "median", "rounds", "reached"]
+    return Chapter("aims", "What it must reach", says, [Sheet("Aims", headings, _held(all_held))])
+
+
+def _held(all_held: Iterable[Held]) -> list[list[str]]:
+    return [
+        [
+            each.aim.what,
+            f"{'≤' if each.aim.at_most else '≥'} {each.aim.bound:g} {each.aim.unit}".strip(),
+            rate(each.measured),
+            range_of(each.measured),
+            _verdict(each),
+        ]
+        for each in all_held
+    ]
+
+
+def _verdict(each: Held) -> str:
+    if each.measured is None:
+        return "not measured"
+    word = "yes" if each.reached else "no"
+    number_of_rounds = len(each.measured.values)
+    return word if number_of_rounds < 2 else f"{word}, {each.rounds_reached} of {number_of_rounds}"
+
+
+# --- Contenders. ---
+
+
+def _throughput(kept: Kept) -> Chapter:
+    measured = kept.of("throughput")
+    loads = dict.fromkeys(each.point.load for each in measured)
+    sheets = []
+    for load in loads:
+        of_load = [each for each in measured if each.point.load == load]
+        sheets.append(_grid(f"{load}: requests a second", of_load, lambda m: rate(m.throughput)))
+        rivals = [each for each in of_load if each.contender != REFERENCE]
+        versus = _grid(f"{load}: {RATIO_TITLE}", rivals, lambda m: ratio(_against(kept, m)))
+        sheets += [versus] if rivals else []
+    usual = [each for each in measured if each.point in (SAVE, COUNT)]
+    sheets += [_latencies("Latencies in ms with 64 connections", usual), _costs(usual)]
+    says = (
+        "All contenders in turn, one request in flight on each connection, or 8 connections with "
+        "64 each; saves are on the disk when they are answered. mixed is nine saves and a count. "
+        "A dash was not measured: the web servers take one request at a time, the baseline has a "
+        "process for each of 64 connections, and those three were asked less, as they are slow."
+    )
+    return Chapter("throughput", "Against the others", says, sheets)
+
+
+def _once(kept: Kept) -> Chapter:
+    says = (
+        f"{ANEW[0]} clients connect, ask one thing, hear the answer and close, again and again. "
+        "pwserver's clients would keep their connection."
+    )
+    return Chapter("once", "A connection per request", says, _versus(kept, "once"))
+
+
+def _million(kept: Kept) -> Chapter:
+    users = max((each.users for each in kept.of("million")), default=0)
+    says = f"Counts over 64 connections, of {users:,} users."
+    return Chapter("million", "Counting many users", says, _versus(kept, "million"))
+
+
+def _versus(kept: Kept, section: str) -> list[Sheet]:
+    measured = kept.of(section)
+    headings = ["load", "contender", "requests/s", "rounds", "p50, ms", "p99, ms", "pwserver ÷ it"]
+    lines = [
+        [
+            each.point.load,
+            each.contender,
+            rate(each.throughput),
+            range_of(each.throughput),
+            rate(each.percentile_ms(50.0)),
+            rate(each.percentile_ms(99.0)),
+            NOTHING if each.contender == REFERENCE else ratio(_against(kept, each)),
+        ]
+        for each in measured
+    ]
+    return [Sheet("Medians of the rounds", headings, lines, words=2), _costs(measured)]
+
+
+def _against(kept: Kept, rival: Measured) -> Spread | None:
+    return kept.ratio(rival.section, rival.point, rival.contender, rival.users)
+
+
+def _grid(title: str, measured: list[Measured], cell: Callable[[Measured], str]) -> Sheet:
+    """Return a table with a row for each contender and a column for each size."""
+    sizes: list[Size] = list(dict.fromkeys(each.point.size for each in measured))
+    found = {(each.contender, each.point.size): cell(each) for each in measured}
+    lines = [
+        [name, *(found.get((name, each), NOTHING) for each in sizes)]
+        for name in contenders_in(measured)
+    ]
+    return Sheet(title, ["connections", *map(size, sizes)], lines)
+
+
+def _latencies(title: str, measured: Iterable[Measured]) -> Sheet:
+    headings = ["load", "contender", *(f"p{percent:g}" for percent in LATENCIES), "worst"]
+    lines = [
+        [
+            each.point.load,
+            each.contender,
+            *(rate(each.percentile_ms(percent)) for percent in LATENCIES),
+            number(each.worst_ms),
+        ]
+        for each in measured
+    ]
+    return Sheet(title, headings, lines, words=2)
+
+
+def _costs(measured: Iterable[Measured]) -> Sheet:
+    headings = ["load", "contender", "CPU s per million requests", "memory, MiB"]
+    lines = [
+        [each.point.load, each.contender, rate(each.cpu_s), number(each.memory_bytes / MIB)]
+        for each in measured
+    ]
+    return Sheet("What the server took", headings, lines, words=2)
+
+
+# --- pwserver. ---
+
+
+def _growth(kept: Kept) -> Chapter:
+    measured = kept.of("growth")
+    lines = []
+    for users in dict.fromkeys(each.users for each in measured):
+        of_users = {each.point.load: each for each in measured if each.users == users}
+        memory, file = (kept.figure("growth", of(users)) for of in (memory_bytes, file_bytes))
+        lines.append(
+            [
+                f"{users:,}",
+                *(
+                    rate(of_users[load].throughput) if load in of_users else NOTHING
+                    for load in ("save", "count", "get")
+                ),
+                number(of_users["save"].memory_bytes / MIB),
+                NOTHING if memory is None else number(memory.median / MIB),
+                NOTHING if file is None else number(file.median / MIB),
+            ]
+        )
+    headings = ["users", "save/s", "count/s", "get/s", "MiB under load", "MiB at start", "file MiB"]
+    says = "pwserver over 64 connections, with books of several sizes, all of them in turn."
+    return Chapter("growth", "As the book grows", says, [Sheet("Medians", headings, lines)])
+
+
+def _workers(kept: Kept) -> Chapter:
+    measured = kept.of("workers")
+    sheets = []
+    for load in dict.fromkeys(each.point.load for each in measured):
+        of_load = [each for each in measured if each.point.load == load]
+        sheets.append(_grid(f"{load}: requests a second", of_load, lambda m: rate(m.throughput)))
+    says = "The load generator runs on the same cores, so more workers than cores gain nothing."
+    return Chapter("workers", "Over workers", says, sheets)
+
+
+def _idle(kept: Kept) -> Chapter:
+    lines = []
+    for point in (SAVE, COUNT):
+        alone = kept.find("idle", REFERENCE, point)
+        beside = kept.find("idle", WITH_IDLE, point)
+        if alone and beside:
+            lines.append(
+                [
+                    point.load,
+                    rate(alone.throughput),
+                    rate(beside.throughput),
+                    ratio(beside.against(alone)),
+                    rate(alone.percentile_ms(99.0)),
+                    rate(beside.percentile_ms(99.0)),
+                ]
+            )
+    each = kept.figure("idle", PER_IDLE)
+    says = "The load is on 64 other connections. " + (
+        f"An idle one takes {number(each.median / KIB)} KiB of the service's memory, and what the "
+        "kernel keeps for a socket."
+        if each
+        else ""
+    )
+    headings = ["load", "alone/s", "beside/s", "ratio", "p99 alone, ms", "p99 beside, ms"]
+    return Chapter("idle", "Beside 10,000 idle connections", says, [Sheet("Load", headings, lines)])
+
+
+def _steady(kept: Kept) -> Chapter:
+    measured = kept.of("steady")
+    seconds = max((each.seconds for each in measured), default=0)
+    says = f"Saves over 64 connections for {seconds:.0f} s without a pause."
+    return Chapter("steady", "Without a pause", says, [_latencies("Latencies in ms", measured)])
+
+
+def _start(kept: Kept) -> Chapter:
+    figures = [
+        [f"{name}, {unit}", rate(found), range_of(found)]
+        for name, unit, divisor in (
+            (LISTENING, "s", 1),
+            (FIRST_REPLY, "s", 1),
+            (IDLE_MEMORY, "MiB", MIB),
+        )
+        if (found := _divided(kept.figure("start", name), divisor))
+    ]
+    says = "From the start of the program, its files in the kernel's cache, with 2 workers."
+    sheet = Sheet("Medians of several starts", ["", "median", "starts"], figures)
+    return Chapter("start", "Start and idle memory", says, [sheet])
+
+
+def _limit(kept: Kept) -> Chapter:
+    names = [*map(rows, BATCHES), APPENDED, OVERWRITTEN]
+    found = [(name, kept.figure("limit", name)) for name in names]
+    lines = [[name, rate(figure), range_of(figure)] for name, figure in found]
+    lines += [
+        [
+            f"{each.contender}, saves, {size(each.point.size)}",
+            rate(each.throughput),
+            range_of(each.throughput),
+        ]
+        for each in kept.of("limit")
+    ]
+    says = (
+        "One process that does nothing but executemany and COMMIT, synchronous=FULL, with no "
+        "sockets and no sealing; the disk's own rate of fdatasync; and pwserver in the same rounds."
+    )
+    return Chapter(
+        "limit", "The limit", says, [Sheet("A second", ["what", "median", "rounds"], lines)]
+    )
+
+
+def _divided(spread: Spread | None, divisor: float) -> Spread | None:
+    return spread and Spread(tuple(value / divisor for value in spread.values))
+
+
+CHAPTERS: dict[str, Callable[[Kept], Chapter]] = {
+    "throughput": _throughput,
+    "once": _once,
+    "million": _million,
+    "growth": _growth,
+    "workers": _workers,
+    "idle": _idle,
+    "steady": _steady,
+    "start": _start,
+    "limit": _limit,
+}

@@ -1,0 +1,179 @@
+"""What a run of the comparison keeps: the figures of every round, and where they were taken.
+
+All that is shown (tables, charts, the page, RESULTS.md) is made of this alone, so that a run that
+took half an hour can be shown again, and better, without being made again. Measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.client.histogram import Histogram
+from benchmarks.client.wire import LOADS, BenchmarkFailed, Point
+from benchmarks.results.campaign import Result, Round
+from benchmarks.results.ratios import round_by_round
+from benchmarks.results.spread import Spread
+
+REFERENCE = "pwserver"
+"""Who is held against the others: every ratio is its figure divided by theirs."""
+
+DISTRIBUTION = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99)
+"""The percentiles that a distribution of latencies is kept as."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A load that was put on a contender, round by round."""
+
+    section: str
+    contender: str
+    users: int
+    """How many it had at first."""
+
+    point: Point
+    seconds: float
+    """How long each round was measured."""
+
+    rounds: list[Round]
+    distribution: dict[float, float]
+    """Latencies in ms by the percentage of all requests that they were enough for."""
+
+    @classmethod
+    def of(cls, section: str, result: Result, seconds: float) -> Measured:
+        """Keep what came out of a measurement."""
+        subject = result.subject
+        return cls(
+            section,
+            subject.target.name,
+            subject.users,
+            result.point,
+            seconds,
+            result.rounds,
+            _distribution(result.latencies),
+        )
+
+    @property
+    def throughput(self) -> Spread:
+        """Requests a second."""
+        return Spread(tuple(each.throughput for each in self.rounds))
+
+    @property
+    def worst_ms(self) -> float:
+        """The worst reply of all rounds."""
+        return max(each.worst_ms for each in self.rounds)
+
+    @property
+    def cpu_s(self) -> Spread:
+        """Seconds of CPU that the server took for a million requests."""
+        return Spread(tuple(each.server_cpu_s for each in self.rounds))
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory that the server was seen to have."""
+        return max(each.memory_bytes for each in self.rounds)
+
+    def percentile_ms(self, percent: float) -> Spread:
+        """Return what a percentile of the latencies was, round by round."""
+        return Spread(tuple(each.percentiles_ms[percent] for each in self.rounds))
+
+    def against(self, other: Measured) -> Spread | None:
+        """Return how many requests were answered for each one of another's, round by round."""
+        return Spread.of(round_by_round(self.rounds, other.rounds))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that is no load: how long a start takes, how large a file is."""
+
+    section: str
+    contender: str
+    name: str
+    unit: str
+    values: list[float]
+
+    @property
+    def spread(self) -> Spread:
+        """The figure, as often as it was taken."""
+        return Spread(tuple(self.values))
+
+
+@dataclass
+class Kept:
+    """A run: what was measured so far, with what, and on which machine."""
+
+    command: str
+    began: str
+    """When, as ISO 8601 in UTC."""
+
+    machine: dict[str, str]
+    missing: dict[str, str]
+    """Contenders that were left out, and why."""
+
+    quick: bool
+    """Whether it was made only to see that everything works."""
+
+    took_s: float = 0.0
+    sections: list[str] = field(default_factory=list)
+    """Those that were finished."""
+
+    measured: list[Measured] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    def of(self, section: str) -> list[Measured]:
+        """Return what was measured in a section, load by load."""
+        found = [each for each in self.measured if each.section == section]
+        return sorted(found, key=lambda each: LOADS.index(each.point.load))  # else as it was
+
+    def find(
+        self, section: str, contender: str, point: Point, users: int | None = None
+    ) -> Measured | None:
+        """Return a load of a section, if it was measured."""
+        for each in self.of(section):
+            same = (each.contender, each.point) == (contender, point)
+            if same and users in (None, each.users):
+                return each
+        return None
+
+    def ratio(
+        self, section: str, point: Point, rival: str, users: int | None = None
+    ) -> Spread | None:
+        """Return what pwserver does of a load for each request that a rival does."""
+        this = self.find(section, REFERENCE, point, users)
+        that = self.find(section, rival, point, users)
+        return this.against(that) if this and that else None
+
+    def figure(self, section: str, name: str, contender: str = REFERENCE) -> Spread | None:
+        """Return a single figure of a section, if it was taken."""
+        for each in self.figures:
+            if (each.section, each.contender, each.name) == (section, contender, name):
+                return each.spread
+        return None
+
+    def write(self, path: Path) -> None:
+        """Write all of it as JSON, in place of what was there."""
+        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        unfinished.rename(path)
+
+
+def read(path: Path) -> Kept:
+    """Return the run that a file holds."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Kept)
+    except OSError as error:
+        raise BenchmarkFailed(f"{path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise BenchmarkFailed(f"{path} is not the JSON of a comparison: {error}") from error
+
+
+def contenders_in(measured: Iterable[Measured]) -> list[str]:
+    """Return whose figures these are, in their order."""
+    return list(dict.fromkeys(each.contender for each in measured))
+
+
+def _distribution(latencies: Histogram) -> dict[float, float]:
+    return {percent: latencies.percentile_ns(percent) / 1e6 for percent in DISTRIBUTION}

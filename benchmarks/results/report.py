@@ -1,0 +1,195 @@
+"""What people and programs get to see of a run: tables on the terminal, one JSON object in a file.
+
+Works on results alone; measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.client.wire import Point
+from benchmarks.results.campaign import PERCENTILES, Plan, Result
+from benchmarks.results.ratios import Ratio, all_ratios
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.subjects import Subject
+from benchmarks.results.terminal import print_sheet, terminal
+
+SIZE = ("connec-\ntions", "in\nflight")
+RATES = ("requests/s", "lowest", "highest")
+
+
+def size_of(point: Point) -> tuple[str, str]:
+    """Return what stands in the columns of a size; `once` is a connection for each request."""
+    return str(point.connections), "once" if point.once else str(point.depth)
+
+
+def label(subject: Subject, subjects: Iterable[Subject]) -> str:
+    """Return a server's name, with its number of users if the run compares several."""
+    if len({each.users for each in subjects}) == 1:
+        return subject.target.name
+    return f"{subject.target.name}, {subject.users:,} users"
+
+
+def show(results: list[Result], subjects: list[Subject]) -> None:
+    """Print the results, the ratios between them, and that all saves are accounted for."""
+    console = terminal()
+    print_sheet(_results_sheet(results, subjects), console)
+    ratios = all_ratios(results)
+    if ratios:
+        print_sheet(_ratios_sheet(ratios, subjects), console)
+    for subject in subjects:
+        console.print(f"{label(subject, subjects)}: {_account(subject)}")
+        asked = dict.fromkeys(each.point.load for each in results)
+        if unknown := [load for load in asked if load not in subject.loads]:
+            console.print(f"{label(subject, subjects)}: does not know {', '.join(unknown)}.")
+
+
+def _account(subject: Subject) -> str:
+    text = (
+        f"{subject.users_before:,} users before, {subject.saves:,} saves of new ones acknowledged, "
+        f"{subject.users_after:,} users after"
+    )
+    if subject.versions:
+        text += f"; {subject.versions:,} saves of prepared users, as many versions more"
+    return f"{text}: every acknowledged save is counted."
+
+
+def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
+    percentiles = [f"p{percent:g}" for percent in PERCENTILES]
+    return Sheet(
+        "Medians of the rounds (max: the worst of all); latencies in ms",
+        ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU"],
+        [
+            [
+                label(result.subject, subjects),
+                result.point.load,
+                *size_of(result.point),
+                *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
+                *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
+                f"{result.worst_ms:.1f}",
+                f"{result.client_cpu:.0%}",
+            ]
+            for result in results
+        ],
+        words=2,
+    )
+
+
+def _ratios_sheet(ratios: list[Ratio], subjects: list[Subject]) -> Sheet:
+    return Sheet(
+        "Ratios, taken round by round: requests/s, and how much longer p50 and p99",
+        ["ratio", "of", *SIZE, *RATES, "p50", "p99"],
+        [
+            [
+                ratio.kind,
+                _common(ratio, subjects),
+                *size_of(ratio.this.point),
+                *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+                *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
+            ]
+            for ratio in ratios
+        ],
+        words=2,
+    )
+
+
+def _common(ratio: Ratio, subjects: list[Subject]) -> str:
+    """Name what both sides of a ratio have in common, as far as its own name does not say."""
+    this, that = ratio.this, ratio.that
+    if this.subject is that.subject:
+        return label(this.subject, subjects)
+    if this.subject.users != that.subject.users:
+        return f"{this.subject.target.name} {this.point.load}"
+    several = len({each.users for each in subjects}) > 1
+    return this.point.load + (f", {this.subject.users:,} users" if several else "")
+
+
+def machine(directory: Path) -> dict[str, object]:
+    """Describe what the figures depend on: cores, kernel, Python and the file system written to."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "filesystem": filesystem(directory),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def filesystem(directory: Path) -> str:
+    """Return the type of the file system that `directory` is on, such as ext4 or tmpfs."""
+    deepest, kind = "", "unknown"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mounted, type_, *_ = line.split()
+        if directory.resolve().is_relative_to(mounted) and len(mounted) >= len(deepest):
+            deepest, kind = mounted, type_
+    return kind
+
+
+def write_json(
+    path: Path, plan: Plan, results: list[Result], subjects: list[Subject], where: Path
+) -> None:
+    """Keep the whole run: machine, plan, every round, and the account of the saves."""
+    document = {
+        "machine": machine(where),
+        "plan": asdict(plan),
+        "servers": [
+            {
+                "server": each.target.name,
+                "said": each.target.banner,
+                "users": each.users,
+                "users_before": each.users_before,
+                "saves_acknowledged": each.saves,
+                "versions_acknowledged": each.versions,
+                "users_after": each.users_after,
+            }
+            for each in subjects
+        ],
+        "results": [_document(result) for result in results],
+        "ratios": [_ratio(ratio, subjects) for ratio in all_ratios(results)],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _document(result: Result) -> dict[str, object]:
+    return {
+        "server": result.subject.target.name,
+        "users": result.subject.users,
+        **asdict(result.point),
+        "throughput": result.throughput,
+        "percentiles_ms": _named({p: result.percentile_ms(p) for p in PERCENTILES}),
+        "worst_ms": result.worst_ms,
+        "client_cpu": result.client_cpu,
+        "rounds": [
+            {**asdict(each), "percentiles_ms": _named(each.percentiles_ms)}
+            for each in result.rounds
+        ],
+    }
+
+
+def _ratio(ratio: Ratio, subjects: list[Subject]) -> dict[str, object]:
+    connections, depth, once = ratio.this.point.size
+    return {
+        "ratio": ratio.kind,
+        "of": _common(ratio, subjects),
+        "connections": connections,
+        "depth": depth,
+        "once": once,
+        "median": ratio.median,
+        "rounds": ratio.rounds,
+    }
+
+
+def _named(percentiles: dict[float, float]) -> dict[str, float]:
+    return {f"p{percent:g}": figure for percent, figure in percentiles.items()}

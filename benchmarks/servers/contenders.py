@@ -1,0 +1,272 @@
+"""Starts the servers that are not ours: Redis, PostgreSQL, FastAPI on uvicorn, Flask on gunicorn.
+
+Each is durable as pwserver is: a save is on the disk when it is answered. Its settings are its
+defaults but for what its class says. It begins with a number of users, who are brought in by the
+fastest way that it has for that and not by the load generator; it ends with the run.
+
+Nothing here measures, and how a server is talked to stands in `dialects.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.client.book import password_of
+from benchmarks.client.dialects import REDIS_KEY, redis_command
+from benchmarks.client.wire import Access, Address, BenchmarkFailed, Point, Ways
+from benchmarks.servers import web_book
+from benchmarks.servers.postgres_cluster import find_programs, make_cluster
+from benchmarks.servers.servers import PROJECT, Started
+
+HOST = "127.0.0.1"
+FILL_BATCH = 10_000
+"""Users that Redis is sent with one command; a few hundred KiB."""
+
+FILL_TIMEOUT_S = 600.0
+
+PACKAGES = {
+    "postgres": ("psycopg",),
+    "fastapi": ("fastapi", "uvicorn", "uvloop", "httptools"),
+    "gunicorn": ("flask", "gunicorn"),
+}
+"""What must be importable, by contender."""
+
+NO_POSTGRES = "PostgreSQL is not installed; run: apt-get install postgresql"
+
+_Contender = TypeVar("_Contender", bound="Contender")
+
+
+class Contender(Started):
+    """A server that is not ours: its dialect, and what it cannot be asked."""
+
+    logged = True
+    dialect = "http"
+    closes = False
+    pipelines = True
+
+    def ways(self) -> Ways:
+        """Return the one way in."""
+        only = Access(self.address, dialect=self.dialect, closes=self.closes)
+        return Ways(only, only)
+
+    def takes(self, point: Point) -> bool:
+        """Tell whether it answers as many requests in flight on one connection."""
+        return self.pipelines or point.depth == 1
+
+    def fill(self, users: int) -> None:
+        """Bring in the users it begins with, where that is done while it runs."""
+
+
+class Redis(Contender):
+    """Redis with its defaults, but for a log that is synced before each answer, and no snapshots.
+
+    Saves of several clients that arrive in one turn of its loop share a sync.
+    """
+
+    ready = re.compile(rb"Ready to accept connections")
+    dialect = "redis"
+
+    def __init__(self, home: Path) -> None:
+        address = free_address()
+        place = ["--bind", HOST, "--port", str(address.port), "--dir", str(home)]
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        # Protected mode takes none but 127.0.0.1; the load comes from all of the loopback network.
+        command = ["redis-server", *place, "--protected-mode", "no", *durable]
+        super().__init__("redis", command, home, address=address)
+        number = re.search(r"v=(\S+)", output_of("redis-server", "--version"))
+        self.banner = f"Redis {number[1] if number else '?'}, appendfsync always"
+
+    def fill(self, users: int) -> None:
+        """Append the users to the list, thousands with a command."""
+        with self.address.connect(FILL_TIMEOUT_S) as connection, connection.makefile("rb") as reply:
+            for first in range(0, users, FILL_BATCH):
+                batch = range(first, min(first + FILL_BATCH, users))
+                connection.sendall(redis_command("RPUSH", REDIS_KEY, *map(password_of, batch)))
+                if (number := reply.readline()) != b":%d\r\n" % batch.stop:
+                    raise BenchmarkFailed(f"redis has {number!r} users, not {batch.stop}")
+
+
+class Postgres(Contender):
+    """PostgreSQL with its defaults, but for room for 1,100 connections, and TCP on loopback alone.
+
+    `fsync` and `synchronous_commit` are on, which is the default of both and is said to it all the
+    same. Whoever connects is trusted, so every user of the machine may do with it what they like.
+    """
+
+    ready = re.compile(rb"database system is ready to accept connections")
+    dialect = "postgres"
+    stop_signal = signal.SIGINT  # "fast": SIGTERM would wait for clients to go
+
+    def __init__(self, home: Path) -> None:
+        programs = find_programs()
+        if programs is None:
+            raise BenchmarkFailed(NO_POSTGRES)
+        data, as_owner = make_cluster(programs, home)
+        address = free_address()
+        settings = {
+            "listen_addresses": HOST,
+            "port": address.port,
+            "unix_socket_directories": "",
+            "max_connections": 1100,
+            "fsync": "on",
+            "synchronous_commit": "on",
+        }
+        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [*as_owner, str(programs / "postgres"), "-D", str(data), *flags]
+        super().__init__("postgres", command, home, address=address)
+        number = output_of(str(programs / "postgres"), "--version").split()[2]
+        self.banner = f"PostgreSQL {number}, fsync and synchronous_commit on"
+
+    def fill(self, users: int) -> None:
+        """Make the table and its users, and leave it as autovacuum would in time."""
+        import psycopg  # noqa: PLC0415 - the other contenders do without
+
+        where = f"host={HOST} port={self.address.port} user=postgres dbname=postgres"
+        with psycopg.connect(where, autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE users (id bigserial PRIMARY KEY, password text NOT NULL, "
+                "saved_at timestamptz NOT NULL)"
+            )
+            connection.execute(
+                "INSERT INTO users (password, saved_at) "
+                "SELECT lpad(n::text, 8, '0') || '-Tr0ub4dor&3', now() "
+                "FROM generate_series(0, %s::bigint - 1) AS n",
+                (users,),
+            )
+            connection.execute("VACUUM ANALYZE users")
+            connection.execute("CHECKPOINT")
+
+
+class FastApi(Contender):
+    """FastAPI on uvicorn with uvloop and httptools, without a log of requests.
+
+    One process: two answered 0.8 to 1.1 times as much at 8 and 64 connections on 2 cores, and the
+    slowest hundredth waited twice as long, as more threads are at the lock of the database.
+    """
+
+    ready = re.compile(rb"Uvicorn running on http://(?P<address>\S+:\d+)")
+    pipelines = False
+    stop_codes = (0, -signal.SIGTERM)  # uvicorn cleans up, and then lets the signal end it
+
+    def __init__(self, home: Path, users: int) -> None:
+        database = home / "fastapi.db"
+        web_book.make(database, users)
+        place = ["--app-dir", str(PROJECT), "--host", HOST, "--port", "0"]
+        speed = ["--workers", "1", "--loop", "uvloop", "--http", "httptools"]
+        command = [
+            "uvicorn",
+            "benchmarks.servers.fastapi_app:app",
+            *place,
+            *speed,
+            "--no-access-log",
+        ]
+        super().__init__("fastapi", _web(database, command), home)
+        self.banner = f"FastAPI {version('fastapi')} on uvicorn {version('uvicorn')}"
+
+
+class Gunicorn(Contender):
+    """Flask on gunicorn's sync workers, as many as gunicorn advises: two a core, and one.
+
+    They close each connection behind its reply.
+    """
+
+    ready = re.compile(rb"Listening at: http://(?P<address>\S+:\d+)")
+    pipelines = False
+    closes = True
+
+    def __init__(self, home: Path, users: int) -> None:
+        database = home / "gunicorn.db"
+        web_book.make(database, users)
+        workers = 2 * (os.cpu_count() or 1) + 1
+        place = ["--pythonpath", str(PROJECT), "--bind", f"{HOST}:0", "--no-control-socket"]
+        command = [
+            "gunicorn",
+            "benchmarks.servers.flask_app:app",
+            *place,
+            "--workers",
+            str(workers),
+        ]
+        super().__init__("gunicorn", _web(database, command), home)
+        self.banner = (
+            f"Flask {version('flask')} on gunicorn {version('gunicorn')}, {workers} sync workers"
+        )
+
+
+def missing() -> dict[str, str]:
+    """Return which contenders cannot run here, and what to do about it."""
+    found = {}
+    if shutil.which("redis-server") is None:
+        found["redis"] = "redis-server is not installed; run: apt-get install redis-server"
+    if find_programs() is None:
+        found["postgres"] = NO_POSTGRES
+    for name, packages in PACKAGES.items():
+        lacking = [each for each in packages if importlib.util.find_spec(each) is None]
+        if lacking and name not in found:
+            found[name] = f"{', '.join(lacking)} cannot be imported; run: pip install '.[bench]'"
+    return found
+
+
+def start_redis(home: Path, users: int = 0) -> Redis:
+    """Start Redis with so many users in a list."""
+    return _filled(Redis(home), users)
+
+
+def start_postgres(home: Path, users: int = 0) -> Postgres:
+    """Start PostgreSQL with so many users in a table."""
+    return _filled(Postgres(home), users)
+
+
+def start_fastapi(home: Path, users: int = 0) -> FastApi:
+    """Start FastAPI with so many users in its database."""
+    return FastApi(home, users)
+
+
+def start_gunicorn(home: Path, users: int = 0) -> Gunicorn:
+    """Start Flask with so many users in its database."""
+    return Gunicorn(home, users)
+
+
+STARTERS = {
+    "fastapi": start_fastapi,
+    "gunicorn": start_gunicorn,
+    "redis": start_redis,
+    "postgres": start_postgres,
+}
+
+
+def _filled(contender: _Contender, users: int) -> _Contender:
+    """Fill a server that runs; stop it where that fails."""
+    with ExitStack() as stack:
+        stack.enter_context(contender)
+        contender.fill(users)
+        stack.pop_all()
+    return contender
+
+
+def _web(database: Path, module: Sequence[str]) -> list[str]:
+    """Return the command that runs a Python module with a database named to its application."""
+    return ["env", f"{web_book.DATABASE_VARIABLE}={database}", sys.executable, "-m", *module]
+
+
+def free_address() -> Address:
+    """Return a place on loopback where nobody listens, for servers that want to be told one."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return Address(HOST, probe.getsockname()[1])
+
+
+def output_of(*command: str) -> str:
+    """Run a program that says something about itself, and return what it prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,293 @@
+"""Starts and stops servers under test, and keeps their output from slowing them down.
+
+Each runs in a session of its own, so that Ctrl-C reaches only the load test, which then stops the
+servers, and so that whatever a server leaves behind can be swept up by its process group. It is
+ready when it prints the line that says so, and no server is asked before that.
+
+The settings measured are the defaults: variables of the environment that would change them are not
+passed on, and the listing that `number_of_users` prints is not turned off. It is read from its pipe
+by a thread that moves it to /dev/null with `splice` when the processors have nothing else to do:
+whole pages change hands inside the kernel, so a listing of a million users costs the load test no
+copy and no disk, and the server never blocks for long. What is special to pwserver is in
+`service.py`, and in `contenders.py` what is to servers that are not ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+from benchmarks.client.wire import Access, Address, BenchmarkFailed, Point, Ways
+from benchmarks.servers import web_book
+from benchmarks.servers.usage import Usage
+
+PROJECT = Path(__file__).resolve().parents[2]
+HIDING = PROJECT / "benchmarks" / "hiding"
+LISTENING = re.compile(rb"(?m)^.* listening on (?P<address>\S+:\d+).*\n")
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+"""Past the service's own deadline for finishing what it received."""
+
+KILL_TIMEOUT_S = 5.0
+"""How long a server may take to stop when the run has failed anyway."""
+
+QUIET_S = 0.3
+QUIET_TIMEOUT_S = 60.0
+"""A listing still being printed is waited for up to this long, then measured over."""
+
+PIPE_BYTES = 1 << 20
+
+
+class Target(Protocol):
+    """A server that load can be put on."""
+
+    @property
+    def name(self) -> str:
+        """What tables and files call it."""
+
+    @property
+    def banner(self) -> str:
+        """What it said of itself when it was ready."""
+
+    def ways(self) -> Ways:
+        """Return how the loads get in. To be called once, when it runs."""
+
+    def takes(self, point: Point) -> bool:
+        """Tell whether a point can be measured on it."""
+
+    def settle(self) -> None:
+        """Wait until it has finished what earlier load left it to do."""
+
+    def usage(self) -> Usage:
+        """Return what all its processes have taken so far."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that somebody else runs: it is used, and left alone."""
+
+    address: Address
+    token: str = field(default="", repr=False)
+    name: str = "pwserver"
+    banner: str = "started by somebody else"
+
+    def ways(self) -> Ways:
+        """Return the way of a guest, and that of the application whose token there is."""
+        guest = Access(self.address)
+        return Ways(guest, Access(self.address, self.token))
+
+    def takes(self, point: Point) -> bool:
+        """Tell that every point can be measured."""
+        return True
+
+    def settle(self) -> None:
+        """Pause: what it prints goes where this process cannot see it."""
+        time.sleep(QUIET_S)
+
+    def usage(self) -> Usage:
+        """Raise: its processes are not known."""
+        raise BenchmarkFailed(
+            f"what {self.name} takes is not known, as somebody else runs it; let this run start it"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        pass
+
+
+class Started:
+    """A server of this run, from its first line to its exit; use it as a context manager.
+
+    `address` is where it was told to listen, if it was told; else its line says where it does.
+    `exec_s` is when it was started, and `listening_s` when that line came, as `time.monotonic`.
+    """
+
+    ready = LISTENING
+    """The line that it prints when it listens; with the address, unless that was given."""
+
+    logged = False
+    """Whether all that it prints belongs in its log: as a rule it is the listing of users."""
+
+    stop_signal = signal.SIGTERM
+    stop_codes: Sequence[int] = (0,)
+    """What it may end with when it was told to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        directory: Path,
+        tree: Path = PROJECT,
+        address: Address | None = None,
+    ) -> None:
+        self.name = name
+        self._log = directory / f"{name}.log"
+        self._sink = open(self._log if self.logged else os.devnull, "wb", buffering=0)  # noqa: SIM115
+        revision = _revision(tree)
+        self.exec_s = time.monotonic()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if self.logged else log,
+                pipesize=PIPE_BYTES,
+                cwd=tree,
+                env=environment(tree),
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout
+        self._printed_s = time.monotonic()
+        try:
+            found = self._ready()
+            self.listening_s = time.monotonic()
+            self.address = address or Address.parse(found["address"].decode())
+            self.banner = f"{found[0].decode().strip()} ({revision})"
+        except BaseException:
+            self._kill()
+            self._stdout.close()
+            self._sink.close()
+            raise
+        self._drain = threading.Thread(target=self._discard, name=f"output of {name}", daemon=True)
+        self._drain.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        died = self._process.poll() is not None
+        code = self._stop(STOP_TIMEOUT_S if error is None else KILL_TIMEOUT_S)
+        self._kill()
+        self._drain.join(KILL_TIMEOUT_S)
+        self._stdout.close()
+        how = "did not stop when told to" if code is None else f"ended with exit code {code}"
+        if isinstance(error, BenchmarkFailed) and died:
+            raise BenchmarkFailed(f"{error}; {self.name} {how}{self._last_words()}") from error
+        if error is None and code not in self.stop_codes:
+            raise BenchmarkFailed(f"{self.name} {how}{self._last_words()}")
+
+    def ways(self) -> Ways:
+        """Return the one way in."""
+        only = Access(self.address)
+        return Ways(only, only)
+
+    def takes(self, point: Point) -> bool:
+        """Tell that every point can be measured."""
+        return True
+
+    def usage(self) -> Usage:
+        """Return what all its processes have taken so far."""
+        return Usage.of(self._process.pid)
+
+    def settle(self) -> None:
+        """Wait until it has printed nothing for a while: the listing of users is over."""
+        deadline_s = time.monotonic() + QUIET_TIMEOUT_S
+        while True:
+            quiet_in_s = self._printed_s + QUIET_S - time.monotonic()
+            if quiet_in_s <= 0 or time.monotonic() > deadline_s:
+                return
+            time.sleep(quiet_in_s)
+
+    def _ready(self) -> re.Match[bytes]:
+        """Read what it prints up to the line that says it listens, and return that."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        printed = select.poll()  # not `select`, which knows 1,024 descriptors only
+        printed.register(self._stdout, select.POLLIN)
+        output = b""
+        while not (found := self.ready.search(output)):
+            left_s = max(deadline_s - time.monotonic(), 0)
+            readable = printed.poll(left_s * 1000)
+            data = os.read(self._stdout.fileno(), 4096) if readable else b""
+            if not data:
+                how = "ended before it listened" if readable else "did not listen in time"
+                raise BenchmarkFailed(f"{self.name} {how}{self._last_words()}")
+            self._sink.write(data)
+            output += data
+        return found
+
+    def _discard(self) -> None:
+        """Move everything else it prints to where it goes, and note when it printed last."""
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # this thread alone
+        with self._sink as sink, suppress(OSError):
+            while os.splice(self._stdout.fileno(), sink.fileno(), PIPE_BYTES):
+                self._printed_s = time.monotonic()
+
+    def _stop(self, timeout_s: float) -> int | None:
+        """Ask it to stop; return its exit code, or None if it takes too long."""
+        self._process.send_signal(self.stop_signal)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _kill(self) -> None:
+        """End what is left of it: itself, if it did not stop, and any process it left behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        words = self._log.read_text(errors="replace").strip().splitlines()[-5:]
+        return "".join(f"\n    {word}" for word in words)
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """Return the environment, with the code of `tree` in it and no setting of the service."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PWSERVER_")}
+    return {**kept, "PYTHONPATH": f"{tree}:{HIDING}"}
+
+
+def _revision(tree: Path) -> str:
+    """Return the commit of `tree`, if git knows it."""
+    describe = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
+    try:
+        ran = subprocess.run(describe, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return str(tree)
+    return f"{tree} at {ran.stdout.strip()}"
+
+
+class Baseline(Started):
+    """The straightforward version on a database of its own, for so many connections at once."""
+
+    def __init__(self, directory: Path, processes: int, users: int) -> None:
+        self._processes = processes
+        database = directory / "baseline.db"
+        web_book.make(database, users, {"journal_mode": "wal"})
+        options = ["--database", str(database), "--processes", str(processes)]
+        command = [sys.executable, "-m", "benchmarks.servers.baseline_pool", *options]
+        super().__init__("baseline", command, directory)
+
+    def takes(self, point: Point) -> bool:
+        """Tell whether there is a process for each connection, and one for a question beside."""
+        return point.connections < self._processes
+
+
+def start_baseline(directory: Path, processes: int, users: int = 0) -> Baseline:
+    """Start the straightforward version with so many users, able to serve `processes` at once."""
+    return Baseline(directory, processes, users)
+
+
+def start_null(directory: Path) -> Started:
+    """Start the server that answers constants."""
+    command = [sys.executable, "-m", "benchmarks.servers.null_server"]
+    return Started("null", command, directory)

@@ -1,0 +1,152 @@
+"""A worker, the writer, the listener, or all of them are killed, also again and again."""
+
+import os
+import signal
+import time
+from collections import Counter
+from functools import partial
+
+import pytest
+
+from tests.faults.canary import SAVE
+from tests.faults.conftest import Start
+from tests.faults.inject import is_silent, open_files
+from tests.faults.tally import saving, users_in
+from tests.support.books_wire import worker_of
+from tests.support.harness import Peer, Service, eventually, steady
+from tests.support.launching import is_alive
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "victims",
+    [["worker 1", "worker 2"], ["writer"], ["worker 1", "writer", "worker 2"]],
+    ids=["workers", "writer", "both"],
+)
+def test_killed_every_200_ms_under_load(start: Start, victims: list[str]) -> None:
+    """What was acknowledged is there, nothing else but what nobody knew of, and nothing leaks."""
+    service = start()
+    service.all_children()
+    before = steady(lambda: open_files(service.process.pid), "the listener's descriptors")
+    with saving(service, 8) as savers:
+        for number in range(12):
+            if pid := service.children().get(victims[number % len(victims)]):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)  # the rhythm of the fault
+        seen = savers.tally.saved
+        eventually(lambda: savers.tally.saved > seen + 50, "saves go on")
+    service.all_children()
+    with service.peer() as peer:
+        users = peer.count()
+    assert savers.tally.accounts_for(users), (savers.tally, users)
+    assert savers.tally.saved > 100
+    eventually(lambda: open_files(service.process.pid) == before, "as many descriptors as before")
+    for victim in victims:
+        assert f"{victim} died" in service.stderr
+
+
+def test_the_other_workers_connections_go_on(service: Service) -> None:
+    """Connections are spread evenly; those of a killed worker end, the others notice nothing."""
+    found: Counter[str] = Counter()
+    peers: list[Peer] = []
+
+    def spread_evenly() -> bool:
+        peers.append(service.peer())
+        assert peers[-1].save()["message"] == "Password saved!"
+        found[worker_of(service, peers[-1])] += 1
+        return len(peers) >= 4 and found["worker 1"] == found["worker 2"]
+
+    eventually(spread_evenly, "both workers have as many connections")
+    service.replace("worker 1")
+    alive = [peer for peer in peers if _still_saves(peer)]
+    assert len(alive) == len(peers) / 2
+    for peer in peers:
+        peer.close()
+
+
+def _still_saves(peer: Peer) -> bool:
+    try:
+        peer.send(SAVE)
+        return peer.line() == b'{"message": "Password saved!"}\n'
+    except OSError:
+        return False
+
+
+def test_connections_outlive_the_writer(service: Service) -> None:
+    """However often the writer dies, mid-batch or not, no connection ends, and each saves on."""
+    peers = [service.peer() for _ in range(10)]
+    saved = unknown = 0
+    for _ in range(4):
+        for peer in peers:
+            peer.send(*[SAVE] * 200)
+        service.replace("writer")
+        words = [peer.reply()["message"] for peer in peers for _ in range(200)]
+        assert set(words) <= {"Password saved!", "Unavailable!", "Not saved!"}
+        saved += words.count("Password saved!")
+        unknown += words.count("Unavailable!")
+    eventually(lambda: peers[0].save()["message"] == "Password saved!", "saves go on")
+    assert saved + 1 <= peers[0].count() <= saved + 1 + unknown
+    for peer in peers:
+        peer.close()
+
+
+def test_a_save_in_flight_to_a_dead_writer_is_told_so(service: Service, peer: Peer) -> None:
+    """What nobody can know is said: not "saved", and never "not saved"."""
+    assert peer.save()["message"] == "Password saved!"
+    os.kill(service.child("writer"), signal.SIGSTOP)
+    peer.send({**SAVE, "id": 5}, {"message": "ping", "id": 6})
+    assert is_silent(peer), "a stopped writer cannot have answered"
+    service.replace("writer")
+    reply = peer.reply()
+    assert (reply["message"], reply["id"]) == ("Unavailable!", 5)
+    assert "may or may not" in reply["error"]
+    assert peer.reply() == {"message": "Alive!", "id": 6}
+    assert peer.save()["message"] == "Password saved!"
+
+
+def test_repeated_death_is_met_with_a_pause(service: Service) -> None:
+    """A child that dies as soon as it runs is not started in a hot loop, and the log says so."""
+    for _ in range(4):
+        service.replace("worker 1")
+    assert service.stderr.count("worker 1 died; it is started again in ") >= 2
+    with service.peer() as peer:
+        assert peer.save()["message"] == "Password saved!"
+
+
+def test_a_killed_listener_leaves_no_orphan(start: Start) -> None:
+    """Its children end within 2 s, the port is free, a restart is ready within 3 s with all."""
+    service = start()
+    children = list(service.all_children().values())
+    with saving(service, 4) as savers:
+        eventually(lambda: savers.tally.saved > 50, "saves are acknowledged")
+        os.kill(service.process.pid, signal.SIGKILL)
+        eventually(lambda: not any(map(is_alive, children)), "no child is alive", 2.0)
+    service.ended()
+    began = time.monotonic()
+    again = start(port=service.port)
+    with again.peer() as peer:
+        users = peer.count()
+    assert time.monotonic() - began < 3.0
+    assert savers.tally.accounts_for(users), (savers.tally, users)
+
+
+def _is_gone(pid: int) -> bool:
+    return not is_alive(pid)
+
+
+def test_everything_killed_at_once_loses_nothing(start: Start) -> None:
+    """After SIGKILL to all, again and again, the file is sound, and has what was acknowledged."""
+    users = 0
+    for _ in range(3):
+        service = start()
+        with saving(service, 8) as savers:
+            eventually(lambda: savers.tally.saved > 200, "saves are acknowledged")
+            pids = [service.process.pid, *service.children().values()]
+            os.killpg(service.process.pid, signal.SIGKILL)
+        service.ended()
+        for pid in pids:
+            eventually(partial(_is_gone, pid), "its last system call has ended")
+        users_before, users = users, users_in(service.database)
+        assert savers.tally.accounts_for(users - users_before), (savers.tally, users)
+    with start().peer() as peer:
+        assert peer.count() == users

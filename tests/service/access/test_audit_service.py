@@ -1,0 +1,388 @@
+"""The audit record of a real service: what is in it, and that whatever is done to it is found."""
+
+import fcntl
+import getpass
+import os
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Start
+from tests.support.books_wire import (
+    COUNT,
+    DENIED,
+    PING,
+    Request,
+    ask_all,
+    delete,
+    get,
+    history,
+    label,
+    listing,
+    on_each_worker,
+    restore,
+    save,
+    verify,
+)
+from tests.support.harness import Peer, Service, eventually
+from tests.support.shell import Shell
+from workers.audit.audit_reading import Record, Records, record_files
+
+CHECK = {"message": "check_password", "password": "abc123"}
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Return a shell in the folder of the service."""
+    return Shell(tmp_path)
+
+
+def records(service: Service, action: str | None = None) -> list[Record]:
+    """Return what is in the record of a service, in all its files."""
+    return list(Records(record_files(service.folder / "user_data.audit").paths, action=action))
+
+
+def generate(**more: object) -> Request:
+    """Return a request for a generated password."""
+    return {"message": "generate_password", **more}
+
+
+# --- What is recorded. ---
+
+WHAT_IS_RECORDED: list[tuple[Request, tuple[str, str | None, str] | None]] = [
+    (save("alice", "one"), None),
+    (save("alice", "two"), None),
+    (save(password="three"), None),
+    (get("alice"), ("get", "alice", "ok")),
+    (get("alice", version=1), ("get", "alice", "ok")),
+    (get("alice", version=9), ("get", "alice", "Unknown version!")),
+    (get("nobody"), ("get", "nobody", "Unknown user!")),
+    (verify("alice", "two"), ("verify", "alice", "valid")),
+    (verify("alice", "three"), ("verify", "alice", "wrong")),
+    (verify("nobody", "two"), ("verify", "nobody", "wrong")),
+    (restore("alice", 1), ("restore", "alice", "ok")),
+    (restore("alice", 9), ("restore", "alice", "Unknown version!")),
+    (generate(username="bob", request_id="r"), None),
+    (generate(username="bob", request_id="r"), ("get", "bob", "ok")),
+    (generate(), None),
+    (history("alice"), None),
+    (label("alice", "x"), None),
+    (listing(), None),
+    (COUNT, None),
+    (PING, None),
+    (CHECK, None),
+    (delete("alice"), ("delete", "alice", "ok")),
+    (delete("alice"), ("delete", "alice", "Unknown user!")),
+]
+
+
+def test_what_is_done_to_secrets_is_recorded(service: Service) -> None:
+    """Who, from where, what, to whom, and what came of it, in order; and never a value."""
+    token = service.add_application("shop")
+    before = len(records(service))
+    with service.peer() as peer:
+        host, port = peer.socket.getsockname()
+        peer.authenticate(token)
+        generated = []
+        for request, _ in WHAT_IS_RECORDED:
+            generated.append(peer.ask(request).get("password", "none"))
+    found = records(service)[before:]
+    assert [(each.action, each.user, each.outcome) for each in found] == [
+        ("authentication", None, "ok"),
+        *(expected for _, expected in WHAT_IS_RECORDED if expected),
+    ]
+    assert {(each.application, each.address) for each in found} == {("shop", f"{host}:{port}")}
+    text = (service.folder / "user_data.audit").read_text()
+    assert "alice" in text
+    for value in ("one", "two", "three", "abc123", token, *generated[12:15]):
+        assert f'"{value}"' not in text
+        assert len(value) < 10 or value not in text
+
+
+def test_who_is_denied_is_recorded_once_with_how_often(service: Service) -> None:
+    """A guest's attempts by their command and the name they were about, a burst in one record."""
+    with service.peer() as peer:
+        assert peer.ask(get("alice")) == DENIED
+        ask_all(peer, [delete("alice")] * 5)
+        peer.ask(listing())
+        peer.ask(save("user-0000000000000"))
+    found = records(service)
+    assert {(each.action, each.outcome, each.application) for each in found} == {
+        ("denied", "denied", None)
+    }
+    assert [(each.more["command"], each.user) for each in found[:1] + found[-2:]] == [
+        ("get_password", "alice"),
+        ("list_users", None),
+        ("save_password", "user-0000000000000"),
+    ]
+    assert sum(each.times for each in found if each.more["command"] == "delete_user") == 5
+
+
+def test_wrong_tokens_are_recorded_without_them(service: Service) -> None:
+    """Whoever shows one is nobody from then on, whoever it was before."""
+    almost = service.token[:-1] + ("a" if service.token[-1] != "a" else "b")
+    with service.owner() as peer:
+        assert peer.authenticate(almost) == DENIED
+        assert peer.ask(get("alice")) == DENIED
+    found = [(each.application, each.action, each.outcome) for each in records(service)[-2:]]
+    assert found == [("owner", "authentication", "denied"), (None, "denied", "denied")]
+    assert almost not in (service.folder / "user_data.audit").read_text()
+
+
+def test_a_unix_socket_tells_the_user(start: Start, tmp_path: Path) -> None:
+    """There the address is the user at the other end, as the system knows it."""
+    service = start("--unix", str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(str(tmp_path / "socket"))
+        with Peer.over(connected) as peer:
+            peer.authenticate(service.token)
+            peer.ask(get("nobody"))
+            peer.authenticate("pwserver_wrong")
+    found = records(service)[-3:]
+    assert [each.action for each in found] == ["authentication", "get", "authentication"]
+    assert {each.address for each in found} == {f"unix:{getpass.getuser()}"}
+
+
+def test_what_an_administrator_does_is_recorded(service: Service, shell: Shell) -> None:
+    """Applications and keys, the command and the user who ran it; what was refused is not there."""
+    for arguments in (
+        ["app", "add", "shop", "--may", "get"],
+        ["app", "add", "shop", "--may", "get"],
+        ["app", "rotate", "shop"],
+        ["app", "revoke", "shop"],
+        ["key", "add"],
+        ["key", "retire", "1"],
+        ["key", "rotate"],
+        ["key", "retire", "1"],
+    ):
+        shell.run(*arguments)
+    found = records(service)
+    assert {each.address for each in found} == {f"command:{getpass.getuser()}"}
+    assert {each.outcome for each in found} == {"ok"}
+    assert [(each.action, each.application, each.more) for each in found] == [
+        ("administration", "shop", {"command": "app add"}),
+        ("administration", "shop", {"command": "app rotate"}),
+        ("administration", "shop", {"command": "app revoke"}),
+        ("key change", None, {"command": "key add", "key": 2}),
+        ("key change", None, {"command": "key rotate", "key": 2}),
+        ("key change", None, {"command": "key retire", "key": 1}),
+    ]
+
+
+def test_the_record_is_there_before_the_answer(service: Service) -> None:
+    """Who has read an answer finds the record of it in the file, also in a burst, at any worker."""
+    with service.owner() as owner, on_each_worker(service) as peers:
+        ask_all(owner, [save(f"{number}") for number in range(100)])
+        for peer in peers:
+            peer.authenticate(service.token)
+            peer.send(*[get(f"{number}") for number in range(100)])
+            for number in range(100):
+                assert peer.reply()["message"] == "return_password"
+                assert f"{number}" in {each.user for each in records(service, "get")[-100:]}
+
+
+# --- Under load. ---
+
+
+@contextmanager
+def reading(service: Service, clients: int = 3) -> Iterator[list[str]]:
+    """Read passwords from several connections; yields the growing list of those that were got."""
+    token, stop, got = service.token, threading.Event(), list[str]()
+    with service.owner() as owner:
+        ask_all(owner, [save(f"{number}") for number in range(50)])
+
+    def read(first: int) -> None:
+        number = first
+        while not stop.is_set():
+            with suppress(OSError, AssertionError, ValueError), service.peer() as peer:
+                peer.authenticate(token)
+                while not stop.is_set():
+                    number += 1
+                    if "password" in peer.ask(get(f"{number % 50}")):
+                        got.append(f"{number % 50}")
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield got
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def more(got: list[str], number: int = 50) -> None:
+    """Wait until some more were got."""
+    before = len(got)
+    eventually(lambda: len(got) >= before + number, "passwords are got")
+
+
+def check_record(service: Service, shell: Shell, got: list[str]) -> None:
+    """Fail unless the chain is whole and has everything that was answered."""
+    ran = shell.run("audit", "verify")
+    assert ran.code == 0, ran
+    assert re.fullmatch(r"\d+ records, 1 to \d+: all genuine\.\n", ran.out)
+    recorded = [each.user for each in records(service, "get") if each.outcome == "ok"]
+    for name in set(got):
+        assert recorded.count(name) >= got.count(name)
+
+
+def move_away(record: Path) -> None:
+    """Rotate as logrotate does: every older file one number up, the record becomes the first."""
+    for number in range(9, 0, -1):
+        with suppress(FileNotFoundError):
+            record.with_name(f"{record.name}.{number}").rename(f"{record}.{number + 1}")
+    record.rename(f"{record}.1")
+
+
+def copy_and_empty(record: Path) -> None:
+    """Rotate as logrotate does with copytruncate, while nobody writes: the head's lock is held."""
+    with record.with_name("user_data.audit-head").open("rb") as head:
+        fcntl.flock(head, fcntl.LOCK_EX)
+        for number in range(9, 0, -1):
+            with suppress(FileNotFoundError):
+                record.with_name(f"{record.name}.{number}").rename(f"{record}.{number + 1}")
+        shutil.copy(record, f"{record}.1")
+        os.truncate(record, 0)
+
+
+@pytest.mark.parametrize("rotate", [move_away, copy_and_empty])
+def test_a_record_is_rotated_under_load(
+    service: Service, shell: Shell, rotate: Callable[[Path], None]
+) -> None:
+    """Nobody need be told; over all files the chain is whole, and nothing answered is missing."""
+    record = service.folder / "user_data.audit"
+    with reading(service) as got:
+        for _ in range(5):
+            more(got)
+            rotate(record)
+        more(got)
+    assert len(record_files(record).paths) == 6
+    check_record(service, shell, got)
+
+
+def test_what_was_written_between_copy_and_truncation_is_missed(
+    service: Service, shell: Shell
+) -> None:
+    """Who rotates so without the lock loses records; the next verification says which."""
+    record = service.folder / "user_data.audit"
+    with service.owner() as peer:
+        peer.ask(get("before"))
+        shutil.copy(record, f"{record}.1")
+        peer.ask(get("between"))
+        os.truncate(record, 0)
+        peer.ask(get("after"))
+    assert [each.user for each in records(service, "get")] == ["before", "after"]
+    ran = shell.run("audit", "verify")
+    assert ran.code == 5
+    assert f"{record.name}, line 1: record 4 is missing" in ran.err
+
+
+def test_a_killed_worker_leaves_the_chain_whole(service: Service, shell: Shell) -> None:
+    """Whatever it was at when it died: what it had answered is recorded, and all is genuine."""
+    with reading(service, 4) as got:
+        for name in ("worker 1", "worker 2", "writer", "worker 1", "worker 2"):
+            more(got)
+            service.replace(name)
+        more(got)
+    check_record(service, shell, got)
+
+
+# --- What is done to the record. ---
+
+
+def edit(lines: list[bytes]) -> list[bytes]:
+    """Have a record say something else."""
+    return [line.replace(b'"user":"2"', b'"user":"7"') for line in lines]
+
+
+def leave_out(lines: list[bytes]) -> list[bytes]:
+    """Take a record out of the middle."""
+    return lines[:4] + lines[5:]
+
+
+def reorder(lines: list[bytes]) -> list[bytes]:
+    """Exchange two records."""
+    return [*lines[:4], lines[5], lines[4], *lines[6:]]
+
+
+def cut_end(lines: list[bytes]) -> list[bytes]:
+    """Take the last records away."""
+    return lines[:-2]
+
+
+def cut_beginning(lines: list[bytes]) -> list[bytes]:
+    """Take the first records away."""
+    return lines[2:]
+
+
+def repeat(lines: list[bytes]) -> list[bytes]:
+    """Have a record stand there once more."""
+    return [*lines, lines[3]]
+
+
+@pytest.mark.parametrize(
+    ("forge", "words"),
+    [
+        (edit, "was edited"),
+        (leave_out, "record 5 is missing"),
+        (reorder, "record 5 is missing"),
+        (cut_end, "the end was cut: the last record should be number 10"),
+        (cut_beginning, "the beginning is cut"),
+        (repeat, "record 4 is out of order, or a copy"),
+    ],
+)
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_a_forged_record_is_found(
+    start: Start,
+    shell: Shell,
+    forge: Callable[[list[bytes]], list[bytes]],
+    words: str,
+    running: bool,
+) -> None:
+    """Edited, cut, reordered: `audit verify` says in which line, and exits with 5."""
+    service = start()
+    with service.owner() as peer:
+        ask_all(peer, [get(f"{number}") for number in range(8)])
+    if not running:
+        service.stop()
+    record = service.folder / "user_data.audit"
+    assert shell.run("audit", "verify").out == "10 records, 1 to 10: all genuine.\n"
+    lines = record.read_bytes().splitlines(keepends=True)
+    assert forge(lines) != lines
+    record.write_bytes(b"".join(forge(lines)))
+    ran = shell.run("audit", "verify")
+    assert (ran.code, ran.out) == (5, "")
+    assert words in ran.err
+    assert re.search(r"user_data\.audit, line \d+: ", ran.err)
+    assert ran.err.endswith("pwserver: the audit record is not as it was written.\n")
+
+
+def test_the_record_is_shown_by_user_application_and_time(service: Service, shell: Shell) -> None:
+    """As JSON lines for programs, as a table for people; what matches all that is asked for."""
+    token = service.add_application("shop")
+    with service.owner() as peer, service.peer() as other:
+        other.authenticate(token)
+        for name in ("alice", "bob"):
+            peer.ask(get(name))
+            other.ask(get(name))
+    everything = shell.run("audit", "show").records
+    assert len(everything) == 8
+    assert set(everything[0]) == {
+        "n", "time", "application", "address", "action", "user", "outcome", "more"
+    }  # fmt: skip
+    mine = shell.run("audit", "show", "--user", "alice", "--application", "shop").record
+    assert (mine["user"], mine["application"], mine["action"]) == ("alice", "shop", "get")
+    assert len(shell.run("audit", "show", "--action", "authentication").records) == 2
+    assert len(shell.run("audit", "show", "--since", everything[-1]["time"][:-1]).records) >= 1
+    assert shell.run("audit", "show", "--since", "2100-01-01").out == ""
+    table = shell.type("audit", "show", "--user", "bob").out
+    assert table.split()[:2] == ["n", "time"]
+    assert len(re.findall("bob", table)) == 2

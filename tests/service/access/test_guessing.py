@@ -1,0 +1,330 @@
+"""Guessing at a service: slow for who guesses, over however many connections, and for nobody else.
+
+How levels and delays are counted is the matter of `test_guesses`. All clients here are on loopback,
+where each address counts as a machine of its own.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pytest
+
+from tests.conftest import Start
+from tests.support.books_wire import (
+    ALIVE,
+    DELETED,
+    DENIED,
+    PING,
+    Request,
+    ask_all,
+    at_once,
+    delete,
+    on_each_worker,
+    peer_from,
+    save,
+    saved,
+    verify,
+    worker_of,
+)
+from tests.support.harness import Peer, Service, eventually
+from workers.auth.guesses import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+
+CONNECTIONS, GUESSES = 16, 50
+AT_ONCE_S = DELAYS_S[0]
+"""What takes less was not delayed."""
+
+NOT_HELD_UP_S = 1.0
+"""What takes less did not wait for those that are delayed the longest, however busy the machine."""
+
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.77"
+RIGHT = verify("alice", "the right one")
+DELETE_ALICE = delete("alice")
+VALID = {"message": "return_verify_password", "valid": True}
+INVALID = {"message": "return_verify_password", "valid": False}
+REFUSED = {"message": "Unavailable!", "error": "Too many passwords were wrong; wait some seconds."}
+
+Answers = list[tuple[float, Request]]
+
+
+def authenticate(token: str) -> Request:
+    """Return the message that shows a token."""
+    return {"message": "authenticate", "token": token}
+
+
+WRONG_TOKENS = [authenticate(f"pwserver_{number:043}") for number in range(GUESSES)]
+WRONG_PASSWORDS = [verify("alice", f"wrong {number}") for number in range(GUESSES)]
+
+
+class Town:
+    """A service and two applications on it, each with a user `alice`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.tokens = {name: service.add_application(name) for name in ("web", "mail")}
+        for name in self.tokens:
+            with self.peer(name) as peer:
+                assert peer.ask(save("alice", RIGHT["password"])) == saved("alice", 1)
+
+    def peer(self, application: str | None = "web", address: str = HERE) -> Peer:
+        """Return a connection of an application, or of a guest, from an address."""
+        peer = peer_from(self.service, address)
+        if application is not None:
+            assert peer.authenticate(self.tokens[application])["application"] == application
+        return peer
+
+    @contextlib.contextmanager
+    def peers(self, application: str | None) -> Iterator[list[Peer]]:
+        """Give many connections from one address, to both workers."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(on_each_worker(self.service))  # each is there to be given some
+            found = [stack.enter_context(self.peer(application)) for _ in range(CONNECTIONS)]
+            assert [peer.ask(PING) for peer in found] == [ALIVE] * CONNECTIONS
+            first = worker_of(self.service, found[0])
+            assert any(worker_of(self.service, peer) != first for peer in found)
+            yield found
+
+    @contextlib.contextmanager
+    def peer_on_each_worker(self) -> Iterator[list[Peer]]:
+        """Give a connection of an application to each worker."""
+        with on_each_worker(self.service) as found:
+            for peer in found:
+                peer.authenticate(self.tokens["web"])
+            yield list(found)
+
+    def exhaust(self) -> None:
+        """Guess passwords of an application at one address, until they are refused."""
+        with self.peers("web") as peers:
+            replies = [reply for _, reply in burst(peers, WRONG_PASSWORDS, 0.5)]
+            assert REFUSED in replies
+
+
+@pytest.fixture
+def town(service: Service) -> Town:
+    """Return a service with two workers and two applications."""
+    return Town(service)
+
+
+def timed(peer: Peer, request: Request) -> tuple[Request, float]:
+    """Send a request; return the reply and the seconds it took."""
+    began = time.monotonic()
+    return peer.ask(request), time.monotonic() - began
+
+
+def burst(peers: Sequence[Peer], guesses: Sequence[Request], seconds: float) -> Answers:
+    """Send guesses at once, each connection its share; return what is answered within a time.
+
+    Each answer is with the seconds after which it came.
+    """
+    began = time.monotonic()
+    answers: Answers = []
+
+    def guess(peer: Peer, share: Sequence[Request]) -> None:
+        peer.send(*share)
+        with contextlib.suppress(TimeoutError):
+            for _ in share:
+                peer.socket.settimeout(max(began + seconds - time.monotonic(), 0.001))
+                reply = peer.reply()
+                answers.append((time.monotonic() - began, reply))
+
+    count = len(peers)
+    at_once([partial(guess, peer, guesses[n::count]) for n, peer in enumerate(peers)])
+    return answers
+
+
+def most(kind: Kind, seconds: float) -> float:
+    """Return how many guesses may be answered in a time: those that are forgotten meanwhile too."""
+    return kind.allowance + len(DELAYS_S) + kind.forgotten_per_s * seconds
+
+
+# --- One after the other. ---
+
+
+@pytest.mark.parametrize("what", ["tokens", "passwords"])
+def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
+    """A few are answered at once, over both workers together; then each makes the next wait."""
+    guesses, wrong = {"tokens": (WRONG_TOKENS, DENIED), "passwords": (WRONG_PASSWORDS, INVALID)}[
+        what
+    ]
+    allowance = {"tokens": TOKENS, "passwords": ADDRESS}[what].allowance
+    with town.peer_on_each_worker() as peers:
+        took = []
+        for number, guess in enumerate(guesses[: allowance + 5]):
+            reply, seconds = timed(peers[number % 2], guess)
+            assert reply == wrong
+            took.append(seconds)
+    assert sum(took[:allowance]) < allowance * AT_ONCE_S / 2
+    assert min(took[allowance + 1 :]) >= DELAYS_S[0]  # one more, as some of the first is forgotten
+    assert max(took) >= DELAYS_S[1]
+
+
+def test_a_guess_at_any_user_counts(town: Town) -> None:
+    """One password tried on many users is guessing too, whether there are such users or not."""
+    with town.peer() as peer:
+        for number in range(ADDRESS.allowance + 1):  # some of the first is forgotten by then
+            assert timed(peer, verify(f"user {number}", "abc123"))[1] < AT_ONCE_S
+        assert timed(peer, verify("alice", "abc123"))[1] >= DELAYS_S[0]
+
+
+def test_who_is_right_is_never_slow(town: Town) -> None:
+    """Who knows the password, and has the token, may ask as often and as fast as they like."""
+    with town.peer() as peer:
+        began = time.monotonic()
+        replies = ask_all(peer, [RIGHT, authenticate(town.tokens["web"])] * 500)
+        assert time.monotonic() - began < 50 * AT_ONCE_S
+        assert replies[::2] == [VALID] * 500
+        assert {reply["message"] for reply in replies[1::2]} == {"Authenticated!"}
+
+
+# --- Many at once. ---
+
+
+def test_a_burst_of_passwords_gets_no_more_answers(town: Town) -> None:
+    """Over sixteen connections and both workers as many are compared as over one, and no more."""
+    with town.peers("web") as peers:
+        answers = burst(peers, WRONG_PASSWORDS, 3.0)
+    compared = [seconds for seconds, reply in answers if reply == INVALID]
+    assert ADDRESS.allowance <= len(compared) <= most(ADDRESS, 3.0)
+    assert all(reply in (INVALID, REFUSED) for _, reply in answers)
+    undelayed = [seconds for seconds in compared if seconds < AT_ONCE_S]
+    assert len(undelayed) <= ADDRESS.allowance + 2, "two workers may compare one each at a time"
+
+
+def test_a_burst_of_tokens_gets_no_more_answers(town: Town) -> None:
+    """Those past the limit are told that they are wrong when they have waited the longest."""
+    with town.peers(None) as peers:
+        answers = burst(peers, WRONG_TOKENS, 3.0)
+    assert TOKENS.allowance <= len(answers) <= most(TOKENS, 3.0)
+    assert all(reply == DENIED for _, reply in answers)
+
+
+def test_a_burst_from_many_addresses_gets_no_more_answers(town: Town) -> None:
+    """Who has many machines is limited by the application, which alone is out of breath then."""
+    with contextlib.ExitStack() as stack:
+        addresses = [f"127.0.4.{number}" for number in range(2 * APPLICATION.allowance)]
+        peers = [stack.enter_context(town.peer("web", address)) for address in addresses]
+        answers = burst(peers, WRONG_PASSWORDS * 2, 2.0)
+        compared = [reply for _, reply in answers if reply == INVALID]
+        assert APPLICATION.allowance <= len(compared) <= most(APPLICATION, 2.0)
+        with town.peer("mail", addresses[0]) as other:
+            assert timed(other, WRONG_PASSWORDS[0])[1] < NOT_HELD_UP_S
+            assert other.ask(RIGHT) == VALID
+
+
+def test_the_right_password_is_no_quicker_where_wrong_ones_wait(town: Town) -> None:
+    """It is not compared before its time, so that an early answer tells nothing."""
+    town.exhaust()
+    with town.peer_on_each_worker() as peers:
+        for peer in peers:
+            reply, seconds = timed(peer, RIGHT)
+            assert reply == REFUSED or (reply == VALID and seconds >= DELAYS_S[2])
+
+
+def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
+    """A verification that is delayed sees the requests before it, and none of those behind it."""
+    with town.peer() as peer:
+        ask_all(peer, WRONG_PASSWORDS[: ADDRESS.allowance + 1])
+        began = time.monotonic()
+        replies = ask_all(peer, [save("alice", "second"), verify("alice", "second"), DELETE_ALICE])
+        assert replies == [saved("alice", 2), VALID, DELETED]
+        assert time.monotonic() - began > AT_ONCE_S
+
+
+def test_hanging_up_is_no_way_around(town: Town) -> None:
+    """A guess counts although nobody waits for the answer, over a new connection each."""
+    for guess in WRONG_TOKENS:
+        with town.peer(None) as hasty:
+            hasty.send(guess)
+    with on_each_worker(town.service) as peers:  # both have come to what was sent before
+        for peer in peers:
+            assert timed(peer, WRONG_TOKENS[0])[1] >= DELAYS_S[1]
+
+
+def test_a_new_worker_knows_what_was_guessed(town: Town) -> None:
+    """The death of the workers makes nothing forgotten."""
+    town.exhaust()
+    for worker in ("worker 1", "worker 2"):
+        town.service.replace(worker)
+    with town.peer_on_each_worker() as peers:
+        for peer in peers:
+            reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+            assert reply == REFUSED or seconds >= DELAYS_S[0]
+
+
+# --- Everybody else. ---
+
+
+def test_nobody_else_is_held_up(start: Start) -> None:
+    """While one guesses, the others of the same worker, and of the same address, are served."""
+    town = Town(start("--workers", "1"))
+    with (
+        town.peer(None) as tokens,
+        town.peer() as passwords,
+        town.peer(None) as guest,
+        town.peer("mail") as mail,
+        town.peer("web", ELSEWHERE) as elsewhere,
+    ):
+        tokens.send(*WRONG_TOKENS)
+        passwords.send(*WRONG_PASSWORDS)
+        for _ in range(ADDRESS.allowance + 2):  # from here on they wait
+            assert tokens.reply() == DENIED
+            assert passwords.reply() == INVALID
+        for _ in range(20):
+            for peer, request, expected in (
+                (guest, PING, ALIVE),
+                (guest, save(), {"message": "Password saved!"}),
+                (mail, RIGHT, VALID),
+                (elsewhere, RIGHT, VALID),
+                (elsewhere, PING, ALIVE),
+            ):
+                reply, seconds = timed(peer, request)
+                assert reply == expected
+                assert seconds < NOT_HELD_UP_S
+        for peer in (mail, elsewhere):  # may be wrong themselves as often as anybody
+            reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+            assert (reply, seconds < NOT_HELD_UP_S) == (INVALID, True)
+
+
+def test_a_right_token_is_answered_at_once(town: Town) -> None:
+    """Also for who shares an address with somebody that guesses."""
+    with town.peers(None) as peers:
+        burst(peers, WRONG_TOKENS, 0.5)
+        for peer in (town.peer("web"), town.peer("mail", ELSEWHERE)):
+            with peer:
+                for name, token in town.tokens.items():
+                    reply, seconds = timed(peer, authenticate(token))
+                    assert reply["application"] == name
+                    assert seconds < NOT_HELD_UP_S
+
+
+def test_the_allowance_comes_back(town: Town) -> None:
+    """Who stops guessing is answered at once again, within seconds."""
+    town.exhaust()
+    with town.peer() as peer:
+
+        def is_quick() -> bool:
+            reply, seconds = timed(peer, RIGHT)
+            return reply == VALID and seconds < AT_ONCE_S
+
+        assert not is_quick()
+        eventually(is_quick, "the right password is answered at once")
+        reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+        assert (reply, seconds < AT_ONCE_S) == (INVALID, True)
+
+
+def test_a_stop_does_not_wait_for_who_guesses(town: Town) -> None:
+    """What is delayed is given up, and what is behind it done: all are answered, and in time."""
+    with town.peers(None) as peers:
+        for peer in peers:
+            peer.send(*[each for guess in WRONG_TOKENS[:10] for each in (guess, PING)])
+        assert [peer.reply() for peer in peers[:2]] == [DENIED] * 2
+        began = time.monotonic()
+        assert town.service.stop() == 0
+        assert time.monotonic() - began < DELAYS_S[-1] - NOT_HELD_UP_S
+        replies = [peer.reply() for peer in peers for _ in range(19 if peer in peers[:2] else 20)]
+        given_up = {"message": "Unavailable!", "error": "The service is stopping."}
+        assert replies.count(ALIVE) == 10 * CONNECTIONS
+        assert replies.count(given_up) > 10
+        assert all(reply in (ALIVE, DENIED, given_up) for reply in replies)
+        assert all(peer.ended() for peer in peers)

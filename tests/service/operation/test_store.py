@@ -1,0 +1,172 @@
+"""The book on the disk: made, guarded, taken over from an older release."""
+
+import base64
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.conftest import Start
+from tests.support.books import KEY
+from tests.support.harness import Peer, Service
+from tests.support.older_books import OldUser, make_version_1, make_version_2
+from workers.book.names import generated_name
+
+SAVE = {"message": "save_password", "password": "abc123"}
+
+
+def save_as(peer: Peer, name: str, password: str = "abc123", **more: object) -> int:
+    """Save under a name and return the version."""
+    reply = peer.ask({**SAVE, "username": name, "password": password, **more})
+    assert reply["message"] == "Password saved!", reply
+    return int(reply["version"])
+
+
+def serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run `pwserver serve` where it must refuse to start."""
+    command = [sys.executable, "-m", "pwserver", "serve", "--port", "0", *flags]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], reason: str) -> None:
+    """Check that a start was refused with a plain sentence."""
+    assert result.returncode == 5, result
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a service has made a book of three users, and has stopped."""
+    service = Service(tmp_path_factory.mktemp("made"))
+    try:
+        with service.wait_until_listening().peer() as peer:
+            for _ in range(3):
+                peer.save()
+        assert service.stop() == 0
+    finally:
+        service.end()
+    return service.folder
+
+
+@pytest.fixture
+def book(made_book: Path, tmp_path: Path) -> Path:
+    """Return a folder with a book of three users and its key, for one test."""
+    for name in ("user_data.db", "user_data.key"):
+        shutil.copy(made_book / name, tmp_path)
+    return tmp_path
+
+
+def test_files_are_for_their_owner_only(service: Service, tmp_path: Path) -> None:
+    """Nobody else may read the database, what belongs to it, or the key."""
+    with service.owner() as peer:
+        peer.save()
+    files = list(tmp_path.glob("user_data*"))
+    endings = {file.name.removeprefix("user_data.") for file in files}
+    assert {"db", "db-wal", "key", "audit", "audit-head"} <= endings
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_passwords_are_sealed(service: Service, tmp_path: Path) -> None:
+    """A saved password is found in no file, nor is it in a log line or on the console."""
+    canary = "canary-3f9a-\N{SNOWMAN}"
+    with service.owner() as peer:
+        for version in range(1, 11):
+            peer.save(canary)
+            assert save_as(peer, "alice", f"{canary}{version}", request_id=f"r{version}") == version
+        get = {"message": "get_password", "username": "alice", "version": 3}
+        assert peer.ask(get)["password"] == f"{canary}3"
+        for command in ("verify_password", "check_password"):
+            peer.ask({"message": command, "username": "bob", "password": canary})
+        peer.count()
+        peer.send(f'{{"message": "save_password", "password": "{canary}", "id": []}}\n'.encode())
+        assert "canary" not in str(peer.reply())
+    searched = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert len(searched) >= 4
+    assert not [file for file in searched if b"canary" in file.read_bytes()]
+    assert service.stop() == 0
+    assert not [file for file in tmp_path.iterdir() if b"canary" in file.read_bytes()]
+
+
+def test_the_number_equals_the_rows(book: Path, start: Start) -> None:
+    """What is answered is what is in the table, also after a restart."""
+    service = start()
+    with service.peer() as peer:
+        assert peer.count() == 3
+        peer.save()
+        assert peer.count() == 4
+    assert service.stop() == 0
+    with apsw.Connection(str(book / "user_data.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM user").fetchone() == (4,)
+        assert connection.pragma("integrity_check") == "ok"
+        assert connection.pragma("journal_mode") == "wal"
+
+
+@pytest.fixture(params=[1, 2])
+def older_release(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a folder with a book and a key of the first release, or of the second."""
+    passwords = {5: "abc123", 2**62: "p\u00e4ss"}
+    if request.param == 1:
+        make_version_1(tmp_path / "user_data.db", passwords)
+    else:
+        users = [OldUser(id, [password]) for id, password in passwords.items()]
+        make_version_2(tmp_path / "user_data.db", users, {})
+    secret = base64.b64encode(KEY.secret.reveal()).decode()
+    (tmp_path / "user_data.key").write_text(f"pwserver-key-v1 {KEY.id} {secret}\n")
+    (tmp_path / "user_data.key").chmod(0o600)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("older_release")
+def test_a_book_of_an_older_release_is_taken_over(start: Start) -> None:
+    """Its passwords can be read under generated names, and newer versions follow them."""
+    service = start()
+    with service.owner() as peer:
+        assert peer.count() == 2
+        names = [user["username"] for user in peer.ask({"message": "list_users"})["users"]]
+        assert names == [generated_name(5), generated_name(2**62)]
+        get = {"message": "get_password", "username": names[1]}
+        reply = peer.ask(get)
+        assert (reply["password"], reply["version"]) == ("p\u00e4ss", 1)
+        assert save_as(peer, names[1], "new") == 2
+        assert peer.ask({**get, "version": 1})["password"] == "p\u00e4ss"
+        assert peer.save() == {"message": "Password saved!"}
+        assert peer.count() == 3
+
+
+def test_setup_says_whether_it_changed_something(older_release: Path) -> None:
+    """`pwserver setup` does not claim that nothing was changed where it upgraded the database."""
+    database = older_release / "user_data.db"
+    for _ in range(2):
+        before = database.read_bytes()
+        command = [sys.executable, "-m", "pwserver", "setup"]
+        result = subprocess.run(command, cwd=older_release, capture_output=True, check=True)
+        unchanged = database.read_bytes() == before
+        assert (b"nothing was changed" in result.stdout) == unchanged
+
+
+"""What somebody did to a row, and what is asked for then."""
+
+
+def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:
+    """The service does not start on a SQLite with the WAL-reset bug, and says why."""
+    program = (
+        "import apsw; apsw.sqlite_lib_version = lambda: '3.51.2'\n"
+        "import sys; from pwserver.cli.cli import run; sys.exit(run(['serve', '--port', '0']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert_refused(result, "WAL-reset bug")

@@ -1,0 +1,213 @@
+"""Services that answer what they are told to, or misbehave on purpose: peers for client tests.
+
+They listen on a free port of the loopback, in the clear or with TLS, or on a Unix socket, and serve
+every connection in a thread of its own. What a connection sees is a behaviour: the first connection
+gets the first of a list, and so on, and those behind the end of the list all get the last.
+"""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from tests.support.certificates import Authority, Issued
+
+Message = dict[str, Any]
+Behaviour = Callable[["Conversation"], None]
+
+SAVED: Message = {"message": "Password saved!"}
+SAVED_AS: Message = {**SAVED, "username": "alice", "version": 1}
+ALIVE: Message = {"message": "Alive!"}
+TIME = "2026-11-22T17:20:01Z"
+
+TOKEN = "pwserver_" + "canary-token_" * 3 + "AAAA"
+AUTHENTICATE: Message = {"message": "authenticate", "token": TOKEN}
+AUTHENTICATED: Message = {"message": "Authenticated!", "application": "shop", "may": ["get"]}
+DENIED: Message = {"message": "Denied!"}
+
+
+class Conversation:
+    """The service's side of one connection."""
+
+    def __init__(self, service: "FakeService", connection: socket.socket) -> None:
+        self.connection = connection
+        self._service = service
+        self._lines: BinaryIO = connection.makefile("rb")
+
+    def read(self) -> Message | None:
+        """Return the next request, or None at the end."""
+        line = self._lines.readline()
+        if not line:
+            return None
+        request: Message = json.loads(line)
+        self._service.requests.append(request)
+        return request
+
+    def say(self, reply: Message | bytes) -> None:
+        """Send a reply: bytes as they are."""
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode() + b"\n"
+        self.connection.sendall(data)
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        with suppress(OSError):  # so that a reader in another thread ends
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self._lines.close()
+        self.connection.close()
+
+
+class FakeService:
+    """Serves until the end of a `with`, and remembers what it was asked, in order."""
+
+    def __init__(
+        self, *behaviours: Behaviour, tls: ssl.SSLContext | None = None, unix: Path | None = None
+    ) -> None:
+        self._behaviours = behaviours
+        self._tls = tls
+        if unix is None:
+            self._server = socket.create_server(("127.0.0.1", 0), backlog=256)
+            self.place = f"127.0.0.1:{self._server.getsockname()[1]}"
+        else:
+            self._server = socket.create_server(str(unix), family=socket.AF_UNIX, backlog=256)
+            self.place = str(unix)
+        scheme = "pwserver+unix" if unix else "pwservers" if tls else "pwserver"
+        self.url = f"{scheme}://{self.place}"
+        self.url_with_token = f"{scheme}://{TOKEN}@{self.place}"
+        self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []  # as accepted, below any TLS
+        self._lock = threading.Lock()
+        self.open = 0  # connections now
+        self.requests: list[Message] = []
+        self.open_most = 0  # connections at a time
+
+    @property
+    def connections(self) -> int:
+        """How many there were in all."""
+        return len(self._connections)
+
+    def __enter__(self) -> Self:
+        self._acceptor = threading.Thread(target=self._accept)
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._server.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                connection, _ = self._server.accept()
+                if connection.family != socket.AF_UNIX:  # what is said has arrived at once
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                behave = self._behaviours[min(self.connections, len(self._behaviours) - 1)]
+                self._connections.append(connection)
+                with self._lock:
+                    self.open += 1
+                    self.open_most = max(self.open_most, self.open)
+                thread = threading.Thread(target=self._serve, args=(behave, connection))
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, behave: Behaviour, connection: socket.socket) -> None:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(self._note_the_end)
+            at_the_end.enter_context(connection)
+            at_the_end.enter_context(suppress(OSError))  # the client may close when it likes
+            spoken = connection
+            if self._tls is not None:
+                spoken = self._tls.wrap_socket(connection.dup(), server_side=True)
+            conversation = Conversation(self, spoken)
+            at_the_end.callback(conversation.close)
+            behave(conversation)
+
+    def _note_the_end(self) -> None:
+        with self._lock:
+            self.open -= 1
+
+
+def server_tls(issued: Issued, clients: Authority | None = None) -> ssl.SSLContext:
+    """Return the TLS of a service with a certificate, which wants one from clients as well."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.cert, issued.key)
+    context.num_tickets = 0
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(clients.path)
+    return context
+
+
+def authenticate(behave: Behaviour, reply: Message | bytes = AUTHENTICATED) -> Behaviour:
+    """Take a token and answer it, and then behave so."""
+
+    def first(conversation: Conversation) -> None:
+        if conversation.read() is not None:
+            conversation.say(reply)
+            behave(conversation)
+
+    return first
+
+
+def answer(*replies: Message | bytes) -> Behaviour:
+    """Answer so many requests with these, in order; then read on, without a word, to the end."""
+
+    def behave(conversation: Conversation) -> None:
+        for reply in replies:
+            if conversation.read() is None:
+                return
+            conversation.say(reply)
+        while conversation.read() is not None:
+            pass
+
+    return behave
+
+
+def answer_then_hang_up(*replies: Message | bytes, unanswered: int = 0) -> Behaviour:
+    """Answer so many requests, read so many more, and close."""
+
+    def behave(conversation: Conversation) -> None:
+        for reply in replies:
+            conversation.read()
+            conversation.say(reply)
+        for _ in range(unanswered):
+            conversation.read()
+
+    return behave
+
+
+hang_up = answer_then_hang_up(unanswered=1)
+"""Take a request and close without a word."""
+
+silence = answer()
+"""Read and never answer."""
+
+
+def answer_all(reply_to: Callable[[Message], Message]) -> Behaviour:
+    """Answer every request with what a function makes of it."""
+
+    def behave(conversation: Conversation) -> None:
+        while (request := conversation.read()) is not None:
+            conversation.say(reply_to(request))
+
+    return behave
+
+
+def echo(request: Message) -> Message:
+    """Say the password of a user `name` is `password of name`; take everything else well."""
+    if request["message"] == "get_password":
+        name = request["username"]
+        found = {"username": name, "password": f"password of {name}", "version": 1}
+        return {"message": "return_password", **found, "time_saved": TIME}
+    if request["message"] == "save_password":
+        return {**SAVED, "username": request.get("username"), "version": 1}
+    return ALIVE

@@ -1,0 +1,17 @@
+"""The service with `PRAGMA synchronous=OFF`: it acknowledges what is not on the disk.
+
+Run in the service's place, as `python -m tests.trials.power.unsynced serve ...`. The fork server is
+told to load this module too, so all processes come by here before they open anything.
+"""
+
+from __future__ import annotations
+
+from pwserver.__main__ import main
+from pwserver.server import server
+from workers.storage import database
+
+database.PRAGMAS["synchronous"] = "off"
+
+if __name__ == "__main__":
+    server._PRELOAD.append("tests.trials.power.unsynced")
+    main()

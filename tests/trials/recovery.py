@@ -1,0 +1,230 @@
+"""How soon the service answers again after a death, and ends where it must not go on.
+
+    python tests/trials/recovery.py
+
+Starts a service with a million users in its book, and some clients that save. The writer and a
+worker are killed in turn, each long after its start, and timed is how long it takes until a client
+that comes now has a save acknowledged. Then everything is killed, again and again, and timed is how
+long it takes from the new start until a save is acknowledged. At last a sync fails (strace's fault
+injection; left out where there is no strace), and timed is how long it takes until the service has
+ended, which must be with an error, and without having acknowledged the save.
+
+The run fails, with exit code 1 and a sentence, where the 99th percentile after a child's death is
+300 ms or more, a start takes 3 seconds or more, or the end a second or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started by its path
+
+from benchmarks.client.wire import BenchmarkFailed
+from benchmarks.fill import fill
+from benchmarks.results.options import positive
+from benchmarks.results.progress import failures_said, messages, progress
+from benchmarks.results.sheets import Sheet
+from benchmarks.results.terminal import print_sheet
+from pwserver import Client, PwserverError
+from tests.trials.torment.victim import Victim, age_s
+from workers.admin.administration import administration
+from workers.admin.preparation import prepare
+
+CHILDREN = ("writer", "worker 1")
+EVERYTHING, FAILED_SYNC = "everything", "a sync that failed, until the end"
+LIMITS_S = {
+    **dict.fromkeys(CHILDREN, (0.99, 0.3)),
+    EVERYTHING: (1.0, 3.0),
+    FAILED_SYNC: (1.0, 1.0),
+}
+"""Below which so large a part of all times must be."""
+
+INJECTION = ["-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO"]
+GROWN_S = 1.2
+"""So old a child must be: who dies younger is started again after a pause, by design."""
+
+CLIENTS = 4
+FAILED_SYNCS = 10
+PAUSE_S = 0.01
+PROBE_PAUSE_S = 0.002
+GIVEN_UP_S = 30.0
+APPLICATION = "filled"
+
+
+def make_book(victim: Victim, users: int) -> None:
+    """Make a book with so many users."""
+    prepare(victim.store)
+    with administration(victim.store) as files:
+        files.add(APPLICATION, ["save"], common=False)
+    fill(victim.store.path, victim.store.key_path, APPLICATION, users)
+
+
+@contextmanager
+def saving(url: str) -> Iterator[None]:
+    """Save from some clients all the while, whatever they are answered."""
+    over = threading.Event()
+
+    def save() -> None:
+        while not over.is_set():
+            with suppress(PwserverError), Client(url, attempts_max=1) as client:
+                while not over.wait(PAUSE_S):
+                    client.save_password("correct horse battery staple")
+
+    threads = [threading.Thread(target=save) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def until_saved(url: str) -> None:
+    """Return once a save of a new client is acknowledged."""
+    deadline = time.monotonic() + GIVEN_UP_S
+    while time.monotonic() < deadline:
+        with suppress(PwserverError), Client(url, attempts_max=1) as client:
+            client.save_password("probe")
+            return
+        time.sleep(PROBE_PAUSE_S)
+    raise BenchmarkFailed(f"nothing was saved again within {GIVEN_UP_S:g} s")
+
+
+def after_a_child(victim: Victim, url: str, name: str) -> float:
+    """Kill a child that is grown up; return the seconds until a save is acknowledged."""
+    while True:
+        pid = victim.children().get(name)
+        if pid is not None and age_s(pid) > GROWN_S:
+            break
+        time.sleep(PAUSE_S)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    until_saved(url)
+    return time.monotonic() - began
+
+
+def after_everything(victim: Victim, url: str) -> float:
+    """Kill everything; return the seconds from a new start until a save is acknowledged."""
+    victim.kill_everything()
+    began = time.monotonic()
+    victim.start()
+    until_saved(url)
+    return time.monotonic() - began
+
+
+def after_a_failed_sync(victim: Victim, url: str) -> float:
+    """Let the next sync fail; return the seconds from the save that needs it to the end."""
+    writer = str(victim.children()["writer"])
+    with subprocess.Popen(
+        ["strace", "-f", *INJECTION, "-p", writer], stderr=subprocess.PIPE, text=True
+    ) as strace:
+        assert strace.stderr is not None
+        if "attached" not in (line := strace.stderr.readline()):
+            raise BenchmarkFailed(f"strace cannot be attached: {line.strip()}")
+        drain = threading.Thread(target=strace.stderr.read)
+        drain.start()
+        began = time.monotonic()
+        try:
+            with Client(url, attempts_max=1) as client:
+                client.save_password("probe")
+            raise BenchmarkFailed("a save was acknowledged whose sync failed")
+        except PwserverError:
+            pass
+        while victim.ended is None and time.monotonic() < began + GIVEN_UP_S:
+            time.sleep(PROBE_PAUSE_S)
+        seconds = time.monotonic() - began
+        strace.kill()
+        drain.join()
+    if not victim.ended:
+        raise BenchmarkFailed(f"after a failed sync the service ended with {victim.ended}")
+    victim.start()
+    return seconds
+
+
+def show(found: dict[str, list[float]]) -> None:
+    """Print a row for each thing that was killed."""
+    rows: list[list[str]] = []
+    for what, seconds in found.items():
+        if not seconds:
+            messages.print(f"left out: {what} (strace is not installed)")
+            continue
+        figures = [f"{percentile(seconds, part):.3f}" for part in (0.5, 0.99, 1.0)]
+        rows.append([what, f"{len(seconds):,}", *figures])
+    headings = ["what happened", "times", "p50", "p99", "worst"]
+    print_sheet(Sheet("Seconds to the next save, or to the end", headings, rows))
+
+
+def percentile(seconds: Sequence[float], part: float) -> float:
+    """Return the value below which that part of all values is."""
+    return sorted(seconds)[min(int(len(seconds) * part), len(seconds) - 1)]
+
+
+def check(found: dict[str, list[float]]) -> None:
+    """Raise what is not as it must be."""
+    for what, seconds in found.items():
+        part, limit_s = LIMITS_S[what]
+        if seconds and percentile(seconds, part) >= limit_s:
+            raise BenchmarkFailed(f"after {what}: {limit_s:g} s or more")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--users", type=positive, default=1_000_000, help="in the book (default: %(default)s)")
+    add("--kills", type=positive, default=100, help="of each child (default: %(default)s)")
+    add("--starts", type=positive, default=20, help="after SIGKILL to all (default: %(default)s)")
+    return parser
+
+
+def run(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Kill, and return how long each recovery took."""
+    found: dict[str, list[float]] = {what: [] for what in LIMITS_S}
+    syncs = FAILED_SYNCS if shutil.which("strace") else 0
+    with tempfile.TemporaryDirectory(prefix="pwserver-recovery-") as home:
+        victim = Victim(Path(home), ["--list-users", "none"])
+        url = f"pwserver://127.0.0.1:{victim.port}"
+        make_book(victim, options.users)
+        try:
+            victim.start()
+            with saving(url), progress(options.kills + options.starts + syncs) as now_at:
+                for number in range(options.kills):
+                    now_at(f"kill {number + 1}")
+                    for name in CHILDREN:
+                        found[name].append(after_a_child(victim, url, name))
+                for number in range(options.starts):
+                    now_at(f"start {number + 1}")
+                    found[EVERYTHING].append(after_everything(victim, url))
+                for number in range(syncs):
+                    now_at(f"failed sync {number + 1}")
+                    found[FAILED_SYNC].append(after_a_failed_sync(victim, url))
+        finally:
+            victim.clear()
+    return found
+
+
+def main() -> None:
+    """Measure, or say why not."""
+    with failures_said():
+        found = run(command_line().parse_args())
+        show(found)
+        check(found)
+
+
+if __name__ == "__main__":
+    main()
