@@ -1,14 +1,15 @@
 """The service without its limit on wrong guesses, to be measured by who guesses wrong all the time.
 
-    python benchmarks/unlimited.py serve ...
+    python -m benchmarks.servers.unlimited serve ...
 
-The same as `pwserver` but for that. multiprocessing imports the main module again in every child,
-so what is changed here is changed in the workers.
+The same as `pwserver` but for that. The fork server is told to load this module too, so what is
+changed here is changed in the workers.
 """
 
 from __future__ import annotations
 
 from pwserver.__main__ import main
+from pwserver.server import server
 from workers.auth.guesses import Guesses, Key, Limit
 
 
@@ -20,4 +21,5 @@ def no_limit(self: Guesses, *keys: Key) -> Limit:
 Guesses.limit = no_limit  # type: ignore[method-assign]
 
 if __name__ == "__main__":
+    server._PRELOAD.append("benchmarks.servers.unlimited")
     main()
