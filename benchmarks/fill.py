@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 from peewee import SchemaManager
 
 from benchmarks.client.book import name_of, password_of, scattered
-from workers.book.keys import read_keyring
+from workers.book.keyring import read_keyring
 from workers.book.models import USER, Application, IdClock, User, UserRow, sql
 from workers.book.rows import seal
 from workers.book.vault import Vault

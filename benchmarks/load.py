@@ -18,9 +18,10 @@ measured when, `clients.py`, `generator.py` and `once.py` make the load that `sc
 `book.py` write, `replies.py` checks it, `servers.py` and `service.py` run what is measured and
 `subjects.py` keeps the account of it; `ratios.py` compares, `report.py` and `plot.py` show it.
 
-The seed's loads are those of a guest, who has no token, and the book's those of an application with
-a book of its own. The run fails, with exit code 1 and a sentence, if a reply is not the one the
-contract gives, if a server goes silent, or if a save that was acknowledged is not counted after.
+The basic contract's loads are those of a guest, who has no token, and the book's those of an
+application with a book of its own. The run fails, with exit code 1 and a sentence, if a reply is
+not the one the contract gives, if a server goes silent, or if a save that was acknowledged is not
+counted after.
 """
 
 from __future__ import annotations

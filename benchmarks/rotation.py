@@ -5,8 +5,8 @@
 Starts a service of its own with users in it, and puts saves on it. Each round measures it alone and
 with `pwserver key rotate` at work; which goes first changes from round to round. When a measurement
 is over, the rotation is killed, as any may be. The next one has a new key, so that there is always
-enough for it to seal anew. The run fails, with exit code 1 and a sentence, if a rotation ends while
-it is measured, and like every load test if a save that was acknowledged is not counted after.
+enough for it to seal again. The run fails, with exit code 1 and a sentence, if a rotation ends
+while it is measured, and like every load test if a save that was acknowledged is not counted after.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Measured:
     alone: Result
     beside: Result
     sealed_per_s: list[float] = field(default_factory=list)
-    """Rows that the rotation has sealed anew, in each round."""
+    """Rows that the rotation has sealed again, in each round."""
 
     @classmethod
     def at(cls, subject: Subject, connections: int, depth: int) -> Measured:
@@ -82,7 +82,7 @@ class Rotation:
         self._process = service.begin("key", "rotate")
 
     def wait_until_at_work(self) -> None:
-        """Wait until the first row is sealed anew; it is the first to be so."""
+        """Wait until the first row is sealed again; it is the first to be so."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while self._number("SELECT key_id FROM user ORDER BY id LIMIT 1") != self._key:
             self.check()
@@ -98,7 +98,7 @@ class Rotation:
             raise BenchmarkFailed(f"the rotation was over too early; more --users? It said: {said}")
 
     def sealed_per_s(self) -> float:
-        """Return how many rows a second it has sealed anew since it was at work."""
+        """Return how many rows a second it has sealed again since it was at work."""
         took_s = time.monotonic() - self._at_work_s
         select = "SELECT COUNT(*) FROM user WHERE key_id = ? AND saved_at_ms < ?"
         return self._number(select, self._key, self._since_ms) / took_s

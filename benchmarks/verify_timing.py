@@ -5,7 +5,7 @@
 Starts a service of its own and asks it as an application, over one connection, one question after
 another, each of six kinds in turn: a wrong password of a user that is there, or a name that nobody
 has, or one that is in the book of another application; chosen names, or generated ones. A *block*
-is one question of each kind, in an order drawn anew; names are drawn from many, and those that are
+is one question of each kind, in an order drawn again; names are drawn from many, and those that are
 not there lie between those that are. What is compared is of one length, and every reply is the
 same. The clock of the client is what an attacker on the same machine has, and nobody has a better
 one. The limit on wrong guesses is off (`unlimited.py`), because with it this would take hours.
@@ -47,7 +47,7 @@ from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet, terminal
 from benchmarks.servers.service import Service
-from workers.auth.guesses import APPLICATION
+from workers.auth.throttle import APPLICATION
 
 EXIT_DIFFERENT = 1
 EXIT_UNDECIDED = 3

@@ -9,8 +9,7 @@ Everything is imported when it is asked for. asyncio would double the time of an
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pwserver.client.async_client import AsyncClient
-    from pwserver.client.client import Client
+    from pwserver.client.aio import AsyncClient
     from pwserver.client.pipeline import AsyncPipeline, Pending, Pipeline
     from pwserver.client.results import (
         Generated,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         Strength,
         User,
     )
+    from pwserver.client.sync import Client
     from pwserver.errors import (
         ConfigError,
         ConnectionFailed,

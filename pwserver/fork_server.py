@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pwserver.handoff import control_channel, receive_control, send_control
+from pwserver.ipc import control_channel, receive_control, send_control
 from pwserver.shared_memory import SharedArray
 
 READY = b"R"  # its modules are loaded

@@ -34,7 +34,7 @@ then overwritten in place, which syncs 1.8 times as fast as a file that grows.""
 
 LOG_BYTES_KEPT = 32 * 1024 * 1024
 """How long the file of the log may stay: 16 times what is copied at a time, so that it is cut only
-where a reader was in the way for long. SQLite cuts it when it begins the log anew; without a limit
+where a reader was in the way for long. SQLite cuts it when it begins the log again; without a limit
 it would be as long as it ever was until the service stops."""
 
 COMMIT_AWAITED_S = 0.0003

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pwserver import AsyncClient, Client
-from pwserver.client import exchange
+from pwserver.client import retry
 from tests.support import needs
 from tests.support.certificates import Authority, Issued
 from tests.support.fake_service import server_tls
@@ -137,7 +137,7 @@ def tls(issued: Issued) -> ssl.SSLContext:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for the pauses between attempts, nor find a token it was not given."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "PAUSE_S", 0.001)
     monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)
 
 

@@ -13,7 +13,7 @@ import select
 import socket
 import time
 
-from pwserver.handoff import receive_control
+from pwserver.ipc import receive_control
 from workers.process import CHANNEL, become_child, say_ready
 from workers.serving.checks import FAILED, PACKET_BYTES_MAX
 

@@ -18,7 +18,7 @@ import setproctitle
 
 from pwserver import logs
 from pwserver.fork_server import FAILED, READY, STARTED, unpack
-from pwserver.handoff import receive_control, send_control
+from pwserver.ipc import receive_control, send_control
 from workers.process import ignore_signals, protect_memory, say_why
 
 _FORK = multiprocessing.get_context("fork")

@@ -13,7 +13,7 @@ import setproctitle
 
 from pwserver import logs
 from pwserver.fork_server import LISTENERS_SIGNALS
-from pwserver.handoff import send_control
+from pwserver.ipc import send_control
 
 CLIENTS = b"C"  # to a worker: sockets of clients; how many (one byte) follows
 WRITER = b"W"  # to a worker: its channel to the writer, in place of the last one

@@ -18,28 +18,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from pwserver.config import Settings
-from pwserver.handoff import Scoreboard, receive_control
+from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import COMMIT_AWAITED_S, TICK_S
-from workers.audit.audit import AuditLog
+from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
-from workers.auth.guesses import Guesses, GuessTable
-from workers.book.keys import Keyring
+from workers.auth.throttle import GuessTable, Throttle
+from workers.book.keyring import Keyring
 from workers.book.models import IdClock
 from workers.book.vault import Vault
 from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
-from workers.serving.arrivals import Arrivals
-from workers.serving.batches import Batch, Batches, Waiter
 from workers.serving.checks import Checks
+from workers.serving.commit_queue import Batch, CommitQueue, Waiter
 from workers.serving.connection import Connection
 from workers.serving.context import Context
-from workers.serving.lines import Lines
+from workers.serving.intake import Intake
+from workers.serving.name_queues import NameQueues
 from workers.storage.reading import BookReader
 from workers.waiting import Events, Lookout
 
 if TYPE_CHECKING:  # a service without TLS does not load it
     from workers.tls.certificates import TlsFiles
     from workers.tls.handshakes import Handshakes
-    from workers.tls.tls import Codec
+    from workers.tls.records import Codec
 
 _EVENTS_MAX = 256
 """Events taken in one turn: the rows of a turn go to the writer together."""
@@ -64,18 +64,18 @@ def main(
 ) -> None:
     """Run worker number `start.number` until the listener says to stop, or is gone."""
     become_child(f"worker {start.number}")
-    settings, keyring, batches = start.settings, start.keyring, Batches()
+    settings, keyring, batches = start.settings, start.keyring, CommitQueue()
     reader = BookReader(settings.path, scoreboard)
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
         ids=IdClock(start.serial),
         batches=batches,
-        lines=Lines(batches, settings.save_timeout_s),
+        lines=NameQueues(batches, settings.save_timeout_s),
         reader=reader,
         registry=Registry(reader, keyring.for_purpose("application")),
         audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
-        guesses=Guesses(start.guess_table, start.number),
+        guesses=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
         bell=bell,
@@ -94,7 +94,7 @@ class Worker:
         self._settings = start.settings
         self._number = start.number
         self._connections: dict[int, Connection] = {}
-        self._arrivals = Arrivals(context, start.settings)
+        self._arrivals = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or changed otherwise
         self._watched: set[Connection] = set()  # have a deadline
         self._writer: socket.socket | None = None

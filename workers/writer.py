@@ -21,11 +21,12 @@ from pathlib import Path
 import apsw
 
 from pwserver.errors import PwserverError, StorageFailed
-from pwserver.handoff import FrameReader, Scoreboard, frame, receive_control, send_control
+from pwserver.ipc import FrameReader, Scoreboard, frame, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
 from workers.book.models import Row
 from workers.process import CHANNEL, STOP, become_child, say_ready
 from workers.storage.database import Store
+from workers.storage.disk_space import why_no_room
 from workers.storage.outage import (
     CANNOT_BE_OPENED,
     DISK_ERROR,
@@ -35,7 +36,6 @@ from workers.storage.outage import (
     READ_ONLY,
     Outage,
 )
-from workers.storage.room import why_no_room
 from workers.storage.validation import CheckValues
 from workers.storage.writing import KeyRetired, Operation, Result
 from workers.waiting import Events, Lookout
@@ -202,7 +202,7 @@ class Writer:
                 self._forget(worker)
 
     def _files_changed(self) -> bool:
-        """Make the book anew if it was removed; return whether commits since then are lost.
+        """Make the book again if it was removed; return whether commits since then are lost.
 
         A log that alone was removed loses nothing: this connection still has it open and copies it
         to the database before it closes, now or, where a reader is in the way, a little later.

@@ -46,7 +46,7 @@ def _done(job: Job, pipe: Pipe) -> Outcome | str:
 
 
 def _do(job: Job, pipe: Pipe) -> Outcome:
-    anew = job.point.once or job.access.closes
-    with OnceSession(job) if anew else LastingSession(job) as session:
+    again = job.point.once or job.access.closes
+    with OnceSession(job) if again else LastingSession(job) as session:
         pipe.send(None)
         return session.run(pipe.recv())

@@ -1,4 +1,5 @@
-"""The seed's exchanges in every protocol that a contender speaks: what is asked and answered.
+"""The basic contract's exchanges in every protocol that a contender speaks: what is asked and
+answered.
 
 A save and a count are all that the contenders have in common. Whatever the protocol, a reply comes
 to the checks as one line (`links.py` makes it one where it is none), so a dialect is no more than
@@ -38,7 +39,7 @@ POSTGRES_STATEMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one protocol spells the seed's exchanges; the replies are lines without their newline."""
+    """How one protocol spells the contract's exchanges; replies are lines without their newline."""
 
     save_request: Callable[[str], bytes]
     """Spells a save. Our passwords need no escape in any of the protocols."""

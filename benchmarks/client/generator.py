@@ -1,6 +1,6 @@
 """What a client process does: keeps its connections busy, checks every reply and times it.
 
-Each connection keeps `depth` requests in flight: as many as are answered are sent anew, until the
+Each connection keeps `depth` requests in flight: as many as are answered are sent again, until the
 clock stops, and then every request in flight is waited for, so that nothing is left unanswered and
 the saves that were acknowledged can be counted to the last one. This is a closed loop: a slow
 server is asked less often, so percentiles are those of the requests made, not of an arrival rate.
@@ -232,7 +232,7 @@ class LastingSession(Session):
             link.close()
 
     def listen(self, connection: Connection) -> None:
-        """Take the replies that arrived, check and time them, and ask as many requests anew."""
+        """Take the replies that arrived, check and time them, and ask as many requests again."""
         try:
             data = connection.recv(RECEIVE_BYTES)
         except NOT_NOW:  # TLS had something to say by itself

@@ -6,7 +6,7 @@ of what the next one waits for. Nothing waits: while one connects, others ask or
 
 On a loopback a connection is there when `connect` returns, so the request is sent at once, and only
 where that fails is it waited for. A server of whom we know that it closes behind its reply is met
-the same way, since connecting anew is what it leaves its clients.
+the same way, since connecting again is what it leaves its clients.
 
 Who closes first keeps its port for a minute, and an address has 28,232 of them. A loopback gives
 one back after a second (`tcp_tw_reuse` is 2, as it is unless somebody changed it), but above 13,000
@@ -114,7 +114,7 @@ class OnceSession(Session):
             return
 
     def listen(self, errand: Errand) -> None:
-        """Take the reply when all of it is there, time and check it, and set out anew."""
+        """Take the reply when all of it is there, time and check it, and set out again."""
         link = errand.link
         assert link is not None
         try:

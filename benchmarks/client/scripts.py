@@ -31,8 +31,8 @@ from benchmarks.client.replies import (
 from benchmarks.client.wire import PREPARE, Job, shares
 
 SEED_CIRCLE = 1000
-"""Requests of a circle of the seed's loads: a multiple of `MIXED_COUNT_EVERY`, so that the mix does
-not change where the circle closes."""
+"""Requests of a circle of the basic contract's loads: a multiple of `MIXED_COUNT_EVERY`, so that
+the mix does not change where the circle closes."""
 
 BOOK_CIRCLE = 20_000
 """Requests of a circle of the book's loads, each on a user drawn from all: those of two processes

@@ -3,8 +3,9 @@
 Nothing here is shared with the service on purpose. A load test that took the service's own encoder
 would agree with it about anything, and would be the slower for it: here requests and replies are
 plain bytes, and those of a load are laid out before the clock starts (`scripts.py`). This file has
-what all parts of the load test name things by; `dialects.py` has the seed's exchanges, in every
-protocol that a server is measured by, `book.py` the book's, and `links.py` what connections are.
+what all parts of the load test name things by; `dialects.py` has the basic contract's exchanges, in
+every protocol that a server is measured by, `book.py` the book's, and `links.py` what connections
+are.
 """
 
 from __future__ import annotations

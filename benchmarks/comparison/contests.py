@@ -1,4 +1,4 @@
-"""The sections in which contenders meet: at all sizes, anew for each request, with many users.
+"""The sections in which contenders meet: at all sizes, again for each request, with many users.
 
 Each starts its own servers, all of them at once, because they are measured in turn.
 """

@@ -1,4 +1,4 @@
-"""What the parts cost: the figures behind the decisions in ARCHITECTURE.md, measured anew.
+"""What the parts cost: the figures behind the decisions in ARCHITECTURE.md, measured again.
 
     python benchmarks/costs/costs.py
 

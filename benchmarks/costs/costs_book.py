@@ -29,7 +29,7 @@ from pwserver.limits import CHECKPOINT_PAGES
 from workers.book import rows
 from workers.book.models import COMMON_BOOK, Row, User, UserRow
 from workers.book.vault import Vault
-from workers.serving.batches import DONE
+from workers.serving.commit_queue import DONE
 from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.storage.database import Store

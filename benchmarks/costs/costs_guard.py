@@ -16,7 +16,7 @@ from pwserver.secret import Secret
 from workers.auth.applications import new_token, token_hash
 from workers.serving.context import Context
 from workers.tls.certificates import TlsFiles
-from workers.tls.tls import Codec
+from workers.tls.records import Codec
 
 HOST = "127.0.0.1"
 REPLY = b'{"message": "Alive!"}\n'

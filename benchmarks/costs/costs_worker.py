@@ -17,23 +17,23 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from benchmarks.costs.costing import Cost, per_call
 from pwserver.config import Settings
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.secret import Secret
 from pwserver.wire.framing import request_reader
-from pwserver.wire.protocol import RIGHTS
-from workers.audit.audit import AuditLog
+from pwserver.wire.messages import RIGHTS
+from workers.audit.record import AuditLog
 from workers.auth.applications import ANYBODY, KNOWN, Caller, Registry
-from workers.auth.guesses import Guesses, GuessTable
-from workers.book.keys import KEY_BYTES, Keyring, MasterKey
+from workers.auth.throttle import GuessTable, Throttle
+from workers.book.keyring import KEY_BYTES, Keyring, MasterKey
 from workers.book.models import IdClock
 from workers.book.vault import HALF_NONCE_BYTES, Vault, derive_key
 from workers.checker import check
-from workers.serving.batches import DONE, Batches
 from workers.serving.checks import Checks
+from workers.serving.commit_queue import DONE, CommitQueue
 from workers.serving.connection import Connection
 from workers.serving.context import Context
-from workers.serving.lines import Lines
+from workers.serving.name_queues import NameQueues
 from workers.storage.reading import BookReader
 
 PASSWORD = "abc123def456"
@@ -102,18 +102,18 @@ def context_of(path: Path) -> Context:
     scoreboard.opened()
     bell, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     bell.setblocking(False)  # nobody listens; full, it is passed over
-    reader, batches = BookReader(path, scoreboard), Batches()
+    reader, batches = BookReader(path, scoreboard), CommitQueue()
     record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
     return Context(
         vault=Vault(KEYRING),
         key_path=path.with_suffix(".key"),
         ids=IdClock(1),
         batches=batches,
-        lines=Lines(batches, save_timeout_s=1.0),
+        lines=NameQueues(batches, save_timeout_s=1.0),
         reader=reader,
         registry=Registry(reader, KEYRING.for_purpose("application")),
         audit=AuditLog(*record, KEYRING.for_purpose("audit")),
-        guesses=Guesses(GuessTable(1), 1),
+        guesses=Throttle(GuessTable(1), 1),
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,

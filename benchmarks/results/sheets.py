@@ -38,7 +38,7 @@ class Chapter:
 def size(point: Size) -> str:
     """Return how many connections there are, and how many requests are in flight on each."""
     connections, depth, once = point
-    return f"{connections:,}{' anew' if once else f'x{depth}' if depth > 1 else ''}"
+    return f"{connections:,}{' again' if once else f'x{depth}' if depth > 1 else ''}"
 
 
 def number(figure: float) -> str:

@@ -9,17 +9,17 @@ changed here is changed in the workers.
 from __future__ import annotations
 
 from pwserver.__main__ import main
-from pwserver.server import server
-from workers.auth.guesses import Guesses, Key, Limit
+from pwserver.server import supervisor
+from workers.auth.throttle import Key, Limit, Throttle
 
 
-def no_limit(self: Guesses, *keys: Key) -> Limit:
+def no_limit(self: Throttle, *keys: Key) -> Limit:
     """Return a limit on nothing."""
     return Limit([])
 
 
-Guesses.limit = no_limit  # type: ignore[method-assign]
+Throttle.limit = no_limit  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    server._PRELOAD.append("benchmarks.servers.unlimited")
+    supervisor._PRELOAD.append("benchmarks.servers.unlimited")
     main()

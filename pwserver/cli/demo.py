@@ -1,4 +1,5 @@
-"""The demonstration: the seed's three messages, and what a service answers, in plain sight.
+"""The demonstration: the basic contract's three messages, and what a service answers, in plain
+sight.
 
 The service is one of its own, with a book in a temporary folder: nobody needs to have started one,
 nothing comes into anybody's book, and nothing is left behind. It speaks over a plain socket: a main

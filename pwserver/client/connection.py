@@ -1,4 +1,4 @@
-"""One connection of a `Client`: how it is made, and how it moves the bytes of a `Talk`.
+"""One connection of a `Client`: how it is made, and how it moves the bytes of a `RoundTrip`.
 
 Over TCP, with TLS or without, or over a Unix socket. It knows nothing of messages, nor of what the
 connection is used for before and after; that is the business of `connections`.
@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pwserver.client.access import Access
-from pwserver.client.talk import Authentication, Talk, seconds_until
+from pwserver.client.round_trip import Authentication, RoundTrip, seconds_until
 from pwserver.client.url import ServiceUrl
 from pwserver.errors import ConnectionFailed
 
@@ -48,7 +48,7 @@ class Connection:
         if access.token is not None:
             self.ask(Authentication(access.token, deadline))
 
-    def ask(self, talk: Talk) -> None:
+    def ask(self, talk: RoundTrip) -> None:
         """Send what a talk has to send, and take what arrives until it awaits no more.
 
         Both at the same time: the service stops reading from a client that does not.

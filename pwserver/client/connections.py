@@ -19,8 +19,8 @@ import weakref
 
 from pwserver.client.access import Access
 from pwserver.client.connection import Connection, connected_socket
-from pwserver.client.exchange import Exchange
-from pwserver.client.turns import Held, Turns
+from pwserver.client.fair_semaphore import FairSemaphore, Held
+from pwserver.client.retry import RetriedCalls
 from pwserver.errors import ConnectionFailed
 
 
@@ -34,11 +34,11 @@ class ConnectionPool:
         _pools.add(self)
 
     def _start(self) -> None:
-        self._turns = Turns(self._connections_max)
+        self._turns = FairSemaphore(self._connections_max)
         self._idle: list[Connection] = []  # the one used last is the last
         self._open: set[Held[Connection]] = set()
 
-    def ask(self, exchange: Exchange) -> None:
+    def ask(self, exchange: RetriedCalls) -> None:
         """Ask over a connection, waiting for one up to the deadline of the exchange."""
         if not self._turns.take(lambda: self._ask(exchange), exchange.seconds_left):
             raise all_in_use(self._connections_max)
@@ -56,7 +56,7 @@ class ConnectionPool:
             if (connection := opened()) is not None:
                 connection.close()
 
-    def _ask(self, exchange: Exchange) -> None:
+    def _ask(self, exchange: RetriedCalls) -> None:
         idle = self._idle
         connection = _newest_fresh(idle) or self._connect(exchange)
         try:
@@ -68,7 +68,7 @@ class ConnectionPool:
         if idle is not self._idle:  # the client was closed meanwhile
             _close_all(idle)
 
-    def _connect(self, exchange: Exchange) -> Connection:
+    def _connect(self, exchange: RetriedCalls) -> Connection:
         connection = Connection(connected_socket(self._access.url, exchange.deadline))
         try:
             self._open.add(Held(connection, self._open.discard))

@@ -7,8 +7,8 @@ They do no input or output: the client they are of runs the calls. Each method t
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from pwserver.client import calls
-from pwserver.client.calls import Call
+from pwserver.client import commands
+from pwserver.client.commands import Call
 from pwserver.errors import PwserverError
 
 P = ParamSpec("P")
@@ -60,19 +60,19 @@ class _Gathering:
         self._added: list[Pending[Any]] = []
         self.results: list[Any] = []
 
-    save_password = _adds(calls.save_password)
-    get_password = _adds(calls.get_password)
-    verify_password = _adds(calls.verify_password)
-    password_history = _adds(calls.password_history)
-    restore_password = _adds(calls.restore_password)
-    label_user = _adds(calls.label_user)
-    list_users = _adds(calls.list_users)
-    delete_user = _adds(calls.delete_user)
-    generate_password = _adds(calls.generate_password)
-    check_password = _adds(calls.check_password)
-    number_of_users = _adds(calls.number_of_users)
-    ping = _adds(calls.ping)
-    status = _adds(calls.status)
+    save_password = _adds(commands.save_password)
+    get_password = _adds(commands.get_password)
+    verify_password = _adds(commands.verify_password)
+    password_history = _adds(commands.password_history)
+    restore_password = _adds(commands.restore_password)
+    label_user = _adds(commands.label_user)
+    list_users = _adds(commands.list_users)
+    delete_user = _adds(commands.delete_user)
+    generate_password = _adds(commands.generate_password)
+    check_password = _adds(commands.check_password)
+    number_of_users = _adds(commands.number_of_users)
+    ping = _adds(commands.ping)
+    status = _adds(commands.status)
 
     def _taken(self) -> tuple[list[Pending[Any]], list[Call[Any]]]:
         added, self._added = self._added, []

@@ -7,7 +7,7 @@ part of a repr, so that none gets into a log by accident. Times are in UTC.
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pwserver.wire.protocol import SavedVersion, User
+from pwserver.wire.messages import SavedVersion, User
 
 __all__ = [
     "Generated",

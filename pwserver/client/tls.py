@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 
 from pwserver import memory, trust
-from pwserver.client.talk import Talk
+from pwserver.client.round_trip import RoundTrip
 from pwserver.client.url import ServiceUrl
 from pwserver.errors import ConfigError, ConnectionFailed, TlsFailed
 
@@ -88,7 +88,7 @@ class Session:
         """Whether the handshake is done, as far as that can be seen from here."""
         self._advance()
 
-    def handshake(self, deadline: float) -> Talk:
+    def handshake(self, deadline: float) -> RoundTrip:
         """Return what has to be said, again and again until `is_ready`, before anything else."""
         return _Handshake(self, deadline)
 
@@ -169,7 +169,7 @@ class Session:
         return TlsFailed(f"{self._url} {problem}.")
 
 
-class _Handshake(Talk):
+class _Handshake(RoundTrip):
     """What both sides say until they have agreed on keys."""
 
     def __init__(self, session: Session, deadline: float) -> None:

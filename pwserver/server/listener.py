@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from pwserver.config import Settings
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from pwserver.limits import HANDOVERS_MAX
-from pwserver.server.listening import Listening
-from pwserver.server.pool import Child
+from pwserver.server.children import Child
+from pwserver.server.sockets import Listening
 
 log = logging.getLogger(__name__)
 

@@ -39,11 +39,11 @@ class Loop:
     def hear_signals(self, handler: Callable[[str], None]) -> None:
         """Call `handler` from the loop with the name of each signal that was caught."""
 
-        def hear() -> None:
+        def on_signal() -> None:
             for number in self._signals.recv(64):
                 handler(signal.Signals(number).name)
 
-        self.watch(self._signals.fileno(), hear)
+        self.watch(self._signals.fileno(), on_signal)
 
     def turn(self, timeout_s: float) -> None:
         """Wait for something to happen, but not for longer than that, and call what is due."""

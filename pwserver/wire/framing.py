@@ -26,8 +26,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pwserver.wire.complaints import explain, refuse_nul, without_extras
-from pwserver.wire.protocol import Bad, Reply, Request
+from pwserver.wire.messages import Bad, Reply, Request
+from pwserver.wire.validation_errors import explain, refuse_nul, without_extras
 
 NESTING_MAX = 64  # objects and lists within each other, the message itself included
 

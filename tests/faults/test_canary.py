@@ -190,7 +190,7 @@ def lose_the_record(service: Service) -> None:
 
 
 def lose_the_key(service: Service) -> None:
-    """Take the key file away, and have the workers started anew without it."""
+    """Take the key file away, and have the workers started again without it."""
     service.key_file.rename(service.folder / "lost.key")
     for name in ("worker 1", "worker 2"):
         service.replace(name)
@@ -328,7 +328,7 @@ def open_to_others(*pids: int) -> dict[int, set[str]]:
 
 
 def test_nobody_looks_into_the_memory(start: Start) -> None:
-    """Of no process of the service, also one that was started anew, can the same user see it."""
+    """Of no process of the service, also one that was started again, can the same user see it."""
     service = start(preexec_fn=_without_privilege)
     with launched(["sleep", "60"], preexec_fn=_without_privilege) as other:
         seen = open_to_others(other.pid)

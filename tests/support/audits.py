@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from pwserver.secret import Secret
-from workers.audit.audit import AuditLog
-from workers.audit.audit_reading import Record, Records
-from workers.audit.audit_verification import Verdict, verify
+from workers.audit.reading import Record, Records
+from workers.audit.record import AuditLog
+from workers.audit.verification import Verdict, verify
 
 KEY = Secret(bytes(range(32)))
 TIME_MS = 1_795_379_657_123  # 2026-11-22T20:34:17.123Z

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pwserver.wire.protocol import RIGHTS
+from pwserver.wire.messages import RIGHTS
 from tests.support.books_wire import PING, worker_of
 from tests.support.harness import Peer, Service, eventually
 

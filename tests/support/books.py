@@ -7,17 +7,17 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from pwserver.secret import Secret
-from pwserver.wire.protocol import RIGHTS
+from pwserver.wire.messages import RIGHTS
 from workers.auth.applications import ANYBODY, KNOWN, Caller
-from workers.auth.guesses import Limit
 from workers.auth.peers import Peer
+from workers.auth.throttle import Limit
 from workers.book import history
 from workers.book.history import OlderVersion
-from workers.book.keys import Keyring, MasterKey
+from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
-from workers.serving.batches import Awaited
+from workers.serving.commit_queue import Awaited
 from workers.storage.database import Store
 from workers.storage.writing import DONE, SAVE, nonce
 

@@ -57,7 +57,7 @@ UNKNOWN_TOKEN = "pwserver_" + "A" * 43
 
 
 def save(username: str | None = None, password: str = "abc123", **more: Any) -> Request:
-    """Return a save; without a name it is the seed's."""
+    """Return a save; without a name it is the basic contract's."""
     named = {} if username is None else {"username": username}
     return {"message": "save_password", "password": password, **named, **more}
 

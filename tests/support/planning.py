@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from pwserver.wire.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
+from pwserver.wire.messages import DeleteUser, LabelUser, RestorePassword, SavePassword
 from tests.support.books import (
     BOTH_KEYS,
     KEY,
@@ -15,17 +15,17 @@ from tests.support.books import (
     open_store,
     take_key,
 )
-from workers.audit.audit import AuditLog
+from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
-from workers.auth.guesses import Guesses, GuessTable
-from workers.book.keys import MasterKey
+from workers.auth.throttle import GuessTable, Throttle
+from workers.book.keyring import MasterKey
 from workers.book.models import IdClock, UserRow
 from workers.book.vault import Vault
-from workers.serving.batches import Batches
 from workers.serving.checks import Checks
+from workers.serving.commit_queue import CommitQueue
 from workers.serving.context import Context
-from workers.serving.lines import Lines, Write
-from workers.serving.operations import Delete, Label, Restore, Save
+from workers.serving.mutations import Delete, Label, Restore, Save
+from workers.serving.name_queues import NameQueues, Write
 from workers.storage.reading import BookReader
 from workers.storage.writing import DONE
 
@@ -41,7 +41,7 @@ class Planner:
         self.store = open_store(path)
         take_key(self.store, NEXT_KEY.id)
         scoreboard = new_scoreboard()
-        reader, batches = BookReader(path, scoreboard), Batches()
+        reader, batches = BookReader(path, scoreboard), CommitQueue()
         record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
         table = GuessTable(1)
         self.context = Context(
@@ -49,11 +49,11 @@ class Planner:
             key_path=path.with_suffix(".key"),
             ids=IdClock(1),
             batches=batches,
-            lines=Lines(batches, _TIMEOUT_S),
+            lines=NameQueues(batches, _TIMEOUT_S),
             reader=reader,
             registry=Registry(reader, BOTH_KEYS.for_purpose("application")),
             audit=AuditLog(*record, BOTH_KEYS.for_purpose("audit")),
-            guesses=Guesses(table, 1),
+            guesses=Throttle(table, 1),
             checks=Checks(_TIMEOUT_S),
             scoreboard=scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),

@@ -9,8 +9,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from pwserver.wire import framing, protocol
-from pwserver.wire.protocol import Message
+from pwserver.wire import framing
+from pwserver.wire.messages import (
+    ALPHABET_LENGTH_MAX,
+    GENERATED_LENGTH_MAX,
+    GENERATED_LENGTH_MIN,
+    ID_LENGTH_MAX,
+    LABEL_LENGTH_MAX,
+    PAGE_USERS_MAX,
+    REQUESTS,
+    TOKEN_LENGTH_MAX,
+    USERNAME_LENGTH_MAX,
+    VERSION_MAX,
+    Message,
+)
 
 LIMIT = 65536
 
@@ -51,18 +63,18 @@ JSON = st.recursive(
 SOME_TEXT = NO_NUL.filter(bool)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "password": SOME_TEXT,
-    "username": SOME_TEXT.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
-    "labels": st.lists(SOME_TEXT.map(lambda text: text[: protocol.LABEL_LENGTH_MAX]), max_size=3),
-    "label": SOME_TEXT.map(lambda text: text[: protocol.LABEL_LENGTH_MAX]),
-    "request_id": SOME_TEXT.map(lambda text: text[: protocol.ID_LENGTH_MAX]),
-    "version": st.integers(1, protocol.VERSION_MAX),
-    "if_version": st.integers(0, protocol.VERSION_MAX),
-    "after": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
-    "prefix": NO_NUL.map(lambda text: text[: protocol.USERNAME_LENGTH_MAX]),
-    "limit": st.integers(1, protocol.PAGE_USERS_MAX),
-    "length": st.integers(protocol.GENERATED_LENGTH_MIN, protocol.GENERATED_LENGTH_MAX),
-    "alphabet": NO_NUL.map(lambda text: f"ab{text}"[: protocol.ALPHABET_LENGTH_MAX]),
-    "token": SOME_TEXT.map(lambda text: text[: protocol.TOKEN_LENGTH_MAX]),
+    "username": SOME_TEXT.map(lambda text: text[:USERNAME_LENGTH_MAX]),
+    "labels": st.lists(SOME_TEXT.map(lambda text: text[:LABEL_LENGTH_MAX]), max_size=3),
+    "label": SOME_TEXT.map(lambda text: text[:LABEL_LENGTH_MAX]),
+    "request_id": SOME_TEXT.map(lambda text: text[:ID_LENGTH_MAX]),
+    "version": st.integers(1, VERSION_MAX),
+    "if_version": st.integers(0, VERSION_MAX),
+    "after": NO_NUL.map(lambda text: text[:USERNAME_LENGTH_MAX]),
+    "prefix": NO_NUL.map(lambda text: text[:USERNAME_LENGTH_MAX]),
+    "limit": st.integers(1, PAGE_USERS_MAX),
+    "length": st.integers(GENERATED_LENGTH_MIN, GENERATED_LENGTH_MAX),
+    "alphabet": NO_NUL.map(lambda text: f"ab{text}"[:ALPHABET_LENGTH_MAX]),
+    "token": SOME_TEXT.map(lambda text: text[:TOKEN_LENGTH_MAX]),
     "id": IDS,
 }
 """What each field of any request may be; a field that is not here makes every test fail."""
@@ -76,7 +88,7 @@ def tag(kind: type[Message]) -> str:
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, Message]:
     """Draw a message as some client may write it, and what it must be read as."""
-    kind = draw(st.sampled_from(protocol.REQUESTS))
+    kind = draw(st.sampled_from(REQUESTS))
     fields = {}
     for field in structs.fields(kind):
         value = draw(FIELDS[field.name] if field.required else st.just(UNSET) | FIELDS[field.name])

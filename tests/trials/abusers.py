@@ -66,7 +66,7 @@ class Abuser:
         """Do what it does next; raise OSError where the connection is gone."""
 
     def turn(self, now: float) -> None:
-        """Act if it is time, and connect anew where the service has had enough."""
+        """Act if it is time, and connect again where the service has had enough."""
         if now < self.next_act:
             return
         try:

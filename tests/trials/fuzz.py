@@ -8,7 +8,7 @@ those that reach something new. It begins with the corpus in `corpus` and with w
 hostile from the start (`fuzzing/seeds.py`). What is checked of each input is said in
 `fuzzing/framing.py` and `fuzzing/commands.py`.
 
-In the end, and where it is stopped before (control-C), the corpus is made anew of what was there
+In the end, and where it is stopped before (control-C), the corpus is made again of what was there
 and what was found: the smallest inputs that reach as much, for commands without regard to how often
 they do, so that the corpus stays small. `tests/trials/test_corpus.py` replays it.
 

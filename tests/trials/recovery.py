@@ -39,7 +39,7 @@ from benchmarks.results.terminal import print_sheet
 from pwserver import Client, PwserverError
 from tests.trials.torment.victim import Victim, age_s
 from workers.admin.administration import administration
-from workers.admin.preparation import prepare
+from workers.admin.setup import prepare
 
 CHILDREN = ("writer", "worker 1")
 EVERYTHING, FAILED_SYNC = "everything", "a sync that failed, until the end"

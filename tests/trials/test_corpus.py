@@ -12,7 +12,7 @@ from msgspec import structs
 
 from pwserver.errors import Unavailable
 from pwserver.wire.framing import decode_whole
-from pwserver.wire.protocol import REQUESTS
+from pwserver.wire.messages import REQUESTS
 from tests.trials.fuzzing import commands, corpus, framing
 from tests.trials.fuzzing.seeds import LIFE
 from tests.trials.fuzzing.words import VALUES
@@ -65,9 +65,9 @@ def tells_the_password(context: object, peer: object, name: str, given: str) -> 
 @pytest.mark.parametrize(
     ("broken", "replacement"),
     [
-        ("workers.serving.answers._is_valid", tells_the_password),
-        ("workers.serving.commands.protocol.alive", lambda id: b""),
-        ("workers.serving.lines.Write.record", lambda self, outcome: 1 / 0),
+        ("workers.serving.queries._is_valid", tells_the_password),
+        ("workers.serving.commands.messages.alive", lambda id: b""),
+        ("workers.serving.name_queues.Write.record", lambda self, outcome: 1 / 0),
     ],
 )
 def test_a_service_that_breaks_a_promise_is_found_out(

@@ -1,6 +1,6 @@
 """The README says what the program does: its tables are made from the code, and compared here.
 
-Run this file as a program to write the tables anew.
+Run this file as a program to write the tables again.
 """
 
 import re
@@ -93,7 +93,7 @@ def test_the_readme_is_up_to_date(name: str) -> None:
 
 def test_the_readme_names_every_command_of_the_command_line() -> None:
     """What can be typed is documented."""
-    from pwserver.cli.cli import app  # noqa: PLC0415
+    from pwserver.cli.app import app  # noqa: PLC0415
 
     names = [name for name in app if not name.startswith("-")]
     text = README.read_text().replace("`pwserver ", "`")

@@ -24,11 +24,11 @@ from pwserver.errors import (
 )
 from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
 from pwserver.secret import Secret
-from pwserver.wire.protocol import RIGHTS, Right
-from workers.audit.audit import AuditLog
-from workers.audit.audit_actions import Action
+from pwserver.wire.messages import RIGHTS, Right
+from workers.audit.actions import Action
+from workers.audit.record import AuditLog
 from workers.auth.applications import is_genuine, new_token, sealed, token_hash
-from workers.book.keys import Keyring, read_keyring
+from workers.book.keyring import Keyring, read_keyring
 from workers.book.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage import database
@@ -158,7 +158,7 @@ class Administration:
             self._put(marked)
         return row.id
 
-    def bury(self, number: int) -> None:
+    def finish_removal(self, number: int) -> None:
         """Let the name of an application that was removed go; its number stays taken."""
         with self.database.atomic("IMMEDIATE"):
             for row in applications():
@@ -234,7 +234,7 @@ def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], No
             )
     progress(users, users)
     with administration(settings) as files:
-        files.bury(number)
+        files.finish_removal(number)
     return users
 
 

@@ -1,7 +1,7 @@
 """Changing the key that passwords are sealed with, while the service runs or not.
 
     add       a new key comes into the key file; nothing uses it yet
-    rotate    it seals from now on, and every row that an older key sealed is sealed anew
+    rotate    it seals from now on, and every row that an older key sealed is sealed again
     retire    a key that nothing needs any more goes
 
 A rotation can be killed at any moment and run again: how far it has come is in the rows, each of
@@ -20,7 +20,7 @@ from pwserver.errors import AdministrationRefused, DatabaseRefused
 from pwserver.limits import TICK_S
 from workers.admin.administration import Administration
 from workers.book import rows
-from workers.book.keys import changing_keyring, replace_keyring
+from workers.book.keyring import changing_keyring, replace_keyring
 from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
 from workers.storage import generations
@@ -86,8 +86,8 @@ def rotate(
     noticed_at = time.monotonic() + (_NOTICED_S if beside_service else 0.0)
     settled_at = None
     while True:
-        for anew in _pass(database, vault, refused, rests=beside_service):
-            done += anew
+        for count in _pass(database, vault, refused, rests=beside_service):
+            done += count
             progress(min(done, total), total)
         all_noticed = time.monotonic() >= noticed_at  # before it is counted what they have added
         left = _left(key.id) - len(refused)
@@ -107,7 +107,7 @@ def _left(key_id: int) -> int:
 
 
 def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
-    """Go once through the rows of other keys; yield how many of some were sealed anew."""
+    """Go once through the rows of other keys; yield how many of some were sealed resealed."""
     connection: apsw.Connection = database.connection()
     others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
@@ -132,11 +132,11 @@ def _changes(
 ) -> Iterator[tuple[int | bytes | None, ...]]:
     for user in found:
         try:
-            anew = rows.seal_anew(vault, user, user.labels)
+            resealed = rows.reseal(vault, user, user.labels)
         except DatabaseRefused:
             refused.add(user.id)
         else:
-            yield anew.key_id, anew.sealed, anew.older, user.id, nonce(user.sealed)
+            yield resealed.key_id, resealed.sealed, resealed.older, user.id, nonce(user.sealed)
 
 
 def retire(administration: Administration, key_id: int) -> None:

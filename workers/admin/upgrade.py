@@ -5,7 +5,7 @@
     schema version 3    applications, several keys; a password is bound to all of its row
     schema version 4    a row that tells which log belongs to the database
 
-So from 2 to 3 every password is sealed anew. Each statement here is of its time: it says what was
+So from 2 to 3 every password is sealed again. Each statement here is of its time: it says what was
 added then, whatever the models say today.
 """
 
@@ -19,7 +19,7 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver.errors import DatabaseRefused
 from workers.book import history, models, rows
 from workers.book.history import OlderVersion
-from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import (
     ANY_FINGERPRINT,
     COMMON_BOOK,
@@ -109,10 +109,10 @@ def _to_3(database: APSWDatabase, connection: apsw.Connection, vault: Vault) -> 
     connection.execute("UPDATE request SET fingerprint = ?", (ANY_FINGERPRINT,))
     users = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
     for page in in_order(connection, sql(users), at_a_time=_ROWS_AT_A_TIME, after=-1):
-        anew = [_sealed_for_3(vault, user) for user in map(stored_user, page)]
+        resealed = [_sealed_for_3(vault, user) for user in map(stored_user, page)]
         connection.executemany(
             'UPDATE "user" SET sealed = ?, older = ? WHERE id = ?',
-            [(user.sealed, user.older, user.id) for user in anew],
+            [(user.sealed, user.older, user.id) for user in resealed],
         )
 
 

@@ -5,7 +5,7 @@ SHA-256: what is random enough cannot be guessed from that, so nothing slower is
 an application carries a seal, made with the integrity key, so that who can write to the database,
 and has no key, can give nobody a right.
 
-A worker reads the applications anew once a tick (`Registry.refresh`), and what has changed is true
+A worker reads the applications again once a tick (`Registry.refresh`), and what has changed is true
 for connections that are open already: they share a `Caller` with all of the same token.
 """
 
@@ -21,7 +21,7 @@ import msgspec
 from pwserver.errors import Unavailable
 from pwserver.secret import Secret
 from pwserver.tokens import TOKEN_PREFIX
-from pwserver.wire.protocol import RIGHTS, Right
+from pwserver.wire.messages import RIGHTS, Right
 from workers.book.models import COMMON_BOOK, ApplicationRow
 from workers.storage.reading import BookReader
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from pwserver.config import host_in_url
 from workers.auth.applications import GUEST, STRANGER, Caller
-from workers.auth.guesses import ADDRESS, APPLICATION, TOKENS, Guesses, Limit
+from workers.auth.throttle import ADDRESS, APPLICATION, TOKENS, Limit, Throttle
 
 _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gives them
 
@@ -21,7 +21,7 @@ class Peer:
 
     __slots__ = ("_address", "_authenticating", "_guesses", "_socket", "_verifying", "caller")
 
-    def __init__(self, connected: socket.socket, guesses: Guesses, *, insecure: bool) -> None:
+    def __init__(self, connected: socket.socket, guesses: Throttle, *, insecure: bool) -> None:
         self._socket = connected
         self._guesses = guesses
         self._address: str | None = None

@@ -26,7 +26,7 @@ from bisect import bisect_left
 
 from pwserver.errors import InvalidMessage
 from pwserver.tokens import TOKEN, TOKEN_PREFIX
-from pwserver.wire.protocol import USERNAME_LENGTH_MAX
+from pwserver.wire.messages import USERNAME_LENGTH_MAX
 
 GENERATED_PREFIX = "user-"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter looks like a digit

@@ -1,9 +1,9 @@
-"""A user's row as a sealed whole: opening it, adding a version, and sealing it anew.
+"""A user's row as a sealed whole: opening it, adding a version, and sealing it again.
 
 The newest password is bound to all the rest of its row (`vault`), so every change of the row seals
-it anew, and whatever was altered behind the service's back is found when it is opened. All of a row
-is sealed with one key: who adds to a row of an older key seals its older versions anew as well. So
-a key is needed exactly as long as some row has its number.
+it again, and whatever was altered behind the service's back is found when it is opened. All of a
+row is sealed with one key: who adds to a row of an older key seals its older versions again as
+well. So a key is needed exactly as long as some row has its number.
 
 All functions raise `DatabaseRefused` for a row that was tampered with.
 """
@@ -60,7 +60,7 @@ def older_with_newest(vault: Vault, user: UserRow, kept: int) -> bytes | None:
     return history.add(_older_anew(vault, user), newest, kept)
 
 
-def seal_anew(vault: Vault, user: UserRow, labels: str | None) -> UserRow:
+def reseal(vault: Vault, user: UserRow, labels: str | None) -> UserRow:
     """Return a row that has other labels, or another key."""
     password = open_newest(vault, user)
     return seal(vault, password, user._replace(labels=labels, older=_older_anew(vault, user)))

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pwserver.errors import DatabaseRefused
 from pwserver.secret import Secret
 from workers.book.history import OlderVersion
-from workers.book.keys import Keyring
+from workers.book.keyring import Keyring
 from workers.book.models import Row, UserRow
 
 HALF_NONCE_BYTES = 12

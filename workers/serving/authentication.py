@@ -10,12 +10,12 @@ from typing import Any
 from msgspec import UNSET
 
 from pwserver.tokens import TOKEN
-from pwserver.wire import protocol
-from pwserver.wire.protocol import Authenticate
+from pwserver.wire import messages
+from pwserver.wire.messages import Authenticate
 from workers.auth.applications import WRONG_CERTIFICATE, WRONG_TOKEN, Caller
-from workers.auth.guesses import DELAY_S_MAX
 from workers.auth.peers import Peer
-from workers.serving.batches import Awaited, Waiter
+from workers.auth.throttle import DELAY_S_MAX
+from workers.serving.commit_queue import Awaited, Waiter
 from workers.serving.context import Context
 
 _NOT_ACCEPTED = "The service does not accept the token."
@@ -26,7 +26,7 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
     caller = context.registry.by_token(request.token, context.now_ms)
     if caller is not None:
         _admit(context, waiter.peer, caller)
-        return protocol.encode(
+        return messages.encode(
             "Authenticated!", request.id, application=caller.application, may=caller.may
         )
     peer = waiter.peer
@@ -37,7 +37,7 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
         delay_s = DELAY_S_MAX
     else:
         limit.charge(context.now)
-    denied = protocol.denied(request.id, _NOT_ACCEPTED)
+    denied = messages.denied(request.id, _NOT_ACCEPTED)
     if not delay_s:
         return denied
     return context.delays.add(waiter, request.id, denied, context.now + delay_s)
@@ -78,4 +78,4 @@ def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> lis
         times=len(requests),
         command=first.__struct_config__.tag,
     )
-    return [protocol.denied(request.id, reason) for request in requests]
+    return [messages.denied(request.id, reason) for request in requests]

@@ -11,9 +11,9 @@ import socket
 
 from pwserver.errors import Unavailable
 from pwserver.limits import CHECKS_MAX
-from pwserver.wire import protocol
-from pwserver.wire.protocol import Id
-from workers.serving.batches import Waiter
+from pwserver.wire import messages
+from pwserver.wire.messages import Id
+from workers.serving.commit_queue import Waiter
 
 FAILED = -1  # in place of a strength
 PACKET_BYTES_MAX = 4096
@@ -38,7 +38,7 @@ class Check:
         if strength == FAILED:
             self.give_up("The password could not be checked.")
             return
-        self._reply = protocol.encode(
+        self._reply = messages.encode(
             "return_check_password",
             self._id,
             strength=strength,
@@ -48,7 +48,7 @@ class Check:
 
     def give_up(self, reason: str) -> None:
         """Answer without a result."""
-        self._reply = protocol.refusal(Unavailable(reason), self._id)
+        self._reply = messages.refusal(Unavailable(reason), self._id)
 
 
 class Checks:

@@ -1,6 +1,6 @@
 """The command table: each message that a client may send, and how it is done.
 
-To add a command: a message in `pwserver.wire.protocol`, a row here, a test. Most commands are done
+To add a command: a message in `pwserver.wire.messages`, a row here, a test. Most commands are done
 one request at a time, by a function that is given the worker's `Context`, the connection and the
 request, and returns the reply, or what to wait for where the reply comes later; a `Refused` that it
 raises is the reply too (`each`). The commands that matter for speed take all requests of their
@@ -24,8 +24,8 @@ from typing import Any
 from msgspec import UNSET
 
 from pwserver.errors import InvalidMessage
-from pwserver.wire import protocol
-from pwserver.wire.protocol import (
+from pwserver.wire import messages
+from pwserver.wire.messages import (
     Authenticate,
     Bad,
     CheckPassword,
@@ -45,12 +45,12 @@ from pwserver.wire.protocol import (
 )
 from workers.auth.applications import ANYBODY, KNOWN
 from workers.book.models import Row
-from workers.serving import answers
+from workers.serving import queries
 from workers.serving.authentication import authenticate
-from workers.serving.batches import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
+from workers.serving.commit_queue import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
 from workers.serving.context import Context
-from workers.serving.lines import refusal_of
-from workers.serving.operations import Delete, Generate, Label, Restore, Save, generate
+from workers.serving.mutations import Delete, Generate, Label, Restore, Save, generate
+from workers.serving.name_queues import refusal_of
 
 Replies = Sequence[bytes | Awaited]
 Do = Callable[[Context, Waiter, list[Any]], Replies]
@@ -82,13 +82,13 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
             try:
                 replies.append(answer(context, waiter, request))
             except Exception as error:
-                replies.append(protocol.refusal(refusal_of(error), request.id))
+                replies.append(messages.refusal(refusal_of(error), request.id))
         return replies
 
     return do
 
 
-# --- The seed's exchanges, and what costs as little. ---
+# --- The basic contract's exchanges, and what costs as little. ---
 
 
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
@@ -124,17 +124,17 @@ def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUse
         with contextlib.suppress(OSError):  # full: then the console will wake without it
             context.bell.send(b"!")
     users = scoreboard.users
-    return [protocol.return_number_of_users(users, request.id) for request in requests]
+    return [messages.return_number_of_users(users, request.id) for request in requests]
 
 
 def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
     """Answer, and nothing else."""
-    return [protocol.alive(request.id) for request in requests]
+    return [messages.alive(request.id) for request in requests]
 
 
 def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
-    """Say what is wrong with a message, or nothing where the seed says nothing."""
-    return [protocol.invalid_message(request) for request in requests]
+    """Say what is wrong with a message, or nothing where the basic contract says nothing."""
+    return [messages.invalid_message(request) for request in requests]
 
 
 # --- Changes to the book. ---
@@ -156,7 +156,7 @@ def generate_password(context: Context, waiter: Waiter, request: GeneratePasswor
     for_saves = (request.labels, request.if_version, request.request_id)
     if any(field is not UNSET for field in for_saves):
         raise InvalidMessage('"username" is missing: without it nothing is saved.')
-    return protocol.encode("return_generated_password", request.id, password=password)
+    return messages.encode("return_generated_password", request.id, password=password)
 
 
 def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
@@ -228,21 +228,21 @@ TABLE = (
     ),
     Command(
         GetPassword,
-        each(answers.get_password),
+        each(queries.get_password),
         "`return_password` with `username`, `password`, `version`, `time_saved`",
         "reads a password: the newest version, or the one asked for",
         "get",
     ),
     Command(
         VerifyPassword,
-        each(answers.verify_password),
+        each(queries.verify_password),
         "`return_verify_password` with `valid`",
         "compares a password with a user's newest; an unknown name is like a wrong password",
         "verify",
     ),
     Command(
         PasswordHistory,
-        each(answers.password_history),
+        each(queries.password_history),
         "`return_password_history` with `username`, `versions`",
         "lists the versions that are kept, newest first, each with `version` and `time_saved`",
         "list",
@@ -265,7 +265,7 @@ TABLE = (
     ),
     Command(
         ListUsers,
-        each(answers.list_users),
+        each(queries.list_users),
         "`return_users` with `users`, `after`",
         "lists users by name, each with `username`, `labels`, `version` and `time_saved`; the next "
         "page is asked for with the reply's `after`, which is null at the end",
@@ -283,7 +283,7 @@ TABLE = (
     GENERATE_NAMED,
     Command(
         CheckPassword,
-        each(answers.check_password),
+        each(queries.check_password),
         "`return_check_password` with `strength`, `warning`, `suggestions`",
         "judges how hard a password is to guess, from 0 to 4, and says what is weak about it",
         KNOWN,
@@ -301,7 +301,7 @@ TABLE = (
     Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
     Command(
         Status,
-        each(answers.status),
+        each(queries.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have; while nothing can be "
         "saved also why (`write_error`) and since when (`write_error_since`)",

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from pwserver.config import Settings
 from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
 from pwserver.wire.framing import Reader, request_reader
-from pwserver.wire.protocol import Bad, Request
+from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
-from workers.serving.batches import Awaited, Run
 from workers.serving.commands import Command, command_of, groups_of
+from workers.serving.commit_queue import Awaited, Run
 from workers.serving.context import Context, Recorded
 
 if TYPE_CHECKING:
-    from workers.tls.tls import Codec
+    from workers.tls.records import Codec
 
 NEVER = float("inf")
 
@@ -159,7 +159,7 @@ class Connection:
         requests = reader.feed(data)
         due = self.take(requests)
         if reader.unsettled or self._message_deadline != NEVER:
-            self._await_message(reader, anew=bool(requests))
+            self._await_message(reader, begins=bool(requests))
             self.settled = self._tls is None and not reader.unsettled
             return True
         return due
@@ -175,12 +175,12 @@ class Connection:
                 self.close()
         return True
 
-    def _await_message(self, reader: Reader[Request], anew: bool) -> None:
+    def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end where nothing more can be read."""
         self.ending = reader.broken
         if self.ending or not reader.unsettled:
             self._message_deadline = NEVER
-        elif self._message_deadline == NEVER or anew:
+        elif self._message_deadline == NEVER or begins:
             wait = RESYNC_S if reader.skipping else self._settings.message_timeout_s
             self._message_deadline = self._context.now + wait
 

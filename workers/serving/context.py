@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any, Self
 
 from pwserver.errors import KeyRefused, Unavailable
-from pwserver.handoff import Scoreboard
-from pwserver.wire import protocol
-from pwserver.wire.protocol import Id
-from workers.audit.audit import AuditLog
-from workers.audit.audit_actions import Action
+from pwserver.ipc import Scoreboard
+from pwserver.wire import messages
+from pwserver.wire.messages import Id
+from workers.audit.actions import Action
+from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
-from workers.auth.guesses import Guesses
 from workers.auth.peers import Peer
-from workers.book import keys, rows
+from workers.auth.throttle import Throttle
+from workers.book import rows
+from workers.book.keyring import read_keyring_again
 from workers.book.models import IdClock, UserRow
 from workers.book.vault import Vault
-from workers.serving.batches import Batches
 from workers.serving.checks import Checks
+from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
-from workers.serving.lines import Lines
+from workers.serving.name_queues import NameQueues
 from workers.storage.reading import BookReader
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Recorded(bytes):
     @property
     def refusal(self) -> bytes:
         """What is sent instead where the record cannot be written."""
-        return protocol.refusal(
+        return messages.refusal(
             Unavailable("The audit record cannot be written, so no password is given out."),
             self.id,
         )
@@ -54,12 +55,12 @@ class Context:
     vault: Vault
     key_path: Path
     ids: IdClock
-    batches: Batches
-    lines: Lines
+    batches: CommitQueue
+    lines: NameQueues
     reader: BookReader
     registry: Registry
     audit: AuditLog
-    guesses: Guesses
+    guesses: Throttle
     checks: Checks
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console
@@ -80,11 +81,11 @@ class Context:
             self._take_keys(key_id)
 
     def _take_keys(self, key_id: int) -> None:
-        """Seal with another key; where it is not known yet, read the key file anew."""
+        """Seal with another key; where it is not known yet, read the key file again."""
         keyring = self.vault.keyring
         try:
             if key_id not in keyring.keys:
-                keyring = keys.read_keyring_again(self.key_path, keyring)
+                keyring = read_keyring_again(self.key_path, keyring)
             if key_id not in keyring.keys:
                 raise KeyRefused(f"the key file lacks key {key_id}, which the database needs.")
         except KeyRefused as error:

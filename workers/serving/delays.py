@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Callable
 
 from pwserver.errors import Unavailable
-from pwserver.wire import protocol
-from pwserver.wire.protocol import Id
-from workers.serving.batches import Waiter
+from pwserver.wire import messages
+from pwserver.wire.messages import Id
+from workers.serving.commit_queue import Waiter
 
 
 class Delayed:
@@ -39,7 +39,7 @@ class Delayed:
 
     def give_up(self) -> None:
         """Let go without saying what was found out."""
-        self.reply = protocol.refusal(Unavailable("The service is stopping."), self._id)
+        self.reply = messages.refusal(Unavailable("The service is stopping."), self._id)
         self._is_due = True
 
 

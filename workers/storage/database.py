@@ -21,7 +21,7 @@ from pwserver.config import files_beside
 from pwserver.errors import DatabaseRefused
 from pwserver.limits import CHECKPOINT_PAGES, LOG_BYTES_KEPT
 from workers.book import models
-from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import SCHEMA_VERSION, TABLES, Key, Row, User
 from workers.storage import generations
 from workers.storage.open_files import OpenFiles

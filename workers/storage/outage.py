@@ -8,7 +8,7 @@ been refused for a few seconds: on a full disk small changes may fit where large
 import logging
 import time
 
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 
 DISK_FULL = "The disk is full."
 QUOTA_EXCEEDED = "The disk quota is exceeded."

@@ -17,7 +17,7 @@ import msgspec
 from peewee import SQL, PeeweeException, fn
 
 from pwserver.errors import DatabaseRefused, Unavailable
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.book.models import (
     APPLICATION,
@@ -231,7 +231,7 @@ class BookReader:
         self._by_generated_name = sql(
             user.where(in_book & (User.id == 0) & User.username.is_null())
         )
-        # SQLite plans anew for a parameter whose value may matter to the plan (STAT4), which takes
+        # SQLite plans again for a parameter whose value may matter to the plan (STAT4), which takes
         # 3 us. So the limit is none, and the plus says that the book's does not matter.
         this_book, one = User.book == SQL("+?", (0,)), SQL("1")
         name_and_id = User.select(User.id, User.username)

@@ -13,7 +13,7 @@ from peewee import DatabaseError
 from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
-from workers.book.keys import INTEGRITY_ID
+from workers.book.keyring import INTEGRITY_ID
 from workers.book.models import SCHEMA_VERSION, Key
 
 SQLITE_VERSION_MIN = (3, 51, 3)

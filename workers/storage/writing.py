@@ -4,7 +4,7 @@ Two kinds of work come from the workers: rows of users saved without a name, whi
 and go in many at a time; and operations, which were planned on what a worker had read. An
 operation names the row that it is to change by the nonce of what is sealed in it, which no two rows
 ever share, and where the book has moved on it changes nothing and is answered `STALE`: the worker
-reads anew and plans again. So two that save the same name at once get two versions, though the
+reads again and plans again. So two that save the same name at once get two versions, though the
 writer can open no password.
 
 A save that was on its way when its application's book was removed is as one that came just before:

@@ -16,8 +16,8 @@ from msgspec import UNSET
 
 from pwserver.errors import Unavailable
 from pwserver.limits import RECEIVE_BYTES
-from pwserver.wire import protocol
-from workers.tls.tls import Codec, HandshakeFailed
+from pwserver.wire import messages
+from workers.tls.records import Codec, HandshakeFailed
 
 _MOMENT_S = 0.002
 """How long the others wait for handshakes in a turn, and not much longer than one step takes."""
@@ -25,7 +25,7 @@ _MOMENT_S = 0.002
 _HANDSHAKE = 0x16
 """The first byte of all that begins with a handshake (RFC 8446, 5.1)."""
 
-_NOT_TLS = protocol.refusal(Unavailable(protocol.SPEAKS_TLS), UNSET)
+_NOT_TLS = messages.refusal(Unavailable(messages.SPEAKS_TLS), UNSET)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from tests.support.books_wire import (
 )
 from tests.support.harness import Peer, eventually
 from tests.support.shell import Shell
-from workers.audit.audit_reading import Records
+from workers.audit.reading import Records
 
 UNWRITTEN: Request = {
     "message": "Unavailable!",

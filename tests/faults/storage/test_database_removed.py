@@ -37,7 +37,7 @@ from tests.support.harness import Peer, Service, eventually
 def test_removing_the_database_gives_a_fresh_book_at_the_next_start(
     book: Path, start: Start
 ) -> None:
-    """The seed's way to begin anew works; the key stays."""
+    """The basic contract's way to begin again works; the key stays."""
     key = (book / "user_data.key").read_bytes()
     (book / "user_data.db").unlink()
     service = start()
@@ -66,7 +66,7 @@ def test_removing_the_database_while_running_gives_a_fresh_book(
 def test_a_fresh_book_is_seen_by_every_worker(start: Start, tmp_path: Path) -> None:
     """Once the book is fresh nobody reads the removed one: its names are unknown, and free.
 
-    So are its applications: they are to be registered anew.
+    So are its applications: they are to be registered again.
     """
     service = start("--workers", "3")
     peers = [service.owner() for _ in range(6)]

@@ -12,7 +12,7 @@ from tests.faults.storage.books import USERS, assert_refused, password_of_user
 from tests.support.books_wire import ask_all, password_of, save
 from tests.support.harness import Service
 from tests.support.shell import Shell
-from workers.book.keys import create_keyring, read_keyring, replace_keyring
+from workers.book.keyring import create_keyring, read_keyring, replace_keyring
 
 
 def test_a_missing_key_is_refused(book: Path, start: Start) -> None:

@@ -25,7 +25,7 @@ from tests.support.books import (
     rows_of,
     users,
 )
-from workers.book.keys import Keyring, MasterKey
+from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import SCHEMA_VERSION, Key
 from workers.storage.database import Store, check_database, open_to_administer
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pwserver.wire.protocol import REQUESTS
+from pwserver.wire.messages import REQUESTS
 from tests.conftest import Start
 from tests.support.books_wire import (
     ALIVE,
@@ -63,7 +63,7 @@ def least(request: Request) -> Request:
 def test_from_outside_everything_but_ping_is_denied(
     open_service: Service, context: ssl.SSLContext, outside: Peer
 ) -> None:
-    """The seed's commands as well, with all fields and with the least; and nothing is done."""
+    """The contract's commands as well, with all fields and with the least; and nothing is done."""
     with tls_peer(open_service, context) as owner:
         owner.authenticate(open_service.token)
         assert owner.ask(save("example", labels=["x"])) == saved("example", 1)
@@ -112,7 +112,7 @@ def test_who_is_on_this_machine_is_a_guest_all_the_same(
 
 
 def assert_guest(peer: Peer) -> None:
-    """Check that a client may do what guests may, with the seed's bytes, and no more."""
+    """Check that a client may do what guests may, with the basic contract's bytes, and no more."""
     peer.send(save(), COUNT)
     assert peer.line() == SAVED
     assert peer.line() == b'{"message": "return_number_of_users", "number_of_users": 1}\n'

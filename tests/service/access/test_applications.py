@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pwserver.errors import AdministrationRefused
-from pwserver.wire.protocol import RIGHTS, Right
+from pwserver.wire.messages import RIGHTS, Right
 from tests.conftest import Start
 from tests.support.books_wire import (
     ALIVE,
@@ -266,8 +266,8 @@ def test_a_revoked_application_gets_its_book_back(shared_service: Service, name:
         revoke(shared_service, name)
         eventually(partial(all_are_lost, peers), "the token is lost", NOTICED_S)
         new = rotate(shared_service, name, grace_s=3600)
-        with connections_of(shared_service, new) as anew:
-            assert [password_of(peer, "a") for peer in anew] == ["kept"] * 2
+        with connections_of(shared_service, new) as again:
+            assert [password_of(peer, "a") for peer in again] == ["kept"] * 2
         assert all_are_lost(peers)
         assert peers[1].authenticate(old) == DENIED
         assert peers[1].authenticate(new) == authenticated(name)

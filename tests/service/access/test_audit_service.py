@@ -32,7 +32,7 @@ from tests.support.books_wire import (
 )
 from tests.support.harness import Peer, Service, eventually
 from tests.support.shell import Shell
-from workers.audit.audit_reading import Record, Records, record_files
+from workers.audit.reading import Record, Records, record_files
 
 CHECK = {"message": "check_password", "password": "abc123"}
 

@@ -29,7 +29,7 @@ from tests.support.books_wire import (
     worker_of,
 )
 from tests.support.harness import Peer, Service, eventually
-from workers.auth.guesses import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+from workers.auth.throttle import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
 
 CONNECTIONS, GUESSES = 16, 50
 AT_ONCE_S = DELAYS_S[0]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pwserver.limits import PAGE_ROWS_MAX
-from pwserver.wire import protocol
+from pwserver.wire import messages
 from tests.conftest import Start
 from tests.support.books_wire import (
     COUNT,
@@ -180,7 +180,7 @@ def _told(line: bytes, name: str) -> bytes:
 def test_the_table_has_every_command_with_a_name(peers: dict[str, Peer]) -> None:
     """A command that names a user, or looks among users, cannot be added without being here."""
     asked = {request("name", "id")["message"] for request in REQUESTS.values()}
-    every = {str(kind.__struct_config__.tag) for kind in protocol.REQUESTS}
+    every = {str(kind.__struct_config__.tag) for kind in messages.REQUESTS}
     assert every - asked == {"ping", "status", "authenticate"}
 
 

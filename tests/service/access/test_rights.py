@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pwserver.wire import framing
-from pwserver.wire.protocol import RIGHTS, Right
+from pwserver.wire.messages import RIGHTS, Right
 from tests.support.books_wire import (
     DENIED,
     UNKNOWN_TOKEN,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pwserver import __version__
-from pwserver.wire.protocol import LABELS_MAX, REQUESTS
+from pwserver.wire.messages import LABELS_MAX, REQUESTS
 from tests.conftest import Start
 from tests.support.books_wire import (
     COUNT,
@@ -102,7 +102,7 @@ def test_a_known_name_gets_a_new_version(client: Peer, name: str) -> None:
 
 
 def test_a_save_without_a_name_stays_the_seeds(client: Peer) -> None:
-    """Its answer is the seed's to the byte, and each makes a user with a name of its own."""
+    """Its answer is the contract's to the byte, and each makes a user with a name of its own."""
     before = generated_names(client)
     client.send(save(), save())
     assert [client.line(), client.line()] == [SAVED, SAVED]
@@ -288,7 +288,7 @@ def test_a_user_may_have_sixteen_labels(client: Peer, name: str) -> None:
 
 
 def test_a_deleted_user_is_gone_with_its_versions(client: Peer, name: str) -> None:
-    """The total follows at once; the name is free, and begins anew at version 1."""
+    """The total follows at once; the name is free, and begins again at version 1."""
     ask_all(client, [save(name, "one", labels=["x"]), save(name, "two")])
     replies = ask_all(client, [COUNT, delete(name), COUNT, get(name), get(name, version=1)])
     before, after = (reply["number_of_users"] for reply in replies if "number_of_users" in reply)

@@ -208,7 +208,7 @@ def test_replies_of_many_names_keep_their_order(owner: Peer) -> None:
 
 
 def test_saves_of_a_client_that_leaves_at_once_are_done(service: Service) -> None:
-    """Sent and closed without reading a reply: named saves are done like the seed's."""
+    """Sent and closed without reading a reply: named saves are done like the basic contract's."""
     for n in range(5):
         with service.owner() as leaving:
             leaving.send(*[save("a", f"{n}.{m}") for m in range(10)])

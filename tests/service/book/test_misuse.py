@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pwserver.wire.protocol import REQUESTS, Message
+from pwserver.wire.messages import REQUESTS, Message
 from tests.support.books_wire import ALIVE, EXAMPLES, PING, Request, ask_all, get, listing, save
 from tests.support.harness import Peer, Service
 
@@ -195,7 +195,7 @@ def test_a_misspelled_field_is_refused(book: Peer, name: str) -> None:
 
 
 def test_a_command_is_its_exact_name(book: Peer) -> None:
-    """Another spelling of a command is another message: the seed's answer, without a reason."""
+    """Another spelling of a command is another message: the contract's answer, without a reason."""
     spelled = [
         (name.upper(), f"{name} ", f" {name}", f"{name}\0", name.replace("_", "-") + "s", name[:-1])
         for name in COMMANDS

@@ -296,7 +296,7 @@ def test_a_save_is_known_after_what_it_saved_is_gone(shared_service: Service) ->
         assert peer.count() == total + 1
 
 
-@pytest.mark.parametrize("since", ["pruned", "deleted", "saved anew"])
+@pytest.mark.parametrize("since", ["pruned", "deleted", "saved again"])
 def test_another_save_never_says_saved_though_the_first_is_gone(
     shared_service: Service, since: str
 ) -> None:
@@ -309,7 +309,7 @@ def test_another_save_never_says_saved_though_the_first_is_gone(
             ask_all(peer, [save(name, f"later {n}") for n in range(12)])
         else:
             assert peer.ask(delete(name)) == DELETED
-        if since == "saved anew":
+        if since == "saved again":
             assert peer.ask(save(name, "new")) == saved(name, 1)
         before = whole_book(peer)
         replies = ask_all(

@@ -145,7 +145,7 @@ def test_two_services_do_not_share_a_database(service: Service, tmp_path: Path) 
 
 
 def test_who_looks_at_the_database_for_a_moment_is_waited_for(service: Service, peer: Peer) -> None:
-    """A command that has it just when the writer is started anew does not end the service."""
+    """A command that has it just when the writer is started again does not end the service."""
     assert peer.save()["message"] == "Password saved!"
     writer = service.child("writer")
     with service.database.open("rb") as held:

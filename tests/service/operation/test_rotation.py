@@ -343,7 +343,7 @@ def test_a_worker_that_was_stopped_meanwhile_loses_nothing(service: Service, she
 
 
 def test_a_rotation_ends_when_every_worker_has_the_key(service: Service, shell: Shell) -> None:
-    """What a worker that was slow to notice has sealed with the old key is sealed anew as well."""
+    """What a worker that was slow to notice has sealed with the old key is sealed again as well."""
     done(shell.run("key", "add"))
     with on_each_worker(service) as (peer, _):
         with stopped(service, "worker 1"):

@@ -70,7 +70,7 @@ def test_a_later_worker_has_the_newest_and_needs_no_file(
     hang_up(service, RENEWED)
     installed = install(new, tmp_path)
     service.process.send_signal(signal.SIGHUP)
-    eventually(lambda: service.stderr.count(RENEWED) == 2, "it is read anew")
+    eventually(lambda: service.stderr.count(RENEWED) == 2, "it is read again")
     installed.cert.unlink()
     installed.key.unlink()
     service.replace("worker 1")
@@ -94,7 +94,7 @@ def test_bad_files_change_nothing(start: Start, authority: Authority, tmp_path: 
 def test_new_client_authorities_are_taken_as_well(
     start: Start, authority: Authority, tmp_path: Path
 ) -> None:
-    """SIGHUP also reads anew whose client certificates are accepted."""
+    """SIGHUP also reads again whose client certificates are accepted."""
     clients, others = Authority(tmp_path / "a"), Authority(tmp_path / "b")
     trusted = tmp_path / "clients.pem"
     shutil.copy(clients.path, trusted)
@@ -116,7 +116,7 @@ def test_without_tls_sighup_does_nothing(start: Start) -> None:
     with service.peer() as peer:
         assert peer.save() == {"message": "Password saved!"}
         os.killpg(service.process.pid, signal.SIGHUP)
-        nothing = "SIGHUP: there is no TLS, so there is nothing to read anew"
+        nothing = "SIGHUP: there is no TLS, so there is nothing to read again"
         eventually(lambda: nothing in service.stderr, nothing)
         assert peer.save() == {"message": "Password saved!"}
     assert service.children() == children

@@ -17,7 +17,7 @@ from pwserver import (
     Saved,
     TlsFailed,
 )
-from pwserver.wire import protocol
+from pwserver.wire import messages
 from tests.support.both_clients import Use, Work, delete, get, ping, pings, save, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
@@ -42,7 +42,7 @@ from tests.support.harness import eventually
 from tests.support.shell import Shell
 
 UNAVAILABLE: Message = {"message": "Unavailable!", "error": "The service is starting."}
-WANTS_TLS: Message = {"message": "Unavailable!", "error": protocol.SPEAKS_TLS}
+WANTS_TLS: Message = {"message": "Unavailable!", "error": messages.SPEAKS_TLS}
 
 
 pytestmark = pytest.mark.usefixtures("short_pauses")

@@ -25,7 +25,7 @@ from msgspec import UNSET
 from pwserver.errors import Refused
 from pwserver.limits import REPLIES_BYTES_MAX
 from pwserver.wire.framing import reply_reader, request_reader
-from pwserver.wire.protocol import Bad, Message, Reply
+from pwserver.wire.messages import Bad, Message, Reply
 from tests.trials.fuzzing.in_process import SETTINGS, TOKENS, Service
 from workers.book.names import composed
 from workers.serving.commands import TABLE, Command, command_of

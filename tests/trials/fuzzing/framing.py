@@ -19,7 +19,7 @@ from pwserver.wire.framing import (
     request_decoder,
     request_reader,
 )
-from pwserver.wire.protocol import Bad, Ping, Reply, Request
+from pwserver.wire.messages import Bad, Ping, Reply, Request
 
 SMALL, USUAL = 64, 65_536
 """The greatest size of a message: one that any input may pass, and the service's own."""

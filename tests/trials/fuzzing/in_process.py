@@ -16,24 +16,24 @@ from pathlib import Path
 from select import EPOLLIN
 
 from pwserver.config import Settings
-from pwserver.handoff import FrameReader, Scoreboard, frame, frame_channel
+from pwserver.ipc import FrameReader, Scoreboard, frame, frame_channel
 from pwserver.limits import CHECKPOINT_PAGES
 from pwserver.secret import Secret
-from pwserver.wire.protocol import RIGHTS
+from pwserver.wire.messages import RIGHTS
 from workers import checker
-from workers.audit.audit import AuditLog
+from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, sealed, token_hash
-from workers.auth.guesses import DELAY_S_MAX, Guesses, GuessTable
-from workers.book.keys import Keyring, MasterKey
+from workers.auth.throttle import DELAY_S_MAX, GuessTable, Throttle
+from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
 from workers.book.rows import open_version
 from workers.book.vault import Vault
-from workers.serving.arrivals import Arrivals
-from workers.serving.batches import Batches, Waiter
 from workers.serving.checks import Checks
+from workers.serving.commit_queue import CommitQueue, Waiter
 from workers.serving.connection import Connection
 from workers.serving.context import Context
-from workers.serving.lines import Lines
+from workers.serving.intake import Intake
+from workers.serving.name_queues import NameQueues
 from workers.storage.database import Store
 from workers.storage.reading import BookReader
 
@@ -75,23 +75,23 @@ class Service:
         self.scoreboard.opened()
         self._guesses = GuessTable(1)
         reader = BookReader(self._path, self.scoreboard)
-        self.batches = Batches()
+        self.batches = CommitQueue()
         self.context = Context(
             vault=Vault(_KEYRING),
             key_path=folder / "user_data.key",
             ids=IdClock(1),
             batches=self.batches,
-            lines=Lines(self.batches, SETTINGS.save_timeout_s),
+            lines=NameQueues(self.batches, SETTINGS.save_timeout_s),
             reader=reader,
             registry=Registry(reader, _KEYRING.for_purpose("application")),
             audit=self._audit_log(),
-            guesses=Guesses(self._guesses, 1),
+            guesses=Throttle(self._guesses, 1),
             checks=Checks(SETTINGS.save_timeout_s),
             scoreboard=self.scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
             versions_kept=SETTINGS.versions_kept,
         )
-        self._arrivals = Arrivals(self.context, SETTINGS)
+        self._arrivals = Intake(self.context, SETTINGS)
         self._connections: list[Connection] = []
         ours, self._writer = frame_channel()
         self.batches.attach(ours)

@@ -3,7 +3,7 @@
     python -m tests.trials.fuzzing.target framing|commands [what libFuzzer is told]
 
 `fuzz.py` starts it; it ends as libFuzzer does. The service's modules are instrumented as they are
-imported, so they are imported here, and not at the top of this file. libFuzzer starts it anew, by
+imported, so they are imported here, and not at the top of this file. libFuzzer starts it again, by
 the first of its arguments, to minimise a corpus.
 """
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec import structs
 
-from pwserver.wire import protocol
-from pwserver.wire.protocol import Message
+from pwserver.wire import messages
+from pwserver.wire.messages import Message
 from tests.trials.fuzzing.commands import LATER, TOGETHER
 from tests.trials.fuzzing.in_process import NOW_MS, TOKENS
 from workers.book.models import IdClock
@@ -65,7 +65,7 @@ def tag(kind: type[Message]) -> str:
 
 def message(draw: Draw) -> bytes:
     """Return a message; in one of ten, one field is not as it should be."""
-    kind = draw.choice(protocol.REQUESTS)
+    kind = draw.choice(messages.REQUESTS)
     content = {"message": tag(kind)}
     for field in structs.fields(kind):
         if field.required or draw.random() < (0.2 if field.name == "id" else 0.4):
@@ -98,8 +98,8 @@ def mutated(data: bytes, size_max: int, draw: Draw, mutate: Callable[[bytes, int
 
 def dictionary() -> str:
     """Return the words as libFuzzer reads them, one a line."""
-    fields = {field.name for kind in protocol.REQUESTS for field in structs.fields(kind)}
-    words = [f'"message": "{tag(kind)}"' for kind in protocol.REQUESTS]
+    fields = {field.name for kind in messages.REQUESTS for field in structs.fields(kind)}
+    words = [f'"message": "{tag(kind)}"' for kind in messages.REQUESTS]
     words += [f'"{name}": ' for name in sorted(fields)]
     words += [json.dumps(value) for values in VALUES.values() for value in values]
     words += [json.dumps(value) for value in WRONG]

@@ -154,7 +154,7 @@ def killed(stage: Stage, random: Random) -> None:
 
 
 def rotation(stage: Stage, random: Random) -> None:
-    """Add a key, seal everything anew with it, and retire the old one, beside saves."""
+    """Add a key, seal everything again with it, and retire the old one, beside saves."""
     cast = _cast(stage, random)
     cast.play(15)
     stage.mark(BEGIN)
@@ -193,7 +193,7 @@ def _play_until_reset(stage: Stage, cast: Cast) -> None:
         cast.play()
         if stage.log[:LOG_HEAD_BYTES] != beginning:
             return
-    raise BenchmarkFailed(f"the log was not begun anew within {ROUNDS_MAX} rounds of saves")
+    raise BenchmarkFailed(f"the log was not begun again within {ROUNDS_MAX} rounds of saves")
 
 
 ACTS = (

@@ -18,13 +18,13 @@ from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused
 from tests.trials.power.ledger import Keys, User
 from tests.trials.power.stage import DATABASE
-from workers.admin.preparation import prepare
-from workers.audit.audit import AuditLog
-from workers.audit.audit_reading import record_files
-from workers.audit.audit_verification import verify
+from workers.admin.setup import prepare
+from workers.audit.reading import record_files
+from workers.audit.record import AuditLog
+from workers.audit.verification import verify
 from workers.auth.applications import is_genuine
 from workers.book import history, models, rows
-from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.vault import Vault
 from workers.storage.database import Store
 

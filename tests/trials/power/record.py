@@ -1,7 +1,7 @@
 """A run of the service as a record: the files at its beginning, and what happened to them.
 
 What is looked at are the files of the folder whose names begin as the database's, but for the
-shared memory beside it, which is made anew at every start and never synced.
+shared memory beside it, which is made again at every start and never synced.
 
 That nothing was overlooked is proven and not assumed: with everything kept, the events of a record
 lead to the files that are in the folder at its end (`Record.check`). So the reader may be plain: it

@@ -7,11 +7,11 @@ told to load this module too, so all processes come by here before they open any
 from __future__ import annotations
 
 from pwserver.__main__ import main
-from pwserver.server import server
+from pwserver.server import supervisor
 from workers.storage import database
 
 database.PRAGMAS["synchronous"] = "off"
 
 if __name__ == "__main__":
-    server._PRELOAD.append("tests.trials.power.unsynced")
+    supervisor._PRELOAD.append("tests.trials.power.unsynced")
     main()

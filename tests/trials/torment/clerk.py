@@ -16,7 +16,7 @@ from peewee import PeeweeException
 from benchmarks.client.wire import BenchmarkFailed
 from benchmarks.servers.servers import PROJECT, environment
 from pwserver.errors import PwserverError
-from pwserver.wire.protocol import RIGHTS
+from pwserver.wire.messages import RIGHTS
 from tests.trials.torment.scene import Scene
 from tests.trials.torment.victim import Victim
 from workers.admin.administration import Administration, administration

@@ -1,7 +1,7 @@
 """What is done to the service: a table of faults, how often each is drawn, and how each is done.
 
 Every fault ends with the service answering again, which is timed. Those that end the whole service
-start it anew, with a look at the book in between. All come from outside: signals, files and
+start it again, with a look at the book in between. All come from outside: signals, files and
 commands, as they would from a machine, a neighbour or a careless administrator.
 """
 

@@ -20,7 +20,7 @@ from pwserver.errors import DatabaseRefused
 from tests.trials.torment.ledger import Labels, Ledger, save_of
 from workers.book import rows
 from workers.book.history import unpack
-from workers.book.keys import read_keyring
+from workers.book.keyring import read_keyring
 from workers.book.models import UserRow, stored_user
 from workers.book.vault import Vault
 

@@ -1,7 +1,8 @@
 """Who asks something of the service all the time: guests, and what all such sources are.
 
-A thread each. Guests send the seed's saves over plain sockets, alone and in bursts, and know of
-every reply which save it is for. `applications` has those with a token and a book of their own.
+A thread each. Guests send the basic contract's saves over plain sockets, alone and in bursts, and
+know of every reply which save it is for. `applications` has those with a token and a book of their
+own.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from pwserver.handoff import FrameReader, control_channel, frame, frame_channel, send_control
+from pwserver.ipc import FrameReader, control_channel, frame, frame_channel, send_control
 from tests.support.books import (
     KEYRING,
     REQUESTS_KEPT_MS,
@@ -45,7 +45,7 @@ BAD: dict[str, tuple[list[Row], list[Operation]]] = {
     "a row among others": ([*users(4), ROW, *users(5)], []),
     "save": ([], [tuple(Saving(user_id=3, key_id=RETIRED))]),
     "version": ([], [tuple(Saving(user_id=9, replaced=b"sealed 9", version=2, key_id=RETIRED))]),
-    "labels": ([], [(LABEL, RETIRED, 9, b"sealed 9", b"anew", "[]", None)]),
+    "labels": ([], [(LABEL, RETIRED, 9, b"sealed 9", b"again", "[]", None)]),
     "a save among others": (
         users(4),
         [(DELETE, None, 9), tuple(Saving(user_id=3, key_id=RETIRED)), tuple(Saving(user_id=5))],

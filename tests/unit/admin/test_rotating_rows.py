@@ -9,13 +9,13 @@ import pytest
 
 from pwserver.config import StoreSettings
 from pwserver.errors import AdministrationRefused, DatabaseRefused
-from pwserver.wire.protocol import SavePassword
+from pwserver.wire.messages import SavePassword
 from tests.support.books import BOTH_KEYS, KEY, NEXT_KEY
 from tests.support.planning import Planner
 from workers.admin.administration import Administration, administration
 from workers.admin.rotation import retire, rotate
 from workers.book import rows
-from workers.book.keys import Keyring, create_keyring, replace_keyring
+from workers.book.keyring import Keyring, create_keyring, replace_keyring
 from workers.book.models import STORED_USER, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
 

@@ -25,7 +25,7 @@ from tests.support.books import (
 from tests.support.older_books import OldUser, make_version_1, make_version_2, saved_at_ms
 from workers.admin.upgrade import bring_up_to_date
 from workers.book import history, rows
-from workers.book.keys import INTEGRITY_ID, Keyring, MasterKey
+from workers.book.keyring import INTEGRITY_ID, Keyring, MasterKey
 from workers.book.models import (
     ANY_FINGERPRINT,
     SCHEMA_VERSION,

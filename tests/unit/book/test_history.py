@@ -49,7 +49,7 @@ def test_a_version_is_found_by_its_number() -> None:
 
 @given(st.lists(st.builds(OlderVersion, U64, U32, U64, SEALED), max_size=12))
 def test_what_is_packed_is_what_was_added(versions: list[OlderVersion]) -> None:
-    """Versions packed at once, as when all are sealed anew, come out as they went in."""
+    """Versions packed at once, as when all are sealed again, come out as they went in."""
     assert unpack(pack(versions)) == versions
     assert (pack(versions) is None) == (not versions)
     packed = None

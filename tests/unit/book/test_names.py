@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import InvalidMessage
-from pwserver.wire.protocol import USERNAME_LENGTH_MAX
+from pwserver.wire.messages import USERNAME_LENGTH_MAX
 from workers.book.names import (
     ID_MAX,
     composed,

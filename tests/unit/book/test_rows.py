@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pwserver.errors import DatabaseRefused, UnknownUser, UnknownVersion
-from pwserver.wire.protocol import DeleteUser, LabelUser, RestorePassword, SavePassword
+from pwserver.wire.messages import DeleteUser, LabelUser, RestorePassword, SavePassword
 from tests.support.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY
 from tests.support.planning import Change, Planner
 from workers.book import history, rows
 from workers.book.history import OlderVersion
-from workers.book.keys import MasterKey
+from workers.book.keyring import MasterKey
 from workers.book.models import STORED_USER, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
 from workers.storage.writing import DONE, LABEL, nonce
@@ -61,7 +61,7 @@ def check_refused(vault: Vault, user: UserRow) -> None:
         lambda: rows.open_version(vault, user, 1),
         lambda: rows.open_version(vault, user, 2**40),
         lambda: rows.older_with_newest(vault, user, KEPT),
-        lambda: rows.seal_anew(vault, user, None),
+        lambda: rows.reseal(vault, user, None),
     ]
     for use in uses:
         with pytest.raises(DatabaseRefused, match=rf"^the password of user {user.id} cannot be"):
@@ -87,23 +87,23 @@ def test_all_versions_of_a_row_open(book: Planner, vault: Vault) -> None:
 def test_a_row_that_is_sealed_anew_is_the_same_to_who_reads_it(book: Planner) -> None:
     """With another key nothing but the key changes, and the old key is not needed any more."""
     user = book.row("alice")
-    anew = rows.seal_anew(Vault(BOTH_KEYS), user, user.labels)
-    assert anew.key_id == NEXT_KEY.id
-    assert anew == user._replace(key_id=anew.key_id, sealed=anew.sealed, older=anew.older)
+    again = rows.reseal(Vault(BOTH_KEYS), user, user.labels)
+    assert again.key_id == NEXT_KEY.id
+    assert again == user._replace(key_id=again.key_id, sealed=again.sealed, older=again.older)
     alone = Vault(BOTH_KEYS.without(KEY.id))
-    assert passwords(alone, anew) == passwords(Vault(KEYRING), user)
-    for each in history.unpack(anew.older):
+    assert passwords(alone, again) == passwords(Vault(KEYRING), user)
+    for each in history.unpack(again.older):
         assert each.key_id == NEXT_KEY.id
-    check_refused(Vault(KEYRING), anew)
+    check_refused(Vault(KEYRING), again)
     check_refused(alone, user)
 
 
 def test_what_is_sealed_anew_is_another_state_of_the_row(book: Planner) -> None:
     """Even where nothing else changes: so the writer can tell that a row was read before that."""
     user = book.row("alice")
-    anew = rows.seal_anew(Vault(KEYRING), user, user.labels)
-    assert anew.sealed[:24] != user.sealed[:24]
-    assert anew == user._replace(sealed=anew.sealed)
+    again = rows.reseal(Vault(KEYRING), user, user.labels)
+    assert again.sealed[:24] != user.sealed[:24]
+    assert again == user._replace(sealed=again.sealed)
 
 
 def test_no_more_versions_are_kept_than_wanted(book: Planner, vault: Vault) -> None:
@@ -269,7 +269,7 @@ def test_a_refusal_says_whose_it_is_and_nothing_else(book: Planner, vault: Vault
 
 
 def test_nothing_is_added_to_a_row_that_was_altered(book: Planner, vault: Vault) -> None:
-    """A save, a restore or labels would seal it anew, and hide what was done to it: refused."""
+    """A save, a restore or labels would seal it again, and hide what was done to it: refused."""
     set_labels = "UPDATE user SET labels = '[]' WHERE username = 'alice'"
     book.store.connection.execute(set_labels)
     altered = book.row("alice")
@@ -295,7 +295,7 @@ STEPS = st.lists(
         st.builds(LabelUser, NAMES, SOME_LABELS),
         st.builds(DeleteUser, NAMES),
         st.sampled_from([KEY, NEXT_KEY]),
-        st.none(),  # everything is sealed anew
+        st.none(),  # everything is sealed again
     ),
     max_size=25,
 )
@@ -347,9 +347,9 @@ def seal_all_anew(book: Planner) -> None:
     """Seal every row with the key that seals now, as a rotation does."""
     vault = book.context.vault
     for user in map(book.row, book.names()):
-        anew = rows.seal_anew(vault, user, user.labels)
-        changed = (anew.sealed, anew.labels, anew.older)
-        operation = (LABEL, anew.key_id, user.id, nonce(user.sealed), *changed)
+        again = rows.reseal(vault, user, user.labels)
+        changed = (again.sealed, again.labels, again.older)
+        operation = (LABEL, again.key_id, user.id, nonce(user.sealed), *changed)
         assert book.store.commit([], [operation]) == [DONE]
         assert book.row(str(user.username)).key_id == vault.key_id
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pwserver.errors import DatabaseRefused
 from pwserver.secret import Secret
-from pwserver.wire.protocol import VERSION_MAX
+from pwserver.wire.messages import VERSION_MAX
 from tests.support.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, keyring_of
 from workers.book.history import OlderVersion
-from workers.book.keys import Keyring, MasterKey
+from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import UserRow
 from workers.book.vault import Vault, derive_key, newest_place, older_place
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from pwserver import Client, ConnectionFailed, InvalidMessage
-from pwserver.client import calls
+from pwserver.client import commands
 from pwserver.client.access import access_to
 from pwserver.client.connections import ConnectionPool
-from pwserver.client.exchange import Exchange, Limits
+from pwserver.client.retry import Limits, RetriedCalls
 from tests.support.both_clients import Use, ping, resolve_to, with_both_clients
 from tests.support.certificates import Authority
 from tests.support.fake_service import (
@@ -78,13 +78,13 @@ def test_the_connection_used_last_is_used_next() -> None:
         """Count, and meanwhile again, so often; return which connections it was over."""
         found: list[int] = []
 
-        class Nested(Exchange):
+        class Nested(RetriedCalls):
             def request(self) -> bytes:
                 if nested:
                     found.extend(asked_over(nested - 1))
                 return super().request()
 
-        counting = Nested([calls.number_of_users()], Limits(5, 2, 1))
+        counting = Nested([commands.number_of_users()], Limits(5, 2, 1))
         pool.ask(counting)
         return [*counting.results(), *found]
 
@@ -102,13 +102,13 @@ def test_waiting_for_a_connection_ends_at_the_timeout() -> None:
     with FakeService(answer_all(echo)) as service:
         pool = ConnectionPool(access_to(service.url), 1)
 
-        class Nested(Exchange):
+        class Nested(RetriedCalls):
             def request(self) -> bytes:
                 with pytest.raises(ConnectionFailed, match="all 1 connections of the client were"):
-                    pool.ask(Exchange([calls.ping()], Limits(0.05, 1, 1)))
+                    pool.ask(RetriedCalls([commands.ping()], Limits(0.05, 1, 1)))
                 return super().request()
 
-        pool.ask(Nested([calls.ping()], Limits(5, 1, 1)))
+        pool.ask(Nested([commands.ping()], Limits(5, 1, 1)))
         pool.close()
 
 

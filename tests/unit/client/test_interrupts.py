@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pwserver import Client
-from pwserver.client.turns import Turns
+from pwserver.client.fair_semaphore import FairSemaphore
 from tests.support.fake_service import FakeService, answer_all, echo
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -173,7 +173,7 @@ def test_an_interrupt_between_any_two_steps_loses_nothing(book: Client) -> None:
 
 def test_an_interrupt_in_line_leaves_the_line_to_others() -> None:
     """Who is interrupted while others have all turns is as if it had never come."""
-    turns = Turns(1)
+    turns = FairSemaphore(1)
 
     def in_vain() -> None:
         assert not turns.take(lambda: None, 0.001)

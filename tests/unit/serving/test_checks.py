@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from pwserver.handoff import control_channel
+from pwserver.ipc import control_channel
 from pwserver.limits import CHECK_LENGTH_MAX, CHECKS_MAX
-from pwserver.wire.protocol import Id
+from pwserver.wire.messages import Id
 from tests.support.books import Client
 from workers import checker
 from workers.serving.checks import FAILED, PACKET_BYTES_MAX, Check, Checks

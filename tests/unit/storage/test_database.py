@@ -28,7 +28,7 @@ from tests.support.books import (
     take_key,
     users,
 )
-from workers.book.keys import INTEGRITY_ID, Keyring
+from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import SCHEMA_VERSION, Application, Key, User
 from workers.storage.database import (
     Store,
@@ -208,7 +208,7 @@ def test_another_integrity_key_is_found_at_the_start(path: Path) -> None:
 
 
 def test_the_key_that_seals_is_told_last(store: Store) -> None:
-    """Whichever of them it is: so a book that is made anew goes on with it."""
+    """Whichever of them it is: so a book that is made again goes on with it."""
     take_key(store, 7)
     for sealing, order in ((7, [0, 1, 7]), (1, [0, 7, 1])):
         Key.update(seals=Key.id == sealing).execute()

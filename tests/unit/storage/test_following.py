@@ -7,7 +7,7 @@ import apsw
 import pytest
 
 from pwserver.errors import Unavailable
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from tests.support.books import (
     Saving,
     add_shop,

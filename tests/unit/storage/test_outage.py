@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from workers.storage.outage import DISK_FULL, READ_ONLY, REASONS, Outage
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import Unavailable
-from pwserver.handoff import Scoreboard
+from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX
 from tests.support.books import (
     NOW_MS,
@@ -247,7 +247,7 @@ def test_a_page_has_what_was_asked_for(
 def test_an_entry_tells_what_is_newest(store: Store, reader: BookReader) -> None:
     """A user is listed with labels, version and time, and never with what is sealed."""
     save_three_versions(store)
-    labels = (LABEL, 1, 6, b"2 of 6", b"sealed anew", '["x","\u00e9"]', None)
+    labels = (LABEL, 1, 6, b"2 of 6", b"sealed again", '["x","\u00e9"]', None)
     assert store.commit(users(9), [labels]) == [DONE]
     assert reader.page(0, "", "", None, 10) == (
         [

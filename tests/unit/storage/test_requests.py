@@ -83,7 +83,7 @@ def test_no_request_is_remembered_twice(store: Store) -> None:
 
 
 def test_a_request_that_was_not_done_is_not_remembered(store: Store) -> None:
-    """Planned anew after it was out of date, or after a failure, a request is done."""
+    """Planned again after it was out of date, or after a failure, a request is done."""
     save_often(store, 9, 1)
     stale = REQUEST._replace(username="u9")
     assert store.commit([], [stale]) == [STALE]

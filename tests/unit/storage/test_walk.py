@@ -14,8 +14,8 @@ import pytest
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused, Unavailable
 from tests.support.books import KEYRING, make_book, new_scoreboard, users
-from workers.admin.integrity import Examination
-from workers.book.keys import replace_keyring
+from workers.admin.check import Examination
+from workers.book.keyring import replace_keyring
 from workers.book.models import COMMON_BOOK
 from workers.storage.reading import BookReader, pages_of_users
 from workers.storage.walk import in_order

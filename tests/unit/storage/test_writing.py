@@ -52,7 +52,7 @@ def versions(store: Store, user_id: int) -> list[int]:
 
 def labelling(replaced: bytes, labels: str, user_id: int = 1, **more: Any) -> Operation:
     """Return an operation that sets the labels of a row, and what is sealed with them."""
-    values = {"key_id": 1, "sealed": b"sealed anew", "older": None, **more}
+    values = {"key_id": 1, "sealed": b"sealed again", "older": None, **more}
     sealed = values["sealed"], labels, values["older"]
     return (LABEL, values["key_id"], user_id, replaced, *sealed)
 
@@ -177,7 +177,7 @@ CHANGES: dict[str, Operation] = {
     "a save": Saving(user_id=1, replaced=b"1 of 1", version=2, sealed=b"another"),
     "labels": labelling(b"1 of 1", '["a"]'),
     "another key": labelling(b"1 of 1", "[]", key_id=2),
-    "deleted and made anew": Saving(username="u1", user_id=1, sealed=b"another"),
+    "deleted and made again": Saving(username="u1", user_id=1, sealed=b"another"),
 }
 """What may have become of a row of which an operation read `1 of 1`."""
 
@@ -232,9 +232,9 @@ def test_labels_are_set_alone(store: Store) -> None:
     save_often(store, 1, 2)
     save_often(store, 2, 1)
     user, other = rows_of(store, "user")
-    operation = labelling(user[2], '["a","b"]', key_id=2, older=b"older anew")
+    operation = labelling(user[2], '["a","b"]', key_id=2, older=b"older again")
     assert store.commit([], [operation]) == [DONE]
-    labelled = (1, 2, b"sealed anew", *user[3:7], '["a","b"]', b"older anew")
+    labelled = (1, 2, b"sealed again", *user[3:7], '["a","b"]', b"older again")
     assert everything(store) == [[labelled, other], []]
 
 
@@ -265,11 +265,11 @@ def test_a_deleted_user_leaves_nothing(store: Store) -> None:
 
 def test_the_number_of_users_follows_every_change(store: Store) -> None:
     """Rows and new users count, new versions and what was not done do not, deleted users go."""
-    replacing = Saving(user_id=4, replaced=b"sealed", version=2, sealed=b"anew")
+    replacing = Saving(user_id=4, replaced=b"sealed", version=2, sealed=b"again")
     steps: list[tuple[list[Any], list[Any], int]] = [
         (users(1, 2, 3), [], 3),
         ([], [Saving(username="alice", user_id=4), Saving(username="alice", user_id=5)], 4),
-        ([], [replacing, labelling(b"anew", "[]", 4)], 4),
+        ([], [replacing, labelling(b"again", "[]", 4)], 4),
         (users(6), [deletion(1), deletion(1), deletion(2)], 3),
         ([], [], 3),
         ([], [Saving(user_id=7, request_id="r"), Saving(user_id=8, request_id="r")], 4),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pwserver.wire.protocol import REQUESTS, Bad, Message, SavePassword
+from pwserver.wire.messages import REQUESTS, Bad, Message, SavePassword
 from tests.support.harness import Peer
 from tests.support.wire import LIMIT, Outcome, read, tag
 from tests.unit.wire.test_messages import SMALLEST, written

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType, structs
 
 from pwserver.errors import Denied, NotSaved, Unavailable, UnknownUser
-from pwserver.wire import framing, protocol
-from pwserver.wire.protocol import (
+from pwserver.wire import framing, messages
+from pwserver.wire.messages import (
     Authenticate,
     Bad,
     CheckPassword,
@@ -92,7 +92,7 @@ def written(kind: type[Message], **fields: Any) -> bytes:
 
 def test_every_message_has_its_examples() -> None:
     """No message, and no field of one, can be added without being in these tests."""
-    assert set(SMALLEST) == set(protocol.REQUESTS)
+    assert set(SMALLEST) == set(messages.REQUESTS)
     assert {field for kind in SMALLEST for field in kind.__struct_fields__} == set(FIELDS)
 
 
@@ -125,7 +125,7 @@ def test_each_request_is_decoded(text: str, request_: Message) -> None:
     assert read([text.encode()]) == Outcome([request_], False)
 
 
-@pytest.mark.parametrize("kind", protocol.REQUESTS, ids=tag)
+@pytest.mark.parametrize("kind", messages.REQUESTS, ids=tag)
 def test_every_reply_can_repeat_the_id(kind: type[Message]) -> None:
     """Integers of any size and texts of up to 128 characters are ids, of bad messages too."""
     expected = kind(**SMALLEST[kind])
@@ -138,7 +138,7 @@ def test_every_reply_can_repeat_the_id(kind: type[Message]) -> None:
         assert read([unknown]) == Outcome([Bad(None, id)], False)
 
 
-@pytest.mark.parametrize("kind", protocol.REQUESTS, ids=tag)
+@pytest.mark.parametrize("kind", messages.REQUESTS, ids=tag)
 def test_what_a_message_must_have_is_missed(kind: type[Message]) -> None:
     """A message without one of its fields is refused, and the field is named."""
     for field in SMALLEST[kind]:
@@ -245,7 +245,7 @@ def test_labels_are_a_short_list_of_texts(
 
 
 def test_a_save_is_plain_where_nothing_depends_on_the_book() -> None:
-    """The seed's save, with an id or without, is plain; one with any other field is not."""
+    """The contract's save, with an id or without, is plain; one with any other field is not."""
     assert SavePassword("p").plain
     assert SavePassword("p", id=7).plain
     more: list[dict[str, Any]] = [{"username": "u"}, {"labels": []}, {"if_version": 0}]
@@ -274,12 +274,12 @@ def test_no_printed_request_shows_a_secret(drawn: tuple[bytes, Message]) -> None
 
 def test_the_seeds_replies_are_the_contracts_bytes() -> None:
     """What main applications were made for is sent byte for byte as the contract says."""
-    assert protocol.PASSWORD_SAVED == b'{"message": "Password saved!"}\n'
-    assert protocol.return_number_of_users(10_000_000, UNSET) == (
+    assert messages.PASSWORD_SAVED == b'{"message": "Password saved!"}\n'
+    assert messages.return_number_of_users(10_000_000, UNSET) == (
         b'{"message": "return_number_of_users", "number_of_users": 10000000}\n'
     )
-    assert protocol.invalid_message(Bad(None)) == b'{"message": "Invalid message!"}\n'
-    assert protocol.refusal(Denied("No."), UNSET) == protocol.denied(UNSET, "No.")
+    assert messages.invalid_message(Bad(None)) == b'{"message": "Invalid message!"}\n'
+    assert messages.refusal(Denied("No."), UNSET) == messages.denied(UNSET, "No.")
 
 
 ID = {"id": "é"}
@@ -288,45 +288,45 @@ ID = {"id": "é"}
 @pytest.mark.parametrize(
     ("without_id", "with_id", "expected"),
     [
-        (protocol.alive(UNSET), protocol.alive("é"), {"message": "Alive!"}),
+        (messages.alive(UNSET), messages.alive("é"), {"message": "Alive!"}),
         (
-            protocol.return_number_of_users(0, UNSET),
-            protocol.return_number_of_users(0, "é"),
+            messages.return_number_of_users(0, UNSET),
+            messages.return_number_of_users(0, "é"),
             {"message": "return_number_of_users", "number_of_users": 0},
         ),
         (
-            protocol.return_verify_password(True, UNSET),
-            protocol.return_verify_password(True, "é"),
+            messages.return_verify_password(True, UNSET),
+            messages.return_verify_password(True, "é"),
             {"message": "return_verify_password", "valid": True},
         ),
         (
-            protocol.return_verify_password(False, UNSET),
-            protocol.return_verify_password(False, "é"),
+            messages.return_verify_password(False, UNSET),
+            messages.return_verify_password(False, "é"),
             {"message": "return_verify_password", "valid": False},
         ),
         (
-            protocol.invalid_message(Bad(None)),
-            protocol.invalid_message(Bad(None, "é")),
+            messages.invalid_message(Bad(None)),
+            messages.invalid_message(Bad(None, "é")),
             {"message": "Invalid message!"},
         ),
         (
-            protocol.invalid_message(Bad("It is.")),
-            protocol.invalid_message(Bad("It is.", "é")),
+            messages.invalid_message(Bad("It is.")),
+            messages.invalid_message(Bad("It is.", "é")),
             {"message": "Invalid message!", "error": "It is."},
         ),
         (
-            protocol.denied(UNSET, "No."),
-            protocol.denied("é", "No."),
+            messages.denied(UNSET, "No."),
+            messages.denied("é", "No."),
             {"message": "Denied!", "error": "No."},
         ),
         (
-            protocol.refusal(UnknownUser(), UNSET),
-            protocol.refusal(UnknownUser(), "é"),
+            messages.refusal(UnknownUser(), UNSET),
+            messages.refusal(UnknownUser(), "é"),
             {"message": "Unknown user!"},
         ),
         (
-            protocol.refusal(NotSaved("It is not."), UNSET),
-            protocol.refusal(NotSaved("It is not."), "é"),
+            messages.refusal(NotSaved("It is not."), UNSET),
+            messages.refusal(NotSaved("It is not."), "é"),
             {"message": "Not saved!", "error": "It is not."},
         ),
     ],
@@ -344,12 +344,12 @@ def test_replies_say_what_the_contract_says(
 def test_an_id_is_repeated_whatever_it_is(id: int | str) -> None:
     """No id is taken for none, and refusals of the service have the word of their class."""
     for refusal in (UnknownUser(), NotSaved("Because."), Unavailable("Because.")):
-        reply = json.loads(protocol.refusal(refusal, id))
+        reply = json.loads(messages.refusal(refusal, id))
         assert (reply["message"], reply["id"]) == (type(refusal).message, id)
-    assert json.loads(protocol.alive(id))["id"] == id
-    told = json.loads(protocol.denied(id, "No."))
+    assert json.loads(messages.alive(id))["id"] == id
+    told = json.loads(messages.denied(id, "No."))
     assert told == {"message": "Denied!", "id": id, "error": "No."}
-    assert json.loads(protocol.invalid_message(Bad(None, id))) == {
+    assert json.loads(messages.invalid_message(Bad(None, id))) == {
         "message": "Invalid message!",
         "id": id,
     }
@@ -365,7 +365,7 @@ def test_saves_are_answered_one_by_one() -> None:
     """Each save has its own line, with its own id where it has one."""
     groups: list[list[Id]] = [[], [UNSET] * 3, [0, ""], [UNSET, 0, "", UNSET, "é", 10**40]]
     for ids in groups:
-        lines = protocol.passwords_saved(ids).splitlines(keepends=True)
+        lines = messages.passwords_saved(ids).splitlines(keepends=True)
         for line, id in zip(lines, ids, strict=True):
             fields = {} if isinstance(id, UnsetType) else {"id": id}
             assert json.loads(line) == {"message": "Password saved!", **fields}

@@ -1,0 +1,369 @@
+"""The commands of the administrator: applications, keys, and a check of everything.
+
+They work on the files themselves, whether the service runs or not, and may be used by whoever may
+use the files. What they show on standard output is what a program wants to have, a new token above
+all; what only a person wants to know goes to standard error.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from pwserver.cli import output, prompts
+from pwserver.cli.book import FLAT, Json, Yes
+from pwserver.config import StoreSettings
+from pwserver.errors import (
+    AdministrationRefused,
+    ConfigError,
+    DatabaseRefused,
+    ExitCode,
+)
+from pwserver.secret import Secret
+from pwserver.wire.messages import RIGHTS, Right
+
+# The modules of the service are loaded by the commands that need them: no client pays for them.
+# ruff: noqa: PLC0415
+
+if TYPE_CHECKING:
+    from workers.admin.administration import Administration
+    from workers.book.models import ApplicationRow
+
+_Settings = Annotated[StoreSettings, FLAT]
+_DEFAULTS = StoreSettings()
+_Name = Annotated[str, Parameter(help="The application's name.")]
+
+GRACE_S = 86_400.0
+
+application = App(
+    name="app",
+    sort_key=101,
+    version_flags=(),
+    help="Applications: who may use the service, and for what.",
+)
+key = App(
+    name="key", sort_key=102, version_flags=(), help="The keys that passwords are sealed with."
+)
+APPS = (application, key)
+
+
+# --- Applications. ---
+
+
+@application.command(name="add")
+def add_application(
+    name: _Name,
+    /,
+    *,
+    may: str,
+    common: bool = False,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Register an application and print its token, which is shown only now.
+
+    Parameters
+    ----------
+    may
+        What it may do: one or more of save, count, get, verify, list, delete, between commas.
+    common
+        Let it use the common book, in which all save who have no token, and not a book of its own.
+    """
+    rights = _rights(may)
+    with _administration(settings, make=True) as files:
+        token = files.add(name, rights, common=common)
+    _print_token(name, token, "is registered", as_json)
+    return ExitCode.OK
+
+
+@application.command(name="list")
+def list_applications(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """List the applications: what each may do, and whether its token is good."""
+    from workers.auth.applications import rights_of
+
+    with _administration(settings) as files:
+        rows = files.applications()
+    output.records(
+        (
+            {
+                "name": row.name,
+                "may": rights_of(row),
+                "book": "its own" if row.book else "common",
+                "state": _state(row),
+                "old_token_until": _time(row.previous_until_ms),
+                "added": _time(row.created_at_ms),
+            }
+            for row in rows
+        ),
+        as_json=as_json,
+        least=("added", "old_token_until"),
+    )
+    return ExitCode.OK
+
+
+@application.command(name="rotate")
+def rotate_token(
+    name: _Name,
+    /,
+    *,
+    grace_s: float = GRACE_S,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Give an application a new token and print it; one that was revoked is active again.
+
+    Parameters
+    ----------
+    grace_s
+        How long the old token stays good, in seconds.
+    """
+    if not 0 <= grace_s <= 366 * 86_400:
+        raise ConfigError("grace-s must be from 0 to a year, in seconds.")
+    with _administration(settings) as files:
+        token = files.rotate(name, grace_s)
+    _print_token(name, token, "has a new token", as_json)
+    return ExitCode.OK
+
+
+@application.command(name="revoke")
+def revoke_application(
+    name: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
+) -> ExitCode:
+    """Take an application's token away, from open connections too; its passwords stay."""
+    with _administration(settings) as files:
+        files.revoke(name)
+    output.said(f"Application {name} is revoked.", {"name": name, "revoked": True}, as_json=as_json)
+    return ExitCode.OK
+
+
+@application.command(name="set")
+def set_rights(
+    name: _Name, /, *, may: str, as_json: Json = False, settings: _Settings = _DEFAULTS
+) -> ExitCode:
+    """Change what an application may do, on open connections too; its token stays.
+
+    Parameters
+    ----------
+    may
+        All that it may do from now on: one or more of save, count, get, verify, list, delete,
+        between commas.
+    """
+    rights = _rights(may)
+    with _administration(settings) as files:
+        files.set_rights(name, rights)
+    output.said(
+        f"Application {name} may {', '.join(rights)}.",
+        {"name": name, "may": rights},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@application.command(name="remove")
+def remove_application(
+    name: _Name,
+    /,
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Remove an application and its own book: all users in it, with all their passwords.
+
+    The common book stays. May be stopped, and run again to go on.
+    """
+    from workers.admin import administration
+
+    with _administration(settings) as files:
+        number = files.users_of(name)
+    if not yes:
+        prompts.confirm(
+            f"Remove the application {name!r} and the {number:,} users of its own book?"
+        )
+    with output.progress("Removing") as progress:
+        number = administration.remove(settings, name, progress)
+    output.said(
+        f"Application {name} is removed, with {number:,} users.",
+        {"name": name, "removed": True, "users": number},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+def _rights(may: str) -> list[Right]:
+    words = may.replace(",", " ").split()
+    rights = [right for right in RIGHTS if right in words]
+    if not words or len(rights) != len(set(words)):
+        raise ConfigError(f"may must be one or more of {', '.join(RIGHTS)}, between commas.")
+    return rights
+
+
+def _print_token(name: str, token: Secret[str], what: str, as_json: bool) -> None:
+    if not as_json:
+        output.tell(f"Application {name} {what}. Its token is shown only now:")
+    output.plain([token.reveal()], {"name": name, "token": token.reveal()}, as_json=as_json)
+
+
+# --- Keys. ---
+
+
+@key.command(name="list")
+def list_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """List the keys, and how many passwords are sealed with each."""
+    from workers.admin import rotation
+
+    with _administration(settings) as files:
+        sealing, uses = rotation.sealing_key(), rotation.key_uses()
+        numbers = sorted(files.keyring.keys)
+    output.records(
+        (
+            {
+                "key": number,
+                "state": "seals" if number == sealing else "opens" if number in uses else "unused",
+                "passwords": uses.get(number, 0),
+            }
+            for number in numbers
+        ),
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@key.command(name="add")
+def add_key(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Put a new key into the key file. Nothing is sealed with it before `key rotate`."""
+    from workers.admin import rotation
+
+    with _administration(settings) as files:
+        number = rotation.add_key(files)
+    output.said(
+        f"Key {number} was added to {settings.key_path}. Keep a copy of that file in a safe place; "
+        "then run `pwserver key rotate`.",
+        {"key": number, "added": True},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@key.command(name="rotate")
+def rotate_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Seal every password again with the newest key. May be stopped, and run again to go on."""
+    from workers.admin import rotation
+    from workers.storage.database import is_in_use
+
+    in_use = is_in_use(settings.path)
+    with output.progress("Resealing") as progress, _administration(settings) as files:
+        refused = rotation.rotate(files, progress, beside_service=in_use)
+        number = files.keyring.newest.id
+    if refused:
+        raise AdministrationRefused(
+            f"{len(refused)} passwords were altered and do not open, the first of user "
+            f"{refused[0]}; they were left as they are. All others are sealed with key {number}."
+        )
+    output.said(
+        f"Every password is sealed with key {number}.",
+        {"key": number, "seals": "everything"},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+@key.command(name="retire")
+def retire_key(
+    number: Annotated[int, Parameter(help="The key, as `key list` has it.")],
+    /,
+    *,
+    as_json: Json = False,
+    settings: _Settings = _DEFAULTS,
+) -> ExitCode:
+    """Remove a key that nothing is sealed with any more."""
+    from workers.admin import rotation
+
+    with _administration(settings) as files:
+        rotation.retire(files, number)
+    output.said(
+        f"Key {number} is retired. Backups of the database made before need it still.",
+        {"key": number, "retired": True},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+# --- The whole book. ---
+
+
+def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+    """Look at every page, open every password, see who may use the files; exit with 5 if need be.
+
+    Where all is in order and the disk has no room for more, exit with 6.
+
+    Changes nothing, whether the service runs or not. The audit record has its own `audit verify`.
+    """
+    from workers.admin.check import Examination, check_room
+    from workers.admin.setup import owners_rights
+    from workers.process import protect_memory
+    from workers.storage.database import is_in_use, require_a_book
+    from workers.storage.validation import check_sqlite
+
+    protect_memory()
+    check_sqlite()
+    findings: list[str] = []
+    with output.progress("Checking") as progress, owners_rights(settings):
+        require_a_book(settings.path)
+        examination = Examination(settings, at_rest=not is_in_use(settings.path))
+        for finding in examination.findings(progress):
+            findings.append(finding)
+            output.tell(finding)
+    users, found = examination.users, examination.applications
+    about = {"users": users, "applications": found, "findings": findings}
+    if findings:
+        if as_json:
+            output.record(about, as_json=True)
+        raise DatabaseRefused(
+            f"{settings.path} is not in order, as said above. Nothing was changed."
+        )
+    output.plain([f"{users} users, {found} applications: all in order."], about, as_json=as_json)
+    check_room(settings.path.absolute().parent)
+    return ExitCode.OK
+
+
+# --- What they share. ---
+
+
+@contextmanager
+def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
+    """Give the files of the service, brought up to date; made where there are none and `make`."""
+    from workers.admin.administration import administration
+    from workers.admin.setup import owners_rights, prepare
+    from workers.process import protect_memory
+    from workers.storage.database import is_in_use, require_a_book
+
+    protect_memory()
+    with owners_rights(settings):
+        if not make:
+            require_a_book(settings.path)
+        if not is_in_use(settings.path):
+            try:
+                _, made = prepare(settings)
+            except DatabaseRefused:
+                if not is_in_use(settings.path):
+                    raise
+                made = []  # a service has just been started, which does the same
+            for sentence in made:
+                output.tell(sentence)
+        with administration(settings) as files:
+            yield files
+
+
+def _state(row: "ApplicationRow") -> str:
+    from workers.storage.removal import REMOVED
+
+    if row.may == REMOVED:
+        return "being removed"
+    return "revoked" if row.token_hash is None else "active"
+
+
+def _time(ms: int) -> datetime | None:
+    return datetime.fromtimestamp(ms // 1000, UTC) if ms else None

@@ -1,0 +1,268 @@
+"""The command line: the commands that run the service, and how a command is read and run.
+
+Each function is a command: it takes settings, and does its work elsewhere. Those that talk to a
+running service are in `cli_book` and `cli_service` beside this. Settings come from flags,
+`PWSERVER_...` variables and a TOML file, in this order, all made by cyclopts from the one
+definition in `pwserver.config`. What a single command is told to do, such as a name or `--yes`, is
+said on the command line only. What people look at goes to standard output; errors are one plain
+sentence on standard error, and the exit code says what kind.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import setproctitle
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    Parameter,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+from cyclopts.config import Dict, Env
+
+from pwserver import __version__, trust
+from pwserver.cli import admin, audit, book, output, service, surroundings
+from pwserver.cli.book import FLAT, Json
+from pwserver.client.access import TOKEN_FILE_VARIABLE
+from pwserver.config import ClientSettings, Settings, StoreSettings, environment_variable
+from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
+from pwserver.tokens import TOKEN
+
+CONFIG_FILE = "pwserver.toml"
+_CONFIG_BYTES_MAX = 1024 * 1024
+_INTERRUPTED = 130  # what shells report of a command that SIGINT ended
+_TRACEBACK = "PWSERVER_TRACEBACK"  # where it is set, the unforeseen is shown at length
+_SETTINGS = {
+    field.name for kind in (Settings, ClientSettings) for field in dataclasses.fields(kind)
+}
+
+
+def _settings(arguments: ArgumentCollection) -> ArgumentCollection:
+    """Return those that are settings: the help names an environment variable for no other."""
+    settings = arguments.copy()
+    settings[:] = [each for each in arguments if each.parameter.show_env_var]
+    return settings
+
+
+class _Environment(Env):
+    """The `PWSERVER_...` variables."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        super().__call__(app, commands, _settings(arguments))
+
+
+class _File(Dict):
+    """The TOML file."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        super().__call__(app, commands, _settings(arguments))
+
+
+_ENVIRONMENT = _Environment("PWSERVER_", command=False)
+
+app = App(
+    name="pwserver",
+    help="A password book that many applications share.",
+    version_flags=(),  # see `version`: it is taken before a command only
+    help_format="markdown",
+    config=_ENVIRONMENT,
+    result_action="return_value",
+    default_parameter=Parameter(show_default=False, show_env_var=False, negative=()),
+)
+
+
+def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
+    """Run the service; on the first run, make the key file and the database before."""
+    from pwserver.server import supervisor  # noqa: PLC0415 - no other command needs the database
+
+    settings.check_files()  # before any is made: the lock of the service empties what is there
+    return supervisor.serve(settings)
+
+
+def setup(
+    *, as_json: Json = False, settings: Annotated[StoreSettings, FLAT] = StoreSettings()
+) -> ExitCode:
+    """Make the key file and the database without running the service, or check those there are.
+
+    `serve` does the same at its start, so nobody needs this. Use it to have the key file before the
+    first start, for your backup or to hand it to another user; or to bring the database of an older
+    pwserver up to date, or to see that a backup fits its key, before anybody is served.
+    """
+    from workers.admin.setup import owners_rights, prepare  # noqa: PLC0415
+
+    with owners_rights(settings):
+        _, made = prepare(settings)
+    output.plain(
+        made or ["The key file and the database are in order; nothing was changed."],
+        {"database": str(settings.path), "key_file": str(settings.key_path), "done": made},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
+def stop(
+    *,
+    timeout_s: float = 30.0,
+    as_json: Json = False,
+    settings: Annotated[StoreSettings, FLAT] = StoreSettings(),
+) -> ExitCode:
+    """Stop the service that runs on the database, and wait for its end.
+
+    It answers everything that it has received before it ends, as it does after Ctrl-C.
+
+    Parameters
+    ----------
+    timeout_s
+        How long to wait for its end, in seconds.
+    """
+    from pwserver.server import instance  # noqa: PLC0415 - as above
+
+    process = instance.stop(settings.path, timeout_s)
+    output.done(f"Process {process} has stopped.", {"process": process}, as_json=as_json)
+    return ExitCode.OK
+
+
+@app.command(name="--version")
+def version() -> ExitCode:
+    """Print which pwserver this is."""
+    print(__version__)
+    return ExitCode.OK
+
+
+_COMMANDS: tuple[Callable[..., ExitCode], ...] = (
+    serve,
+    stop,
+    setup,
+    *book.COMMANDS,
+    *service.COMMANDS,
+    admin.check,
+)
+for place, command in enumerate(_COMMANDS):
+    app.command(command, sort_key=place)
+for commands in (*admin.APPS, audit.audit):
+    app.command(commands)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. Whatever happens is said in one sentence."""
+    surroundings.put_right()
+    try:
+        _cover_token(sys.argv if arguments is None else arguments)
+        code = app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
+        sys.stdout.flush()
+        return code
+    except (CycloptsError, PwserverError) as error:
+        sentence = TOKEN.sub("(a token)", _sentence(error))
+        code = error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
+        surroundings.give_up_output()  # what was printed before, if it still can be
+        return _say(sentence, code)
+    except KeyboardInterrupt:
+        return _say("", _INTERRUPTED)  # the terminal has put "^C" into the line
+    except Exception as error:  # the one place for what nobody foresaw
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what nobody foresaw, or that standard output takes no more, which anybody may meet."""
+    output_fails = surroundings.give_up_output()
+    if isinstance(error, BrokenPipeError):  # nobody reads it any more, and nobody is to be told
+        return ExitCode.FAILED
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(error)
+    if output_fails and isinstance(error, OSError):
+        sentence = f"standard output cannot be written to: {error.strerror}."
+    elif isinstance(error, OSError):
+        named = f" with {error.filename}" if error.filename else ""
+        sentence = f"this cannot be done{named}: {error.strerror or error}."
+    else:
+        sentence = (
+            f"something unforeseen went wrong ({type(error).__name__}). Please report it, with "
+            f"what is shown when {_TRACEBACK}=1 is set."
+        )
+    return _say(TOKEN.sub("(a token)", sentence), ExitCode.FAILED)
+
+
+def _say(sentence: str, code: int) -> int:
+    """Say a sentence on standard error, if anybody is there, and return the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        output.tell(f"pwserver: {sentence}" if sentence else "")
+        sys.stderr.flush()
+    return code
+
+
+def _cover_token(arguments: list[str]) -> None:
+    """Take the arguments out of the process list where a token stands in them."""
+    if any(TOKEN.search(argument) for argument in arguments):
+        setproctitle.setproctitle("pwserver")
+        print(
+            "pwserver: others could see the token in the arguments; keep it in a file, which "
+            f"{TOKEN_FILE_VARIABLE} names.",
+            file=sys.stderr,
+        )
+
+
+app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # see `run`
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None,
+        Parameter(
+            show_env_var=True,
+            help=f"A TOML file with settings. Not set: {CONFIG_FILE}, if there is one here.",
+        ),
+    ] = None,
+) -> int:
+    surroundings.check_variables(map(environment_variable, _SETTINGS))
+    path = config or Path(CONFIG_FILE)
+    is_there = config is not None or os.path.lexists(path)
+    app.config = (
+        _ENVIRONMENT,
+        _File(
+            data=_read(path) if is_there else {},
+            source=str(path),
+            use_commands_as_keys=False,
+            allow_unknown=True,  # no command knows every setting
+        ),
+    )
+    return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, which say whom to trust: so it is looked whose it is."""
+    missing = f"there is no settings file {path}."
+    text = trust.read(path, "", ConfigError, bytes_max=_CONFIG_BYTES_MAX, missing=missing)
+    try:
+        settings = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin with a mark
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+    for key, value in settings.items():
+        if key not in _SETTINGS:
+            near = surroundings.nearest(key, _SETTINGS)
+            raise ConfigError(f"{path} has {key!r}, which is not a setting; {near}")
+        if isinstance(value, dict):
+            raise ConfigError(f"{path} has a section {key!r}, which is not a setting.")
+    return settings
+
+
+def _sentence(error: CycloptsError | PwserverError) -> str:
+    """Return what a person is told; of a refusal the wire's words, and the reason if there is."""
+    sentence = str(error)
+    if isinstance(error, Refused):
+        return error.message if error.message in sentence else f"{error.message} {sentence}"
+    if isinstance(error, UnusedCliTokensError):  # it would repeat them: one may be a password
+        return "there are more arguments than it takes; a password is never one."
+    if isinstance(error, UnknownOptionError) and "--version" in sentence:
+        return "--version is no flag of this command; `pwserver --version` prints the program's."
+    return f"{sentence[:1].lower()}{sentence[1:]}"

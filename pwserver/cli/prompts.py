@@ -1,0 +1,66 @@
+"""What the commands ask: for a password, or whether something is really meant.
+
+A password is read from a prompt that does not show it, or from standard input. The questions stand
+on the terminal whatever standard output is, so that they are not part of what is printed.
+"""
+
+import getpass
+import sys
+
+from pwserver.errors import ConfigError, Declined
+from pwserver.wire.messages import PASSWORD_LENGTH_MAX
+
+_INPUT_BYTES_MAX = 4 * PASSWORD_LENGTH_MAX + len("\r\n")
+
+
+def password(*, twice: bool = False) -> str:
+    """Return a password that was typed, or all of standard input where nobody types there.
+
+    `twice` is for one that is to be saved: nobody sees what they type, and it is asked for again.
+    """
+    try:
+        given = _typed(twice) if sys.stdin.isatty() else _standard_input()
+    except UnicodeDecodeError:
+        raise ConfigError("the password is not valid UTF-8.") from None
+    if not given:
+        raise ConfigError("no password was given.")
+    return given
+
+
+def confirm(question: str) -> None:
+    """Return where a person says yes; raise `Declined` where not, `ConfigError` where none is."""
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is there to confirm this: add --yes.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:  # Ctrl-D leaves the cursor in the line
+        print(file=sys.stderr)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Declined("nothing was done.")
+
+
+def _typed(twice: bool) -> str:
+    given = _line("Password: ")
+    if twice and given and _line("Once more: ") != given:
+        raise ConfigError("these were two different passwords; nothing was done. Try again.")
+    return given
+
+
+def _line(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:  # Ctrl-D leaves the cursor in the line
+        print(file=sys.stderr)
+        return ""
+
+
+def _standard_input() -> str:
+    """Return all there is, without the newline at its end; a password may have others in it."""
+    try:
+        data = sys.stdin.buffer.read(_INPUT_BYTES_MAX + 1)
+    except OSError as error:  # it is closed, or a folder
+        raise ConfigError(f"standard input cannot be read: {error.strerror}.") from None
+    if len(data) > _INPUT_BYTES_MAX:
+        raise ConfigError(f"a password has {PASSWORD_LENGTH_MAX:,} characters at the most.")
+    text = data.decode()
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

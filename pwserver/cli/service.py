@@ -1,0 +1,80 @@
+"""The commands that ask the service for what is in no book: how it is, and what it can judge.
+
+One of them starts a service of its own, to show how a main application speaks to it.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pwserver.cli import output, prompts
+from pwserver.cli.book import DEFAULTS, Json, Where, client
+from pwserver.cli.demo import demonstration
+from pwserver.errors import ExitCode, StorageFailed
+
+
+def strength(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
+    """Tell how strong a password is, from 0 to 4; it is typed or read from standard input."""
+    with client(settings) as book:
+        found = book.check_password(prompts.password())
+    sentences = [f"Strength {found.strength} of 4.", found.warning, *found.suggestions]
+    output.done(" ".join(filter(None, sentences)), dataclasses.asdict(found), as_json=as_json)
+    return ExitCode.OK
+
+
+def count(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
+    """Print how many users there are."""
+    with client(settings) as book:
+        number = book.number_of_users()
+    sentence = f"{number:,} user{'' if number == 1 else 's'}"
+    words = sentence if output.on_terminal() else str(number)
+    output.plain([words], {"number_of_users": number}, as_json=as_json)
+    return ExitCode.OK
+
+
+def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
+    """Tell how the service is doing; exit with 6 where it can save nothing now."""
+    with client(settings) as book:
+        found = book.status()
+    about: dict[str, Any] = {
+        "number_of_users": found.number_of_users,
+        "workers": found.workers,
+        "uptime_s": found.uptime_s,
+    }
+    if found.write_error is not None:
+        about["write_error"] = found.write_error
+        about["write_error_since"] = found.write_error_since
+    if as_json or not output.on_terminal():
+        output.record(about | {"parts": found.parts}, as_json=True)
+    else:
+        output.record(about | found.parts, as_json=False)
+    if found.write_error is not None:
+        raise StorageFailed(f"nothing can be saved. {found.write_error}")
+    return ExitCode.OK
+
+
+def ping(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
+    """Tell whether the service is alive."""
+    with client(settings) as book:
+        book.ping()
+    output.plain(["Alive!"], {"alive": True}, as_json=as_json)
+    return ExitCode.OK
+
+
+def demo(*, as_json: Json = False) -> ExitCode:
+    """Show what a main application says to a service, and what it answers.
+
+    Starts a service of its own, with a book in a temporary folder, and leaves nothing behind. The
+    messages are sent just as `json.dumps` makes them, to show that nothing else is needed.
+    """
+    with contextlib.closing(demonstration()) as exchanges:
+        for sent, received in exchanges:
+            lines = [f"sent:     {json.dumps(sent)}", f"received: {json.dumps(received)}"]
+            output.plain(lines, {"sent": sent, "received": received}, as_json=as_json)
+    return ExitCode.OK
+
+
+COMMANDS: tuple[Callable[..., ExitCode], ...] = (strength, count, status, ping, demo)
+"""In the order in which `pwserver --help` lists them."""

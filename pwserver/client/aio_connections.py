@@ -1,0 +1,162 @@
+"""The connections of an `AsyncClient`: as `connections`, by the same rules, with asyncio's streams.
+
+An idle connection is not read by the event loop, so that whatever arrives on it meanwhile is seen
+before it is used again. asyncio's own TLS would read on, so the streams are plain ones.
+"""
+
+import asyncio
+import contextlib
+import select
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+from pwserver.client.access import Access
+from pwserver.client.connection import RECEIVE_BYTES, reason, unreachable
+from pwserver.client.connections import all_in_use
+from pwserver.client.retry import RetriedCalls
+from pwserver.client.round_trip import Authentication, RoundTrip, seconds_until
+from pwserver.client.url import ServiceUrl
+from pwserver.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    from pwserver.client.tls import Session
+
+_NEXT_ADDRESS_S = 0.25
+"""After how long another address of the service is tried beside one that does not answer (RFC 8305,
+8): IPv6 may be broken on the way."""
+
+
+class AioConnection:
+    """A connected pair of streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._transport = cast(asyncio.Transport, writer.transport)
+        self._poll = select.poll()
+        self._poll.register(writer.get_extra_info("socket"), select.POLLIN)
+        self._session: Session | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has arrived, not even the end, since the last reply."""
+        return not self._writer.is_closing() and not self._poll.poll(0)
+
+    async def greet(self, access: Access, deadline: float) -> None:
+        """Do what comes before all requests: agree on keys for TLS, and say who asks."""
+        if (session := access.session()) is not None:
+            handshake = session.handshake(deadline)
+            while not session.is_ready:
+                await self.ask(handshake)
+            self._session = session
+        if access.token is not None:
+            await self.ask(Authentication(access.token, deadline))
+
+    async def ask(self, talk: RoundTrip) -> None:
+        """Send what a talk has to send, and take what arrives until it awaits no more."""
+        self._transport.resume_reading()
+        request = talk.request()
+        self._writer.write(self._session.encrypt(request) if self._session else request)
+        try:
+            async with asyncio.timeout(talk.seconds_left):
+                while talk.awaiting:
+                    if (data := await self._receive()) is not None:
+                        talk.take(data)
+        except TimeoutError:
+            raise ConnectionFailed("the service did not answer in time.") from None
+        except OSError as error:
+            raise ConnectionFailed(f"the connection was lost: {reason(error)}.") from None
+        if self._transport.get_write_buffer_size():
+            raise ConnectionFailed("the service did not take the whole request.")
+        self._transport.pause_reading()
+
+    async def _receive(self) -> bytes | None:
+        data = await self._reader.read(RECEIVE_BYTES)
+        return self._session.decrypt(data) if self._session else data
+
+    def drop(self) -> None:
+        """Close it at once, with whatever is unsent or under way."""
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Close it in peace."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class AioConnectionPool:
+    """Connections to one service, shared by all tasks of an event loop."""
+
+    def __init__(
+        self, access: Access, connections_max: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.loop = loop
+        self._access = access
+        self._connections_max = connections_max
+        self._turns = asyncio.Semaphore(connections_max)
+        self._idle: list[AioConnection] = []  # the one used last is the last
+        self._closed = False
+
+    @asynccontextmanager
+    async def connection(self, exchange: RetriedCalls) -> AsyncIterator[AioConnection]:
+        """Lend a connection, waiting for one up to the deadline of the exchange."""
+        await self._begin_turn(exchange.seconds_left)
+        try:
+            connection = self._newest_idle() or await self._connect(exchange.deadline)
+            try:
+                yield connection
+            except BaseException:  # cancelled, for one
+                connection.drop()
+                raise
+            if self._closed:
+                connection.drop()
+            else:
+                self._idle.append(connection)
+        finally:
+            self._turns.release()
+
+    async def close(self) -> None:
+        """Close the connections; those in use as soon as they are not."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _begin_turn(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise all_in_use(self._connections_max) from None
+
+    def _newest_idle(self) -> AioConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh:
+                return connection
+            connection.drop()
+        return None
+
+    async def _connect(self, deadline: float) -> AioConnection:
+        connection = AioConnection(*await _connected_streams(self._access.url, deadline))
+        try:
+            await connection.greet(self._access, deadline)
+        except BaseException:
+            connection.drop()
+            raise
+        return connection
+
+
+async def _connected_streams(
+    url: ServiceUrl, deadline: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(seconds_until(deadline)):
+            if url.path:
+                return await asyncio.open_unix_connection(url.path)
+            return await asyncio.open_connection(
+                url.host, url.port, happy_eyeballs_delay=_NEXT_ADDRESS_S
+            )
+    except (OSError, UnicodeError) as error:
+        raise unreachable(url, error) from None

@@ -1,0 +1,284 @@
+"""The client's half of the protocol, without any input or output: a function for each command.
+
+Each makes a `Call`: the bytes of the request, how its reply becomes a result, and what may be done
+when the answer is lost. `Client`, `AsyncClient` and the pipelines all send these, so that a command
+is defined once. How replies are awaited and requests repeated is the business of `exchange`.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from pwserver.client.results import (
+    Generated,
+    Page,
+    Password,
+    Saved,
+    SavedVersion,
+    Status,
+    Strength,
+)
+from pwserver.errors import (
+    Denied,
+    InvalidMessage,
+    NotSaved,
+    ProtocolViolation,
+    Refused,
+    UnknownUser,
+    UnknownVersion,
+    VersionConflict,
+)
+from pwserver.wire import messages
+from pwserver.wire.messages import Reply
+
+T = TypeVar("T")
+
+_REFUSALS = {kind.message: kind for kind in Refused.__subclasses__()}
+_REASONS = {
+    Denied.message: "This needs the token of an application that may do it.",
+    UnknownUser.message: "There is no user {username!r}.",
+    UnknownVersion.message: "There is no version {version} of {username!r}, or no more.",
+}
+"""Of refusals for which the service gives none."""
+
+_NUMBERS = frozenset({"version", "if_version", "limit", "length"})
+
+_SAVE = "The password may or may not have been saved"
+_RESTORE = "The password may or may not have been restored"
+_LABEL = "The labels may or may not have been set"
+_DELETE = "The user may or may not have been deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, and how its reply is read.
+
+    `fate` is what nobody can tell while the answer is missing; empty where nothing is changed.
+    """
+
+    request: bytes = field(repr=False)  # may hold a password
+    read: Callable[[Reply], T] = field(repr=False)
+    fate: str = ""
+    repeatable: bool = True
+    username: str = ""
+    version: int | None = None
+
+    def result(self, reply: Reply) -> T | Refused:
+        """Return what a reply says, or the refusal that it is; raise `ProtocolViolation`."""
+        refusal = _REFUSALS.get(reply.message)
+        if refusal is None:
+            return self.read(reply)
+        if refusal is NotSaved and reply.version is not None:
+            return VersionConflict(reply.error or refusal.message, reply.version)
+        reason = _REASONS.get(reply.message, "The service answered: {message}")
+        about = {"username": self.username, "version": self.version, "message": reply.message}
+        return refusal(reply.error or reason.format(**about))
+
+
+def save_password(
+    password: str,
+    *,
+    username: str | None = None,
+    labels: Iterable[str] | None = None,
+    if_version: int | None = None,
+) -> Call[Saved]:
+    """Save a password: as a new user, or as the newest version of a user's."""
+    request = _request(
+        "save_password",
+        {"password": password, "request_id": new_request_id()},
+        username=username,
+        labels=labels,
+        if_version=if_version,
+    )
+    read = _SAVED if username is None else _SAVED_AS
+    return Call(request, read, _SAVE, username=username or "")
+
+
+def get_password(username: str, *, version: int | None = None) -> Call[Password]:
+    """Ask for a password."""
+    request = _request("get_password", {"username": username}, version=version)
+    return Call(request, _PASSWORD, username=username, version=version)
+
+
+def verify_password(username: str, password: str) -> Call[bool]:
+    """Ask whether a password is the newest of a user."""
+    request = _request("verify_password", {"username": username, "password": password})
+    return Call(request, _VALID)
+
+
+def password_history(username: str) -> Call[list[SavedVersion]]:
+    """Ask which versions are kept."""
+    return Call(_request("password_history", {"username": username}), _HISTORY, username=username)
+
+
+def restore_password(username: str, version: int) -> Call[Saved]:
+    """Make an older version the newest once more."""
+    fields = {"username": username, "version": version, "request_id": new_request_id()}
+    request = _request("restore_password", fields)
+    return Call(request, _RESTORED, _RESTORE, username=username, version=version)
+
+
+def label_user(username: str, labels: Iterable[str]) -> Call[list[str]]:
+    """Set the labels of a user; to set them twice is to set them."""
+    fields = {"username": username, "labels": labels}
+    return Call(_request("label_user", fields), _LABELS, _LABEL, username=username)
+
+
+def list_users(
+    *, after: str = "", limit: int | None = None, prefix: str = "", label: str | None = None
+) -> Call[Page]:
+    """Ask for a page of users."""
+    fields = {"after": after, "prefix": prefix}
+    return Call(_request("list_users", fields, limit=limit, label=label), _PAGE)
+
+
+def delete_user(username: str) -> Call[None]:
+    """Delete a user. Not repeatable: by then it may be a new user of the same name."""
+    request = _request("delete_user", {"username": username})
+    return Call(request, _DELETED, _DELETE, repeatable=False, username=username)
+
+
+def generate_password(
+    *,
+    length: int | None = None,
+    alphabet: str | None = None,
+    username: str | None = None,
+    labels: Iterable[str] | None = None,
+    if_version: int | None = None,
+) -> Call[Generated]:
+    """Make a random password; with a username it is saved as well."""
+    saves = username is not None
+    request = _request(
+        "generate_password",
+        {"request_id": new_request_id()} if saves else {},
+        length=length,
+        alphabet=alphabet,
+        username=username,
+        labels=labels,
+        if_version=if_version,
+    )
+    if username is None:
+        return Call(request, _GENERATED)
+    return Call(request, _GENERATED_AS, _SAVE, username=username)
+
+
+def check_password(password: str) -> Call[Strength]:
+    """Ask how strong a password is."""
+    return Call(_request("check_password", {"password": password}), _STRENGTH)
+
+
+def number_of_users() -> Call[int]:
+    """Ask how many users there are."""
+    return Call(_request("number_of_users"), _NUMBER_OF_USERS)
+
+
+def ping() -> Call[None]:
+    """Ask whether the service is alive."""
+    return Call(_request("ping"), _ALIVE)
+
+
+def status() -> Call[Status]:
+    """Ask how the service is doing."""
+    return Call(_request("status"), _STATUS)
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has, by which the service knows a repeated one.
+
+    It begins with the time: ids that grow keep the service's insertions into its index together at
+    one end, where random ones would touch pages all over it.
+    """
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
+
+
+def _request(message: str, needed: dict[str, Any] | None = None, **optional: Any) -> bytes:
+    """Return a request; optional fields that are None are left out."""
+    fields = dict(needed or {})
+    fields |= {name: value for name, value in optional.items() if value is not None}
+    for name, value in fields.items():
+        if name == "labels":
+            fields[name] = _labels(value)
+        else:
+            _check_type(name, value)
+    try:
+        return messages.encode(message, **fields)
+    except UnicodeEncodeError:
+        pass  # raised below: that error holds the text, and must not be this one's context
+    raise InvalidMessage("A text of the request holds half a character (a lone surrogate).")
+
+
+def _labels(labels: Any) -> list[str]:
+    if isinstance(labels, str):  # would be taken for a list of its characters
+        raise TypeError("labels must be several texts, not one")
+    texts = list(labels)
+    for text in texts:
+        _check_type("a label", text)
+    return texts
+
+
+def _check_type(name: str, value: object) -> None:
+    """Refuse what JSON would silently turn into something else, such as bytes into base64."""
+    kind, wanted = (int, "a whole number") if name in _NUMBERS else (str, "a text")
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+# --- How replies are read. ---
+
+
+def _reads(kind: type[T], message: str, *needed: str) -> Callable[[Reply], T]:
+    """Return what makes a result of the fields of a reply; `needed` are those it must have."""
+
+    def read(reply: Reply) -> T:
+        _expect(reply, message, needed)
+        try:
+            return msgspec.convert(reply, kind, from_attributes=True)
+        except msgspec.ValidationError as error:
+            problem = str(error)  # names the field, never its value
+        raise ProtocolViolation(f"the answer {message!r} is not complete: {problem}.")
+
+    return read
+
+
+def _reads_field(message: str, name: str) -> Callable[[Reply], Any]:
+    """Return what reads the one field that a reply is about."""
+
+    def read(reply: Reply) -> Any:
+        _expect(reply, message, (name,))
+        return getattr(reply, name)
+
+    return read
+
+
+def _reads_nothing(message: str) -> Callable[[Reply], None]:
+    """Return what reads a reply that says it all with its name."""
+    return lambda reply: _expect(reply, message, ())
+
+
+def _expect(reply: Reply, message: str, needed: tuple[str, ...]) -> None:
+    if reply.message != message:
+        raise ProtocolViolation("the answer is to another request than the one that was sent.")
+    for name in needed:
+        if getattr(reply, name) is None:
+            raise ProtocolViolation(f"the answer {message!r} has no {name!r}.")
+
+
+_SAVED = _reads(Saved, "Password saved!")
+_SAVED_AS = _reads(Saved, "Password saved!", "username")
+_RESTORED = _reads(Saved, "Password restored!", "username", "version")
+_PASSWORD = _reads(Password, "return_password")
+_VALID = _reads_field("return_verify_password", "valid")
+_HISTORY = _reads_field("return_password_history", "versions")
+_LABELS = _reads_field("User labelled!", "labels")
+_PAGE = _reads(Page, "return_users")
+_DELETED = _reads_nothing("User deleted!")
+_GENERATED = _reads(Generated, "return_generated_password")
+_GENERATED_AS = _reads(Generated, "return_generated_password", "username")
+_STRENGTH = _reads(Strength, "return_check_password")
+_NUMBER_OF_USERS = _reads_field("return_number_of_users", "number_of_users")
+_ALIVE = _reads_nothing("Alive!")
+_STATUS = _reads(Status, "return_status")

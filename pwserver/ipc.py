@@ -1,0 +1,232 @@
+"""What passes between the service's own processes: sockets, frames and a scoreboard.
+
+Three small means, none of which knows what it carries:
+
+- a control channel (a SOCK_SEQPACKET pair) for messages of the listener to a child and back, which
+  may carry open sockets along (SCM_RIGHTS, unix(7));
+- a frame channel (a SOCK_STREAM pair) for batches between a worker and the writer: a length, then
+  `marshal` data, which is the fastest there is for plain tuples and safe here because both ends are
+  the same program;
+- a scoreboard in shared memory: numbers that one process writes and others read without asking.
+"""
+
+import marshal
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pwserver.shared_memory import SharedArray
+
+SOCKETS_MAX = 64
+"""Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
+
+_SHARED_WORDS = 8
+"""Words of the scoreboard that stand before those of the children."""
+
+_TEXT_BYTES_MAX = 4096
+_LENGTH = struct.Struct("<I")
+_RECEIVE_BYTES = 64 * 1024
+"""Enough for most turns, and below what the allocator would map from the system for each call."""
+
+
+def control_channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new control channel, neither of which blocks."""
+    return _pair(socket.SOCK_SEQPACKET)
+
+
+def frame_channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new frame channel, neither of which blocks."""
+    return _pair(socket.SOCK_STREAM)
+
+
+def _pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+def send_control(channel: socket.socket, text: bytes, sockets: Sequence[int] = ()) -> None:
+    """Send a short text with descriptors of sockets, all or nothing.
+
+    Raises BlockingIOError where the other side has too much to read already, and OSError where it
+    is gone.
+    """
+    socket.send_fds(channel, [text], list(sockets))
+
+
+def receive_control(channel: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Return a text and the descriptors that came with it.
+
+    Where this process may not open as many files, there are fewer than were sent: the kernel has
+    closed the rest. Returns None where nothing waits to be read. An empty text means that the other
+    side is gone.
+    """
+    for _ in range(2):
+        try:
+            text, sockets, _, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:  # it ended with messages unread; what it sent before is here
+            continue
+        return text, sockets
+    return b"", []
+
+
+def frame(content: Any) -> bytes:
+    """Return plain data (tuples, lists, numbers, texts, bytes, None) as a frame."""
+    data = marshal.dumps(content)
+    return _LENGTH.pack(len(data)) + data
+
+
+class FrameReader:
+    """Reads frames from a channel. What is left of a frame that was cut short is never returned."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._buffer = b""
+        self.ended = False
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:  # it died with frames unread; what it sent before is here yet
+            return self._channel.recv(_RECEIVE_BYTES)
+
+    def read(self) -> Iterator[Any]:
+        """Yield what has arrived; set `ended` where the other side is gone."""
+        try:
+            data = self._receive()
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.ended = not data
+        buffer = self._buffer + data if self._buffer else data
+        at = 0
+        while len(buffer) - at >= _LENGTH.size:
+            begin = at + _LENGTH.size
+            end = begin + _LENGTH.unpack_from(buffer, at)[0]
+            if end > len(buffer):
+                break
+            yield marshal.loads(buffer[begin:end])
+            at = end
+        self._buffer = buffer[at:]
+
+
+class Scoreboard:
+    """Numbers in shared memory, each an aligned 64-bit word written by one process.
+
+    users           how many users there are; the writer's
+    listing_wanted  1 from a request for a listing until the console starts one
+    openings        how often the writer has opened a database: readers follow it
+    workers         how many workers can be given work; the listener's
+    started_s       when the service was started, by the monotonic clock
+    crowded         1 while clients wait because there is no room for more; the listener's
+    outage          since when changes cannot be written, and why; the writer's
+    beats           a number each child changes as long as it is well
+    closed          connections each worker has closed since it was started
+
+    A child's number is its place: 0 for the writer, 1 and up for the workers.
+    """
+
+    def __init__(self, children: int) -> None:
+        self._use(SharedArray("Q", _SHARED_WORDS + 2 * children))
+        self._words[4] = time.monotonic_ns()
+
+    def _use(self, array: SharedArray) -> None:
+        self._array = array
+        self._words = array.numbers
+
+    def __getstate__(self) -> SharedArray:
+        return self._array
+
+    def __setstate__(self, array: SharedArray) -> None:
+        self._use(array)
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return int(self._words[0])
+
+    @users.setter
+    def users(self, number: int) -> None:
+        self._words[0] = number
+
+    @property
+    def listing_wanted(self) -> bool:
+        """Whether a listing was asked for that has not begun."""
+        return bool(self._words[1])
+
+    @listing_wanted.setter
+    def listing_wanted(self, wanted: bool) -> None:
+        self._words[1] = wanted
+
+    @property
+    def openings(self) -> int:
+        """How often the writer has opened a database."""
+        return int(self._words[2])
+
+    def opened(self) -> None:
+        """Note that the writer has opened a database."""
+        self._words[2] += 1
+
+    @property
+    def workers(self) -> int:
+        """How many workers can be given work."""
+        return int(self._words[3])
+
+    @workers.setter
+    def workers(self, number: int) -> None:
+        self._words[3] = number
+
+    @property
+    def started_s(self) -> float:
+        """When the service was started, in seconds of the monotonic clock."""
+        return float(self._words[4] / 1e9)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether clients wait because there is no room for more."""
+        return bool(self._words[5])
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self._words[5] = crowded
+
+    @property
+    def outage(self) -> tuple[int, int]:
+        """Since when changes cannot be written (ms since 1970), or 0, and the reason's number."""
+        return int(self._words[6]), int(self._words[7])
+
+    def note_outage(self, reason: int) -> None:
+        """Note that changes cannot be written now, and the number of the reason."""
+        self._words[7] = reason
+        if not self._words[6]:
+            self._words[6] = time.time_ns() // 1_000_000
+
+    def end_outage(self) -> None:
+        """Note that changes can be written."""
+        self._words[6] = 0
+
+    def beat(self, child: int) -> None:
+        """Note that a child is well."""
+        self._words[_SHARED_WORDS + 2 * child] += 1
+
+    def beats(self, child: int) -> int:
+        """Return a number that differs from the last one if the child was well in between."""
+        return int(self._words[_SHARED_WORDS + 2 * child])
+
+    def closed(self, child: int) -> int:
+        """Return how many connections a worker has closed since it was started."""
+        return int(self._words[_SHARED_WORDS + 1 + 2 * child])
+
+    def add_closed(self, child: int, number: int = 1) -> None:
+        """Count connections that a worker has closed."""
+        self._words[_SHARED_WORDS + 1 + 2 * child] += number
+
+    def reset(self, child: int) -> None:
+        """Begin again for a child that is about to be started."""
+        self._words[_SHARED_WORDS + 1 + 2 * child] = 0

@@ -1,0 +1,287 @@
+"""The children of the listener: starting them, noticing that they died or hang, replacing them.
+
+`Child` is one process and its control channel; `Pool` is all of them, and the fork server that they
+come from. What a child does is passed in. That a child is gone is known from its control channel,
+which reads end-of-file the moment the process is no more, however it ended, so nothing else is
+relied on. Nothing here waits for another process.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from pwserver.fork_server import ForkServer
+from pwserver.ipc import Scoreboard, control_channel, send_control
+from pwserver.limits import RESTART_PAUSE_S_MAX, TICK_S
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S_MIN = 0.05
+_DOUBLINGS_MAX = 16
+"""More than any pause can grow by, and few enough that no number overflows."""
+
+_HEALTHY_S = 1.0
+"""A child that lived as long is started again at once; one that did not, after a growing pause."""
+
+_SUSPECT_S = 1.0
+"""A child silent for as long gets no new work; it may still come round before it is replaced."""
+
+
+_START_ALLOWANCE = 6
+"""How many times as long a process may be silent before it is ready."""
+
+_FORK_S_MAX = 3.0
+"""How long the fork server may take to fork a child before it is replaced. It takes milliseconds;
+one that takes as long was stopped, or waits for a disk."""
+
+_LAST_WAIT_S = 1.0
+_LOOK_PAUSE_S = 0.005
+
+FAILED_STARTS_MAX = 20
+"""How often in a row a child may end by itself before it is ready. Then the service ends, too: what
+fails as often fails for good."""
+
+
+class Descriptor(Protocol):
+    """A socket or another open file, to be given to a child."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close it here."""
+
+
+class Child:
+    """One process: `target` is run in it with the control channel and what `arguments` returns."""
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        target: Callable[..., None],
+        arguments: Callable[[], tuple[Any, ...]],
+        *,
+        watched: bool = True,
+    ) -> None:
+        self.name = name
+        self.number = number  # its place on the scoreboard
+        self.watched = watched  # whether it beats, so that a hang can be told
+        self.control: socket.socket | None = None
+        self.ready = False
+        self.restart_at: float | None = 0.0  # None while it runs
+        self._target = target
+        self._arguments = arguments
+        self._request = 0  # to the fork server, from which it comes
+        self._pid = 0  # once that has answered
+        self._kill = False  # as soon as it has answered
+        self._outbox: deque[tuple[bytes, list[Descriptor]]] = deque()
+        self._started_at = 0.0
+        self._short_lives = 0
+        self.failed_starts = 0  # in a row
+        self._beats = -1
+        self._silent_ticks = 0
+
+    @property
+    def responsive(self) -> bool:
+        """Whether to give it work: ready, with room in its channel, and lately alive."""
+        lately = self._silent_ticks * TICK_S <= _SUSPECT_S
+        return self.ready and not self._outbox and lately
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self.control is not None
+
+    def start(self, fork_server: ForkServer, request: int, now: float) -> None:
+        """Have the process started; `request` is a number that no other child has.
+
+        Raises OSError where the system has no room for it now.
+        """
+        self._started_at = now
+        ours, theirs = control_channel()
+        with theirs:
+            try:
+                fork_server.request(request, self._target, (theirs, *self._arguments()), now)
+            except BaseException:
+                ours.close()
+                raise
+        self.control, self._request, self._pid, self._kill = ours, request, 0, False
+        self.ready, self.restart_at = False, None
+        self._silent_ticks = 0
+
+    def forked(self, request: int, pid: int) -> bool:
+        """Note the process id that the fork server has answered; return whether it is this one."""
+        if self.control is None or request != self._request:
+            return False
+        self._pid = pid
+        if self._kill:
+            self.kill()
+        return True
+
+    def became_ready(self) -> None:
+        """Note that there may be work for it."""
+        self.ready, self.failed_starts = True, 0
+
+    def post(self, text: bytes, files: Sequence[Descriptor] = ()) -> None:
+        """Send a message with open files, now or when there is room; they are closed here then.
+
+        Messages arrive in their order. A child that is not running gets none of them.
+        """
+        self._outbox.append((text, list(files)))
+        if self.control is None:
+            self._empty_outbox()
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits for room in the control channel. To be called every turn."""
+        while self._outbox and self.control is not None:
+            text, files = self._outbox[0]
+            try:
+                send_control(self.control, text, [each.fileno() for each in files])
+            except OSError:  # it is full; or the child has died, which is noticed before long
+                return
+            self._outbox.popleft()
+            for each in files:
+                each.close()
+
+    def _empty_outbox(self) -> None:
+        for _, files in self._outbox:
+            for each in files:
+                each.close()
+        self._outbox.clear()
+
+    def buried(self, now: float) -> float:
+        """Note that the process is gone; return the pause before the next one, in seconds.
+
+        The pause counts from the start of the one that is gone, so that a child which is killed
+        again and again lives for as long as possible in between.
+        """
+        lived = now - self._started_at
+        self._short_lives = self._short_lives + 1 if lived < _HEALTHY_S else 0
+        pause = 0.0
+        if self._short_lives:
+            doublings = min(self._short_lives - 1, _DOUBLINGS_MAX)
+            pause = max(min(_PAUSE_S_MIN * 2**doublings, RESTART_PAUSE_S_MAX) - lived, 0.0)
+        self.restart_at = now + pause
+        self.ready = False
+        self._empty_outbox()
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        return pause
+
+    def kill(self) -> None:
+        """End the process by force; its end is noticed like any other."""
+        self._kill = True
+        if self._pid and self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def hangs(self, beats: int, ticks_max: float) -> bool:
+        """Tell, once a tick, whether the child has shown no sign of life for too many ticks.
+
+        Ticks are counted, not seconds: where the whole service was suspended, nobody hangs. A child
+        that is not ready yet gets more of them: the writer may have a great book to open.
+        """
+        self._silent_ticks = self._silent_ticks + 1 if beats == self._beats else 0
+        self._beats = beats
+        allowed = ticks_max if self.ready else ticks_max * _START_ALLOWANCE
+        return self.watched and self._silent_ticks > allowed
+
+
+class Pool:
+    """The children of the listener, which set `children`, and the fork server that they come from.
+
+    The fork server is started at once and loads `modules`. Raises OSError where it cannot be.
+    """
+
+    def __init__(self, modules: Sequence[str], scoreboard: Scoreboard) -> None:
+        self.children: list[Child] = []
+        self.fork_server = ForkServer(modules)
+        self._modules = modules
+        self._scoreboard = scoreboard
+        self._requests = itertools.count(1)
+
+    def start_due(
+        self, children: list[Child], now: float, started: Callable[[Child], None]
+    ) -> None:
+        """Start every one of some children whose time has come, and tell `started` of each."""
+        for child in children:
+            if child.restart_at is not None and now >= child.restart_at:
+                self._scoreboard.reset(child.number)
+                try:
+                    child.start(self.fork_server, next(self._requests), now)
+                except OSError as error:
+                    pause = child.buried(now)
+                    log.error("%s cannot be started: %s; again in %.2f s", child.name, error, pause)
+                else:
+                    started(child)
+
+    def hear_fork_server(self) -> None:
+        """Take what the fork server answers. Raises EOFError where it is gone."""
+        for request, pid in self.fork_server.answers(time.monotonic()):
+            if not any(child.forked(request, pid) for child in self.children):
+                log.debug("process %d was started for nobody", pid)  # it ends by itself
+
+    def fork_server_hangs(self, now: float, hang_timeout_s: float) -> bool:
+        """Tell whether the fork server takes too long to answer."""
+        if self.fork_server.ready:
+            return self.fork_server.unanswered_s(now) > min(_FORK_S_MAX, hang_timeout_s)
+        return self.fork_server.unanswered_s(now) > hang_timeout_s * _START_ALLOWANCE
+
+    def replace_fork_server(self) -> None:
+        """End the fork server and start another. Children that were being started are not any more.
+
+        Raises OSError where the system has no room for another process.
+        """
+        self.fork_server.end()
+        self.fork_server = ForkServer(self._modules)
+
+    def until_start_s(self, now: float, at_most_s: float) -> float:
+        """Return the seconds until a child is to be started, or `at_most_s` if that is sooner."""
+        due = [child.restart_at - now for child in self.children if child.restart_at is not None]
+        return max(min([at_most_s, *due]), 0.0)
+
+    def flush(self) -> None:
+        """Send the messages that wait for room. To be called every turn."""
+        for child in self.children:
+            child.flush()
+
+    def kill_hanging(self, hang_timeout_s: float) -> None:
+        """End every child that shows no sign of life. To be called once a tick."""
+        for child in self.children:
+            beats = self._scoreboard.beats(child.number)
+            if child.running and child.hangs(beats, hang_timeout_s / TICK_S):
+                log.error(
+                    "%s showed no sign of life for %g s: it is killed", child.name, hang_timeout_s
+                )
+                child.kill()
+
+    def kill_all(self) -> None:
+        """End every child by force."""
+        for child in self.children:
+            child.kill()
+
+    def close(self) -> None:
+        """End every child and the fork server by force, and wait a moment for the latter's end."""
+        self.kill_all()
+        self.fork_server.end()
+        deadline = time.monotonic() + _LAST_WAIT_S
+        while not self.fork_server.reaped() and time.monotonic() < deadline:
+            time.sleep(_LOOK_PAUSE_S)
+
+
+def reap() -> None:
+    """Reap the processes that have ended: fork servers, and the children that they left."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+            pass

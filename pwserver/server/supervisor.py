@@ -1,0 +1,439 @@
+"""The service as a whole: checks the store, starts the children, listens, and stops in order.
+
+It and some commands are all here that names `workers`. The main loop waits for the listening
+socket, the children's control channels and signals; everything that can wait is looked at once a
+tick. It never waits for anything else: a process that hangs, or a terminal, holds nobody up.
+
+The order of a stop, which is what makes it lose nothing: accept what already waits and stop
+listening; workers finish what they received, answer it and end, and the console ends its page; then
+the writer and the checker, with nobody left to work for.
+"""
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import setproctitle
+
+from pwserver import __version__, logs
+from pwserver.config import Settings
+from pwserver.errors import ConfigError, ExitCode, KeyRefused, ServiceFailed
+from pwserver.ipc import Scoreboard, control_channel, frame_channel, receive_control
+from pwserver.limits import LISTING_PAGE, TICK_S
+from pwserver.server import console
+from pwserver.server.children import FAILED_STARTS_MAX, Child, Pool, reap
+from pwserver.server.instance import Instance
+from pwserver.server.listener import Listener, connections_per_worker
+from pwserver.server.loop import Loop
+from pwserver.server.sockets import open_all
+from pwserver.server.terminal import Terminal
+from workers import checker, process, worker, writer
+from workers.admin import setup
+from workers.auth import throttle
+from workers.book import models, names
+from workers.book.keyring import Keyring, read_keyring_again
+from workers.storage import reading
+
+if TYPE_CHECKING:
+    from workers.tls.certificates import TlsFiles
+
+log = logging.getLogger(__name__)
+
+_PRELOAD = [
+    "pwserver.server.console",
+    "workers.worker",
+    "workers.writer",
+    "workers.checker",
+]
+_FULL_PAUSE_S = 0.01
+"""How long nothing is accepted where there was no room, before it is tried again."""
+
+_FAILURE_STOP_S = 0.5
+"""How long workers get to answer what they have after the disk has failed."""
+
+_SAME_REQUEST_S = 1.0
+"""A second signal to stop within as long is the same request: wrappers pass on what the whole group
+was sent already."""
+
+
+def read_certificates(settings: Settings) -> "TlsFiles | None":
+    """Return the certificates that the settings name, if any; raise `ConfigError`."""
+    if not settings.tls_cert:
+        return None
+    from workers.tls import certificate_files  # noqa: PLC0415 - a service without TLS has no need of it
+
+    return certificate_files.read(settings)
+
+
+def serve(settings: Settings) -> ExitCode:
+    """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
+    logs.configure("listener")
+    terminal = Terminal()
+    loop = Loop()
+    loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    process.protect_memory()
+    process.adopt_orphans()
+    per_worker_max = connections_per_worker(settings)
+    scoreboard = Scoreboard(settings.workers + 3)
+    with contextlib.ExitStack() as opened:
+        pool = _pool(scoreboard)  # loads its modules while the store is checked
+        opened.callback(pool.close)
+        tls = read_certificates(settings)
+        opened.enter_context(Instance(settings.path))
+        listening = open_all(settings)  # before the store: where it fails, no file was made
+        for each in listening:
+            opened.callback(each.close)
+        keyring, made = setup.prepare(settings)
+        for sentence in made:
+            log.info("%s", sentence)
+        setproctitle.setproctitle("pwserver: listener")
+        listener = Listener(listening, scoreboard, per_worker_max, process.CLIENTS)
+        server = Server(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
+        return server.run()
+
+
+def _pool(scoreboard: Scoreboard) -> Pool:
+    try:
+        return Pool(_PRELOAD, scoreboard)
+    except OSError as error:
+        raise ServiceFailed(f"no process can be started: {error.strerror}.") from None
+
+
+def _say(line: str) -> None:
+    """Print a line, or do without where standard output takes none."""
+    try:
+        os.write(1, line.encode() + b"\n")
+    except OSError as error:
+        log.warning("standard output cannot be written to: %s", error.strerror)
+
+
+def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
+    """Yield the users that the console is to print, a page at a time."""
+    newest = None if settings.list_users == "all" else int(settings.list_users)
+    for page in reading.pages_of_users(settings.path, newest, LISTING_PAGE):
+        yield [
+            (user_id, name or names.generated_name(user_id), models.time_saved(saved_at_ms))
+            for user_id, name, saved_at_ms in page
+        ]
+
+
+class Server:
+    """The listener process: its children, its sockets and its loop."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - it is what puts all of these together
+        self,
+        settings: Settings,
+        keyring: Keyring,
+        tls: "TlsFiles | None",
+        loop: Loop,
+        listener: Listener,
+        pool: Pool,
+        scoreboard: Scoreboard,
+        terminal: Terminal,
+    ) -> None:
+        self._settings = settings
+        self._tls = tls
+        self._keyring = keyring
+        self._loop = loop
+        self._pool = pool
+        self._scoreboard = scoreboard
+        self._terminal = terminal
+        self._writer_keys = keyring.check_values  # as the present writer was given them
+        self._guess_table = throttle.GuessTable(settings.workers)
+        self._serials = itertools.count(1)
+        self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._bell[1].setblocking(False)
+        self._writer = Child("writer", writer.NUMBER, writer.main, self._writer_arguments)
+        self._workers = [self._worker(number) for number in range(1, settings.workers + 1)]
+        self._checker = Child(
+            "checker", settings.workers + 1, checker.main, lambda: (), watched=False
+        )
+        self._console = self._make_console(settings.workers + 2)
+        pool.children = [self._writer, self._checker, *self._workers, *self._console]
+        self._listener = listener
+        self._announced = False
+        self._accepting = False
+        self._accept_at = 0.0
+        self._stop_by: float | None = None  # set while stopping
+        self._stop_asked_at = 0.0
+        self._writer_told = False
+        self._exit_code = ExitCode.OK
+
+    # --- The children and what they are started with. ---
+
+    def _keys(self) -> Keyring:
+        """Return the keys as they are in the file now: there may be more than at the start."""
+        try:
+            self._keyring = read_keyring_again(self._settings.key_path, self._keyring)
+        except KeyRefused as error:
+            log.warning("%s The keys known so far are used.", error)
+        return self._keyring
+
+    def _writer_arguments(self) -> tuple[object, ...]:
+        self._writer_keys = self._keys().check_values
+        kept_ms = int(self._settings.requests_kept_s * 1000)
+        start = writer.WriterStart(self._settings.path, self._writer_keys, kept_ms)
+        return self._scoreboard, start
+
+    def _worker(self, number: int) -> Child:
+        def arguments() -> tuple[object, ...]:
+            start = worker.WorkerStart(
+                number,
+                next(self._serials),
+                self._settings,
+                self._keys(),
+                self._tls,
+                self._guess_table,
+            )
+            return self._bell[1], self._scoreboard, start
+
+        return Child(f"worker {number}", number, worker.main, arguments)
+
+    def _make_console(self, number: int) -> list[Child]:
+        """Return the console, or nothing where no listing is ever printed."""
+        if self._settings.list_users in ("none", "0"):
+            return []
+        pages = functools.partial(pages_of_lines, self._settings)
+        start = console.ConsoleStart(process.become_child, pages)
+        arguments = (self._bell[0], self._scoreboard, start)
+        return [Child("console", number, console.main, lambda: arguments, watched=False)]
+
+    # --- The loop. ---
+
+    def run(self) -> ExitCode:
+        """Serve until stopped; return how that went."""
+        next_tick = 0.0
+        self._loop.hear_signals(self._hear_signal)
+        self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+        while not self._ended():
+            self._loop.turn(self._patience_s())
+            self._pool.flush()
+            self._look_for_room()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_S
+                self._tick()
+            self._start_due()
+        return self._exit_code
+
+    def _tick(self) -> None:
+        self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
+        self._pool.kill_hanging(self._settings.hang_timeout_s)
+        if self._pool.fork_server_hangs(time.monotonic(), self._settings.hang_timeout_s):
+            log.error("the fork server does not answer: another one is started")
+            self._replace_fork_server()
+        reap()
+
+    def _hear_fork_server(self) -> None:
+        try:
+            self._pool.hear_fork_server()
+        except EOFError:
+            failure = self._pool.fork_server.failure
+            if failure and not self._announced:
+                self._fail(ExitCode.FAILED, f"the service cannot be started: {failure}")
+            else:
+                log.warning("the fork server died: another one is started")
+            self._replace_fork_server()
+
+    def _replace_fork_server(self) -> None:
+        self._loop.forget(self._pool.fork_server.fileno())
+        try:
+            self._pool.replace_fork_server()
+        except OSError as error:
+            self._fail(ExitCode.FAILED, f"no process can be started: {error.strerror}")
+        else:
+            self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+
+    def _announce(self) -> None:
+        """Say where the service listens, once a request would be answered there."""
+        if self._announced or not all(each.ready for each in [self._writer, *self._workers]):
+            return
+        self._announced = True
+        _say(
+            f"pwserver {__version__} listening on {self._listener.names}, database "
+            f"{self._settings.path}, {self._settings.workers} workers"
+        )
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for events: a child that is to be started is not kept waiting."""
+        pause_s = TICK_S if self._accepting else _FULL_PAUSE_S
+        if self._stop_by is not None:  # most are not started again
+            return pause_s
+        return self._pool.until_start_s(time.monotonic(), pause_s)
+
+    def _start_due(self) -> None:
+        """Start children that are due. While stopping only the writer is worth a restart."""
+        due = self._pool.children
+        if self._stop_by is not None:
+            needed = self._exit_code == ExitCode.OK and any(w.running for w in self._workers)
+            due = [self._writer] if needed else []
+        self._pool.start_due(due, time.monotonic(), self._started)
+
+    def _started(self, child: Child) -> None:
+        assert child.control is not None
+        self._loop.watch(child.control.fileno(), functools.partial(self._hear, child))
+        if child in self._workers:
+            self._listener.restarted(child)
+            for server in (self._writer, self._checker):
+                if server.running:
+                    self._connect(child, server)
+        elif child in (self._writer, self._checker):
+            for each in self._workers:
+                if each.running:
+                    self._connect(each, child)
+
+    def _connect(self, child: Child, server: Child) -> None:
+        """Give a worker and the writer or the checker the ends of a channel between them."""
+        to_writer = server is self._writer
+        ends = frame_channel() if to_writer else control_channel()
+        server.post(process.CHANNEL, ends[:1])
+        child.post(process.WRITER if to_writer else process.CHECKER, ends[1:])
+
+    def _hear(self, child: Child) -> None:
+        """Receive a child's messages; forget it where they have ended."""
+        while child.control is not None:
+            message = receive_control(child.control)
+            if message is None:
+                return
+            text = message[0]
+            if text == process.READY:
+                child.became_ready()
+                self._count_workers()
+                self._announce()
+            elif text[:1] == writer.FATAL:
+                self._hear_failure(ExitCode(text[1]), text[2:].decode(errors="replace"))
+            elif text[:1] == process.ENDING:
+                self._hear_ending(child, text[1:].decode(errors="replace"))
+            elif not text:
+                self._note_death(child)
+
+    def _hear_ending(self, child: Child, reason: str) -> None:
+        """Log why a child ends by itself; where that is for good, end the service."""
+        log.error("%s ends: %s", child.name, reason)
+        if child.ready:
+            return
+        child.failed_starts += 1
+        if not self._announced or child.failed_starts > FAILED_STARTS_MAX:
+            self._fail(ExitCode.FAILED, f"{child.name} cannot be started: {reason}")
+
+    def _hear_failure(self, code: ExitCode, reason: str) -> None:
+        """End the service, unless the writer missed a key that came while it was started."""
+        if code == ExitCode.STORE and self._keys().check_values != self._writer_keys:
+            log.info("the writer is started once more: the key file has changed")
+        else:
+            self._fail(code, reason)
+
+    def _note_death(self, child: Child) -> None:
+        assert child.control is not None
+        self._loop.forget(child.control.fileno())
+        pause = child.buried(time.monotonic())
+        self._count_workers()
+        if self._stop_by is None:
+            log.warning(
+                "%s died; it is started again%s", child.name, f" in {pause:g} s" if pause else ""
+            )
+
+    def _count_workers(self) -> None:
+        self._scoreboard.workers = sum(each.ready for each in self._workers)
+
+    # --- Accepting. ---
+
+    def _look_for_room(self) -> None:
+        """Listen to the sockets only while a connection could be taken."""
+        paused = self._stop_by is not None or time.monotonic() < self._accept_at
+        room = not paused and self._listener.has_room
+        for fd in self._listener.filenos():
+            if room and not self._accepting:
+                self._loop.watch(fd, self._accept)
+            elif self._accepting and not room:
+                self._loop.forget(fd)
+        self._accepting = room
+
+    def _accept(self) -> None:
+        self._listener.accept()
+        if self._listener.stuck:
+            self._accept_at = time.monotonic() + _FULL_PAUSE_S
+
+    # --- Signals. ---
+
+    def _hear_signal(self, name: str) -> None:
+        if name == signal.SIGHUP.name and not self._terminal.gone:
+            self._renew_certificates()
+            return
+        if name == signal.SIGHUP.name:
+            name = "the terminal was closed"
+        now = time.monotonic()
+        if self._stop_by is None:
+            log.info("%s: stopping", name)
+            self._stop_asked_at = now
+            self._stop(self._settings.stop_timeout_s)
+        elif now > self._stop_asked_at + _SAME_REQUEST_S:
+            log.warning("%s again: what was not finished is given up", name)
+            self._give_up()
+
+    def _renew_certificates(self) -> None:
+        """Read the certificates again, for connections to come; keep the old if these are bad."""
+        if self._tls is None:
+            log.info("SIGHUP: there is no TLS, so there is nothing to read again")
+            return
+        try:
+            tls = self._tls = read_certificates(self._settings)
+        except ConfigError as error:
+            log.error("SIGHUP: the certificates stay as they were, because %s", error)
+            return
+        assert tls is not None
+        for each in self._workers:
+            each.post(process.TLS, [tls.to_descriptor()])
+        log.info("SIGHUP: new connections get the certificate that is in the file now")
+
+    # --- Stopping. ---
+
+    def _fail(self, code: ExitCode, reason: str) -> None:
+        """End the service, because the writer said that it cannot go on."""
+        log.error("%s", reason)
+        if self._exit_code == ExitCode.OK:
+            self._exit_code = code
+            self._stop(_FAILURE_STOP_S)
+
+    def _stop(self, timeout_s: float) -> None:
+        self._stop_by = time.monotonic() + timeout_s
+        if self._exit_code == ExitCode.OK:
+            while self._listener.accept():  # who waits by now is still served
+                pass
+        for fd in self._listener.filenos():
+            self._loop.forget(fd)
+        self._listener.close()
+        self._tell([*self._workers, *self._console])
+
+    def _tell(self, children: list[Child]) -> None:
+        for child in children:
+            child.post(process.STOP)
+
+    def _give_up(self) -> None:
+        if self._exit_code == ExitCode.OK:
+            self._exit_code = ExitCode.STOP_TIMEOUT
+        self._pool.kill_all()
+        for child in self._pool.children:
+            child.restart_at = None
+
+    def _ended(self) -> bool:
+        """Take a stop one step further; return whether it is done."""
+        if self._stop_by is None:
+            return False
+        if time.monotonic() > self._stop_by:
+            running = [child.name for child in self._pool.children if child.running]
+            log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
+            self._give_up()
+            return True
+        others = any(child.running for child in [*self._workers, *self._console])
+        if not others and not self._writer_told:
+            self._writer_told = True
+            self._tell([self._writer])
+            self._checker.kill()  # nobody waits for what it is at
+        return not (others or self._writer.running or self._checker.running)

@@ -1,0 +1,207 @@
+"""Lines of many connections, taken together: each is answered as if it were alone."""
+
+import os
+import random
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pwserver.config import Settings
+from pwserver.limits import RECEIVE_BYTES
+from tests.conftest import Start
+from tests.support.harness import eventually
+from tests.support.planning import Planner
+from workers.serving.commit_queue import DONE
+from workers.serving.connection import Connection
+from workers.serving.intake import Intake
+
+SAVED = b'{"message": "Password saved!"}\n'
+SAVE = b'{"message": "save_password", "password": "abc123"}\n'
+
+PING = b'{"message": "ping"}\n'
+ALIVE = b'{"message": "Alive!"}\n'
+
+LINES: dict[bytes, bytes] = {
+    SAVE: SAVED,
+    b'{"message": "save_password", "password": "\xc3\xa9", "id": 7}\n': (
+        b'{"message":"Password saved!","id":7}\n'
+    ),
+    b'{"message": "number_of_users", "id": 1}\n': (
+        b'{"message":"return_number_of_users","id":1,"number_of_users":0}\n'
+    ),
+    PING: ALIVE,
+    b'{"message": "get_password", "username": "alice"}\n': (
+        b'{"message":"Denied!","error":"This needs the token of an application that may '
+        b'\\"get\\"."}\n'
+    ),
+}
+BAD: dict[bytes, bytes] = {
+    b'{"message": "save_password"}\n': (
+        b'{"message":"Invalid message!","error":"\\"password\\" is missing."}\n'
+    ),
+    b'{"message": "unheard_of"}\n': b'{"message": "Invalid message!"}\n',
+}
+
+
+class Table:
+    """A worker's connections, without its loop and without a writer."""
+
+    def __init__(self, path: Path, clients: int, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self._planner = Planner(path)
+        self.context = self._planner.context
+        self.arrivals = Intake(self.context, settings)
+        pairs = [socket.socketpair() for _ in range(clients)]
+        self.clients = [client for client, _ in pairs]
+        for client, served in pairs:
+            client.setblocking(False)
+            served.setblocking(False)
+        self.connections = [Connection(served, self.context, settings) for _, served in pairs]
+
+    def turn(self) -> None:
+        """Receive from all and do it, have the writer save it all, and answer."""
+        touched: set[Connection] = set()
+        for connection in self._readable():
+            self.arrivals.take(connection, touched)
+        self.arrivals.do_lines(touched)
+        self.arrivals.do_rest(touched)
+        for batch in self.context.batches.expire(float("inf")):
+            batch.outcome = DONE
+            for run in batch.runs:
+                run.waiter.settle()
+        for connection in self.connections:
+            connection.flush()
+
+    def _readable(self) -> list[Connection]:
+        """Return the connections on which there is something to receive."""
+        unread = select.poll()
+        for connection in self.connections:
+            unread.register(connection.fd, select.POLLIN)
+        readable = dict(unread.poll(0))
+        return [connection for connection in self.connections if connection.fd in readable]
+
+    def ask(self, requests: list[bytes]) -> list[bytes]:
+        """Send a request on each connection; return what came back on each."""
+        for client, request in zip(self.clients, requests, strict=True):
+            client.send(request)
+        assert all(connection.idle for connection in self.connections)
+        self.turn()
+        return [client.recv(65536) for client in self.clients]
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        for client in self.clients:
+            client.close()
+        self._planner.__exit__()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[Table]:
+    """Eight connections."""
+    made = Table(tmp_path / "book.db", 8)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("known", [LINES, LINES | BAD], ids=["good", "with bad ones"])
+def test_each_line_gets_its_own_reply(table: Table, known: dict[bytes, bytes]) -> None:
+    """Whatever the others ask at the same moment, a connection is answered what it asked."""
+    draw = random.Random(5)
+    for _ in range(50):
+        requests = draw.choices([*known], k=len(table.clients))
+        replies = table.ask(requests)
+        for request, reply in zip(requests, replies, strict=True):
+            assert reply.startswith(known[request][:30]), (request, reply)
+            if request in LINES and b"number_of_users" not in request:
+                assert reply == known[request]
+
+
+def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
+    """Eight saves are one batch of eight rows with eight ids."""
+    for client in table.clients:
+        client.send(SAVE)
+    for connection in table.connections:
+        table.arrivals.take(connection, set())
+    table.arrivals.do_lines(set())
+    (batch,) = table.context.batches.expire(float("inf"))
+    assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
+
+
+def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> None:
+    """What waits for a reply, or for the rest of a message, goes its own way until it is done."""
+    saving, cut, other = table.connections[:3]
+    table.clients[0].send(SAVE)
+    table.clients[1].send(SAVE[:20])
+    touched: set[Connection] = set()
+    for connection in (saving, cut):
+        table.arrivals.take(connection, set())
+    table.arrivals.do_lines(touched)
+    table.arrivals.do_rest(touched)
+    assert (saving.idle, cut.idle, other.idle) == (False, False, True)
+    table.clients[1].send(SAVE[20:])
+    cut.receive()
+    for batch in table.context.batches.expire(float("inf")):
+        batch.outcome = DONE
+        for run in batch.runs:
+            run.waiter.settle()
+    assert saving.idle
+    assert cut.idle
+
+
+def test_who_asks_one_thing_does_not_wait_for_who_asks_many(tmp_path: Path) -> None:
+    """Of many who send all they can, each has its turn; a line is done before all of them."""
+    table = Table(tmp_path / "book.db", 40)
+    *greedy, modest = table.clients
+    for client in greedy:
+        client.send(PING * (RECEIVE_BYTES // len(PING)))
+    modest.send(PING)
+    table.turn()
+    assert table.arrivals.waiting, "there is more than a turn has time for"
+    assert modest.recv(100) == ALIVE
+    modest.send(PING)
+    table.turn()
+    assert modest.recv(100) == ALIVE
+    while table.arrivals.waiting:
+        table.turn()
+    assert all(client.recv(100).startswith(ALIVE) for client in greedy)
+    table.close()
+
+
+def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
+    """Where one may be in flight, the loop is told at once that nothing more is to be received."""
+    table = Table(tmp_path / "book.db", 2, Settings(in_flight_max=1))
+    touched: set[Connection] = set()
+    for client, connection in zip(table.clients, table.connections, strict=True):
+        client.send(SAVE)
+        table.arrivals.take(connection, set())
+    table.arrivals.do_lines(touched)
+    table.arrivals.do_rest(touched)
+    assert touched == {*table.connections}
+    assert not any(connection.wants for connection in touched)
+    table.close()
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_what_came_before_a_stop_is_done(start: Start, clients: int) -> None:
+    """Lines that a worker finds together with the word to stop are done and answered first."""
+    service = start("--workers", "1")
+    peers = [service.peer() for _ in range(clients)]
+    for peer in peers:
+        assert peer.ask({"message": "ping"}) == {"message": "Alive!"}
+    worker = service.child("worker 1")
+    os.kill(worker, signal.SIGSTOP)
+    for peer in peers:
+        peer.send(SAVE, newline=b"")
+    service.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "SIGTERM: stopping" in service.stderr, "told to stop")
+    os.kill(worker, signal.SIGCONT)
+    for peer in peers:
+        assert peer.reply() == {"message": "Password saved!"}
+        assert peer.ended()
+        peer.close()
+    assert service.ended() == 0

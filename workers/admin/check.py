@@ -1,0 +1,213 @@
+"""Going through a whole book: is all of it there, whole and readable, and nobody else's to touch?
+
+Changes nothing, and works beside a running service: rows are read some at a time. The start of a
+service looks at less (`database.check_database`), because nobody wants to wait for it; this looks
+at everything, and goes on where something is found.
+"""
+
+import itertools
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+from peewee import DatabaseError, fn
+from playhouse.apsw_ext import APSWDatabase
+
+from pwserver import trust
+from pwserver.config import StoreSettings
+from pwserver.errors import DatabaseRefused, StorageFailed
+from workers.admin.administration import applications
+from workers.audit.reading import record_files
+from workers.auth.applications import is_genuine
+from workers.book import rows
+from workers.book.keyring import read_keyring, read_keyring_again
+from workers.book.models import (
+    COMMON_BOOK,
+    STORED_USER,
+    User,
+    UserRow,
+    sql,
+    stored_user,
+)
+from workers.book.names import generated_name
+from workers.book.vault import Vault
+from workers.storage.database import opened_to_examine
+from workers.storage.disk_space import why_no_room
+from workers.storage.removal import REMOVED
+from workers.storage.validation import damages
+from workers.storage.walk import in_order
+
+_ROWS_AT_A_TIME = 1000
+_NAMED_MAX = 10
+"""Users that are named of all who have the same trouble."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many rows are done, and of how many."""
+
+
+def check_room(folder: Path) -> None:
+    """Raise `StorageFailed` where the disk, or a quota, has no room for more."""
+    if reason := why_no_room(folder):
+        raise StorageFailed(
+            f"there is no room for more in {folder}: {reason}. What is saved is in order."
+        )
+
+
+class Examination:
+    """One look at all of a book. What was found there is counted in `users` and `applications`."""
+
+    def __init__(self, settings: StoreSettings, *, at_rest: bool) -> None:
+        self._settings = settings
+        self._at_rest = at_rest  # no service has it open: numbers taken in turn must agree
+        self._users_of_book: Counter[int] = Counter()
+        self.applications = 0
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return self._users_of_book.total()
+
+    def findings(self, progress: Progress) -> Iterator[str]:
+        """Yield a sentence for everything that is not as it should be.
+
+        Raises a `StoreError` where nothing more can be looked at.
+        """
+        settings = self._settings
+        yield from _leftovers(settings.key_path)
+        yield from _permissions(settings)
+        vault = Vault(read_keyring(settings.key_path))
+        with opened_to_examine(settings.path, vault.keyring) as database:
+            for damage in damages(database, thorough=True):
+                yield f"{settings.path} is damaged: {damage}."
+            yield from self._users(database, vault, progress)
+            yield from self._applications(vault)
+
+    # --- What is in the database. ---
+
+    def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
+        """Open every version of every password."""
+        refused = 0
+        misplaced: dict[int, str] = {}
+        try:
+            counted = int(User.select(fn.COUNT(User.id)).scalar())
+            for user in _all_users(database, misplaced):
+                self._users_of_book[user.book] += 1
+                if self.users % _ROWS_AT_A_TIME == 0:
+                    progress(self.users, counted)
+                if user.key_id not in vault.keyring.keys:  # since the key file was read, perhaps
+                    vault = Vault(read_keyring_again(self._settings.key_path, vault.keyring))
+                try:
+                    rows.open_all(vault, user)
+                except DatabaseRefused as error:
+                    refused += 1
+                    if refused <= _NAMED_MAX:
+                        yield str(error) if user.username is None else f"{user.username}: {error}"
+        except (apsw.Error, DatabaseError) as error:
+            yield from _out_of_order(misplaced)
+            yield f"after {self.users} users no more could be read: {error}."
+            return
+        progress(counted, counted)
+        yield from _out_of_order(misplaced)
+        if refused > _NAMED_MAX:
+            yield f"{refused} users in all have a password that cannot be given out."
+        if self._at_rest and self.users != counted:
+            yield f"the database counts {counted} users, and {self.users} were found."
+
+    def _applications(self, vault: Vault) -> Iterator[str]:
+        """Look at the applications, and for users that belong to none."""
+        key = vault.keyring.for_purpose("application")
+        found = applications()
+        removed = [row for row in found if row.may == REMOVED]
+        self.applications = len(found) - len(removed)
+        for row in removed:
+            if self._at_rest and (left := self._users_of_book[row.id]):
+                yield (
+                    f"{left} users of an application that was removed are left. The service "
+                    "deletes them when it runs next."
+                )
+        for row in found:
+            if not is_genuine(row, key):
+                yield f"the application {row.name!r} was altered by somebody without the key."
+        orphaned = self._users_of_book.keys() - {COMMON_BOOK, *(row.id for row in found)}
+        for book in sorted(orphaned):
+            yield f"{self._users_of_book[book]} users are in book {book}, which nobody has."
+
+
+def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[UserRow]:
+    """Yield each user once; note what is said of those whose row is out of order, by their ids."""
+
+    def note(row: tuple[Any, ...], last: int) -> None:
+        user = stored_user(row)
+        name = user.username or generated_name(user.id)
+        misplaced.setdefault(user.id, f"{name} (row {user.id}) is out of order, after row {last}.")
+
+    connection: apsw.Connection = database.connection()
+    select = sql(User.select(*STORED_USER).where(User.id > 0).order_by(User.id))
+    for page in in_order(connection, select, at_a_time=_ROWS_AT_A_TIME, misplaced=note):
+        yield from map(stored_user, page)
+
+
+def _out_of_order(misplaced: dict[int, str]) -> Iterator[str]:
+    """Say which rows are out of order: some, and how many."""
+    yield from itertools.islice(misplaced.values(), _NAMED_MAX)
+    if misplaced:
+        yield (
+            f"{len(misplaced)} rows in all are out of order: their page stands in the place of "
+            "another, and the users that belong there are lost."
+        )
+
+
+# --- The files. ---
+
+
+def _leftovers(key_path: Path) -> Iterator[str]:
+    """Look for key files that an interrupted change of keys has left."""
+    for path in sorted(key_path.parent.glob(f"{key_path.name}.*")):
+        yield (
+            f"{path} is left of a change of keys that was interrupted, and has keys in it. "
+            f"Run: rm {path}"
+        )
+
+
+def _permissions(settings: StoreSettings) -> Iterator[str]:
+    """Look who may use the files. That the key file is nobody else's is seen to by who reads it."""
+    database, audit = settings.path, record_files(settings.audit_path)
+    files = [
+        database,
+        Path(f"{database}-wal"),
+        Path(f"{database}-shm"),
+        settings.audit_head_path,
+        *audit.paths,
+        *audit.compressed,
+    ]
+    owner = os.stat(database).st_uid
+    for path in files:
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            continue
+        if found.st_mode & 0o077:
+            mode = stat.S_IMODE(found.st_mode)
+            yield f"{path} may be used by others (mode {mode:03o}). Run: chmod 600 {path}"
+        if found.st_uid != owner:
+            yield (
+                f"{path} belongs to {trust.name_of(found.st_uid)}, and {database} to "
+                f"{trust.name_of(owner)}. Run: chown {owner} {path}"
+            )
+    for folder in sorted({path.resolve().parent for path in (database, settings.key_path)}):
+        about = os.stat(folder)
+        mode = about.st_mode
+        if about.st_uid not in (trust.ROOT, owner):
+            yield (
+                f"{folder} belongs to {trust.name_of(about.st_uid)}, who may put other files in "
+                "place of those in it."
+            )
+        if mode & 0o002 and not mode & stat.S_ISVTX:
+            yield (
+                f"everybody may put other files in place of those in {folder}. "
+                f"Run: chmod o-w {folder}"
+            )

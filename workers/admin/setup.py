@@ -1,0 +1,90 @@
+"""Seeing to the service's files before anything uses them: made, checked, brought up to date."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pwserver import trust
+from pwserver.config import StoreSettings
+from pwserver.errors import AuditRefused, DatabaseRefused
+from workers.admin import upgrade
+from workers.book.keyring import Keyring, create_keyring, read_keyring
+from workers.storage import database, validation
+
+
+def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
+    """Make the key file and the database where there are none; check and upgrade them.
+
+    Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do, or a
+    `ConfigError` where two settings name one file.
+    """
+    settings.check_files()
+    validation.check_sqlite()
+    database.check_can_be_made(settings.path)
+    _check_record(settings)
+    made: list[str] = []
+    if not trust.is_there(settings.key_path):
+        if database.holds_a_book(settings.path):
+            database.check_is_a_book(settings.path)  # else no key is missing
+        else:
+            create_keyring(settings.key_path)
+            made.append(
+                f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
+                "without it no saved password can be read."
+            )
+    keyring = read_keyring(settings.key_path)
+    fresh = not database.holds_a_book(settings.path)
+    upgraded = upgrade.bring_up_to_date(settings.path, keyring)
+    database.check_database(settings.path, keyring)
+    if upgraded:
+        made.append(f"Brought {settings.path} up to date; an older pwserver cannot use it now.")
+    if fresh:
+        made.append(f"Made the database {settings.path}.")
+    return keyring, made
+
+
+def _check_record(settings: StoreSettings) -> None:
+    """Raise `AuditRefused` where the record is somebody else's.
+
+    Where it cannot be written, that is said later: the service does all but give out passwords.
+    """
+    for path in (settings.audit_path, settings.audit_head_path):
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            reason = trust.distrust(found, path, os.geteuid())
+            if reason and not trust.not_regular(found):
+                raise AuditRefused(f"the audit record {path} {reason}")
+
+
+@contextlib.contextmanager
+def owners_rights(settings: StoreSettings) -> Iterator[None]:
+    """Give root, for a command, the rights of the user whose the book is; nobody else any.
+
+    That is the owner of the database, or of the folder where there is none yet. So all that a
+    command makes is that user's, and the service can go on. Where everybody may make files, root
+    works on its own alone: another's may have been put there for it. Raises `DatabaseRefused`.
+    """
+    if os.geteuid() != trust.ROOT:
+        yield
+        return
+    try:
+        path = Path(os.path.realpath(settings.path))
+        folder = os.stat(path.parent)
+        owner = path.parent if not path.exists() else path
+        user = os.stat(owner).st_uid
+    except OSError as error:
+        raise DatabaseRefused(f"{settings.path} cannot be used: {error.strerror}.") from None
+    whose = f"{settings.path} belongs to {trust.name_of(user)}"
+    if folder.st_mode & 0o002:
+        if owner == path and user != trust.ROOT:
+            raise DatabaseRefused(
+                f"{whose}, in a folder in which everybody may make files; there root uses only its "
+                "own. Run this as that user."
+            )
+        yield
+        return
+    with trust.rights_of(owner):
+        if not os.access(owner, os.R_OK, effective_ids=True):
+            raise DatabaseRefused(f"{whose}, who may not use it there.")
+        yield

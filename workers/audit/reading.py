@@ -1,0 +1,124 @@
+"""Reading the audit record: which files it is in, and what is in them.
+
+Reads line by line, so that files may be of any size, and takes no lock: what is written meanwhile
+is read too, or not yet. Whether it is genuine is the business of `audit_verification`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from workers.audit.chain import LINE_BYTES_MAX
+
+_BUFFER_BYTES = 1024 * 1024
+
+
+class RecordFiles(NamedTuple):
+    """Where a record is."""
+
+    paths: list[Path]  # the oldest first
+    compressed: list[Path]  # these cannot be read as they are
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """A record, as it is shown."""
+
+    n: int
+    time: str  # UTC, to the millisecond, as 2026-11-22T20:34:17.123Z
+    application: str | None
+    address: str
+    action: str
+    user: str | None
+    outcome: str
+    times: int = 1
+    more: dict[str, str | int] = {}
+
+
+def record_files(path: Path) -> RecordFiles:
+    """Return the files of the record at a path as logrotate names them, by number or by date.
+
+    Raises OSError where the folder cannot be read.
+    """
+    rotated = re.compile(re.escape(path.name) + r"(?:\.(\d+)|-(\d{8}[\d-]*))(\.\w+)?")
+    found = []
+    for file in path.parent.iterdir():
+        if match := rotated.fullmatch(file.name):
+            number, date, compression = match.groups()
+            found.append((date or "", -int(number or 0), file, compression))
+    found.sort()
+    paths = [file for _, _, file, compression in found if not compression]
+    compressed = [file for _, _, file, compression in found if compression]
+    return RecordFiles([*paths, path] if path.exists() else paths, compressed)
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+_MEMBERS = {*Record.__struct_fields__, "previous", "mac"}
+
+
+class Records:
+    """The records in some files, or those of a user, an application, an action, or since a time.
+
+    Iterating raises OSError for a file that cannot be read. It does not tell whether they are
+    genuine. `skipped` counts the lines passed over because they are no records.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        user: str | None = None,
+        application: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+    ) -> None:
+        self._paths = paths
+        self._wanted = {"user": user, "application": application, "action": action}
+        self._since = "" if since is None else _as_text(since)
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        self.skipped = 0
+        wanted = [(name, value) for name, value in self._wanted.items() if value is not None]
+        for path in self._paths:
+            for line in lines(path):
+                try:
+                    record = _decode_record(line)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    self.skipped += 1
+                    continue
+                is_wanted = all(getattr(record, name) == value for name, value in wanted)
+                if is_wanted and record.time >= self._since:
+                    members = msgspec.json.decode(line)
+                    record.more = {
+                        name: value for name, value in members.items() if name not in _MEMBERS
+                    }
+                    yield record
+
+
+def _as_text(moment: datetime) -> str:
+    """Return a moment as records have it; such texts sort as the moments do."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, newlines included; of one that is too long its beginning.
+
+    One without a newline is the last: where it is being written, its rest is not taken for another.
+    """
+    with path.open("rb", _BUFFER_BYTES) as file:
+        while line := file.readline(LINE_BYTES_MAX):
+            if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
+                _skip_line(file)
+                line += b"\n"
+            yield line
+            if not line.endswith(b"\n"):
+                return
+
+
+def _skip_line(file: BinaryIO) -> None:
+    while (rest := file.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):
+        pass

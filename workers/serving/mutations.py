@@ -1,0 +1,343 @@
+"""The requests that change what is in the book: how each is planned, and answered.
+
+A plan is made on what a worker reads: which user a name is, and which version comes next, because
+the password is sealed for exactly that place. `lines` sees to the order, and the writer to what
+other workers have done meanwhile.
+"""
+
+import secrets
+import string
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from pwserver.errors import (
+    Denied,
+    InvalidMessage,
+    NotSaved,
+    Refused,
+    Unavailable,
+    UnknownUser,
+    UnknownVersion,
+    VersionConflict,
+)
+from pwserver.wire import messages
+from pwserver.wire.messages import (
+    LABEL_LENGTH_MAX,
+    VERSION_MAX,
+    DeleteUser,
+    GeneratePassword,
+    LabelUser,
+    RestorePassword,
+    SavePassword,
+)
+from workers.auth.applications import GUEST
+from workers.book import rows
+from workers.book.models import ANY_FINGERPRINT, UserRow
+from workers.book.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
+from workers.serving.commit_queue import Outcome, Waiter, not_saved
+from workers.serving.context import Context, Recorded
+from workers.serving.name_queues import Write
+from workers.storage.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
+
+_OVERHEAD_BYTES = 1024
+"""What a request costs beside its password while it waits, near enough for a limit."""
+
+_ALPHABET = string.ascii_letters + string.digits
+"""What a password is generated of where nothing else is asked for: what every form accepts."""
+
+
+class Save(Write):
+    """A save with a username, with labels, or with a `request_id`."""
+
+    def __init__(
+        self,
+        context: Context,
+        waiter: Waiter,
+        request: SavePassword | GeneratePassword | RestorePassword,
+        password: str = "",
+    ) -> None:
+        username, request_id = request.username, request.request_id
+        self._context = context
+        self._book = waiter.peer.caller.book
+        self._for_guest = waiter.peer.caller is GUEST
+        self._name = None if username is UNSET else normal(username, "username")
+        self._request_id: str | None = None
+        if request_id is not UNSET:
+            refuse_token(request_id, "request_id")
+            self._request_id = request_id
+        self._labels: str | None = None
+        self._if_version: int | UnsetType = UNSET
+        if not isinstance(request, RestorePassword):
+            self._labels = None if request.labels is UNSET else _labels(request.labels)
+            self._if_version = request.if_version
+        self._password = password
+        self._version = 0  # that it makes
+        self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
+        if self._for_guest:
+            self._refuse_to_guests(waiter)
+        if self._if_version is not UNSET and self._name is None:
+            raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
+        key = None if self._name is None else (self._book, self._name)
+        super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
+
+    def _refuse_to_guests(self, waiter: Waiter) -> None:
+        """Raise `Denied` where the answer would tell a guest whether there is a user."""
+        if self._if_version is not UNSET:
+            reason = 'Nobody saves with "if_version" without a token.'
+        elif self._name is not None and generated_id(self._name) is not None:
+            reason = "Under names that the service makes, nobody saves without a token."
+        else:
+            return
+        self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
+        raise Denied(reason)
+
+    def plan(self) -> Operation:
+        """Save as a new version of the user, or as a new user where there is none of the name."""
+        user = None if self._name is None else self._context.reader.find(self._book, self._name)
+        newest = 0 if user is None else user.version
+        if self._if_version not in (UNSET, newest):
+            raise _conflict(newest)
+        if user is not None:
+            return self._save_over(user)
+        if self._name is not None and generated_id(self._name) is not None:
+            raise UnknownUser  # such names are made by the service alone
+        user_id, now_ms = self._context.ids.next(), self._context.now_ms
+        new = UserRow(user_id, 1, 0, b"", now_ms, self._book, None, self._name, self._labels)
+        return self._save(new, None)
+
+    def _save_over(self, user: UserRow) -> Operation:
+        """Return the operation that puts a version in place of a user's newest."""
+        if user.version >= VERSION_MAX:
+            raise Unavailable("What is stored of this user was altered; nothing is added to it.")
+        vault, kept = self._context.vault_for(user), self._context.versions_kept
+        version = user._replace(
+            version=user.version + 1,
+            saved_at_ms=self._context.now_ms,
+            older=rows.older_with_newest(vault, user, kept),
+            labels=user.labels if self._labels is None else self._labels,
+        )
+        return self._save(version, nonce(user.sealed))
+
+    def _save(self, unsealed: UserRow, replaced: bytes | None) -> Operation:
+        user = rows.seal(self._context.vault, self._password, unsealed)
+        self._version = user.version
+        return (
+            SAVE,
+            user.key_id,
+            user.book,
+            user.username,
+            user.id,
+            replaced,
+            user.version,
+            user.sealed,
+            user.saved_at_ms,
+            user.labels,
+            user.older,
+            self._request_id,
+            self._fingerprint,
+        )
+
+    def done(self, result: Result) -> bytes:
+        """Say that it is saved, now or by an earlier request with the same `request_id`."""
+        if isinstance(result, tuple):
+            return self._repeated(*result)
+        return self._saved()
+
+    def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
+        """Answer as the first time; raise `NotSaved` where that was for another request."""
+        if fingerprint not in (self._fingerprint, ANY_FINGERPRINT):
+            raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
+        self._version = version
+        self._recall(user_id)
+        return self._saved()
+
+    def _recall(self, user_id: int) -> None:
+        """Read what else the reply needs of what was saved the first time."""
+
+    def _saved(self) -> bytes:
+        if self._name is None:
+            return messages.passwords_saved([self.id])
+        return messages.encode(
+            "Password saved!", self.id, username=self._name, version=self._shown_version
+        )
+
+    @property
+    def _shown_version(self) -> int | UnsetType:
+        """The version, unless that would tell somebody whether the name was there before."""
+        return UNSET if self._for_guest else self._version
+
+    def failed(self, outcome: Outcome) -> bytes:
+        """Say "Not saved!", or that nobody knows."""
+        return not_saved(outcome, self.id)
+
+    def refused(self, refusal: Refused) -> bytes:
+        """Say no, unless it was done before, when the book still was as it needs it."""
+        if self._request_id is not None and isinstance(
+            refusal, UnknownUser | UnknownVersion | VersionConflict
+        ):
+            try:
+                earlier = self._context.reader.earlier(self._book, self._request_id)
+                if earlier is not None:
+                    return self._repeated(*earlier)
+            except Refused as other:
+                return super().refused(other)
+        return super().refused(refusal)
+
+
+class Generate(Save):
+    """A generated password that is saved in the same step."""
+
+    _recalled = False
+
+    def _recall(self, user_id: int) -> None:
+        """Read what was generated the first time, as a `get_password` would."""
+        if self._for_guest:
+            raise NotSaved("It was saved before; what was generated is not given out again.")
+        user = self._context.reader.find_by_id(user_id)
+        kept = None
+        if user is not None and (user.book, _name(user)) == (self._book, self._name):
+            kept = self._context.password(user, self._version)
+        if kept is None:
+            raise NotSaved("It was saved before, and what was generated is not kept any more.")
+        self._context.note(self.waiter.peer, "get", self._name, "ok")
+        self._password = kept[0]
+        self._recalled = True
+
+    def _saved(self) -> bytes:
+        reply = messages.encode(
+            "return_generated_password",
+            self.id,
+            password=self._password,
+            username=self._name,
+            version=self._shown_version,
+        )
+        return Recorded(reply, self.id) if self._recalled else reply
+
+
+class Restore(Save):
+    """A save of what an older version holds."""
+
+    def __init__(self, context: Context, waiter: Waiter, request: RestorePassword) -> None:
+        super().__init__(context, waiter, request)
+        self._restored = request.version
+
+    def plan(self) -> Operation:
+        """Read the version, and save it resealed."""
+        assert self._name is not None
+        user = self._context.reader.find(self._book, self._name)
+        if user is None:
+            raise UnknownUser
+        kept = self._context.password(user, self._restored)
+        if kept is None:
+            raise UnknownVersion
+        self._password = kept[0]
+        return self._save_over(user)
+
+    def _saved(self) -> bytes:
+        return messages.encode(
+            "Password restored!", self.id, username=self._name, version=self._version
+        )
+
+    def record(self, outcome: str) -> None:
+        """Note that an older password is the newest again."""
+        self._context.note(self.waiter.peer, "restore", self._name, outcome)
+
+
+class Change(Write):
+    """A request that changes a user, and no password."""
+
+    def __init__(self, context: Context, waiter: Waiter, request: LabelUser | DeleteUser) -> None:
+        self._context = context
+        self._name = normal(request.username, "username")
+        self._book = waiter.peer.caller.book
+        key = (self._book, self._name)
+        super().__init__(waiter, key, request.id, _OVERHEAD_BYTES, context.now)
+
+    def _user(self) -> UserRow:
+        user = self._context.reader.find(self._book, self._name)
+        if user is None:
+            raise UnknownUser
+        return user
+
+    def failed(self, outcome: Outcome) -> bytes:
+        """Say that it was not done, or that nobody knows: the reason says which."""
+        return messages.refusal(Unavailable(outcome.reason), self.id)
+
+
+class Label(Change):
+    """Other labels for a user."""
+
+    def __init__(self, context: Context, waiter: Waiter, request: LabelUser) -> None:
+        super().__init__(context, waiter, request)
+        self._labels = _labels(request.labels)
+
+    def plan(self) -> Operation:
+        """Set the labels of the user that has the name, and seal its row again with them."""
+        user = self._user()
+        vault = self._context.vault_for(user)
+        resealed = rows.reseal(vault, user, self._labels)
+        replaced = nonce(user.sealed)
+        return (
+            LABEL,
+            resealed.key_id,
+            user.id,
+            replaced,
+            resealed.sealed,
+            resealed.labels,
+            resealed.older,
+        )
+
+    def done(self, result: Result) -> bytes:
+        """Say what the labels are now."""
+        labels = Raw(self._labels.encode())
+        return messages.encode("User labelled!", self.id, username=self._name, labels=labels)
+
+
+class Delete(Change):
+    """The end of a user and of all versions of its password."""
+
+    def plan(self) -> Operation:
+        """Delete the user that has the name."""
+        return DELETE, None, self._user().id
+
+    def done(self, result: Result) -> bytes:
+        """Say that it is gone."""
+        return messages.encode("User deleted!", self.id)
+
+    def record(self, outcome: str) -> None:
+        """Note that a user was deleted."""
+        self._context.note(self.waiter.peer, "delete", self._name, outcome)
+
+
+def _conflict(newest: int) -> VersionConflict:
+    if not newest:
+        return VersionConflict("There is no such user.", 0)
+    return VersionConflict(f"The newest version is {newest}.", newest)
+
+
+def _name(user: UserRow) -> str:
+    return user.username or generated_name(user.id)
+
+
+def _fingerprint(
+    context: Context, request: SavePassword | GeneratePassword | RestorePassword
+) -> int:
+    """Return a fingerprint of what a request asks for, whoever asks and however often."""
+    content = msgspec.structs.replace(request, id=UNSET, request_id=UNSET)
+    return context.vault.fingerprint(msgspec.json.encode(content))
+
+
+def generate(request: GeneratePassword) -> str:
+    """Return a random password; raise `InvalidMessage` for an alphabet of one character."""
+    alphabet = _ALPHABET if request.alphabet is UNSET else "".join(dict.fromkeys(request.alphabet))
+    refuse_invisible(alphabet, "alphabet")
+    if len(alphabet) < 2:
+        raise InvalidMessage('"alphabet" holds one character only.')
+    return "".join([secrets.choice(alphabet) for _ in range(request.length)])
+
+
+def _labels(labels: list[str]) -> str:
+    """Return labels as they are kept: a JSON list, each once, in the order given."""
+    once = dict.fromkeys(normal(label, "labels", LABEL_LENGTH_MAX) for label in labels)
+    return msgspec.json.encode(list(once)).decode()

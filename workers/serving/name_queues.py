@@ -1,0 +1,158 @@
+"""Operations on one name go to the writer one after the other, in the order in which they came.
+
+An operation is planned on what the book holds when its turn comes: which user a name is, which
+version comes next. So the next one on the same name waits until the one before it is committed and
+can be read. Those on different names go at once. What another worker did to the same name meanwhile
+is found by the writer, which changes nothing then: the operation is planned again.
+"""
+
+import logging
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+
+from pwserver.errors import DatabaseRefused, Refused, Unavailable
+from pwserver.limits import QUEUE_BYTES_MAX
+from pwserver.wire import messages
+from pwserver.wire.messages import Id
+from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, Batch, CommitQueue, Outcome, Waiter
+from workers.storage.writing import STALE, Operation, Result
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, str]  # a book and a name in it
+
+
+class Write(ABC):
+    """A request that changes the book depending on what is in it."""
+
+    def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
+        self.waiter = waiter
+        self.key = key  # None where no other operation can be in its way
+        self.id = id
+        self.size = size
+        self.since = now
+        self.reply: bytes | None = None
+
+    def replies(self) -> list[bytes] | None:
+        """Return the reply, or None as long as there is none."""
+        return None if self.reply is None else [self.reply]
+
+    @abstractmethod
+    def plan(self) -> Operation:
+        """Read what is in the book and return what the writer is to do; raise a `Refused`."""
+
+    @abstractmethod
+    def done(self, result: Result) -> bytes:
+        """Return the reply to what was committed; raise a `Refused`."""
+
+    @abstractmethod
+    def failed(self, outcome: Outcome) -> bytes:
+        """Return the reply where it was not done, or nobody knows."""
+
+    def record(self, outcome: str) -> None:  # noqa: B027 - most are not recorded
+        """Put what became of it into the audit record, where it is something for that."""
+
+    def refused(self, refusal: Refused) -> bytes:
+        """Return the reply where it cannot be done."""
+        if isinstance(refusal, Unavailable):
+            return self.failed(Outcome(reason=str(refusal)))
+        return messages.refusal(refusal, self.id)
+
+
+class NameQueues:
+    """The operations of one worker that are not finished, those on each name in a line."""
+
+    def __init__(self, batches: CommitQueue, save_timeout_s: float) -> None:
+        self._batches = batches
+        self._save_timeout_s = save_timeout_s
+        self._lines: dict[Key, deque[Write]] = {}
+        self._bytes = 0
+
+    def add(self, write: Write, now: float) -> None:
+        """Queue a request; its `reply` is there later, or at once."""
+        if self._bytes >= QUEUE_BYTES_MAX or self._batches.full:
+            write.reply = write.failed(QUEUE_FULL)
+            return
+        self._bytes += write.size
+        if write.key is not None:
+            line = self._lines.setdefault(write.key, deque())
+            line.append(write)
+            if len(line) > 1:
+                return
+        self._advance(write, now, [])
+
+    def settle(self, batch: Batch, now: float) -> list[Waiter]:
+        """Take the results of a batch; return who has a reply now."""
+        outcome = batch.outcome
+        assert outcome is not None
+        answered: list[Waiter] = []
+        for index, write in enumerate(batch.senders):
+            if not outcome.done:
+                reply = write.failed(outcome)
+                recorded = "not done" if outcome.known else "done or not: nobody knows"
+            elif batch.results[index] is STALE:
+                self._advance(write, now, answered)
+                continue
+            else:
+                try:
+                    reply, recorded = write.done(batch.results[index]), "ok"
+                except Exception as error:
+                    refusal = refusal_of(error)
+                    reply, recorded = messages.refusal(refusal, write.id), refusal.message
+            write.record(recorded)
+            answered.append(write.waiter)
+            self._advance(self._finish(write, reply), now, answered)
+        return answered
+
+    def _advance(self, write: Write | None, now: float, answered: list[Waiter]) -> None:
+        """Send a request on its way; where it is answered without that, the one behind it."""
+        while write is not None:
+            reply = self._start(write, now)
+            if reply is None:
+                return
+            answered.append(write.waiter)
+            write = self._finish(write, reply)
+
+    def _start(self, write: Write, now: float) -> bytes | None:
+        """Plan and queue a request; return its reply where it got no further."""
+        if write.since < now - self._save_timeout_s:
+            return write.failed(TOO_LATE)
+        try:
+            operation = write.plan()
+        except Exception as error:
+            refusal = refusal_of(error)
+            write.record(refusal.message)
+            return write.refused(refusal)
+        size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
+        self._batches.add_operation(write, operation, size, now)
+        return None
+
+    def _finish(self, write: Write, reply: bytes) -> Write | None:
+        """Note a request's reply; return the next one on the same name."""
+        write.reply = reply
+        self._bytes -= write.size
+        if write.key is None:
+            return None
+        line = self._lines[write.key]
+        line.popleft()
+        if not line:
+            del self._lines[write.key]
+            return None
+        return line[0]
+
+
+def refusal_of(error: Exception) -> Refused:
+    """Return what the client is told of an error while its request was done.
+
+    One that was not foreseen, which tampering with the database may cause, costs its own request
+    and not the worker with all its clients. Its text is not logged: it may hold a secret.
+    """
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, DatabaseRefused):
+        log.error("%s", error)
+        return Unavailable("What is stored of this password was altered; it is not given out.")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+    return Unavailable("The service failed at this request; its log says where.")

@@ -1,0 +1,181 @@
+"""The answers that are read from the book and change nothing in it."""
+
+import hmac
+import platform
+import time
+
+import apsw
+import msgspec
+from msgspec import UNSET
+
+from pwserver import __version__
+from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
+from pwserver.limits import CHECK_LENGTH_MAX
+from pwserver.wire import messages
+from pwserver.wire.messages import (
+    LABEL_LENGTH_MAX,
+    CheckPassword,
+    GetPassword,
+    ListUsers,
+    PasswordHistory,
+    Status,
+    VerifyPassword,
+)
+from workers.auth.peers import Peer
+from workers.book import history
+from workers.book.models import time_saved
+from workers.book.names import composed, normal
+from workers.serving.commit_queue import Awaited, Waiter
+from workers.serving.context import Context, Recorded
+from workers.serving.name_queues import refusal_of
+from workers.storage.outage import REASONS
+from workers.storage.reading import Entry
+
+
+def get_password(context: Context, waiter: Waiter, request: GetPassword) -> bytes:
+    """Return a password: the newest version, or the one that is asked for."""
+    name = normal(request.username, "username")
+    try:
+        reply = _password(context, waiter.peer.caller.book, name, request)
+    except Exception as error:
+        refusal = refusal_of(error)
+        context.note(waiter.peer, "get", name, refusal.message)
+        raise refusal from None
+    context.note(waiter.peer, "get", name, "ok")
+    return reply
+
+
+def _password(context: Context, book: int, name: str, request: GetPassword) -> bytes:
+    user = context.reader.find(book, name)
+    if user is None:
+        raise UnknownUser
+    version = user.version if request.version is UNSET else request.version
+    found = context.password(user, version)
+    if found is None:
+        raise UnknownVersion
+    password, saved_at_ms = found
+    reply = messages.encode(
+        "return_password",
+        request.id,
+        username=name,
+        password=password,
+        version=version,
+        time_saved=time_saved(saved_at_ms),
+    )
+    return Recorded(reply, request.id)
+
+
+def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
+    """Tell whether a password is the newest of a user; later, where too many were wrong lately.
+
+    One that is told later counts as wrong until then, so that many at once are no way around. One
+    that is answered at once counts when it was: workers that compare in the same instant may each
+    let one through more than is allowed.
+    """
+    name = normal(request.username, "username")
+    peer, limit = waiter.peer, waiter.peer.verifying
+    delay_s = limit.delay_s(context.now)
+    if delay_s is None:
+        context.note(peer, "verify", name, "refused: too many were wrong")
+        raise Unavailable("Too many passwords were wrong; wait some seconds.")
+    valid = _is_valid(context, peer, name, request.password)
+    reply = Recorded(messages.return_verify_password(valid, request.id), request.id)
+    if delay_s or not valid:
+        limit.charge(context.now)
+    if not delay_s:
+        return reply
+    refund = limit.refund if valid else None
+    return context.delays.add(waiter, request.id, reply, context.now + delay_s, refund)
+
+
+def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
+    """Compare a password with a user's newest, and note that.
+
+    An unknown name costs what a wrong password costs: another user's is opened and compared for it.
+    """
+    try:
+        user, is_it = context.reader.find_or_decoy(peer.caller.book, name)
+        found = None if user is None else context.password(user, user.version)
+    except Exception as error:
+        refusal = refusal_of(error)
+        context.note(peer, "verify", name, refusal.message)
+        raise refusal from None
+    password = context.vault.open_decoy() if found is None else found[0]
+    same = hmac.compare_digest(password.encode(), given.encode())
+    valid = bool(same & is_it)
+    context.note(peer, "verify", name, "valid" if valid else "wrong")
+    return valid
+
+
+def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> bytes:
+    """Return which versions are kept, newest first, and since when; no values."""
+    name = normal(request.username, "username")
+    user = context.reader.find(waiter.peer.caller.book, name)
+    if user is None:
+        raise UnknownUser
+    older = [(each.version, each.saved_at_ms) for each in history.unpack(user.older)]
+    versions = [(user.version, user.saved_at_ms), *reversed(older)]
+    return messages.encode(
+        "return_password_history",
+        request.id,
+        username=name,
+        versions=[
+            {"version": version, "time_saved": time_saved(saved_at_ms)}
+            for version, saved_at_ms in versions
+        ],
+    )
+
+
+def list_users(context: Context, waiter: Waiter, request: ListUsers) -> bytes:
+    """Return a page of users in the order of their names."""
+    label = None if request.label is UNSET else normal(request.label, "label", LABEL_LENGTH_MAX)
+    users, after = context.reader.page(
+        waiter.peer.caller.book,
+        composed(request.after),
+        composed(request.prefix),
+        label,
+        request.limit,
+    )
+    return messages.encode(
+        "return_users", request.id, users=[_listed(user) for user in users], after=after
+    )
+
+
+def _listed(user: Entry) -> dict[str, object]:
+    return {
+        "username": user.name,
+        "labels": user.labels,
+        "version": user.version,
+        "time_saved": time_saved(user.saved_at_ms),
+    }
+
+
+def check_password(context: Context, waiter: Waiter, request: CheckPassword) -> Awaited:
+    """Have the checker look at the beginning of a password."""
+    beginning = request.password[:CHECK_LENGTH_MAX]
+    return context.checks.ask(waiter, beginning, request.id, context.now)
+
+
+def status(context: Context, waiter: Waiter, request: Status) -> bytes:
+    """Tell how the service is doing."""
+    scoreboard = context.scoreboard
+    since_ms, reason = scoreboard.outage
+    return messages.encode(
+        "return_status",
+        request.id,
+        number_of_users=scoreboard.users,
+        workers=scoreboard.workers,
+        uptime_s=round(time.monotonic() - scoreboard.started_s, 1),
+        parts=_PARTS,
+        write_error=REASONS[reason] if since_ms else UNSET,
+        write_error_since=time_saved(since_ms) if since_ms else UNSET,
+    )
+
+
+_PARTS = {
+    "pwserver": __version__,
+    "python": platform.python_version(),
+    "sqlite": apsw.sqlite_lib_version(),
+    "apsw": apsw.apsw_version(),
+    "msgspec": msgspec.__version__,
+}
