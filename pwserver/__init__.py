@@ -70,7 +70,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("errors", "client.results", "client.pipeline", "client.client", "client.async_client")
+_MODULES = ("errors", "client.results", "client.pipeline", "client.sync", "client.aio")
 """Where they are, the slowest last."""
 
 

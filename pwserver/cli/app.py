@@ -1,7 +1,7 @@
 """The command line: the commands that run the service, and how a command is read and run.
 
 Each function is a command: it takes settings, and does its work elsewhere. Those that talk to a
-running service are in `cli_book` and `cli_service` beside this. Settings come from flags,
+running service are in `book` and `service` beside this. Settings come from flags,
 `PWSERVER_...` variables and a TOML file, in this order, all made by cyclopts from the one
 definition in `pwserver.config`. What a single command is told to do, such as a name or `--yes`, is
 said on the command line only. What people look at goes to standard output; errors are one plain

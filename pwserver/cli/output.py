@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Literal, TextIO
 
+from pwserver.text import visible
+
 Record = Mapping[str, Any]
 
 HIDDEN = "(hidden; --show)"
@@ -30,13 +32,6 @@ _TEXT_WIDTH_MIN = 12
 def on_terminal() -> bool:
     """Tell whether a person looks at standard output."""
     return sys.stdout.isatty()
-
-
-def visible(text: str) -> str:
-    """Return a text as a terminal may have it: control characters and the like by their numbers."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in text)
 
 
 def text(text: str) -> None:

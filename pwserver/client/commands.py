@@ -2,7 +2,7 @@
 
 Each makes a `Call`: the bytes of the request, how its reply becomes a result, and what may be done
 when the answer is lost. `Client`, `AsyncClient` and the pipelines all send these, so that a command
-is defined once. How replies are awaited and requests repeated is the business of `exchange`.
+is defined once. How replies are awaited and requests repeated is the business of `retry`.
 """
 
 import secrets

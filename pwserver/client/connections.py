@@ -6,7 +6,8 @@ What a connection is, `connection` knows. The rules for them:
   included, it is closed, so that a late reply can never answer another request.
 - An interrupt may come between any two steps. So each thing that must not be half done is one step
   of Python's own: to take a connection from those that are idle, to put it back. One that nobody
-  has any more is closed by Python; how calls wait for each other is the business of `turns`.
+  has any more is closed by Python; how calls wait for each other is the business of
+  `fair_semaphore`.
 - One on which something arrived while nothing was asked, the end of the connection above all, is
   closed as well. That is seen before anything is sent, and so has had no effect.
 - The one used last is used first, so that those a burst has left over come to be closed.

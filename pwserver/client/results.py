@@ -1,7 +1,7 @@
 """What the client's methods return: plain frozen data, made of the service's replies.
 
-The fields are named and typed as those of the replies; `calls` fills them in. A password is never
-part of a repr, so that none gets into a log by accident. Times are in UTC.
+The fields are named and typed as those of the replies; `commands` fills them in. A password is
+never part of a repr, so that none gets into a log by accident. Times are in UTC.
 """
 
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@
     Client("pwservers://book.example", token_file="/etc/app/token")  # with TLS, as an application
 
 Needs nothing but the standard library and msgspec. What is sent is made in `commands`, what is sent
-again is decided in `exchange`, and over what it is sent is the business of `connections`; `Client`
+again is decided in `retry`, and over what it is sent is the business of `connections`; `Client`
 puts them together. `AsyncClient` is its twin.
 """
 

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pwserver.cli.output import visible
 from pwserver.ipc import Scoreboard, receive_control
+from pwserver.text import visible
 
 _LAST_PAGE_S = 0.5
 """How long a stop waits for the page that is being printed."""

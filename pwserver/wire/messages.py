@@ -1,9 +1,9 @@
 """The messages of the wire protocol, and the replies: what they are called and what they hold.
 
 Shared by the service and the client; how bytes become messages is the business of `framing`, what a
-name may look like that of the book's `names`, what is said of a bad message that of `validation_errors`.
-Each request is a Struct whose fields are bounded here. The basic contract's replies are the
-contract's bytes.
+name may look like that of the book's `names`, what is said of a bad message that of
+`validation_errors`. Each request is a Struct whose fields are bounded here. The basic contract's
+replies are the contract's bytes.
 """
 
 from datetime import datetime
@@ -69,7 +69,7 @@ class Discreet(Struct, frozen=True, gc=False):
 
 
 class Message(Discreet, tag_field="message", forbid_unknown_fields=True, frozen=True, gc=False):
-    """A request. It has no other fields; `complaints` says what becomes of a message that has."""
+    """A request. It has no other fields: `validation_errors` is for messages that have."""
 
 
 class SavePassword(Message, tag="save_password", frozen=True):

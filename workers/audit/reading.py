@@ -1,7 +1,7 @@
 """Reading the audit record: which files it is in, and what is in them.
 
 Reads line by line, so that files may be of any size, and takes no lock: what is written meanwhile
-is read too, or not yet. Whether it is genuine is the business of `audit_verification`.
+is read too, or not yet. Whether it is genuine is the business of `verification`.
 """
 
 import re

@@ -5,14 +5,14 @@ wherever the record is, so that who may change the log folder alone cannot chang
 end of the record must be, and its lock orders who writes: read the head, see what file is at the
 path, write everything noted with one write(2), write the head. A file that was moved away is
 followed by a new one, and one that was emptied is begun again: logrotate needs to tell nobody.
-`audit_chain` has the form of lines and head, `audit_files` the files.
+`chain` has the form of lines and head, `files` the files.
 
 Nothing is synced. A process that is killed loses nothing that `write` has returned True for. A
 power cut may lose the last seconds or tear them, and where it leaves a head that is newer than the
 file, or lines that are none, that is found as a record that was cut or edited, which it was.
 
 What is found amiss is never repaired: the chain goes on from what is certain, so that
-`audit_reading` points at the place, and a record says what was found.
+`reading` points at the place, and a record says what was found.
 """
 
 import logging

@@ -104,7 +104,7 @@ class Connection:
         if tls is not None and (name := tls.peer_name()) is not None:
             authenticate_by_certificate(context, self.peer, name)
         self.silent_since = NEVER  # the client has said something since it was looked at
-        self.queued = False  # `arrivals` has it receive in its turn
+        self.queued = False  # `intake` has it receive in its turn
         self.settled = tls is None  # it is text, and no part of a message is awaited
         self.ending = False  # nothing more will be done for it: close once all is answered
         self.lingering = False  # all is answered and the client told: waiting for its close
@@ -114,7 +114,7 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is unfinished on it, so that `arrivals` may receive for it."""
+        """Whether nothing is unfinished on it, so that `intake` may receive for it."""
         return self.settled and not (self.awaited or self.ending)
 
     def receive(self) -> bool:

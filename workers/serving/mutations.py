@@ -1,8 +1,8 @@
 """The requests that change what is in the book: how each is planned, and answered.
 
 A plan is made on what a worker reads: which user a name is, and which version comes next, because
-the password is sealed for exactly that place. `lines` sees to the order, and the writer to what
-other workers have done meanwhile.
+the password is sealed for exactly that place. `name_queues` sees to the order, and the writer to
+what other workers have done meanwhile.
 """
 
 import secrets
