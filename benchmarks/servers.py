@@ -37,7 +37,7 @@ PROJECT = BENCHMARKS.parent
 HIDING = BENCHMARKS / "hiding"
 LISTENING = re.compile(rb"(?m)^.* listening on (?P<address>\S+:\d+).*\n")
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 """Past the service's own deadline for finishing what it received."""
 
