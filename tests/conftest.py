@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import time
@@ -21,6 +22,7 @@ from tests.support.harness import PATIENCE_S, Peer, Service
 from tests.support.launching import keeper
 
 os.umask(0o022)  # a file that a group may write to is refused, and tests make many
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 # A machine that others slow down may stand still for seconds: that alone fails no test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

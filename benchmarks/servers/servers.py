@@ -36,7 +36,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 HIDING = PROJECT / "benchmarks" / "hiding"
 LISTENING = re.compile(rb"(?m)^.* listening on (?P<address>\S+:\d+).*\n")
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 """Past the service's own deadline for finishing what it received."""
 

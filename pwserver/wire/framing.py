@@ -146,7 +146,7 @@ class Reader(Generic[_Message]):
         """Take note that nothing more will come and return what that makes of the last bytes."""
         cut_short = bool(self._buffer) and not self.broken
         self._buffer = b""
-        self.skipping = False
+        self.skipping, self._tail = False, None
         self.unsettled = self.broken
         return [Bad("The message is cut short.")] if cut_short else []
 
@@ -192,8 +192,9 @@ class Reader(Generic[_Message]):
             self.broken |= _OF_HTTP in text
             self._tail = text[1 - len(_OF_HTTP) :]
         if newline >= 0:
-            self.skipping, self._tail = False, None
-            self._skipped = 0
+            self.skipping, self._skipped = False, 0
+        if newline >= 0 or self.broken:
+            self._tail = None
         return end
 
     def _end_of_object(self, data: bytes, at: int) -> tuple[int, int]:

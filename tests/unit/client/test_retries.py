@@ -232,7 +232,7 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_call() -> None:
         conversation.say({**NUMBER, "number_of_users": 1})
 
     with FakeService(late, answer(NUMBER)) as service:
-        with Client(service.url, timeout_s=0.2) as book:
+        with Client(service.url, timeout_s=2) as book:
             with pytest.raises(ConnectionFailed, match="in time"):
                 book.number_of_users()
             timed_out.set()

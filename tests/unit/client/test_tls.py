@@ -204,7 +204,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again(
     with FakeService(refuse, answer(ALIVE), tls=tls) as service:
         try:
             with pytest.raises(InvalidMessage):
-                use(service.url, save_too_much, ca_file=authority.path, timeout_s=5)
+                use(service.url, save_too_much, ca_file=authority.path)
         finally:
             go_on.set()
 
