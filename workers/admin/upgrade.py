@@ -33,7 +33,7 @@ from workers.book.models import (
     sql,
     stored_user,
 )
-from workers.book.vault import Vault, older_place
+from workers.book.vault import Vault, older_associated_data
 from workers.storage import generations
 from workers.storage.database import PRAGMAS, holds_a_book, open_and_lock
 from workers.storage.validation import check_keys, check_schema, is_empty, refusals
@@ -131,7 +131,7 @@ def _sealed_for_3(vault: Vault, user: UserRow) -> UserRow:
 
 def _older_for_3(vault: Vault, user: UserRow, older: OlderVersion) -> OlderVersion:
     password = vault.open(older.sealed, older.key_id, _place_2(user, older.version))
-    return older._replace(sealed=vault.seal(password, older_place(user, older)))
+    return older._replace(sealed=vault.seal(password, older_associated_data(user, older)))
 
 
 def _place_2(user: UserRow, version: int) -> bytes:

@@ -14,7 +14,7 @@ from pwserver.errors import DatabaseRefused
 from workers.book import history
 from workers.book.history import OlderVersion
 from workers.book.models import UserRow
-from workers.book.vault import Vault, newest_place, older_place
+from workers.book.vault import Vault, newest_associated_data, older_associated_data
 
 NO_SUCH_VALUE = (AttributeError, TypeError, UnicodeEncodeError, struct.error)
 """What comes of a column that holds what only tampering puts there: another type, say."""
@@ -23,7 +23,7 @@ NO_SUCH_VALUE = (AttributeError, TypeError, UnicodeEncodeError, struct.error)
 def open_newest(vault: Vault, user: UserRow) -> str:
     """Return a user's newest password."""
     try:
-        return vault.open(user.sealed, user.key_id, newest_place(user))
+        return vault.open(user.sealed, user.key_id, newest_associated_data(user))
     except (DatabaseRefused, *NO_SUCH_VALUE) as error:
         raise _altered(user, error) from None
 
@@ -51,7 +51,7 @@ def open_all(vault: Vault, user: UserRow) -> None:
 def seal(vault: Vault, password: str, user: UserRow) -> UserRow:
     """Return a row with a password as its newest, sealed with the vault's key."""
     user = user._replace(key_id=vault.key_id)
-    return user._replace(sealed=vault.seal(password, newest_place(user)))
+    return user._replace(sealed=vault.seal(password, newest_associated_data(user)))
 
 
 def older_with_newest(vault: Vault, user: UserRow, kept: int) -> bytes | None:
@@ -78,7 +78,7 @@ def _older_anew(vault: Vault, user: UserRow) -> bytes | None:
 
 def _open_older(vault: Vault, user: UserRow, older: OlderVersion) -> str:
     try:
-        return vault.open(older.sealed, older.key_id, older_place(user, older))
+        return vault.open(older.sealed, older.key_id, older_associated_data(user, older))
     except (DatabaseRefused, struct.error) as error:
         raise _altered(user, error) from None
 
@@ -87,7 +87,7 @@ def _seal_older(
     vault: Vault, password: str, user: UserRow, version: int, saved_at_ms: int
 ) -> OlderVersion:
     older = OlderVersion(version, vault.key_id, saved_at_ms, b"")
-    return older._replace(sealed=vault.seal(password, older_place(user, older)))
+    return older._replace(sealed=vault.seal(password, older_associated_data(user, older)))
 
 
 def _altered(user: UserRow, error: Exception) -> DatabaseRefused:

@@ -27,8 +27,9 @@ import os
 import struct
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import algorithms
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.cmac import CMAC
 
 from pwserver.errors import DatabaseRefused
 from pwserver.secret import Secret
@@ -41,14 +42,14 @@ NONCE_BYTES = 2 * HALF_NONCE_BYTES
 TAG_BYTES = 16
 
 _NEWEST, _OLDER, _NAMED, _LABELLED, _WITH_OLDER = 0, 1, 2, 4, 8
-_PLACE = struct.Struct(">BQIIQQII")
+_FIELDS = struct.Struct(">BQIIQQII")
 """What there is, user, key, book, version, time saved, bytes of the name, bytes of the labels."""
 
 _DECOY = "a password of nobody"
 _SUBKEYS_MAX = 1024  # kept at hand; there is one for each start of a worker
 
 
-def newest_place(user: UserRow) -> bytes:
+def newest_associated_data(user: UserRow) -> bytes:
     """Return the associated data of a user's newest password: the row but for what is sealed."""
     name, labels, kind = b"", b"", _NEWEST
     if user.username is not None:
@@ -57,7 +58,7 @@ def newest_place(user: UserRow) -> bytes:
         labels, kind = user.labels.encode(), kind | _LABELLED
     if user.older is not None:
         kind |= _WITH_OLDER
-    place = _PLACE.pack(
+    fields = _FIELDS.pack(
         kind,
         user.id,
         user.key_id,
@@ -67,13 +68,13 @@ def newest_place(user: UserRow) -> bytes:
         len(name),
         len(labels),
     )
-    return place + name + labels + (user.older or b"")
+    return fields + name + labels + (user.older or b"")
 
 
-def older_place(user: UserRow, older: OlderVersion) -> bytes:
+def older_associated_data(user: UserRow, older: OlderVersion) -> bytes:
     """Return the associated data of an older version of a user's."""
     head = (_OLDER, user.id, older.key_id, user.book, older.version, older.saved_at_ms)
-    return _PLACE.pack(*head, 0, 0)
+    return _FIELDS.pack(*head, 0, 0)
 
 
 class Vault:
@@ -91,11 +92,11 @@ class Vault:
         self._decoy = self.seal(_DECOY, b"")
         self._fingerprint_key = keyring.for_purpose("request fingerprint").reveal()
 
-    def seal(self, password: str, place: bytes) -> bytes:
-        """Return a password as it is stored, bound to its place."""
+    def seal(self, password: str, associated_data: bytes) -> bytes:
+        """Return a password as it is stored, bound to what it belongs to."""
         self._counter += 1
         nonce = self._counter.to_bytes(HALF_NONCE_BYTES, "big")
-        return self._prefix + nonce + self._encrypt(nonce, password.encode(), place)
+        return self._prefix + nonce + self._encrypt(nonce, password.encode(), associated_data)
 
     def seal_rows(
         self, passwords: list[str], user_ids: range, book: int, saved_at_ms: int
@@ -104,26 +105,27 @@ class Vault:
 
         The hottest loop there is: everything in it is paid per password.
         """
-        key_id, prefix, encrypt, place = self.key_id, self._prefix, self._encrypt, _PLACE.pack
+        key_id, prefix, encrypt, pack = self.key_id, self._prefix, self._encrypt, _FIELDS.pack
         rows = []
         counter = self._counter
         self._counter += len(passwords)  # first: whatever fails below, no nonce comes twice
         for user_id, password in zip(user_ids, passwords, strict=False):
             counter += 1
             nonce = counter.to_bytes(HALF_NONCE_BYTES, "big")
-            bound_to = place(_NEWEST, user_id, key_id, book, 1, saved_at_ms, 0, 0)
-            sealed = prefix + nonce + encrypt(nonce, password.encode(), bound_to)
+            associated_data = pack(_NEWEST, user_id, key_id, book, 1, saved_at_ms, 0, 0)
+            sealed = prefix + nonce + encrypt(nonce, password.encode(), associated_data)
             rows.append((user_id, book, key_id, sealed, saved_at_ms))
         return rows
 
-    def open(self, sealed: bytes, key_id: int, place: bytes) -> str:
+    def open(self, sealed: bytes, key_id: int, associated_data: bytes) -> str:
         """Return a stored password.
 
         Raises `DatabaseRefused` for one that was altered or moved, or whose key is not there.
         """
         try:
             prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
-            return self._subkey(key_id, prefix).decrypt(nonce, sealed[NONCE_BYTES:], place).decode()
+            aead = self._subkey(key_id, prefix)
+            return aead.decrypt(nonce, sealed[NONCE_BYTES:], associated_data).decode()
         except (InvalidTag, KeyError, ValueError, TypeError):
             pass
         raise DatabaseRefused("it does not open: it was altered, or moved from elsewhere.")
@@ -147,9 +149,9 @@ def _subkey(keyring: Keyring, key_id: int, prefix: bytes) -> AESGCM:
 
 def derive_key(secret: Secret[bytes], prefix: bytes) -> bytes:
     """Return the AES-256-GCM key for the first half of a nonce, as XAES-256-GCM has it."""
-    encryptor = Cipher(algorithms.AES256(secret.reveal()), modes.ECB()).encryptor()
-    zero = int.from_bytes(encryptor.update(bytes(16)), "big")
-    subkey = (zero << 1 ^ (0x87 if zero >> 127 else 0)) & (1 << 128) - 1
-    blocks = (b"\x00" + bytes([i]) + b"X\x00" + prefix for i in (1, 2))
-    masked = (int.from_bytes(block, "big") ^ subkey for block in blocks)
-    return b"".join(encryptor.update(block.to_bytes(16, "big")) for block in masked)
+    key = b""
+    for number in (1, 2):
+        code = CMAC(algorithms.AES256(secret.reveal()))
+        code.update(b"\x00" + bytes([number]) + b"X\x00" + prefix)
+        key += code.finalize()
+    return key

@@ -17,7 +17,7 @@ from tests.support.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, keyring_of
 from workers.book.history import OlderVersion
 from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import UserRow
-from workers.book.vault import Vault, derive_key, newest_place, older_place
+from workers.book.vault import Vault, derive_key, newest_associated_data, older_associated_data
 
 USER_IDS = st.integers(0, 2**63 - 1)
 PLACE = b"some place"
@@ -25,7 +25,9 @@ PLACE = b"some place"
 
 def plain_place(user_id: int, key_id: int, book: int, saved_at_ms: int) -> bytes:
     """Return the place of a user's first password, saved without a name or labels."""
-    return newest_place(UserRow(user_id, 1, key_id, b"", saved_at_ms, book, None, None, None))
+    return newest_associated_data(
+        UserRow(user_id, 1, key_id, b"", saved_at_ms, book, None, None, None)
+    )
 
 
 REFUSED = "^it does not open: it was altered, or moved from elsewhere\\.$"
@@ -216,16 +218,18 @@ ROWS = {
     "nothing": ALICE._replace(username=None, labels=None, older=None),
 }
 PLACES = {
-    **{name: newest_place(row) for name, row in ROWS.items()},
-    "as older": older_place(ALICE, OLDER),
+    **{name: newest_associated_data(row) for name, row in ROWS.items()},
+    "as older": older_associated_data(ALICE, OLDER),
     **{
-        f"as older of {name}": older_place(ROWS[name], OLDER)
+        f"as older of {name}": older_associated_data(ROWS[name], OLDER)
         for name in ("id 8", "book 1", "book 2")
     },
-    "as older with the newest's numbers": older_place(ALICE, OlderVersion(2, 1, 1000, b"")),
-    "as older version 2": older_place(ALICE, OLDER._replace(version=2)),
-    "as older of another key": older_place(ALICE, OLDER._replace(key_id=2)),
-    "as older of another time": older_place(ALICE, OLDER._replace(saved_at_ms=501)),
+    "as older with the newest's numbers": older_associated_data(
+        ALICE, OlderVersion(2, 1, 1000, b"")
+    ),
+    "as older version 2": older_associated_data(ALICE, OLDER._replace(version=2)),
+    "as older of another key": older_associated_data(ALICE, OLDER._replace(key_id=2)),
+    "as older of another time": older_associated_data(ALICE, OLDER._replace(saved_at_ms=501)),
     "nobody's": b"",
 }
 
@@ -247,7 +251,7 @@ def test_nothing_and_an_empty_text_are_two_places() -> None:
     """No name is another place than an empty one; likewise for labels and older versions."""
     user = UserRow(7, 1, 1, b"", 1000, 0, None, None, None)
     places = {
-        newest_place(each)
+        newest_associated_data(each)
         for name in (None, "")
         for labels in (None, "")
         for older in (None, b"")
@@ -304,9 +308,11 @@ def test_places_are_as_those_stored_before() -> None:
     """What passwords are bound to never changes: or no book of today would open."""
     user = UserRow(2**62 + 5, 3, 9, b"sealed", 1234, 4, b"\x00\xff", "Zoë", '["a"]')
     head = struct.pack(">BQIIQQII", 14, 2**62 + 5, 9, 4, 3, 1234, 4, 5)
-    assert newest_place(user) == head + "Zoë".encode() + b'["a"]' + b"\x00\xff"
-    assert newest_place(user._replace(username=None, labels=None, older=None)) == struct.pack(
-        ">BQIIQQII", 0, 2**62 + 5, 9, 4, 3, 1234, 0, 0
-    )
+    assert newest_associated_data(user) == head + "Zoë".encode() + b'["a"]' + b"\x00\xff"
+    assert newest_associated_data(
+        user._replace(username=None, labels=None, older=None)
+    ) == struct.pack(">BQIIQQII", 0, 2**62 + 5, 9, 4, 3, 1234, 0, 0)
     older = OlderVersion(2, 8, 1000, b"sealed")
-    assert older_place(user, older) == struct.pack(">BQIIQQII", 1, 2**62 + 5, 8, 4, 2, 1000, 0, 0)
+    assert older_associated_data(user, older) == struct.pack(
+        ">BQIIQQII", 1, 2**62 + 5, 8, 4, 2, 1000, 0, 0
+    )
