@@ -334,7 +334,7 @@ def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode
 
 @contextmanager
 def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
-    """Give the files of the service, brought up to date; made where there are none and `make`."""
+    """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare
     from workers.process import protect_memory

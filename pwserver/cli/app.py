@@ -94,8 +94,8 @@ def setup(
     """Make the key file and the database without running the service, or check those there are.
 
     `serve` does the same at its start, so nobody needs this. Use it to have the key file before the
-    first start, for your backup or to hand it to another user; or to bring the database of an older
-    pwserver up to date, or to see that a backup fits its key, before anybody is served.
+    first start, for your backup or to hand it to another user; or to see that a backup fits its
+    key, before anybody is served.
     """
     from workers.admin.setup import owners_rights, prepare  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Seeing to the service's files before anything uses them: made, checked, brought up to date."""
+"""Seeing to the service's files before anything uses them: made, and checked."""
 
 import contextlib
 import os
@@ -8,13 +8,12 @@ from pathlib import Path
 from pwserver import trust
 from pwserver.config import StoreSettings
 from pwserver.errors import AuditRefused, DatabaseRefused
-from workers.admin import upgrade
 from workers.book.keyring import Keyring, create_keyring, read_keyring
 from workers.storage import database, validation
 
 
 def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
-    """Make the key file and the database where there are none; check and upgrade them.
+    """Make the key file and the database where there are none; check those there are.
 
     Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do, or a
     `ConfigError` where two settings name one file.
@@ -35,10 +34,7 @@ def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
             )
     keyring = read_keyring(settings.key_path)
     fresh = not database.holds_a_book(settings.path)
-    upgraded = upgrade.bring_up_to_date(settings.path, keyring)
     database.check_database(settings.path, keyring)
-    if upgraded:
-        made.append(f"Brought {settings.path} up to date; an older pwserver cannot use it now.")
     if fresh:
         made.append(f"Made the database {settings.path}.")
     return keyring, made

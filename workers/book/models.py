@@ -119,8 +119,7 @@ def _text(stored: bytes | None) -> str | None:
 class Request(Model):
     """A save that carried a `request_id`, what it asked for, and which version it made.
 
-    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash,
-    or `ANY_FINGERPRINT`.
+    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash.
     """
 
     id = AutoField()
@@ -137,10 +136,6 @@ class Request(Model):
         database = database
         legacy_table_names = False
         indexes = ((("book", "request_id"), True),)
-
-
-ANY_FINGERPRINT = -1
-"""Of a request made before fingerprints were made as they are now: it matches every other."""
 
 
 class Key(Model):

@@ -33,7 +33,7 @@ from pwserver.wire.messages import (
 )
 from workers.auth.applications import GUEST
 from workers.book import rows
-from workers.book.models import ANY_FINGERPRINT, UserRow
+from workers.book.models import UserRow
 from workers.book.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
 from workers.serving.commit_queue import Outcome, Waiter, not_saved
 from workers.serving.context import Context, Recorded
@@ -146,7 +146,7 @@ class Save(Write):
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
         """Answer as the first time; raise `NotSaved` where that was for another request."""
-        if fingerprint not in (self._fingerprint, ANY_FINGERPRINT):
+        if fingerprint != self._fingerprint:
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
         self._recall(user_id)

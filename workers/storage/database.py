@@ -130,7 +130,7 @@ class Store:
     def _prepare(self, keys: CheckValues) -> None:
         """Make the tables if there are none; refuse what another program or version made."""
         if not is_empty(self._database):
-            check_schema(self._database, self.path, oldest=SCHEMA_VERSION)
+            check_schema(self._database, self.path)
             check_keys(self.path, keys)
             self._database.pragma("journal_mode", "wal")
             return
@@ -306,7 +306,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             database.connect()
             connection: apsw.Connection = database.connection()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
-            check_schema(database, path, oldest=SCHEMA_VERSION)
+            check_schema(database, path)
             check_keys(path, keyring.check_values)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             yield database
@@ -330,7 +330,7 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             open_to_read(database)
             if not in_use:
                 generations.check_log(database, path)
-            check_schema(database, path, oldest=SCHEMA_VERSION)
+            check_schema(database, path)
             check_keys(path, keyring.check_values)
             yield database
     finally:

@@ -1,7 +1,7 @@
 """What a database must be before it is used as a password book, and what is said where it is not.
 
 Nothing here changes a database. All checks are made by whoever opens one: the service at its start,
-an upgrade, the administrator's commands.
+and the administrator's commands.
 """
 
 import contextlib
@@ -42,24 +42,32 @@ def is_empty(database: APSWDatabase) -> bool:
     return not (database.get_tables() or database.pragma("application_id"))
 
 
-def check_schema(database: APSWDatabase, path: Path, oldest: int = 1) -> int:
-    """Return the schema version; raise `DatabaseRefused` for one of another or a newer program."""
+LAST_COMMIT_THAT_UPGRADES = "99506dd"
+"""It brings the databases of development, schema versions 1 to 3, to version 4."""
+
+
+def check_schema(database: APSWDatabase, path: Path) -> None:
+    """Raise `DatabaseRefused` for a database of another program, or of another schema version.
+
+    No release had another version, so nothing here knows them.
+    """
     if database.pragma("application_id") != APPLICATION_ID:
         raise DatabaseRefused(
             f"{path} is a database of another program. It was not touched; choose another "
             "file with --database."
         )
     version = int(database.pragma("user_version"))
-    if oldest <= version <= SCHEMA_VERSION:
-        return version
-    if 1 <= version < oldest:
-        raise DatabaseRefused(
-            f"{path} is of an older pwserver. It was not touched; run `pwserver setup`, or start "
-            "the service again."
+    if version == SCHEMA_VERSION:
+        return
+    carry_over = "use the pwserver that made it"
+    if 1 <= version < SCHEMA_VERSION:
+        carry_over = (
+            "it was made by a pwserver under development. To carry it over, run `pwserver setup` "
+            f"of its commit {LAST_COMMIT_THAT_UPGRADES} on it, then use this one"
         )
     raise DatabaseRefused(
-        f"{path} has schema version {version}; this pwserver knows versions up to "
-        f"{SCHEMA_VERSION}. It was not touched; use the pwserver that made it."
+        f"{path} has schema version {version}; this pwserver knows version {SCHEMA_VERSION} alone. "
+        f"It was not touched; {carry_over}."
     )
 
 

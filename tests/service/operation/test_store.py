@@ -1,6 +1,5 @@
-"""The book on the disk: made, guarded, taken over from an older release."""
+"""The book on the disk: made, guarded, and refused where it is no good."""
 
-import base64
 import shutil
 import stat
 import subprocess
@@ -11,10 +10,7 @@ import apsw
 import pytest
 
 from tests.conftest import Start
-from tests.support.books import KEY
 from tests.support.harness import Peer, Service
-from tests.support.older_books import OldUser, make_version_1, make_version_2
-from workers.book.names import generated_name
 
 SAVE = {"message": "save_password", "password": "abc123"}
 
@@ -109,50 +105,12 @@ def test_the_number_equals_the_rows(book: Path, start: Start) -> None:
         assert connection.pragma("journal_mode") == "wal"
 
 
-@pytest.fixture(params=[1, 2])
-def older_release(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Return a folder with a book and a key of the first release, or of the second."""
-    passwords = {5: "abc123", 2**62: "p\u00e4ss"}
-    if request.param == 1:
-        make_version_1(tmp_path / "user_data.db", passwords)
-    else:
-        users = [OldUser(id, [password]) for id, password in passwords.items()]
-        make_version_2(tmp_path / "user_data.db", users, {})
-    secret = base64.b64encode(KEY.secret.reveal()).decode()
-    (tmp_path / "user_data.key").write_text(f"pwserver-key-v1 {KEY.id} {secret}\n")
-    (tmp_path / "user_data.key").chmod(0o600)
-    return tmp_path
-
-
-@pytest.mark.usefixtures("older_release")
-def test_a_book_of_an_older_release_is_taken_over(start: Start) -> None:
-    """Its passwords can be read under generated names, and newer versions follow them."""
-    service = start()
-    with service.owner() as peer:
-        assert peer.count() == 2
-        names = [user["username"] for user in peer.ask({"message": "list_users"})["users"]]
-        assert names == [generated_name(5), generated_name(2**62)]
-        get = {"message": "get_password", "username": names[1]}
-        reply = peer.ask(get)
-        assert (reply["password"], reply["version"]) == ("p\u00e4ss", 1)
-        assert save_as(peer, names[1], "new") == 2
-        assert peer.ask({**get, "version": 1})["password"] == "p\u00e4ss"
-        assert peer.save() == {"message": "Password saved!"}
-        assert peer.count() == 3
-
-
-def test_setup_says_whether_it_changed_something(older_release: Path) -> None:
-    """`pwserver setup` does not claim that nothing was changed where it upgraded the database."""
-    database = older_release / "user_data.db"
-    for _ in range(2):
-        before = database.read_bytes()
+def test_setup_says_whether_it_changed_something(tmp_path: Path) -> None:
+    """`pwserver setup` makes what is not there; the second time it says that nothing changed."""
+    for words in (b"Made the database user_data.db.", b"nothing was changed"):
         command = [sys.executable, "-m", "pwserver", "setup"]
-        result = subprocess.run(command, cwd=older_release, capture_output=True, check=True)
-        unchanged = database.read_bytes() == before
-        assert (b"nothing was changed" in result.stdout) == unchanged
-
-
-"""What somebody did to a row, and what is asked for then."""
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+        assert words in result.stdout
 
 
 def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_row_out_of_order_is_told_and_passed_over(rows: apsw.Connection, at_a_
 
 
 def test_who_changes_rows_stops_at_the_damage(rows: apsw.Connection) -> None:
-    """A rotation or an upgrade makes nothing worse; it says what to run."""
+    """A rotation makes nothing worse; it says what to run."""
     select = "SELECT id FROM t WHERE id > ? ORDER BY place"
     with pytest.raises(DatabaseRefused, match="row 3 stands after row 5"):
         list(in_order(rows, select, at_a_time=10))
