@@ -1,7 +1,7 @@
 """Every setting, once. The limits that nobody needs to turn are in `limits`.
 
 A field of `Settings` is the one definition from which the flag, the `PWSERVER_...` environment
-variable, the TOML key, the help text and the README's table are made.
+variable, the TOML key, the help text and the table in docs/operations.md are made.
 """
 
 import dataclasses
@@ -369,7 +369,7 @@ def environment_variable(setting: str) -> str:
 
 
 def settings_table() -> str:
-    """Return the README's table of settings, in Markdown."""
+    """Return the table of settings of docs/operations.md, in Markdown."""
     rows = [
         "| flag | environment | TOML key | default | meaning |",
         "| --- | --- | --- | --- | --- |",

@@ -36,7 +36,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.FATE_UNKNOWN: "the answer to a change was lost: it may or may not have been done",
     ExitCode.DECLINED: "a command asked first, and the answer was no: nothing was done",
 }
-"""The README's table of exit codes is made of these."""
+"""The table of exit codes in docs/operations.md is made of these."""
 
 
 class PwserverError(Exception):

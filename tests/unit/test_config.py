@@ -1,4 +1,4 @@
-"""Settings: each has a default, bounds, and a place in the README's table."""
+"""Settings: each has a default, bounds, and a place in the documents' table."""
 
 import dataclasses
 import math
@@ -329,7 +329,7 @@ def test_the_end_of_the_record_is_beside_the_database(
 
 
 def test_the_table_has_every_setting_once() -> None:
-    """The README's table has a row for each setting, with its names, its default and its help."""
+    """The documents' table has a row for each setting, with its names, its default and its help."""
     header, ruler, *rows = settings_table().splitlines()
     assert header.count("|") == ruler.count("|") == 6
     assert len(rows) == len(FIELDS)

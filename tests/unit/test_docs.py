@@ -1,9 +1,10 @@
-"""The README says what the program does: its tables are made from the code, and compared here.
+"""The documents say what the program does: their tables are made from the code, and compared here.
 
 Run this file as a program to write the tables again.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,10 @@ from workers.serving.commands import (
     Command,
 )
 
-README = Path(__file__).parents[2] / "README.md"
+PROJECT = Path(__file__).parents[2]
+README = PROJECT / "README.md"
+PROTOCOL = PROJECT / "docs" / "protocol.md"
+OPERATIONS = PROJECT / "docs" / "operations.md"
 
 
 def commands_table() -> str:
@@ -71,11 +75,12 @@ def exit_codes_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {
-    "commands": commands_table,
-    "settings": settings_table,
-    "exit codes": exit_codes_table,
+TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "commands": (PROTOCOL, commands_table),
+    "settings": (OPERATIONS, settings_table),
+    "exit codes": (OPERATIONS, exit_codes_table),
 }
+"""Each table: the document that has it, and what makes it."""
 
 
 def between(name: str) -> re.Pattern[str]:
@@ -84,19 +89,20 @@ def between(name: str) -> re.Pattern[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_the_readme_is_up_to_date(name: str) -> None:
-    """A command, setting or exit code that the README does not have, or has otherwise, fails."""
-    found = between(name).search(README.read_text())
-    assert found, f"the README has no marks for {name}"
-    assert found[2].strip() == TABLES[name](), "run: python -m tests.unit.test_docs"
+def test_the_tables_are_up_to_date(name: str) -> None:
+    """A command, setting or exit code that its document lacks, or has otherwise, fails."""
+    document, make = TABLES[name]
+    found = between(name).search(document.read_text())
+    assert found, f"{document.name} has no marks for {name}"
+    assert found[2].strip() == make(), "run: python -m tests.unit.test_docs"
 
 
-def test_the_readme_names_every_command_of_the_command_line() -> None:
+def test_the_documents_name_every_command_of_the_command_line() -> None:
     """What can be typed is documented."""
     from pwserver.cli.app import app  # noqa: PLC0415
 
     names = [name for name in app if not name.startswith("-")]
-    text = README.read_text().replace("`pwserver ", "`")
+    text = (README.read_text() + OPERATIONS.read_text()).replace("`pwserver ", "`")
     assert "serve" in names
     assert not [name for name in names if f"`{name}`" not in text]
 
@@ -104,14 +110,14 @@ def test_the_readme_names_every_command_of_the_command_line() -> None:
 def test_every_file_says_what_it_is_for() -> None:
     """Each module has a docstring."""
     for folder in ("pwserver", "workers", "benchmarks"):
-        for file in (README.parent / folder).rglob("*.py"):
+        for file in (PROJECT / folder).rglob("*.py"):
             assert file.read_text().startswith('"""'), file
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    for name, make in TABLES.items():
+    for name, (document, make) in TABLES.items():
+        text = document.read_text()
         found = between(name).search(text)
         assert found
         text = f"{text[: found.start()]}{found[1]}{make()}\n{found[3]}{text[found.end() :]}"
-    README.write_text(text)
+        document.write_text(text)

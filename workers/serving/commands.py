@@ -58,7 +58,7 @@ Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A row of the table. `reply` and `does` are what the README's reference says of it.
+    """A row of the table. `reply` and `does` are what docs/protocol.md says of it.
 
     `do` returns the replies in order, each as bytes or as what to wait for; it may also have noted
     with the connection itself that it waits, and return nothing.

@@ -340,7 +340,7 @@ def test_what_was_deleted_is_not_in_a_file_of_many_users(path: Path) -> None:
 
 
 def test_vacuum_removes_what_split_pages_left(path: Path) -> None:
-    """After the README's command nothing is left, and what is kept still is there."""
+    """After the documents' command nothing is left, and what is kept still is there."""
     gone = deleted_at_random(path)
     connection = sqlite3.connect(path)
     connection.execute("VACUUM")
