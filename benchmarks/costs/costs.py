@@ -1,4 +1,4 @@
-"""What the parts cost: the figures behind the decisions in ARCHITECTURE.md, measured again.
+"""What the parts cost: the figures behind the decisions in docs/decisions, measured again.
 
     python benchmarks/costs/costs.py
 

@@ -1,1 +1,1 @@
-"""Where passwords are kept. The rest does not know that it is SQLite."""
+"""Where passwords are kept: a SQLite database, how it is opened, written, read and checked."""

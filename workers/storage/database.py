@@ -1,4 +1,4 @@
-"""Opening the database: everything that is SQLite's own, and nothing else knows that it is SQLite.
+"""Opening the database, its commits and its checkpoints.
 
 The writer holds the only connection that writes. Others open the file `query_only`, for as short a
 time as they can, because an open read transaction keeps the write-ahead log from being reused.
