@@ -64,18 +64,18 @@ def main(
 ) -> None:
     """Run worker number `start.number` until the listener says to stop, or is gone."""
     become_child(f"worker {start.number}")
-    settings, keyring, batches = start.settings, start.keyring, CommitQueue()
+    settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
     reader = BookReader(settings.path, scoreboard)
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
         ids=IdClock(start.serial),
-        batches=batches,
-        lines=NameQueues(batches, settings.save_timeout_s),
+        commit_queue=commit_queue,
+        name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
         registry=Registry(reader, keyring.for_purpose("application")),
         audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
-        guesses=Throttle(start.guess_table, start.number),
+        throttle=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
         bell=bell,
@@ -90,11 +90,11 @@ class Worker:
     def __init__(self, control: socket.socket, context: Context, start: WorkerStart) -> None:
         self._control = control
         self._context = context
-        self._batches = context.batches
+        self._commit_queue = context.commit_queue
         self._settings = start.settings
         self._number = start.number
         self._connections: dict[int, Connection] = {}
-        self._arrivals = Intake(context, start.settings)
+        self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or changed otherwise
         self._watched: set[Connection] = set()  # have a deadline
         self._writer: socket.socket | None = None
@@ -119,7 +119,7 @@ class Worker:
         """Serve until told to stop and everything is answered, or until the listener is gone."""
         next_tick = 0.0
         while not self._listener_gone and (
-            not self._stopping or self._connections or not self._batches.empty
+            not self._stopping or self._connections or not self._commit_queue.empty
         ):
             self._turn(self._wait())
             if self._context.now >= next_tick:
@@ -128,9 +128,9 @@ class Worker:
 
     def _wait(self) -> Events:
         """Wait for events; where the writer has something of ours, its answer is near."""
-        if self._arrivals.waiting:
+        if self._intake.waiting:
             return self._epoll.poll(0, _EVENTS_MAX)
-        if self._batches.in_flight:
+        if self._commit_queue.in_flight:
             events = self._lookout.look()
             if events:
                 return events
@@ -142,7 +142,7 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
-        connections, touched, arrivals = self._connections, self._touched, self._arrivals
+        connections, touched, intake = self._connections, self._touched, self._intake
         handshakes, shake = self._handshakes, False
         for fd, event in events:
             connection = connections.get(fd)
@@ -150,7 +150,7 @@ class Worker:
                 if event == select.EPOLLOUT:
                     touched.add(connection)
                 else:
-                    arrivals.take(connection, touched)
+                    intake.take(connection, touched)
             elif fd == self._control.fileno():
                 self._hear_listener()
             elif self._writer is not None and fd == self._writer.fileno():
@@ -159,11 +159,11 @@ class Worker:
                 self._hear_checker()
             elif handshakes is not None and fd == handshakes.fileno():
                 shake = True
-        arrivals.do_lines(touched)
-        if arrivals.waiting:
+        intake.do_lines(touched)
+        if intake.waiting:
             if touched:
                 self._send_all()  # who has asked one thing does not wait for the rest
-            arrivals.do_rest(touched)
+            intake.do_rest(touched)
         self._send_all()
         if handshakes is not None and shake:
             self._shake_hands(handshakes)
@@ -172,7 +172,7 @@ class Worker:
     def _send_all(self) -> None:
         """Send the writer its batch, and every connection its replies."""
         context, connections, touched = self._context, self._connections, self._touched
-        self._batches.send()
+        self._commit_queue.send()
         self._expect_writer()
         if context.audit.pending and not context.audit.write():
             for connection in connections.values():
@@ -226,8 +226,8 @@ class Worker:
             elif text == STOP:
                 self._stopping = True
                 # Before what those connections have sent since.
-                self._arrivals.do_lines(self._touched)
-                self._arrivals.do_rest(self._touched, all_of_it=True)
+                self._intake.do_lines(self._touched)
+                self._intake.do_rest(self._touched, all_of_it=True)
                 self._wake(self._context.delays.end())
                 if self._handshakes is not None:
                     self._count_closed(self._handshakes.close())
@@ -284,18 +284,18 @@ class Worker:
         if descriptors:
             self._writer = socket.socket(fileno=descriptors[0])
             self._writer.setblocking(False)
-            self._settle(self._batches.attach(self._writer))
+            self._settle(self._commit_queue.attach(self._writer))
             self._writer_events = select.EPOLLIN
             self._epoll.register(self._writer, select.EPOLLIN)
 
     def _hear_writer(self) -> None:
-        answered, gone = self._batches.receive()
+        answered, gone = self._commit_queue.receive()
         self._settle(answered)
         if gone:
             self._writer = None
-            self._settle(self._batches.detach())
-        elif not self._ready and self._batches.newest_id is not None:
-            self._context.ids.after(self._batches.newest_id)
+            self._settle(self._commit_queue.detach())
+        elif not self._ready and self._commit_queue.newest_id is not None:
+            self._context.ids.after(self._commit_queue.newest_id)
             self._context.refresh()
             self._ready = True
             say_ready(self._control)
@@ -303,7 +303,7 @@ class Worker:
     def _expect_writer(self) -> None:
         """Wait for room in the channel to the writer where it was full."""
         if self._writer is not None:
-            events = select.EPOLLIN | (select.EPOLLOUT if self._batches.unsent else 0)
+            events = select.EPOLLIN | (select.EPOLLOUT if self._commit_queue.unsent else 0)
             if events != self._writer_events:
                 self._epoll.modify(self._writer, events)
                 self._writer_events = events
@@ -313,7 +313,7 @@ class Worker:
             self._wake([run.waiter for run in batch.runs])
             batch.runs.clear()  # each knows its batch: nothing would free them but the collector
             if batch.senders:
-                self._wake(self._context.lines.settle(batch, self._context.now))
+                self._wake(self._context.name_queues.settle(batch, self._context.now))
 
     def _wake(self, waiters: Iterable[Waiter]) -> None:
         """Have connections answer what is known now."""
@@ -348,7 +348,7 @@ class Worker:
         if self._ready:
             self._context.refresh()
         self._wake(self._context.delays.expire(now))
-        self._settle(self._batches.expire(now - self._settings.save_timeout_s))
+        self._settle(self._commit_queue.expire(now - self._settings.save_timeout_s))
         self._wake(self._context.checks.expire(now))
         if self._context.scoreboard.crowded:
             self._make_room(now)

@@ -149,14 +149,14 @@ def save_burst(store: Store, context: Context, connection: Connection) -> tuple[
     began = time.perf_counter()
     begin_turn(context)
     connection.receive()
-    (batch,) = context.batches.expire(math.inf)  # takes it off the queue
+    (batch,) = context.commit_queue.expire(math.inf)  # takes it off the queue
     received = time.perf_counter()
     batch.results = store.commit(batch.rows, batch.operations)
     if store.log_pages > CHECKPOINT_PAGES:
         store.checkpoint()
     committed = time.perf_counter()
     batch.outcome = DONE
-    context.lines.settle(batch, 0.0)
+    context.name_queues.settle(batch, 0.0)
     connection.settle()
     connection.flush()
     return received - began + time.perf_counter() - committed, committed - received

@@ -102,18 +102,18 @@ def context_of(path: Path) -> Context:
     scoreboard.opened()
     bell, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     bell.setblocking(False)  # nobody listens; full, it is passed over
-    reader, batches = BookReader(path, scoreboard), CommitQueue()
+    reader, commit_queue = BookReader(path, scoreboard), CommitQueue()
     record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
     return Context(
         vault=Vault(KEYRING),
         key_path=path.with_suffix(".key"),
         ids=IdClock(1),
-        batches=batches,
-        lines=NameQueues(batches, save_timeout_s=1.0),
+        commit_queue=commit_queue,
+        name_queues=NameQueues(commit_queue, save_timeout_s=1.0),
         reader=reader,
         registry=Registry(reader, KEYRING.for_purpose("application")),
         audit=AuditLog(*record, KEYRING.for_purpose("audit")),
-        guesses=Throttle(GuessTable(1), 1),
+        throttle=Throttle(GuessTable(1), 1),
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,
@@ -151,7 +151,7 @@ def turn(context: Context, bursts: Iterator[bytes]) -> Callable[[], None]:
         client.send(next(bursts))
         begin_turn(context)
         connection.receive()
-        for batch in context.batches.expire(math.inf):  # takes them off the queue
+        for batch in context.commit_queue.expire(math.inf):  # takes them off the queue
             batch.outcome = DONE
         connection.settle()
         assert context.audit.write()

@@ -95,7 +95,7 @@ def serve(settings: Settings) -> ExitCode:
             log.info("%s", sentence)
         setproctitle.setproctitle("pwserver: listener")
         listener = Listener(listening, scoreboard, per_worker_max, process.CLIENTS)
-        server = Server(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
+        server = Supervisor(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
         return server.run()
 
 
@@ -124,7 +124,7 @@ def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
         ]
 
 
-class Server:
+class Supervisor:
     """The listener process: its children, its sockets and its loop."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - it is what puts all of these together

@@ -41,19 +41,19 @@ class Planner:
         self.store = open_store(path)
         take_key(self.store, NEXT_KEY.id)
         scoreboard = new_scoreboard()
-        reader, batches = BookReader(path, scoreboard), CommitQueue()
+        reader, commit_queue = BookReader(path, scoreboard), CommitQueue()
         record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
         table = GuessTable(1)
         self.context = Context(
             vault=Vault(BOTH_KEYS, KEY.id),
             key_path=path.with_suffix(".key"),
             ids=IdClock(1),
-            batches=batches,
-            lines=NameQueues(batches, _TIMEOUT_S),
+            commit_queue=commit_queue,
+            name_queues=NameQueues(commit_queue, _TIMEOUT_S),
             reader=reader,
             registry=Registry(reader, BOTH_KEYS.for_purpose("application")),
             audit=AuditLog(*record, BOTH_KEYS.for_purpose("audit")),
-            guesses=Throttle(table, 1),
+            throttle=Throttle(table, 1),
             checks=Checks(_TIMEOUT_S),
             scoreboard=scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),

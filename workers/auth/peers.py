@@ -19,11 +19,11 @@ _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gi
 class Peer:
     """The other end of a connection. `caller` changes when it shows a token."""
 
-    __slots__ = ("_address", "_authenticating", "_guesses", "_socket", "_verifying", "caller")
+    __slots__ = ("_address", "_authenticating", "_socket", "_throttle", "_verifying", "caller")
 
-    def __init__(self, connected: socket.socket, guesses: Throttle, *, insecure: bool) -> None:
+    def __init__(self, connected: socket.socket, throttle: Throttle, *, insecure: bool) -> None:
         self._socket = connected
-        self._guesses = guesses
+        self._throttle = throttle
         self._address: str | None = None
         self._authenticating: Limit | None = None
         self._verifying: Limit | None = None
@@ -45,7 +45,7 @@ class Peer:
     def authenticating(self) -> Limit:
         """The limit on wrong tokens, which is this address's."""
         if self._authenticating is None:
-            self._authenticating = self._guesses.limit((TOKENS, "", self._host))
+            self._authenticating = self._throttle.limit((TOKENS, "", self._host))
         return self._authenticating
 
     @property
@@ -56,7 +56,7 @@ class Peer:
         """
         if self._verifying is None:
             name = self.caller.application or ""
-            self._verifying = self._guesses.limit(
+            self._verifying = self._throttle.limit(
                 (APPLICATION, name, ""), (ADDRESS, name, self._host)
             )
         return self._verifying

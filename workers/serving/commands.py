@@ -93,10 +93,10 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
 
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords of one connection and queue them for the writer."""
-    if context.batches.full:
+    if context.commit_queue.full:
         return [not_saved(QUEUE_FULL, request.id) for request in requests]
     rows, size = _sealed(context, waiter.peer.caller.book, requests)
-    context.batches.add(waiter, rows, [each.id for each in requests], size, context.now)
+    context.commit_queue.add(waiter, rows, [each.id for each in requests], size, context.now)
     return ()
 
 
@@ -105,7 +105,7 @@ def save_together(
 ) -> None:
     """Do as `save_plain` does where each of several connections, all of one book, has one."""
     rows, size = _sealed(context, waiters[0].peer.caller.book, requests)
-    context.batches.add_each(waiters, rows, [each.id for each in requests], size, context.now)
+    context.commit_queue.add_each(waiters, rows, [each.id for each in requests], size, context.now)
 
 
 def _sealed(context: Context, book: int, requests: list[SavePassword]) -> tuple[list[Row], int]:
@@ -175,7 +175,7 @@ def delete_user(context: Context, waiter: Waiter, request: DeleteUser) -> Awaite
 
 
 def _queue(context: Context, write: Save | Label | Delete) -> Awaited:
-    context.lines.add(write, context.now)
+    context.name_queues.add(write, context.now)
     return write
 
 

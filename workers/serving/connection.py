@@ -100,7 +100,7 @@ class Connection:
         self.events = EPOLLIN  # what the loop waits for at present
         self.awaited: deque[Awaited] = deque()
         self.unanswered = 0  # requests
-        self.peer = Peer(client, context.guesses, insecure=settings.insecure)
+        self.peer = Peer(client, context.throttle, insecure=settings.insecure)
         if tls is not None and (name := tls.peer_name()) is not None:
             authenticate_by_certificate(context, self.peer, name)
         self.silent_since = NEVER  # the client has said something since it was looked at

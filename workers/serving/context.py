@@ -55,12 +55,12 @@ class Context:
     vault: Vault
     key_path: Path
     ids: IdClock
-    batches: CommitQueue
-    lines: NameQueues
+    commit_queue: CommitQueue
+    name_queues: NameQueues
     reader: BookReader
     registry: Registry
     audit: AuditLog
-    guesses: Throttle
+    throttle: Throttle
     checks: Checks
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console

@@ -88,7 +88,7 @@ class Intake:
 
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
         """Return what the lines ask for, or None where each is to go its own way."""
-        if len(lines) == 1 or self._context.batches.full:
+        if len(lines) == 1 or self._context.commit_queue.full:
             return None
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None

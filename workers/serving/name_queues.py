@@ -63,15 +63,15 @@ class Write(ABC):
 class NameQueues:
     """The operations of one worker that are not finished, those on each name in a line."""
 
-    def __init__(self, batches: CommitQueue, save_timeout_s: float) -> None:
-        self._batches = batches
+    def __init__(self, commit_queue: CommitQueue, save_timeout_s: float) -> None:
+        self._commit_queue = commit_queue
         self._save_timeout_s = save_timeout_s
         self._lines: dict[Key, deque[Write]] = {}
         self._bytes = 0
 
     def add(self, write: Write, now: float) -> None:
         """Queue a request; its `reply` is there later, or at once."""
-        if self._bytes >= QUEUE_BYTES_MAX or self._batches.full:
+        if self._bytes >= QUEUE_BYTES_MAX or self._commit_queue.full:
             write.reply = write.failed(QUEUE_FULL)
             return
         self._bytes += write.size
@@ -125,7 +125,7 @@ class NameQueues:
             write.record(refusal.message)
             return write.refused(refusal)
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
-        self._batches.add_operation(write, operation, size, now)
+        self._commit_queue.add_operation(write, operation, size, now)
         return None
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:

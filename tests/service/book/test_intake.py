@@ -69,7 +69,7 @@ class Table:
             self.arrivals.take(connection, touched)
         self.arrivals.do_lines(touched)
         self.arrivals.do_rest(touched)
-        for batch in self.context.batches.expire(float("inf")):
+        for batch in self.context.commit_queue.expire(float("inf")):
             batch.outcome = DONE
             for run in batch.runs:
                 run.waiter.settle()
@@ -128,7 +128,7 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     for connection in table.connections:
         table.arrivals.take(connection, set())
     table.arrivals.do_lines(set())
-    (batch,) = table.context.batches.expire(float("inf"))
+    (batch,) = table.context.commit_queue.expire(float("inf"))
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
 
 
@@ -145,7 +145,7 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
     cut.receive()
-    for batch in table.context.batches.expire(float("inf")):
+    for batch in table.context.commit_queue.expire(float("inf")):
         batch.outcome = DONE
         for run in batch.runs:
             run.waiter.settle()

@@ -161,9 +161,9 @@ class Checker:
     def _check_rest(self, clients: Sequence[Client]) -> None:
         """Check that nothing is left of what was asked but the book, and that this is whole."""
         service = self._service
-        assert service.batches.empty
-        assert not service.context.lines._lines
-        assert not service.context.lines._bytes
+        assert service.commit_queue.empty
+        assert not service.context.name_queues._lines
+        assert not service.context.name_queues._bytes
         assert all(not client.connection.awaited for client in clients)
         users = list(service.users())
         assert len(users) == service.store.users == service.scoreboard.users

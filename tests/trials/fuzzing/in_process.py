@@ -75,26 +75,26 @@ class Service:
         self.scoreboard.opened()
         self._guesses = GuessTable(1)
         reader = BookReader(self._path, self.scoreboard)
-        self.batches = CommitQueue()
+        self.commit_queue = CommitQueue()
         self.context = Context(
             vault=Vault(_KEYRING),
             key_path=folder / "user_data.key",
             ids=IdClock(1),
-            batches=self.batches,
-            lines=NameQueues(self.batches, SETTINGS.save_timeout_s),
+            commit_queue=self.commit_queue,
+            name_queues=NameQueues(self.commit_queue, SETTINGS.save_timeout_s),
             reader=reader,
             registry=Registry(reader, _KEYRING.for_purpose("application")),
             audit=self._audit_log(),
-            guesses=Throttle(self._guesses, 1),
+            throttle=Throttle(self._guesses, 1),
             checks=Checks(SETTINGS.save_timeout_s),
             scoreboard=self.scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
             versions_kept=SETTINGS.versions_kept,
         )
-        self._arrivals = Intake(self.context, SETTINGS)
+        self._intake = Intake(self.context, SETTINGS)
         self._connections: list[Connection] = []
         ours, self._writer = frame_channel()
-        self.batches.attach(ours)
+        self.commit_queue.attach(ours)
         self._frames = FrameReader(self._writer)
         self._writer.send(frame(0))
         ours, self._checker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -109,7 +109,7 @@ class Service:
 
     def close(self) -> None:
         """Close everything."""
-        self.batches.detach()
+        self.commit_queue.detach()
         self.context.checks.detach()
         for each in (self._writer, self._checker, self.context.bell):
             each.close()
@@ -151,9 +151,9 @@ class Service:
         self._tick(0.01)
         touched: set[Connection] = set()
         for connection in self._receiving():
-            self._arrivals.take(connection, touched)
-        self._arrivals.do_lines(touched)
-        self._arrivals.do_rest(touched, all_of_it=True)
+            self._intake.take(connection, touched)
+        self._intake.do_lines(touched)
+        self._intake.do_rest(touched, all_of_it=True)
         self._reply()
 
     def settle(self) -> None:
@@ -178,15 +178,15 @@ class Service:
         """Have the writer, the checker and the clock answer whatever waits for them."""
         context = self.context
         self._write()
-        answered, _ = self.batches.receive()
+        answered, _ = self.commit_queue.receive()
         for batch in answered:
             self._wake([run.waiter for run in batch.runs])
             batch.runs.clear()
-            self._wake(context.lines.settle(batch, context.now))
+            self._wake(context.name_queues.settle(batch, context.now))
         while checker._answer(self._checker):
             pass
         self._wake(context.checks.receive()[0])
-        if self.batches.empty:
+        if self.commit_queue.empty:
             self._tick(DELAY_S_MAX)
             self._wake(context.delays.expire(context.now))
         self._reply()
@@ -201,7 +201,7 @@ class Service:
             waiter.settle()
 
     def _reply(self) -> None:
-        self.batches.send()
+        self.commit_queue.send()
         assert self.context.audit.write(), "the audit record cannot be written"
         for connection in self._connections:
             if not connection.closed:

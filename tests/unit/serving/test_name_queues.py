@@ -58,8 +58,8 @@ class Desk:
     """The lines of a worker, and the writer's end of its channel."""
 
     def __init__(self) -> None:
-        self.batches = CommitQueue()
-        self.lines = NameQueues(self.batches, TIMEOUT_S)
+        self.commit_queue = CommitQueue()
+        self.name_queues = NameQueues(self.commit_queue, TIMEOUT_S)
         self.now = 0.0
         self._theirs: socket.socket | None = None
         self.start_writer()
@@ -68,7 +68,7 @@ class Desk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.batches.detach()
+        self.commit_queue.detach()
         if self._theirs is not None:
             self._theirs.close()
 
@@ -78,20 +78,20 @@ class Desk:
             self._theirs.close()
         ours, self._theirs = frame_channel()
         self.reader = FrameReader(self._theirs)
-        lost = self.batches.attach(ours)
+        lost = self.commit_queue.attach(ours)
         self._theirs.send(frame(0))
-        self.batches.receive()
+        self.commit_queue.receive()
         return self._settle(lost)
 
     def add(self, *writes: Planned) -> None:
         """Take requests."""
         for write in writes:
             write.since = self.now
-            self.lines.add(write, self.now)
+            self.name_queues.add(write, self.now)
 
     def sent(self) -> list[str]:
         """Return what the writer is sent now, all batches together."""
-        self.batches.send()
+        self.commit_queue.send()
         return [text for _, operations in self.reader.read() for text, _ in operations]
 
     def answer(self, *answers: Answer) -> list[Client]:
@@ -99,17 +99,17 @@ class Desk:
         assert self._theirs is not None
         for answer in answers:
             self._theirs.send(frame(answer))
-        return self._settle(self.batches.receive()[0])
+        return self._settle(self.commit_queue.receive()[0])
 
     def _settle(self, batches: list[Any]) -> list[Client]:
-        waiters = [each for batch in batches for each in self.lines.settle(batch, self.now)]
+        waiters = [each for batch in batches for each in self.name_queues.settle(batch, self.now)]
         return [waiter for waiter in waiters if isinstance(waiter, Client)]
 
     def check_nothing_is_left(self) -> None:
         """Check that no memory of what was answered remains."""
-        assert self.batches.empty
-        assert (self.lines._lines, self.lines._bytes) == ({}, 0)
-        assert self.batches._queued_bytes == 0
+        assert self.commit_queue.empty
+        assert (self.name_queues._lines, self.name_queues._bytes) == ({}, 0)
+        assert self.commit_queue._queued_bytes == 0
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_too_much_that_waits_is_refused(desk: Desk) -> None:
 
 def test_a_full_queue_to_the_writer_refuses_as_well(desk: Desk) -> None:
     """Where plain saves have filled the queue, no write on a name is taken either."""
-    desk.batches.add(Client(), [], [], QUEUE_BYTES_MAX, 0.0)
+    desk.commit_queue.add(Client(), [], [], QUEUE_BYTES_MAX, 0.0)
     write = Planned("alice", "a")
     desk.add(write)
     assert write.replies() == [f"a failed: {QUEUE_FULL.reason} True".encode()]
@@ -344,13 +344,13 @@ def test_what_waited_too_long_is_not_written(desk: Desk) -> None:
 
 def test_what_was_never_sent_expires_with_its_line(desk: Desk) -> None:
     """Without a writer each write is answered after its time, those in line behind it too."""
-    desk.batches.detach()
+    desk.commit_queue.detach()
     writes = [Planned("alice", "a"), Planned("alice", "b"), Planned("bob", "c")]
     desk.add(*writes)
-    assert desk.batches.expire(desk.now) == []
+    assert desk.commit_queue.expire(desk.now) == []
     desk.now = TIMEOUT_S + 0.1
-    expired = desk.batches.expire(desk.now - TIMEOUT_S)
-    answered = [each for batch in expired for each in desk.lines.settle(batch, desk.now)]
+    expired = desk.commit_queue.expire(desk.now - TIMEOUT_S)
+    answered = [each for batch in expired for each in desk.name_queues.settle(batch, desk.now)]
     assert {id(waiter) for waiter in answered} == {id(write.waiter) for write in writes}
     for write in writes:
         assert write.replies() == [f"{write.text} failed: {TOO_LATE.reason} True".encode()]
@@ -384,7 +384,7 @@ def test_every_write_is_answered_once_and_in_order(
             desk.add(write)
             for _ in range(turns):
                 order += _turn(desk, data)
-        while not desk.batches.empty:
+        while not desk.commit_queue.empty:
             order += _turn(desk, data)
         desk.check_nothing_is_left()
     assert None not in [write.reply for write in writes]
@@ -397,7 +397,7 @@ def test_every_write_is_answered_once_and_in_order(
 def _turn(desk: Desk, data: st.DataObject) -> list[Client]:
     """Send what waits and have the writer answer it in some way; return who has a reply."""
     desk.now += 1.0  # nothing is planned again for ever
-    desk.batches.send()
+    desk.commit_queue.send()
     answers: list[Answer] = []
     for _, operations in desk.reader.read():
         results = [data.draw(RESULTS) for _ in operations]
