@@ -28,7 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 for kind in (Client, AsyncClient):
-    vars(kind)["__init__"].__kwdefaults__["timeout_s"] = PATIENCE_S
+    vars(kind)["__init__"].__kwdefaults__["timeout_s"] = 5 * PATIENCE_S
 
 Start = Callable[..., Service]
 
