@@ -15,15 +15,14 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pwserver.shared_memory import SharedArray
 
+N = TypeVar("N", bound=int)
+
 SOCKETS_MAX = 64
 """Sockets in one control message; the kernel takes at most 253 (SCM_MAX_FD)."""
-
-_SHARED_WORDS = 8
-"""Words of the scoreboard that stand before those of the children."""
 
 _TEXT_BYTES_MAX = 4096
 _LENGTH = struct.Struct("<I")
@@ -116,29 +115,58 @@ class FrameReader:
         self._buffer = buffer[at:]
 
 
+class _Number(Generic[N]):
+    """A number of the scoreboard, as an attribute of it."""
+
+    def __init__(self, place: int, kind: type[N]) -> None:
+        self._place = place
+        self._kind = kind
+
+    def __get__(self, board: "Scoreboard", owner: object = None) -> N:
+        return self._kind(board.words[self._place])
+
+    def __set__(self, board: "Scoreboard", value: N) -> None:
+        board.words[self._place] = value
+
+
 class Scoreboard:
-    """Numbers in shared memory, each an aligned 64-bit word written by one process.
+    """Numbers in shared memory, each an aligned 64-bit word that one process writes.
 
-    users           how many users there are; the writer's
-    listing_wanted  1 from a request for a listing until the console starts one
-    openings        how often the writer has opened a database: readers follow it
-    workers         how many workers can be given work; the listener's
-    started_s       when the service was started, by the monotonic clock
-    crowded         1 while clients wait because there is no room for more; the listener's
-    outage          since when changes cannot be written, and why; the writer's
-    beats           a number each child changes as long as it is well
-    closed          connections each worker has closed since it was started
-
-    A child's number is its place: 0 for the writer, 1 and up for the workers.
+    Those of the children are a pair for each: `beats`, which it changes as long as it is well, and
+    `closed`, the connections that a worker has closed since it was started. A child's number is its
+    place: 0 for the writer, 1 and up for the workers.
     """
 
+    users = _Number(0, int)
+    """How many users there are; the writer's."""
+
+    listing_wanted = _Number(1, bool)
+    """Whether a listing was asked for that the console has not begun."""
+
+    openings = _Number(2, int)
+    """How often the writer has opened a database: readers follow it."""
+
+    workers = _Number(3, int)
+    """How many workers can be given work; the listener's."""
+
+    _started_ns = _Number(4, int)
+
+    crowded = _Number(5, bool)
+    """Whether clients wait because there is no room for more; the listener's."""
+
+    _outage_since_ms = _Number(6, int)
+    _outage_reason = _Number(7, int)
+
+    _SHARED_WORDS = 8
+    """Words that stand before those of the children."""
+
     def __init__(self, children: int) -> None:
-        self._use(SharedArray("Q", _SHARED_WORDS + 2 * children))
-        self._words[4] = time.monotonic_ns()
+        self._use(SharedArray("Q", self._SHARED_WORDS + 2 * children))
+        self._started_ns = time.monotonic_ns()
 
     def _use(self, array: SharedArray) -> None:
         self._array = array
-        self._words = array.numbers
+        self.words = array.numbers
 
     def __getstate__(self) -> SharedArray:
         return self._array
@@ -147,86 +175,45 @@ class Scoreboard:
         self._use(array)
 
     @property
-    def users(self) -> int:
-        """How many users there are."""
-        return int(self._words[0])
-
-    @users.setter
-    def users(self, number: int) -> None:
-        self._words[0] = number
-
-    @property
-    def listing_wanted(self) -> bool:
-        """Whether a listing was asked for that has not begun."""
-        return bool(self._words[1])
-
-    @listing_wanted.setter
-    def listing_wanted(self, wanted: bool) -> None:
-        self._words[1] = wanted
-
-    @property
-    def openings(self) -> int:
-        """How often the writer has opened a database."""
-        return int(self._words[2])
+    def started_s(self) -> float:
+        """When the service was started, in seconds of the monotonic clock."""
+        return self._started_ns / 1e9
 
     def opened(self) -> None:
         """Note that the writer has opened a database."""
-        self._words[2] += 1
-
-    @property
-    def workers(self) -> int:
-        """How many workers can be given work."""
-        return int(self._words[3])
-
-    @workers.setter
-    def workers(self, number: int) -> None:
-        self._words[3] = number
-
-    @property
-    def started_s(self) -> float:
-        """When the service was started, in seconds of the monotonic clock."""
-        return float(self._words[4] / 1e9)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether clients wait because there is no room for more."""
-        return bool(self._words[5])
-
-    @crowded.setter
-    def crowded(self, crowded: bool) -> None:
-        self._words[5] = crowded
+        self.openings += 1
 
     @property
     def outage(self) -> tuple[int, int]:
         """Since when changes cannot be written (ms since 1970), or 0, and the reason's number."""
-        return int(self._words[6]), int(self._words[7])
+        return self._outage_since_ms, self._outage_reason
 
     def note_outage(self, reason: int) -> None:
         """Note that changes cannot be written now, and the number of the reason."""
-        self._words[7] = reason
-        if not self._words[6]:
-            self._words[6] = time.time_ns() // 1_000_000
+        self._outage_reason = reason
+        if not self._outage_since_ms:
+            self._outage_since_ms = time.time_ns() // 1_000_000
 
     def end_outage(self) -> None:
         """Note that changes can be written."""
-        self._words[6] = 0
+        self._outage_since_ms = 0
 
     def beat(self, child: int) -> None:
         """Note that a child is well."""
-        self._words[_SHARED_WORDS + 2 * child] += 1
+        self.words[self._SHARED_WORDS + 2 * child] += 1
 
     def beats(self, child: int) -> int:
         """Return a number that differs from the last one if the child was well in between."""
-        return int(self._words[_SHARED_WORDS + 2 * child])
+        return int(self.words[self._SHARED_WORDS + 2 * child])
 
     def closed(self, child: int) -> int:
         """Return how many connections a worker has closed since it was started."""
-        return int(self._words[_SHARED_WORDS + 1 + 2 * child])
+        return int(self.words[self._SHARED_WORDS + 1 + 2 * child])
 
     def add_closed(self, child: int, number: int = 1) -> None:
         """Count connections that a worker has closed."""
-        self._words[_SHARED_WORDS + 1 + 2 * child] += number
+        self.words[self._SHARED_WORDS + 1 + 2 * child] += number
 
     def reset(self, child: int) -> None:
         """Begin again for a child that is about to be started."""
-        self._words[_SHARED_WORDS + 1 + 2 * child] = 0
+        self.words[self._SHARED_WORDS + 1 + 2 * child] = 0
