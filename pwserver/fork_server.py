@@ -94,7 +94,7 @@ class ForkServer:
         self.ready = False
         self.failure = ""
         self._asked: deque[float] = deque()  # when, for each request that has no answer
-        self._heard_at = 0.0
+        self._last_answer_at = 0.0
         self._channel, theirs = control_channel()
         with theirs:
             flags = ["-P"]  # the current folder is nowhere that modules are looked for
@@ -136,7 +136,7 @@ class ForkServer:
         """
         while (message := receive_control(self._channel)) is not None:
             text = message[0]
-            self._heard_at = now
+            self._last_answer_at = now
             if not text:
                 raise EOFError
             if text == READY:
@@ -150,7 +150,7 @@ class ForkServer:
 
     def unanswered_s(self, now: float) -> float:
         """Return for how long it has owed an answer and said nothing."""
-        return now - max(self._asked[0], self._heard_at) if self._asked else 0.0
+        return now - max(self._asked[0], self._last_answer_at) if self._asked else 0.0
 
     def end(self) -> None:
         """End it at once; the children live on. It is left to be reaped."""

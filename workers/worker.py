@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard, receive_control
@@ -27,8 +27,9 @@ from workers.book.keyring import Keyring
 from workers.book.models import IdClock
 from workers.book.vault import Vault
 from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
+from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import Batch, CommitQueue, Waiter
+from workers.serving.commit_queue import Batch, CommitQueue
 from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
@@ -150,13 +151,13 @@ class Worker:
                 if event == select.EPOLLOUT:
                     touched.add(connection)
                 else:
-                    intake.take(connection, touched)
+                    intake.add(connection, touched)
             elif fd == self._control.fileno():
-                self._hear_listener()
+                self._on_control()
             elif self._writer is not None and fd == self._writer.fileno():
-                self._hear_writer()
+                self._on_writer()
             elif self._checker is not None and fd == self._checker.fileno():
-                self._hear_checker()
+                self._on_checker()
             elif handshakes is not None and fd == handshakes.fileno():
                 shake = True
         intake.do_lines(touched)
@@ -208,7 +209,7 @@ class Worker:
 
     # --- The listener. ---
 
-    def _hear_listener(self) -> None:
+    def _on_control(self) -> None:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text[:1] == CLIENTS:
@@ -228,7 +229,7 @@ class Worker:
                 # Before what those connections have sent since.
                 self._intake.do_lines(self._touched)
                 self._intake.do_rest(self._touched, all_of_it=True)
-                self._wake(self._context.delays.end())
+                _wake(self._context.delays.end())
                 if self._handshakes is not None:
                     self._count_closed(self._handshakes.close())
                 for connection in self._connections.values():
@@ -248,7 +249,7 @@ class Worker:
 
     def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
         """Return the connection of a client, which is served from now on."""
-        connection = Connection(client, self._context, self._settings, codec)
+        connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
         self._touched.add(connection)
@@ -280,7 +281,7 @@ class Worker:
 
     def _change_writer(self, descriptors: list[int]) -> None:
         if self._writer is not None:
-            self._hear_writer()  # the last answers of the old one
+            self._on_writer()  # the last answers of the old one
         if descriptors:
             self._writer = socket.socket(fileno=descriptors[0])
             self._writer.setblocking(False)
@@ -288,7 +289,7 @@ class Worker:
             self._writer_events = select.EPOLLIN
             self._epoll.register(self._writer, select.EPOLLIN)
 
-    def _hear_writer(self) -> None:
+    def _on_writer(self) -> None:
         answered, gone = self._commit_queue.receive()
         self._settle(answered)
         if gone:
@@ -310,17 +311,12 @@ class Worker:
 
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
-            self._wake([run.waiter for run in batch.runs])
+            assert batch.outcome is not None
+            for run in batch.runs:
+                run.settle(batch.outcome)
             batch.runs.clear()  # each knows its batch: nothing would free them but the collector
             if batch.senders:
-                self._wake(self._context.name_queues.settle(batch, self._context.now))
-
-    def _wake(self, waiters: Iterable[Waiter]) -> None:
-        """Have connections answer what is known now."""
-        connections = cast(Iterable[Connection], waiters)  # nobody else waits here
-        for connection in connections:
-            connection.settle()
-            self._touched.add(connection)
+                _wake(self._context.name_queues.settle(batch, self._context.now))
 
     # --- The checker. ---
 
@@ -328,15 +324,15 @@ class Worker:
         if descriptors:
             self._checker = socket.socket(fileno=descriptors[0])
             self._checker.setblocking(False)
-            self._wake(self._context.checks.attach(self._checker))
+            _wake(self._context.checks.attach(self._checker))
             self._epoll.register(self._checker, select.EPOLLIN)
 
-    def _hear_checker(self) -> None:
+    def _on_checker(self) -> None:
         answered, gone = self._context.checks.receive()
-        self._wake(answered)
+        _wake(answered)
         if gone:
             self._checker = None
-            self._wake(self._context.checks.detach())
+            _wake(self._context.checks.detach())
 
     # --- Deadlines. ---
 
@@ -347,9 +343,9 @@ class Worker:
             self._count_closed(self._handshakes.expire(now))
         if self._ready:
             self._context.refresh()
-        self._wake(self._context.delays.expire(now))
+        _wake(self._context.delays.expire(now))
         self._settle(self._commit_queue.expire(now - self._settings.save_timeout_s))
-        self._wake(self._context.checks.expire(now))
+        _wake(self._context.checks.expire(now))
         if self._context.scoreboard.crowded:
             self._make_room(now)
         for connection in list(self._watched):
@@ -367,3 +363,9 @@ class Worker:
             if connection.is_unused(now):
                 connection.ending = True
                 self._touched.add(connection)
+
+
+def _wake(waiters: Iterable[Waiter]) -> None:
+    """Have connections answer what is known now."""
+    for waiter in waiters:
+        waiter.settle()

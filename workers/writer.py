@@ -70,7 +70,7 @@ Batch = tuple[list[Row], list[Operation]]
 
 @dataclass(eq=False)
 class Worker:
-    """A worker's end of the line, as the writer sees it."""
+    """The channel to a worker."""
 
     channel: socket.socket
     reader: FrameReader
@@ -140,7 +140,7 @@ class Writer:
         for fd, _ in events:
             worker = self._workers.get(fd)
             if worker is None:
-                self._hear_listener()
+                self._on_control()
                 continue
             batches += [(worker, batch) for batch in worker.reader.read()]
             if worker.reader.ended:
@@ -256,7 +256,7 @@ class Writer:
 
     # --- The listener. ---
 
-    def _hear_listener(self) -> None:
+    def _on_control(self) -> None:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text == CHANNEL and descriptors:

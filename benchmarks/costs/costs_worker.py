@@ -127,7 +127,7 @@ def connect(context: Context) -> tuple[socket.socket, Connection]:
         client = socket.create_connection(listener.getsockname())
         served, _ = listener.accept()
     served.setblocking(False)
-    connection = Connection(served, context, Settings())
+    connection = Connection(served, context, Settings(), set())
     connection.peer.become(CALLER)
     return client, connection
 
@@ -152,8 +152,8 @@ def turn(context: Context, bursts: Iterator[bytes]) -> Callable[[], None]:
         begin_turn(context)
         connection.receive()
         for batch in context.commit_queue.expire(math.inf):  # takes them off the queue
-            batch.outcome = DONE
-        connection.settle()
+            for run in batch.runs:
+                run.settle(DONE)
         assert context.audit.write()
         connection.flush()
         receive_good(client)

@@ -159,7 +159,7 @@ class Child:
                 each.close()
         self._outbox.clear()
 
-    def buried(self, now: float) -> float:
+    def exited(self, now: float) -> float:
         """Note that the process is gone; return the pause before the next one, in seconds.
 
         The pause counts from the start of the one that is gone, so that a child which is killed
@@ -221,12 +221,12 @@ class Pool:
                 try:
                     child.start(self.fork_server, next(self._requests), now)
                 except OSError as error:
-                    pause = child.buried(now)
+                    pause = child.exited(now)
                     log.error("%s cannot be started: %s; again in %.2f s", child.name, error, pause)
                 else:
                     started(child)
 
-    def hear_fork_server(self) -> None:
+    def read_fork_server(self) -> None:
         """Take what the fork server answers. Raises EOFError where it is gone."""
         for request, pid in self.fork_server.answers(time.monotonic()):
             if not any(child.forked(request, pid) for child in self.children):

@@ -36,7 +36,7 @@ class Loop:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
 
-    def hear_signals(self, handler: Callable[[str], None]) -> None:
+    def handle_signals(self, handler: Callable[[str], None]) -> None:
         """Call `handler` from the loop with the name of each signal that was caught."""
 
         def on_signal() -> None:

@@ -210,8 +210,8 @@ class Supervisor:
     def run(self) -> ExitCode:
         """Serve until stopped; return how that went."""
         next_tick = 0.0
-        self._loop.hear_signals(self._hear_signal)
-        self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+        self._loop.handle_signals(self._on_signal)
+        self._loop.watch(self._pool.fork_server.fileno(), self._on_fork_server)
         while not self._ended():
             self._loop.turn(self._patience_s())
             self._pool.flush()
@@ -230,9 +230,9 @@ class Supervisor:
             self._replace_fork_server()
         reap()
 
-    def _hear_fork_server(self) -> None:
+    def _on_fork_server(self) -> None:
         try:
-            self._pool.hear_fork_server()
+            self._pool.read_fork_server()
         except EOFError:
             failure = self._pool.fork_server.failure
             if failure and not self._announced:
@@ -248,7 +248,7 @@ class Supervisor:
         except OSError as error:
             self._fail(ExitCode.FAILED, f"no process can be started: {error.strerror}")
         else:
-            self._loop.watch(self._pool.fork_server.fileno(), self._hear_fork_server)
+            self._loop.watch(self._pool.fork_server.fileno(), self._on_fork_server)
 
     def _announce(self) -> None:
         """Say where the service listens, once a request would be answered there."""
@@ -277,7 +277,7 @@ class Supervisor:
 
     def _started(self, child: Child) -> None:
         assert child.control is not None
-        self._loop.watch(child.control.fileno(), functools.partial(self._hear, child))
+        self._loop.watch(child.control.fileno(), functools.partial(self._on_message, child))
         if child in self._workers:
             self._listener.restarted(child)
             for server in (self._writer, self._checker):
@@ -295,7 +295,7 @@ class Supervisor:
         server.post(process.CHANNEL, ends[:1])
         child.post(process.WRITER if to_writer else process.CHECKER, ends[1:])
 
-    def _hear(self, child: Child) -> None:
+    def _on_message(self, child: Child) -> None:
         """Receive a child's messages; forget it where they have ended."""
         while child.control is not None:
             message = receive_control(child.control)
@@ -307,13 +307,13 @@ class Supervisor:
                 self._count_workers()
                 self._announce()
             elif text[:1] == writer.FATAL:
-                self._hear_failure(ExitCode(text[1]), text[2:].decode(errors="replace"))
+                self._child_failed(ExitCode(text[1]), text[2:].decode(errors="replace"))
             elif text[:1] == process.ENDING:
-                self._hear_ending(child, text[1:].decode(errors="replace"))
+                self._child_ends(child, text[1:].decode(errors="replace"))
             elif not text:
                 self._note_death(child)
 
-    def _hear_ending(self, child: Child, reason: str) -> None:
+    def _child_ends(self, child: Child, reason: str) -> None:
         """Log why a child ends by itself; where that is for good, end the service."""
         log.error("%s ends: %s", child.name, reason)
         if child.ready:
@@ -322,7 +322,7 @@ class Supervisor:
         if not self._announced or child.failed_starts > FAILED_STARTS_MAX:
             self._fail(ExitCode.FAILED, f"{child.name} cannot be started: {reason}")
 
-    def _hear_failure(self, code: ExitCode, reason: str) -> None:
+    def _child_failed(self, code: ExitCode, reason: str) -> None:
         """End the service, unless the writer missed a key that came while it was started."""
         if code == ExitCode.STORE and self._keys().check_values != self._writer_keys:
             log.info("the writer is started once more: the key file has changed")
@@ -332,7 +332,7 @@ class Supervisor:
     def _note_death(self, child: Child) -> None:
         assert child.control is not None
         self._loop.forget(child.control.fileno())
-        pause = child.buried(time.monotonic())
+        pause = child.exited(time.monotonic())
         self._count_workers()
         if self._stop_by is None:
             log.warning(
@@ -362,7 +362,7 @@ class Supervisor:
 
     # --- Signals. ---
 
-    def _hear_signal(self, name: str) -> None:
+    def _on_signal(self, name: str) -> None:
         if name == signal.SIGHUP.name and not self._terminal.gone:
             self._renew_certificates()
             return

@@ -17,7 +17,7 @@ from workers.book import history
 from workers.book.history import OlderVersion
 from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
-from workers.serving.commit_queue import Awaited
+from workers.serving.awaited import Awaited
 from workers.storage.database import Store
 from workers.storage.writing import DONE, SAVE, nonce
 

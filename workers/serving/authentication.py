@@ -15,7 +15,7 @@ from pwserver.wire.messages import Authenticate
 from workers.auth.applications import WRONG_CERTIFICATE, WRONG_TOKEN, Caller
 from workers.auth.peers import Peer
 from workers.auth.throttle import DELAY_S_MAX
-from workers.serving.commit_queue import Awaited, Waiter
+from workers.serving.awaited import Awaited, Waiter
 from workers.serving.context import Context
 
 _NOT_ACCEPTED = "The service does not accept the token."

@@ -13,32 +13,28 @@ from pwserver.errors import Unavailable
 from pwserver.limits import CHECKS_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.commit_queue import Waiter
+from workers.serving.awaited import Awaited, Waiter
 
 FAILED = -1  # in place of a strength
 PACKET_BYTES_MAX = 4096
 """The longest question or answer, marshalled."""
 
 
-class Check:
-    """One question. `replies` has the answer when there is one."""
+class Check(Awaited):
+    """One question."""
 
     def __init__(self, waiter: Waiter, id: Id, deadline: float) -> None:
+        super().__init__()
         self.waiter = waiter
         self.deadline = deadline
         self._id = id
-        self._reply: bytes | None = None
-
-    def replies(self) -> list[bytes] | None:
-        """Return the reply, or None as long as there is none."""
-        return None if self._reply is None else [self._reply]
 
     def answer(self, strength: int, warning: str, suggestions: list[str]) -> None:
         """Take what the checker found: 0 to 4, and sentences."""
         if strength == FAILED:
             self.give_up("The password could not be checked.")
             return
-        self._reply = messages.encode(
+        self.reply = messages.encode(
             "return_check_password",
             self._id,
             strength=strength,
@@ -48,7 +44,7 @@ class Check:
 
     def give_up(self, reason: str) -> None:
         """Answer without a result."""
-        self._reply = messages.refusal(Unavailable(reason), self._id)
+        self.reply = messages.refusal(Unavailable(reason), self._id)
 
 
 class Checks:

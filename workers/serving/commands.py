@@ -44,10 +44,10 @@ from pwserver.wire.messages import (
     VerifyPassword,
 )
 from workers.auth.applications import ANYBODY, KNOWN
-from workers.book.models import Row
 from workers.serving import queries
 from workers.serving.authentication import authenticate
-from workers.serving.commit_queue import QUEUE_FULL, ROW_OVERHEAD_BYTES, Awaited, Waiter, not_saved
+from workers.serving.awaited import Awaited, Waiter
+from workers.serving.commit_queue import QUEUE_FULL, ROW_OVERHEAD_BYTES, Saver, not_saved
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Generate, Label, Restore, Save, generate
 from workers.serving.name_queues import refusal_of
@@ -95,25 +95,20 @@ def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -
     """Seal the passwords of one connection and queue them for the writer."""
     if context.commit_queue.full:
         return [not_saved(QUEUE_FULL, request.id) for request in requests]
-    rows, size = _sealed(context, waiter.peer.caller.book, requests)
-    context.commit_queue.add(waiter, rows, [each.id for each in requests], size, context.now)
+    savers = [(waiter, [request.id for request in requests])]
+    save_together(context, waiter.peer.caller.book, savers, requests)
     return ()
 
 
 def save_together(
-    context: Context, waiters: Sequence[Waiter], requests: list[SavePassword]
+    context: Context, book: int, savers: list[Saver], requests: list[SavePassword]
 ) -> None:
-    """Do as `save_plain` does where each of several connections, all of one book, has one."""
-    rows, size = _sealed(context, waiters[0].peer.caller.book, requests)
-    context.commit_queue.add_each(waiters, rows, [each.id for each in requests], size, context.now)
-
-
-def _sealed(context: Context, book: int, requests: list[SavePassword]) -> tuple[list[Row], int]:
-    """Return new rows, and about how many bytes they are."""
+    """Seal passwords for one book and queue them; the requests are those of the savers in turn."""
     user_ids = context.ids.take(len(requests))
     passwords = [request.password for request in requests]
     rows = context.vault.seal_rows(passwords, user_ids, book, context.now_ms)
-    return rows, sum([len(row[3]) for row in rows]) + len(rows) * ROW_OVERHEAD_BYTES
+    size = sum([len(row[3]) for row in rows]) + len(rows) * ROW_OVERHEAD_BYTES
+    context.commit_queue.add(savers, rows, size, context.now)
 
 
 def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:

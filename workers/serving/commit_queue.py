@@ -8,37 +8,23 @@ dead; it does not know what a row or an operation means. A batch that has an out
 
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pwserver.errors import NotSaved, Unavailable
 from pwserver.ipc import FrameReader, frame
 from pwserver.limits import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
 from pwserver.wire.messages import Id, encode, passwords_saved
-from workers.auth.peers import Peer
 from workers.book.models import Row
+from workers.serving.awaited import Awaited, Waiter
 from workers.storage.writing import Operation, Result
+
+Saver = tuple[Waiter, list[Id]]
+"""A connection, and the ids of plain saves that came on it one after the other."""
 
 ROW_OVERHEAD_BYTES = 64
 """What a row costs beside its sealed password, near enough for a limit."""
-
-
-class Awaited(Protocol):
-    """Something that a connection waits for."""
-
-    def replies(self) -> list[bytes] | None:
-        """Return the replies, or None as long as they are not known."""
-
-
-class Waiter(Protocol):
-    """Who waits: a connection. What it waits for is in the order of its requests."""
-
-    awaited: deque[Awaited]
-    peer: Peer  # who is at its other end
-
-    def settle(self) -> None:
-        """Answer what is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +51,29 @@ def not_saved(outcome: Outcome, id: Id) -> bytes:
     return encode(word, id, error=outcome.reason)
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """Plain saves that one connection has in one batch, one behind the other; their ids."""
+class Run(Awaited):
+    """Plain saves that one connection has in one batch, one after the other; their ids."""
 
-    waiter: Waiter
-    batch: "Batch"
-    ids: list[Id]
+    __slots__ = ("batch", "ids", "waiter")
 
-    def replies(self) -> list[bytes] | None:
-        """Return the replies to all of them, as one or each, or None before the outcome."""
-        outcome = self.batch.outcome
-        if outcome is None:
-            return None
+    def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id]) -> None:
+        self.reply = None
+        self.waiter = waiter
+        self.batch = batch
+        self.ids = ids
+
+    @property
+    def requests(self) -> int:
+        """How many saves it answers."""
+        return len(self.ids)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Make the replies to all of them, and have the connection send them."""
         if outcome.done:
-            return [passwords_saved(self.ids)]
-        return [not_saved(outcome, id) for id in self.ids]
+            self.reply = passwords_saved(self.ids)
+        else:
+            self.reply = b"".join([not_saved(outcome, id) for id in self.ids])
+        self.waiter.settle()
 
 
 @dataclass(slots=True, eq=False)
@@ -132,30 +125,20 @@ class CommitQueue:
         """Whether the channel was full, so that `send` is due when it can be written to again."""
         return bool(self._unsent)
 
-    def add(self, waiter: Waiter, rows: list[Row], ids: list[Id], size: int, now: float) -> None:
-        """Queue rows of `size` bytes, and note with the waiter that it waits for them."""
+    def add(self, savers: Iterable[Saver], rows: list[Row], size: int, now: float) -> None:
+        """Queue rows of `size` bytes, and note with those who save them that they wait."""
         batch = self._open_batch(size, now)
         batch.rows += rows
-        awaited = waiter.awaited
-        if awaited:
-            last = awaited[-1]
-            if isinstance(last, Run) and last.batch is batch:
-                last.ids += ids
-                return
-        run = Run(waiter, batch, ids)
-        batch.runs.append(run)
-        awaited.append(run)
-
-    def add_each(
-        self, waiters: Sequence[Waiter], rows: list[Row], ids: list[Id], size: int, now: float
-    ) -> None:
-        """Queue rows of `size` bytes, one of each of several that wait for nothing else."""
-        batch = self._open_batch(size, now)
-        batch.rows += rows
-        runs = [Run(waiter, batch, [id]) for waiter, id in zip(waiters, ids, strict=True)]
-        for run in runs:
-            run.waiter.awaited.append(run)
-        batch.runs += runs
+        for waiter, ids in savers:
+            awaited = waiter.awaited
+            if awaited:
+                last = awaited[-1]
+                if isinstance(last, Run) and last.batch is batch:
+                    last.ids += ids
+                    continue
+            run = Run(waiter, batch, ids)
+            batch.runs.append(run)
+            awaited.append(run)
 
     def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
         """Queue an operation of `size` bytes; its sender gets the result with the batch."""

@@ -10,7 +10,6 @@ with everything behind them; it is empty most of the time.
 
 import socket
 from collections import deque
-from dataclasses import dataclass
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,9 @@ from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
+from workers.serving.awaited import Awaited, Recorded
 from workers.serving.commands import Command, command_of, groups_of
-from workers.serving.commit_queue import Awaited, Run
-from workers.serving.context import Context, Recorded
+from workers.serving.context import Context
 
 if TYPE_CHECKING:
     from workers.tls.records import Codec
@@ -32,16 +31,6 @@ NEVER = float("inf")
 
 _DRAIN_RECEIVES_MAX = 256
 """How often a socket is read at a stop: 4 MiB, more than the kernel keeps by default."""
-
-
-@dataclass(slots=True)
-class _Known:
-    """A reply that waits for those before it."""
-
-    reply: bytes
-
-    def replies(self) -> list[bytes]:
-        return [self.reply]
 
 
 class Connection:
@@ -60,6 +49,7 @@ class Connection:
         "_settings",
         "_socket",
         "_tls",
+        "_touched",
         "_unsent",
         "awaited",
         "closed",
@@ -80,11 +70,13 @@ class Connection:
         client: socket.socket,
         context: Context,
         settings: Settings,
+        touched: "set[Connection]",
         tls: "Codec | None" = None,
     ) -> None:
         self._socket = client
         self._context = context
         self._settings = settings
+        self._touched = touched  # those of which `flush` is due
         self._tls = tls  # None: what is sent and received is text
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[tuple[Command, list[Any]]] = deque()
@@ -157,7 +149,7 @@ class Connection:
             return self._receive_last(data)
         reader = self._reader
         requests = reader.feed(data)
-        due = self.take(requests)
+        due = self.handle(requests)
         if reader.unsettled or self._message_deadline != NEVER:
             self._await_message(reader, begins=bool(requests))
             self.settled = self._tls is None and not reader.unsettled
@@ -169,7 +161,7 @@ class Connection:
         if not data:
             self._peer_closed = True
             if not self.ending:
-                self.take(self._reader.end())
+                self.handle(self._reader.end())
                 self.ending = True
             if self.lingering:
                 self.close()
@@ -193,7 +185,7 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def take(self, requests: list[Request | Bad]) -> bool:
+    def handle(self, requests: list[Request | Bad]) -> bool:
         """Do requests, those of a kind that stand together at once; return as `receive` does."""
         self.unanswered += len(requests)
         if len(requests) == 1:
@@ -222,12 +214,12 @@ class Connection:
         else:
             replies = denied(self._context, self.peer, command.right, requests)
         for reply in replies:
-            known = [reply] if isinstance(reply, bytes) else reply.replies()
+            known = reply if isinstance(reply, bytes) else reply.reply
             if known is not None and not self.awaited:
-                self._replies += known
+                self._replies.append(known)
                 self.unanswered -= 1
             else:
-                self.awaited.append(_Known(reply) if isinstance(reply, bytes) else reply)
+                self.awaited.append(Awaited(reply) if isinstance(reply, bytes) else reply)
 
     def withhold(self) -> None:
         """Send no reply that needs a record, because there is none of it."""
@@ -235,18 +227,16 @@ class Connection:
             if isinstance(reply, Recorded):
                 self._replies[place] = reply.refusal
         for awaited in self.awaited:
-            later = getattr(awaited, "reply", None)
-            if isinstance(later, Recorded):
-                awaited.reply = later.refusal  # type: ignore[attr-defined]
+            awaited.withhold()
 
     def settle(self) -> None:
         """Answer what is known by now, up to what is not, and do what that held back."""
+        self._touched.add(self)
         awaited, held = self.awaited, self._held
         while True:
-            while awaited and (replies := awaited[0].replies()) is not None:
-                first = awaited.popleft()
-                self.unanswered -= len(first.ids) if type(first) is Run else 1
-                self._replies += replies
+            while awaited and (reply := awaited[0].reply) is not None:
+                self.unanswered -= awaited.popleft().requests
+                self._replies.append(reply)
             if not held or (awaited and held[0][0].waits):
                 return
             self._answer(*held.popleft())
@@ -349,5 +339,5 @@ class Connection:
             self.close()
         elif self._message_deadline < now:
             self._message_deadline = NEVER
-            self.take(self._reader.end())
+            self.handle(self._reader.end())
             self.ending = True

@@ -4,12 +4,10 @@ import logging
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.wire import messages
-from pwserver.wire.messages import Id
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
@@ -26,26 +24,6 @@ from workers.serving.name_queues import NameQueues
 from workers.storage.reading import BookReader
 
 log = logging.getLogger(__name__)
-
-
-class Recorded(bytes):
-    """A reply that may leave only once the audit record of it has been written."""
-
-    id: Id
-
-    def __new__(cls, reply: bytes, id: Id) -> Self:
-        """Make one of a reply to the request with an id."""
-        made = super().__new__(cls, reply)
-        made.id = id
-        return made
-
-    @property
-    def refusal(self) -> bytes:
-        """What is sent instead where the record cannot be written."""
-        return messages.refusal(
-            Unavailable("The audit record cannot be written, so no password is given out."),
-            self.id,
-        )
 
 
 @dataclass(slots=True)

@@ -12,35 +12,35 @@ from collections.abc import Callable
 from pwserver.errors import Unavailable
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.commit_queue import Waiter
+from workers.serving.awaited import Awaited, Waiter
 
 
-class Delayed:
+class Delayed(Awaited):
     """A `reply` that comes later."""
 
     def __init__(
         self, waiter: Waiter, id: Id, reply: bytes, then: Callable[[], None] | None
     ) -> None:
+        super().__init__()
         self.waiter = waiter
-        self.reply = reply
+        self._held_back = Awaited(reply)
         self._id = id
         self._then = then
-        self._is_due = False
 
-    def replies(self) -> list[bytes] | None:
-        """Return the reply, or None as long as it is held back."""
-        return [self.reply] if self._is_due else None
+    def withhold(self) -> None:
+        """Refuse instead, now or when it is due."""
+        super().withhold()
+        self._held_back.withhold()
 
     def release(self) -> None:
         """Let the reply go."""
-        self._is_due = True
+        self.reply = self._held_back.reply
         if self._then is not None:
             self._then()
 
     def give_up(self) -> None:
         """Let go without saying what was found out."""
         self.reply = messages.refusal(Unavailable("The service is stopping."), self._id)
-        self._is_due = True
 
 
 class Delays:

@@ -21,6 +21,7 @@ from pwserver.limits import LINE_BYTES, LONG_TEXTS_S
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
 from workers.serving.commands import SAVE_PLAIN, command_of, save_together
+from workers.serving.commit_queue import Saver
 from workers.serving.connection import NEVER, Connection
 from workers.serving.context import Context
 
@@ -41,7 +42,7 @@ class Intake:
         """Whether some connection's turn has not come yet."""
         return bool(self._queue)
 
-    def take(self, connection: Connection, touched: set[Connection]) -> None:
+    def add(self, connection: Connection, touched: set[Connection]) -> None:
         """Take note that there is something to receive on a connection."""
         connection.silent_since = NEVER
         if connection.queued:
@@ -96,18 +97,18 @@ class Intake:
     def _do_together(
         self, connections: list[Connection], requests: list[Request], touched: set[Connection]
     ) -> None:
-        saves: dict[int, tuple[list[Connection], list[Any]]] = {}  # by book
+        saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
         for connection, request in zip(connections, requests, strict=True):
             command = command_of(request)
             if command is SAVE_PLAIN and connection.may(command):
                 book = connection.peer.caller.book
                 savers, passwords = saves.get(book) or saves.setdefault(book, ([], []))
-                savers.append(connection)
+                savers.append((connection, [request.id]))
                 passwords.append(request)
                 connection.unanswered += 1
                 if connection.unanswered >= self._in_flight_max:
                     touched.add(connection)
-            elif connection.take([request]):
+            elif connection.handle([request]):
                 touched.add(connection)
-        for savers, passwords in saves.values():
-            save_together(self._context, savers, passwords)
+        for book, (savers, passwords) in saves.items():
+            save_together(self._context, book, savers, passwords)

@@ -35,8 +35,9 @@ from workers.auth.applications import GUEST
 from workers.book import rows
 from workers.book.models import UserRow
 from workers.book.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
-from workers.serving.commit_queue import Outcome, Waiter, not_saved
-from workers.serving.context import Context, Recorded
+from workers.serving.awaited import Recorded, Waiter
+from workers.serving.commit_queue import Outcome, not_saved
+from workers.serving.context import Context
 from workers.serving.name_queues import Write
 from workers.storage.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
 

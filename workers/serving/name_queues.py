@@ -15,7 +15,8 @@ from pwserver.errors import DatabaseRefused, Refused, Unavailable
 from pwserver.limits import QUEUE_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, Batch, CommitQueue, Outcome, Waiter
+from workers.serving.awaited import Awaited, Waiter
+from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, Batch, CommitQueue, Outcome
 from workers.storage.writing import STALE, Operation, Result
 
 log = logging.getLogger(__name__)
@@ -23,20 +24,16 @@ log = logging.getLogger(__name__)
 Key = tuple[int, str]  # a book and a name in it
 
 
-class Write(ABC):
+class Write(Awaited, ABC):
     """A request that changes the book depending on what is in it."""
 
     def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
+        super().__init__()
         self.waiter = waiter
         self.key = key  # None where no other operation can be in its way
         self.id = id
         self.size = size
         self.since = now
-        self.reply: bytes | None = None
-
-    def replies(self) -> list[bytes] | None:
-        """Return the reply, or None as long as there is none."""
-        return None if self.reply is None else [self.reply]
 
     @abstractmethod
     def plan(self) -> Operation:
@@ -50,7 +47,7 @@ class Write(ABC):
     def failed(self, outcome: Outcome) -> bytes:
         """Return the reply where it was not done, or nobody knows."""
 
-    def record(self, outcome: str) -> None:  # noqa: B027 - most are not recorded
+    def record(self, outcome: str) -> None:
         """Put what became of it into the audit record, where it is something for that."""
 
     def refused(self, refusal: Refused) -> bytes:
@@ -61,12 +58,12 @@ class Write(ABC):
 
 
 class NameQueues:
-    """The operations of one worker that are not finished, those on each name in a line."""
+    """The operations of one worker that are not finished, with a queue for each name."""
 
     def __init__(self, commit_queue: CommitQueue, save_timeout_s: float) -> None:
         self._commit_queue = commit_queue
         self._save_timeout_s = save_timeout_s
-        self._lines: dict[Key, deque[Write]] = {}
+        self._queues: dict[Key, deque[Write]] = {}
         self._bytes = 0
 
     def add(self, write: Write, now: float) -> None:
@@ -76,9 +73,9 @@ class NameQueues:
             return
         self._bytes += write.size
         if write.key is not None:
-            line = self._lines.setdefault(write.key, deque())
-            line.append(write)
-            if len(line) > 1:
+            queue = self._queues.setdefault(write.key, deque())
+            queue.append(write)
+            if len(queue) > 1:
                 return
         self._advance(write, now, [])
 
@@ -134,12 +131,12 @@ class NameQueues:
         self._bytes -= write.size
         if write.key is None:
             return None
-        line = self._lines[write.key]
-        line.popleft()
-        if not line:
-            del self._lines[write.key]
+        queue = self._queues[write.key]
+        queue.popleft()
+        if not queue:
+            del self._queues[write.key]
             return None
-        return line[0]
+        return queue[0]
 
 
 def refusal_of(error: Exception) -> Refused:

@@ -25,8 +25,8 @@ from workers.auth.peers import Peer
 from workers.book import history
 from workers.book.models import time_saved
 from workers.book.names import composed, normal
-from workers.serving.commit_queue import Awaited, Waiter
-from workers.serving.context import Context, Recorded
+from workers.serving.awaited import Awaited, Recorded, Waiter
+from workers.serving.context import Context
 from workers.serving.name_queues import refusal_of
 from workers.storage.outage import REASONS
 from workers.storage.reading import Entry

@@ -54,25 +54,26 @@ class Table:
         settings = settings or Settings()
         self._planner = Planner(path)
         self.context = self._planner.context
-        self.arrivals = Intake(self.context, settings)
+        self.intake = Intake(self.context, settings)
         pairs = [socket.socketpair() for _ in range(clients)]
         self.clients = [client for client, _ in pairs]
         for client, served in pairs:
             client.setblocking(False)
             served.setblocking(False)
-        self.connections = [Connection(served, self.context, settings) for _, served in pairs]
+        self.connections = [
+            Connection(served, self.context, settings, set()) for _, served in pairs
+        ]
 
     def turn(self) -> None:
         """Receive from all and do it, have the writer save it all, and answer."""
         touched: set[Connection] = set()
         for connection in self._readable():
-            self.arrivals.take(connection, touched)
-        self.arrivals.do_lines(touched)
-        self.arrivals.do_rest(touched)
+            self.intake.add(connection, touched)
+        self.intake.do_lines(touched)
+        self.intake.do_rest(touched)
         for batch in self.context.commit_queue.expire(float("inf")):
-            batch.outcome = DONE
             for run in batch.runs:
-                run.waiter.settle()
+                run.settle(DONE)
         for connection in self.connections:
             connection.flush()
 
@@ -126,8 +127,8 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     for client in table.clients:
         client.send(SAVE)
     for connection in table.connections:
-        table.arrivals.take(connection, set())
-    table.arrivals.do_lines(set())
+        table.intake.add(connection, set())
+    table.intake.do_lines(set())
     (batch,) = table.context.commit_queue.expire(float("inf"))
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
 
@@ -139,16 +140,15 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     table.clients[1].send(SAVE[:20])
     touched: set[Connection] = set()
     for connection in (saving, cut):
-        table.arrivals.take(connection, set())
-    table.arrivals.do_lines(touched)
-    table.arrivals.do_rest(touched)
+        table.intake.add(connection, set())
+    table.intake.do_lines(touched)
+    table.intake.do_rest(touched)
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
     cut.receive()
     for batch in table.context.commit_queue.expire(float("inf")):
-        batch.outcome = DONE
         for run in batch.runs:
-            run.waiter.settle()
+            run.settle(DONE)
     assert saving.idle
     assert cut.idle
 
@@ -161,12 +161,12 @@ def test_who_asks_one_thing_does_not_wait_for_who_asks_many(tmp_path: Path) -> N
         client.send(PING * (RECEIVE_BYTES // len(PING)))
     modest.send(PING)
     table.turn()
-    assert table.arrivals.waiting, "there is more than a turn has time for"
+    assert table.intake.waiting, "there is more than a turn has time for"
     assert modest.recv(100) == ALIVE
     modest.send(PING)
     table.turn()
     assert modest.recv(100) == ALIVE
-    while table.arrivals.waiting:
+    while table.intake.waiting:
         table.turn()
     assert all(client.recv(100).startswith(ALIVE) for client in greedy)
     table.close()
@@ -178,9 +178,9 @@ def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
     touched: set[Connection] = set()
     for client, connection in zip(table.clients, table.connections, strict=True):
         client.send(SAVE)
-        table.arrivals.take(connection, set())
-    table.arrivals.do_lines(touched)
-    table.arrivals.do_rest(touched)
+        table.intake.add(connection, set())
+    table.intake.do_lines(touched)
+    table.intake.do_rest(touched)
     assert touched == {*table.connections}
     assert not any(connection.wants for connection in touched)
     table.close()

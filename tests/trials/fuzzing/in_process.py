@@ -28,8 +28,9 @@ from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
 from workers.book.rows import open_version
 from workers.book.vault import Vault
+from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import CommitQueue, Waiter
+from workers.serving.commit_queue import CommitQueue
 from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
@@ -140,7 +141,7 @@ class Service:
         client, served = socket.socketpair()
         for end in (client, served):
             end.setblocking(False)
-        connection = Connection(served, self.context, SETTINGS)
+        connection = Connection(served, self.context, SETTINGS, set())
         self._connections.append(connection)
         return client, connection
 
@@ -151,7 +152,7 @@ class Service:
         self._tick(0.01)
         touched: set[Connection] = set()
         for connection in self._receiving():
-            self._intake.take(connection, touched)
+            self._intake.add(connection, touched)
         self._intake.do_lines(touched)
         self._intake.do_rest(touched, all_of_it=True)
         self._reply()
@@ -180,7 +181,9 @@ class Service:
         self._write()
         answered, _ = self.commit_queue.receive()
         for batch in answered:
-            self._wake([run.waiter for run in batch.runs])
+            assert batch.outcome is not None
+            for run in batch.runs:
+                run.settle(batch.outcome)
             batch.runs.clear()
             self._wake(context.name_queues.settle(batch, context.now))
         while checker._answer(self._checker):

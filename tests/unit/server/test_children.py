@@ -19,7 +19,7 @@ def ends() -> Iterator[tuple[Child, socket.socket]]:
     child.ready = True
     with theirs:
         yield child, theirs
-        child.buried(0.0)
+        child.exited(0.0)
 
 
 def test_messages_wait_for_room_and_keep_their_order(ends: tuple[Child, socket.socket]) -> None:
@@ -50,7 +50,7 @@ def test_sockets_of_unsent_messages_are_closed_with_the_child(
     while child.responsive:
         child.post(b"full")
     child.post(b"C", [served])
-    child.buried(0.0)
+    child.exited(0.0)
     with client:
         assert client.recv(1) == b""
     assert served.fileno() == -1
@@ -66,13 +66,13 @@ def test_a_child_that_is_not_running_gets_no_messages() -> None:
     with client, theirs:
         assert receive_control(theirs) is None
         assert client.recv(1) == b""
-    child.buried(0.0)
+    child.exited(0.0)
 
 
 def test_the_pause_before_a_restart_grows_and_stays_bounded() -> None:
     """However often a child dies at once, the pause grows to its limit and no further."""
     child = Child("worker 1", 1, print, tuple)
-    pauses = [child.buried(0.0) for _ in range(5000)]
+    pauses = [child.exited(0.0) for _ in range(5000)]
     assert pauses[0] < pauses[1] < pauses[2]
     assert pauses[-1] == max(pauses) == RESTART_PAUSE_S_MAX
 
@@ -80,16 +80,16 @@ def test_the_pause_before_a_restart_grows_and_stays_bounded() -> None:
 def test_a_child_that_lived_is_started_again_at_once() -> None:
     """A single death after a life is met without a pause."""
     child = Child("worker 1", 1, print, tuple)
-    assert child.buried(1000.0) == 0.0
+    assert child.exited(1000.0) == 0.0
 
 
 def test_the_pause_counts_from_the_start() -> None:
     """A child that lived for a while waits no longer than is left: killed in turn, all live on."""
     child = Child("worker 1", 1, print, tuple)
     for _ in range(20):
-        child.buried(0.0)
-    assert child.buried(RESTART_PAUSE_S_MAX / 2) == pytest.approx(RESTART_PAUSE_S_MAX / 2)
-    assert child.buried(RESTART_PAUSE_S_MAX) == 0.0
+        child.exited(0.0)
+    assert child.exited(RESTART_PAUSE_S_MAX / 2) == pytest.approx(RESTART_PAUSE_S_MAX / 2)
+    assert child.exited(RESTART_PAUSE_S_MAX) == 0.0
 
 
 def test_a_child_that_is_due_is_not_kept_waiting() -> None:

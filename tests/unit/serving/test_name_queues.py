@@ -108,7 +108,7 @@ class Desk:
     def check_nothing_is_left(self) -> None:
         """Check that no memory of what was answered remains."""
         assert self.commit_queue.empty
-        assert (self.name_queues._lines, self.name_queues._bytes) == ({}, 0)
+        assert (self.name_queues._queues, self.name_queues._bytes) == ({}, 0)
         assert self.commit_queue._queued_bytes == 0
 
 
@@ -126,10 +126,10 @@ def test_writes_on_one_name_go_one_after_the_other(desk: Desk) -> None:
     desk.add(*writes)
     assert (desk.sent(), [write.plans for write in writes]) == (["a"], [1, 0, 0])
     assert desk.answer([DONE]) == [first.waiter]
-    assert (first.replies(), second.replies()) == ([b"a True"], None)
+    assert (first.reply, second.reply) == (b"a True", None)
     assert (desk.sent(), [write.plans for write in writes]) == (["b"], [1, 1, 0])
     assert desk.answer([(7, 2)]) == [second.waiter]
-    assert second.replies() == [b"b (7, 2)"]
+    assert second.reply == b"b (7, 2)"
     assert desk.sent() == ["c"]
     assert desk.answer([DONE]) == [third.waiter]
 
@@ -156,8 +156,8 @@ def test_a_write_that_was_out_of_date_is_planned_again(desk: Desk) -> None:
     for plans in (1, 2, 3):
         assert (desk.sent()[0], first.plans, second.plans) == ("a", plans, 0)
         assert first.waiter not in desk.answer([STALE, DONE][: 2 if plans == 1 else 1])
-        assert first.replies() is None
-    assert other.replies() == [b"o True"]
+        assert first.reply is None
+    assert other.reply == b"o True"
     assert desk.sent() == ["a"]
     assert desk.answer([DONE]) == [first.waiter]
     assert desk.sent() == ["b"]
@@ -170,7 +170,7 @@ def test_what_cannot_be_done_is_answered_at_once(desk: Desk) -> None:
     write = Planned("alice", "a")
     write.refuse_plan = UnknownUser()
     desk.add(write)
-    assert write.replies() == [UNKNOWN_USER]
+    assert write.reply == UNKNOWN_USER
     desk.check_nothing_is_left()
     desk.add(Planned("alice", "b"))
     assert desk.sent() == ["b"]
@@ -182,7 +182,7 @@ def test_what_cannot_be_read_is_a_failure_that_is_known(desk: Desk) -> None:
     write = Planned("alice", "a")
     write.refuse_plan = Unavailable("No disk.")
     desk.add(write)
-    assert write.replies() == [b"a failed: No disk. True"]
+    assert write.reply == b"a failed: No disk. True"
 
 
 def test_a_refusal_lets_the_next_one_go(desk: Desk) -> None:
@@ -210,8 +210,8 @@ def test_a_failed_batch_is_answered_and_the_next_goes(desk: Desk) -> None:
     desk.add(*writes, behind)
     assert desk.sent() == ["alice", "bob"]
     assert desk.answer("The disk is full.") == [write.waiter for write in writes]
-    assert writes[1].replies() == [b"bob failed: The disk is full. True"]
-    assert behind.replies() is None
+    assert writes[1].reply == b"bob failed: The disk is full. True"
+    assert behind.reply is None
     assert desk.sent() == ["behind"]
     assert desk.answer([DONE]) == [behind.waiter]
 
@@ -224,7 +224,7 @@ def test_the_writers_death_is_answered_and_the_next_writer_goes_on(desk: Desk) -
     assert desk.sent() == ["a"]
     desk.add(queued)
     assert desk.start_writer() == [first.waiter]
-    assert first.replies() == [f"a failed: {UNKNOWN.reason} False".encode()]
+    assert first.reply == f"a failed: {UNKNOWN.reason} False".encode()
     assert desk.sent() == ["q", "b"]
     assert desk.answer([DONE, DONE]) == [queued.waiter, second.waiter]
     assert desk.sent() == ["c"]
@@ -299,13 +299,13 @@ def test_too_much_that_waits_is_refused(desk: Desk) -> None:
     desk.add(*great)
     desk.add(*refused)
     for write in refused:
-        assert write.replies() == [f"{write.text} failed: {QUEUE_FULL.reason} True".encode()]
+        assert write.reply == f"{write.text} failed: {QUEUE_FULL.reason} True".encode()
         assert write.plans == 0
     assert desk.sent() == ["a"]
     desk.answer([DONE])
     taken = Planned("alice", "f")
     desk.add(taken)
-    assert taken.replies() is None
+    assert taken.reply is None
     assert desk.sent() == ["b"]
     desk.answer([DONE])
     assert desk.sent() == ["f"]
@@ -314,10 +314,10 @@ def test_too_much_that_waits_is_refused(desk: Desk) -> None:
 
 def test_a_full_queue_to_the_writer_refuses_as_well(desk: Desk) -> None:
     """Where plain saves have filled the queue, no write on a name is taken either."""
-    desk.commit_queue.add(Client(), [], [], QUEUE_BYTES_MAX, 0.0)
+    desk.commit_queue.add([(Client(), [])], [], QUEUE_BYTES_MAX, 0.0)
     write = Planned("alice", "a")
     desk.add(write)
-    assert write.replies() == [f"a failed: {QUEUE_FULL.reason} True".encode()]
+    assert write.reply == f"a failed: {QUEUE_FULL.reason} True".encode()
     assert desk.sent() == []
     desk.answer([])
 
@@ -332,14 +332,14 @@ def test_what_waited_too_long_is_not_written(desk: Desk) -> None:
     desk.add(in_time)
     desk.now = TIMEOUT_S + 0.1
     assert desk.answer([DONE]) == [first.waiter, late.waiter]
-    assert late.replies() == [f"b failed: {TOO_LATE.reason} True".encode()]
+    assert late.reply == f"b failed: {TOO_LATE.reason} True".encode()
     assert late.plans == 0
     assert desk.sent() == ["c"]
     assert desk.answer([STALE]) == []
     assert desk.sent() == ["c"]
     desk.now = 2 * TIMEOUT_S + 0.1
     assert desk.answer([STALE]) == [in_time.waiter]
-    assert in_time.replies() == [f"c failed: {TOO_LATE.reason} True".encode()]
+    assert in_time.reply == f"c failed: {TOO_LATE.reason} True".encode()
 
 
 def test_what_was_never_sent_expires_with_its_line(desk: Desk) -> None:
@@ -353,7 +353,7 @@ def test_what_was_never_sent_expires_with_its_line(desk: Desk) -> None:
     answered = [each for batch in expired for each in desk.name_queues.settle(batch, desk.now)]
     assert {id(waiter) for waiter in answered} == {id(write.waiter) for write in writes}
     for write in writes:
-        assert write.replies() == [f"{write.text} failed: {TOO_LATE.reason} True".encode()]
+        assert write.reply == f"{write.text} failed: {TOO_LATE.reason} True".encode()
 
 
 def test_a_long_line_of_refusals_is_answered_in_one_go(desk: Desk) -> None:
