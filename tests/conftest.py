@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pwserver import AsyncClient, Client
 from pwserver.client import retry
+from pwserver.client.access import BaseClient
 from tests.support import needs
 from tests.support.certificates import Authority, Issued
 from tests.support.fake_service import server_tls
@@ -27,8 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 # A machine that others slow down may stand still for seconds: that alone fails no test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-for kind in (Client, AsyncClient):
-    vars(kind)["__init__"].__kwdefaults__["timeout_s"] = 5 * PATIENCE_S
+vars(BaseClient)["__init__"].__kwdefaults__["timeout_s"] = 5 * PATIENCE_S
 
 Start = Callable[..., Service]
 

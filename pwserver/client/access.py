@@ -1,4 +1,4 @@
-"""How a client gets to the service: where that is, who the client is, and whom it trusts.
+"""What a client is told: where the service is, who the client is, whom it trusts, and its limits.
 
 Put together once, when a client is made: all files are read then, and what is wrong with them, or
 makes no sense together, is a `ConfigError` at once.
@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pwserver.client.retry import Limits
 from pwserver.client.url import DEFAULT_URL, ServiceUrl, parse
 from pwserver.config import environment_variable
 from pwserver.errors import ConfigError
@@ -75,3 +76,32 @@ def _token(file: FileName | None) -> Secret[str] | None:
     if file is None:
         file = os.environ.get(TOKEN_FILE_VARIABLE, "")
     return read_token(file) if file else None
+
+
+class BaseClient:
+    """What both clients are made with."""
+
+    def __init__(  # noqa: PLR0913 - each is a setting of the commands as well
+        self,
+        url: str | None = None,
+        *,
+        token_file: FileName | None = None,
+        ca_file: FileName | None = None,
+        client_cert: FileName | None = None,
+        client_key: FileName | None = None,
+        timeout_s: float = 10.0,
+        connections_max: int = 8,
+        attempts_max: int = 5,
+    ) -> None:
+        self._limits = Limits(timeout_s, connections_max, attempts_max)
+        self._access = access_to(
+            url,
+            token_file=token_file,
+            ca_file=ca_file,
+            client_cert=client_cert,
+            client_key=client_key,
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what the client of one kind has besides: its connections."""

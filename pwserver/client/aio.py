@@ -3,62 +3,63 @@
     async with AsyncClient("pwserver://127.0.0.1:12345") as book:
         await book.save_password("abc123", username="alice")
 
-Only how bytes are moved is different, and that is in `async_connections`. What the methods do is
-said in `client`.
+Only how bytes are moved is different. The connections follow the rules in `connections`, with
+asyncio's streams. An idle connection is not read by the event loop, so that whatever arrives on it
+meanwhile is seen before it is used again. asyncio's own TLS would read on, so the streams are plain
+ones.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Self, TypeVar
+import contextlib
+import select
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from pwserver.client import commands
-from pwserver.client.access import FileName, access_to
-from pwserver.client.aio_connections import AioConnectionPool
+from pwserver.client.access import Access, BaseClient
 from pwserver.client.commands import Call
-from pwserver.client.pipeline import AsyncPipeline
-from pwserver.client.results import (
-    Generated,
-    Page,
-    Password,
-    Saved,
-    SavedVersion,
-    Status,
-    Strength,
-    User,
-)
-from pwserver.client.retry import Limits, RetriedCalls
+from pwserver.client.connection import RECEIVE_BYTES, reason, unreachable
+from pwserver.client.connections import all_in_use
+from pwserver.client.pipeline import AsyncPipeline, result_of
+from pwserver.client.results import User
+from pwserver.client.retry import RetriedCalls
+from pwserver.client.round_trip import Authentication, RoundTrip, seconds_until
+from pwserver.client.url import ServiceUrl
 from pwserver.errors import ConnectionFailed, Denied, PwserverError
 
+if TYPE_CHECKING:
+    from pwserver.client.tls import Session
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
+_NEXT_ADDRESS_S = 0.25
+"""After how long another address of the service is tried beside one that does not answer (RFC 8305,
+8): IPv6 may be broken on the way."""
 
-class AsyncClient:
+
+def _does(
+    make: Callable[P, Call[T]],
+) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
+    """Return the method that does a command."""
+
+    async def do(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        outcomes: list[T | PwserverError] = await self._run([make(*args, **kwargs)])
+        return result_of(outcomes)
+
+    commands.describe(do, make, "AsyncClient")
+    return do
+
+
+class AsyncClient(BaseClient):
     """The service, as the tasks of an event loop share it; otherwise a `Client`.
 
     It belongs to the loop that it is first used in, until it is closed there. A call that is
     cancelled may or may not have been done.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
-        self,
-        url: str | None = None,
-        *,
-        token_file: FileName | None = None,
-        ca_file: FileName | None = None,
-        client_cert: FileName | None = None,
-        client_key: FileName | None = None,
-        timeout_s: float = 10.0,
-        connections_max: int = 8,
-        attempts_max: int = 5,
-    ) -> None:
-        self._limits = Limits(timeout_s, connections_max, attempts_max)
-        self._access = access_to(
-            url,
-            token_file=token_file,
-            ca_file=ca_file,
-            client_cert=client_cert,
-            client_key=client_key,
-        )
+    def _begin(self) -> None:
         self._pool: AioConnectionPool | None = None
 
     async def __aenter__(self) -> Self:
@@ -67,53 +68,19 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def save_password(
-        self,
-        password: str,
-        *,
-        username: str | None = None,
-        labels: Iterable[str] | None = None,
-        if_version: int | None = None,
-    ) -> Saved:
-        """Save a password (1 to 4,096 characters); returns when it would survive a power loss."""
-        return await self._do(
-            commands.save_password(
-                password, username=username, labels=labels, if_version=if_version
-            )
-        )
-
-    async def get_password(self, username: str, *, version: int | None = None) -> Password:
-        """Return the newest password of a user, or an older version."""
-        return await self._do(commands.get_password(username, version=version))
-
-    async def verify_password(self, username: str, password: str) -> bool:
-        """Return whether a password is the newest of a user."""
-        return await self._do(commands.verify_password(username, password))
-
-    async def password_history(self, username: str) -> list[SavedVersion]:
-        """Return the versions that are kept of a user's password, the newest first."""
-        return await self._do(commands.password_history(username))
-
-    async def restore_password(self, username: str, version: int) -> Saved:
-        """Save an older version of a password once more, as the newest."""
-        return await self._do(commands.restore_password(username, version))
-
-    async def label_user(self, username: str, labels: Iterable[str]) -> list[str]:
-        """Set the labels of a user in place of those it has; return them as they are now."""
-        return await self._do(commands.label_user(username, labels))
-
-    async def list_users(
-        self,
-        *,
-        after: str = "",
-        limit: int | None = None,
-        prefix: str = "",
-        label: str | None = None,
-    ) -> Page:
-        """Return a page of users."""
-        return await self._do(
-            commands.list_users(after=after, limit=limit, prefix=prefix, label=label)
-        )
+    save_password = _does(commands.save_password)
+    get_password = _does(commands.get_password)
+    verify_password = _does(commands.verify_password)
+    password_history = _does(commands.password_history)
+    restore_password = _does(commands.restore_password)
+    label_user = _does(commands.label_user)
+    list_users = _does(commands.list_users)
+    delete_user = _does(commands.delete_user)
+    generate_password = _does(commands.generate_password)
+    check_password = _does(commands.check_password)
+    number_of_users = _does(commands.number_of_users)
+    ping = _does(commands.ping)
+    status = _does(commands.status)
 
     async def users(self, *, prefix: str = "", label: str | None = None) -> AsyncIterator[User]:
         """Return an iterator over all such users in the order of their names, got page by page."""
@@ -124,46 +91,6 @@ class AsyncClient:
                 yield user
             after = page.after
 
-    async def delete_user(self, username: str) -> None:
-        """Delete a user with all versions of its password."""
-        await self._do(commands.delete_user(username))
-
-    async def generate_password(
-        self,
-        *,
-        length: int | None = None,
-        alphabet: str | None = None,
-        username: str | None = None,
-        labels: Iterable[str] | None = None,
-        if_version: int | None = None,
-    ) -> Generated:
-        """Return a random password, saved as `save_password` does if there is a `username`."""
-        return await self._do(
-            commands.generate_password(
-                length=length,
-                alphabet=alphabet,
-                username=username,
-                labels=labels,
-                if_version=if_version,
-            )
-        )
-
-    async def check_password(self, password: str) -> Strength:
-        """Return how strong a password is; it is not saved."""
-        return await self._do(commands.check_password(password))
-
-    async def number_of_users(self) -> int:
-        """Return how many users there are. The service's console lists them."""
-        return await self._do(commands.number_of_users())
-
-    async def ping(self) -> None:
-        """Return if the service is alive."""
-        await self._do(commands.ping())
-
-    async def status(self) -> Status:
-        """Return how the service is doing."""
-        return await self._do(commands.status())
-
     def pipeline(self) -> AsyncPipeline:
         """Return a pipeline: many requests for the price of a few round trips."""
         return AsyncPipeline(self._run)
@@ -173,12 +100,6 @@ class AsyncClient:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
-
-    async def _do(self, call: Call[T]) -> T:
-        result: T | PwserverError = (await self._run([call]))[0]
-        if isinstance(result, PwserverError):
-            raise result
-        return result
 
     async def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Return a result or an error for each call; raise where none was answered."""
@@ -191,7 +112,7 @@ class AsyncClient:
                 await asyncio.sleep(exchange.failed(error))
         return exchange.results()
 
-    def _pool_here(self) -> AioConnectionPool:
+    def _pool_here(self) -> "AioConnectionPool":
         """Return the pool of the running loop.
 
         That of another loop is of no use here, nor to be touched from here, least of all in a child
@@ -201,3 +122,141 @@ class AsyncClient:
         if self._pool is None or self._pool.loop is not loop:
             self._pool = AioConnectionPool(self._access, self._limits.connections_max, loop)
         return self._pool
+
+
+# --- Its connections. ---
+
+
+class AioConnection:
+    """A connected pair of streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._transport = cast(asyncio.Transport, writer.transport)
+        self._poll = select.poll()
+        self._poll.register(writer.get_extra_info("socket"), select.POLLIN)
+        self._session: Session | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has arrived, not even the end, since the last reply."""
+        return not self._writer.is_closing() and not self._poll.poll(0)
+
+    async def greet(self, access: Access, deadline: float) -> None:
+        """Do what comes before all requests: agree on keys for TLS, and say who asks."""
+        if (session := access.session()) is not None:
+            handshake = session.handshake(deadline)
+            while not session.is_ready:
+                await self.ask(handshake)
+            self._session = session
+        if access.token is not None:
+            await self.ask(Authentication(access.token, deadline))
+
+    async def ask(self, talk: RoundTrip) -> None:
+        """Send what a talk has to send, and take what arrives until it awaits no more."""
+        self._transport.resume_reading()
+        request = talk.request()
+        self._writer.write(self._session.encrypt(request) if self._session else request)
+        try:
+            async with asyncio.timeout(talk.seconds_left):
+                while talk.awaiting:
+                    if (data := await self._receive()) is not None:
+                        talk.take(data)
+        except TimeoutError:
+            raise ConnectionFailed("the service did not answer in time.") from None
+        except OSError as error:
+            raise ConnectionFailed(f"the connection was lost: {reason(error)}.") from None
+        if self._transport.get_write_buffer_size():
+            raise ConnectionFailed("the service did not take the whole request.")
+        self._transport.pause_reading()
+
+    async def _receive(self) -> bytes | None:
+        data = await self._reader.read(RECEIVE_BYTES)
+        return self._session.decrypt(data) if self._session else data
+
+    def drop(self) -> None:
+        """Close it at once, with whatever is unsent or under way."""
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Close it in peace."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class AioConnectionPool:
+    """Connections to one service, shared by all tasks of an event loop."""
+
+    def __init__(
+        self, access: Access, connections_max: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.loop = loop
+        self._access = access
+        self._connections_max = connections_max
+        self._turns = asyncio.Semaphore(connections_max)
+        self._idle: list[AioConnection] = []  # the one used last is the last
+        self._closed = False
+
+    @asynccontextmanager
+    async def connection(self, exchange: RetriedCalls) -> AsyncIterator[AioConnection]:
+        """Lend a connection, waiting for one up to the deadline of the exchange."""
+        await self._begin_turn(exchange.seconds_left)
+        try:
+            connection = self._newest_idle() or await self._connect(exchange.deadline)
+            try:
+                yield connection
+            except BaseException:  # cancelled, for one
+                connection.drop()
+                raise
+            if self._closed:
+                connection.drop()
+            else:
+                self._idle.append(connection)
+        finally:
+            self._turns.release()
+
+    async def close(self) -> None:
+        """Close the connections; those in use as soon as they are not."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _begin_turn(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise all_in_use(self._connections_max) from None
+
+    def _newest_idle(self) -> AioConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh:
+                return connection
+            connection.drop()
+        return None
+
+    async def _connect(self, deadline: float) -> AioConnection:
+        connection = AioConnection(*await _connected_streams(self._access.url, deadline))
+        try:
+            await connection.greet(self._access, deadline)
+        except BaseException:
+            connection.drop()
+            raise
+        return connection
+
+
+async def _connected_streams(
+    url: ServiceUrl, deadline: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(seconds_until(deadline)):
+            if url.path:
+                return await asyncio.open_unix_connection(url.path)
+            return await asyncio.open_connection(
+                url.host, url.port, happy_eyeballs_delay=_NEXT_ADDRESS_S
+            )
+    except (OSError, UnicodeError) as error:
+        raise unreachable(url, error) from None

@@ -1,15 +1,18 @@
 """The client's half of the protocol, without any input or output: a function for each command.
 
 Each makes a `Call`: the bytes of the request, how its reply becomes a result, and what may be done
-when the answer is lost. `Client`, `AsyncClient` and the pipelines all send these, so that a command
-is defined once. How replies are awaited and requests repeated is the business of `retry`.
+when the answer is lost. The methods of `Client`, `AsyncClient` and the pipelines are made of these
+functions, so that a command's parameters, types and docstring are written once: the docstring says
+what the method does. How replies are awaited and requests repeated is the business of `retry`.
 """
 
+import inspect
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -86,7 +89,12 @@ def save_password(
     labels: Iterable[str] | None = None,
     if_version: int | None = None,
 ) -> Call[Saved]:
-    """Save a password: as a new user, or as the newest version of a user's."""
+    """Save a password (1 to 4,096 characters); returns when it would survive a power loss.
+
+    With a `username` it is the newest version of that user's; without, that of a new user.
+    `labels` replace those that the user has. With `if_version` it is saved only over that version,
+    and with 0 only as a new user; otherwise raises `VersionConflict`.
+    """
     request = _request(
         "save_password",
         {"password": password, "request_id": new_request_id()},
@@ -99,31 +107,43 @@ def save_password(
 
 
 def get_password(username: str, *, version: int | None = None) -> Call[Password]:
-    """Ask for a password."""
+    """Return the newest password of a user, or an older version.
+
+    Raises `UnknownUser` or `UnknownVersion`.
+    """
     request = _request("get_password", {"username": username}, version=version)
     return Call(request, _PASSWORD, username=username, version=version)
 
 
 def verify_password(username: str, password: str) -> Call[bool]:
-    """Ask whether a password is the newest of a user."""
+    """Return whether a password is the newest of a user; False where there is no such user."""
     request = _request("verify_password", {"username": username, "password": password})
     return Call(request, _VALID)
 
 
 def password_history(username: str) -> Call[list[SavedVersion]]:
-    """Ask which versions are kept."""
+    """Return the versions that are kept of a user's password, the newest first.
+
+    Raises `UnknownUser`.
+    """
     return Call(_request("password_history", {"username": username}), _HISTORY, username=username)
 
 
 def restore_password(username: str, version: int) -> Call[Saved]:
-    """Make an older version the newest once more."""
+    """Save an older version of a password once more, as the newest.
+
+    Raises `UnknownUser` or `UnknownVersion`.
+    """
     fields = {"username": username, "version": version, "request_id": new_request_id()}
     request = _request("restore_password", fields)
     return Call(request, _RESTORED, _RESTORE, username=username, version=version)
 
 
 def label_user(username: str, labels: Iterable[str]) -> Call[list[str]]:
-    """Set the labels of a user; to set them twice is to set them."""
+    """Set the labels of a user in place of those it has; return them as they are now.
+
+    Raises `UnknownUser`.
+    """
     fields = {"username": username, "labels": labels}
     return Call(_request("label_user", fields), _LABELS, _LABEL, username=username)
 
@@ -131,14 +151,18 @@ def label_user(username: str, labels: Iterable[str]) -> Call[list[str]]:
 def list_users(
     *, after: str = "", limit: int | None = None, prefix: str = "", label: str | None = None
 ) -> Call[Page]:
-    """Ask for a page of users."""
+    """Return a page of the users whose names begin with `prefix` and that have the `label`.
+
+    The next page is that `after` what `Page.after` says; after the last one it is None.
+    """
     fields = {"after": after, "prefix": prefix}
     return Call(_request("list_users", fields, limit=limit, label=label), _PAGE)
 
 
 def delete_user(username: str) -> Call[None]:
-    """Delete a user. Not repeatable: by then it may be a new user of the same name."""
+    """Delete a user with all versions of its password; raises `UnknownUser`."""
     request = _request("delete_user", {"username": username})
+    # Not repeatable: by then it may be a new user of the same name.
     return Call(request, _DELETED, _DELETE, repeatable=False, username=username)
 
 
@@ -150,7 +174,7 @@ def generate_password(
     labels: Iterable[str] | None = None,
     if_version: int | None = None,
 ) -> Call[Generated]:
-    """Make a random password; with a username it is saved as well."""
+    """Return a random password, saved as `save_password` does if there is a `username`."""
     saves = username is not None
     request = _request(
         "generate_password",
@@ -167,23 +191,40 @@ def generate_password(
 
 
 def check_password(password: str) -> Call[Strength]:
-    """Ask how strong a password is."""
+    """Return how strong a password is; it is not saved."""
     return Call(_request("check_password", {"password": password}), _STRENGTH)
 
 
 def number_of_users() -> Call[int]:
-    """Ask how many users there are."""
+    """Return how many users there are. The service's console lists them."""
     return Call(_request("number_of_users"), _NUMBER_OF_USERS)
 
 
 def ping() -> Call[None]:
-    """Ask whether the service is alive."""
+    """Return if the service is alive."""
     return Call(_request("ping"), _ALIVE)
 
 
 def status() -> Call[Status]:
-    """Ask how the service is doing."""
+    """Return how the service is doing."""
     return Call(_request("status"), _STATUS)
+
+
+def describe(method: Any, command: Callable[..., Call[Any]], owner: str, kind: Any = None) -> None:
+    """Let a method of the class `owner` look as the command it is made of, to `help` and `inspect`.
+
+    It returns the command's result, or a `kind` of it.
+    """
+    signature = inspect.signature(command)
+    (result,) = get_args(signature.return_annotation)
+    returns = (None if result is NoneType else result) if kind is None else kind[result]
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = signature.replace(
+        parameters=[this, *signature.parameters.values()], return_annotation=returns
+    )
+    method.__annotations__ = {**command.__annotations__, "return": returns}
+    method.__name__, method.__doc__ = command.__name__, command.__doc__
+    method.__qualname__ = f"{owner}.{command.__name__}"
 
 
 def new_request_id() -> str:

@@ -29,22 +29,26 @@ class Pending(Generic[T]):
         """
         if not self._outcome:
             raise RuntimeError("the pipeline was not sent: call execute, or leave its with block")
-        (outcome,) = self._outcome
-        if isinstance(outcome, PwserverError):
-            raise outcome
-        return outcome
+        return result_of(self._outcome)
+
+
+def result_of(outcomes: list[T | PwserverError]) -> T:
+    """Return the result of the one call that there was, or raise the error that came of it."""
+    (outcome,) = outcomes
+    if isinstance(outcome, PwserverError):
+        raise outcome
+    return outcome
 
 
 def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Gathering, P], Pending[T]]":
-    """Return the method that adds the calls which a function makes."""
+    """Return the method that adds a command's call to those of a pipeline."""
 
     def add(self: "_Gathering", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
         pending = Pending(make(*args, **kwargs))
         self._added.append(pending)
         return pending
 
-    add.__name__ = make.__name__
-    add.__doc__ = make.__doc__
+    commands.describe(add, make, "_Gathering", Pending)
     return add
 
 

@@ -14,31 +14,34 @@ puts them together. `AsyncClient` is its twin.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from pwserver.client import commands
-from pwserver.client.access import FileName, access_to
+from pwserver.client.access import BaseClient
 from pwserver.client.commands import Call
 from pwserver.client.connections import ConnectionPool
-from pwserver.client.pipeline import Pipeline
-from pwserver.client.results import (
-    Generated,
-    Page,
-    Password,
-    Saved,
-    SavedVersion,
-    Status,
-    Strength,
-    User,
-)
-from pwserver.client.retry import Limits, RetriedCalls
+from pwserver.client.pipeline import Pipeline, result_of
+from pwserver.client.results import User
+from pwserver.client.retry import RetriedCalls
 from pwserver.errors import ConnectionFailed, Denied, PwserverError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Client:
+def _does(make: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
+    """Return the method that does a command."""
+
+    def do(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        outcomes: list[T | PwserverError] = self._run([make(*args, **kwargs)])
+        return result_of(outcomes)
+
+    commands.describe(do, make, "Client")
+    return do
+
+
+class Client(BaseClient):
     """The service, as the threads of an application share it.
 
     `url` says where it is: `pwserver://HOST:PORT`, `pwservers://` for TLS, or
@@ -66,27 +69,8 @@ class Client:
     - `FateUnknown`, a kind of it: nor can anybody tell whether what was asked has been done.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a setting of the clients as well
-        self,
-        url: str | None = None,
-        *,
-        token_file: FileName | None = None,
-        ca_file: FileName | None = None,
-        client_cert: FileName | None = None,
-        client_key: FileName | None = None,
-        timeout_s: float = 10.0,
-        connections_max: int = 8,
-        attempts_max: int = 5,
-    ) -> None:
-        self._limits = Limits(timeout_s, connections_max, attempts_max)
-        access = access_to(
-            url,
-            token_file=token_file,
-            ca_file=ca_file,
-            client_cert=client_cert,
-            client_key=client_key,
-        )
-        self._pool = ConnectionPool(access, connections_max)
+    def _begin(self) -> None:
+        self._pool = ConnectionPool(self._access, self._limits.connections_max)
 
     def __enter__(self) -> Self:
         return self
@@ -94,62 +78,19 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save_password(
-        self,
-        password: str,
-        *,
-        username: str | None = None,
-        labels: Iterable[str] | None = None,
-        if_version: int | None = None,
-    ) -> Saved:
-        """Save a password (1 to 4,096 characters); returns when it would survive a power loss.
-
-        With a `username` it is the newest version of that user's; without, that of a new user.
-        `labels` replace those that the user has. With `if_version` it is saved only over that
-        version, and with 0 only as a new user; otherwise raises `VersionConflict`.
-        """
-        return self._do(
-            commands.save_password(
-                password, username=username, labels=labels, if_version=if_version
-            )
-        )
-
-    def get_password(self, username: str, *, version: int | None = None) -> Password:
-        """Return the newest password of a user, or an older version.
-
-        Raises `UnknownUser` or `UnknownVersion`.
-        """
-        return self._do(commands.get_password(username, version=version))
-
-    def verify_password(self, username: str, password: str) -> bool:
-        """Return whether a password is the newest of a user; False where there is no such user."""
-        return self._do(commands.verify_password(username, password))
-
-    def password_history(self, username: str) -> list[SavedVersion]:
-        """Return the versions that are kept of a user's password, the newest first."""
-        return self._do(commands.password_history(username))
-
-    def restore_password(self, username: str, version: int) -> Saved:
-        """Save an older version of a password once more, as the newest."""
-        return self._do(commands.restore_password(username, version))
-
-    def label_user(self, username: str, labels: Iterable[str]) -> list[str]:
-        """Set the labels of a user in place of those it has; return them as they are now."""
-        return self._do(commands.label_user(username, labels))
-
-    def list_users(
-        self,
-        *,
-        after: str = "",
-        limit: int | None = None,
-        prefix: str = "",
-        label: str | None = None,
-    ) -> Page:
-        """Return a page of the users whose names begin with `prefix` and that have the `label`.
-
-        The next page is that `after` what `Page.after` says; after the last one it is None.
-        """
-        return self._do(commands.list_users(after=after, limit=limit, prefix=prefix, label=label))
+    save_password = _does(commands.save_password)
+    get_password = _does(commands.get_password)
+    verify_password = _does(commands.verify_password)
+    password_history = _does(commands.password_history)
+    restore_password = _does(commands.restore_password)
+    label_user = _does(commands.label_user)
+    list_users = _does(commands.list_users)
+    delete_user = _does(commands.delete_user)
+    generate_password = _does(commands.generate_password)
+    check_password = _does(commands.check_password)
+    number_of_users = _does(commands.number_of_users)
+    ping = _does(commands.ping)
+    status = _does(commands.status)
 
     def users(self, *, prefix: str = "", label: str | None = None) -> Iterator[User]:
         """Return an iterator over all such users in the order of their names, got page by page."""
@@ -159,46 +100,6 @@ class Client:
             yield from page.users
             after = page.after
 
-    def delete_user(self, username: str) -> None:
-        """Delete a user with all versions of its password."""
-        self._do(commands.delete_user(username))
-
-    def generate_password(
-        self,
-        *,
-        length: int | None = None,
-        alphabet: str | None = None,
-        username: str | None = None,
-        labels: Iterable[str] | None = None,
-        if_version: int | None = None,
-    ) -> Generated:
-        """Return a random password, saved as `save_password` does if there is a `username`."""
-        return self._do(
-            commands.generate_password(
-                length=length,
-                alphabet=alphabet,
-                username=username,
-                labels=labels,
-                if_version=if_version,
-            )
-        )
-
-    def check_password(self, password: str) -> Strength:
-        """Return how strong a password is; it is not saved."""
-        return self._do(commands.check_password(password))
-
-    def number_of_users(self) -> int:
-        """Return how many users there are. The service's console lists them."""
-        return self._do(commands.number_of_users())
-
-    def ping(self) -> None:
-        """Return if the service is alive."""
-        self._do(commands.ping())
-
-    def status(self) -> Status:
-        """Return how the service is doing."""
-        return self._do(commands.status())
-
     def pipeline(self) -> Pipeline:
         """Return a pipeline: many requests for the price of a few round trips."""
         return Pipeline(self._run)
@@ -206,12 +107,6 @@ class Client:
     def close(self) -> None:
         """Close the connections. The next call makes a new one."""
         self._pool.close()
-
-    def _do(self, call: Call[T]) -> T:
-        result: T | PwserverError = self._run([call])[0]
-        if isinstance(result, PwserverError):
-            raise result
-        return result
 
     def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Return a result or an error for each call; raise where none was answered."""

@@ -22,7 +22,7 @@ from pwserver import (
     UnknownUser,
 )
 from pwserver.client.access import access_to
-from pwserver.client.aio_connections import AioConnectionPool
+from pwserver.client.aio import AioConnectionPool
 from pwserver.client.retry import Limits, RetriedCalls
 from tests.support.client_commands import COMMANDS, Command
 from tests.support.fake_service import (

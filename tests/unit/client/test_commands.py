@@ -4,16 +4,20 @@ How it repeats requests is tested in `test_client_retries`, its connections in `
 and what it may be told of the way to the service in `test_client_access`.
 """
 
+import asyncio
+import inspect
 import json
 import os
 import pprint
 import subprocess
 import sys
-from typing import Any
+from typing import Any, assert_type, get_type_hints
 
 import pytest
 
 from pwserver import (
+    AsyncClient,
+    AsyncPipeline,
     Client,
     ConfigError,
     ConnectionFailed,
@@ -23,6 +27,8 @@ from pwserver import (
     InvalidMessage,
     NotSaved,
     Password,
+    Pending,
+    Pipeline,
     ProtocolViolation,
     PwserverError,
     Saved,
@@ -32,7 +38,16 @@ from pwserver import (
 )
 from pwserver.client import commands
 from tests.support.client_commands import BY_NAME, COMMANDS, Command
-from tests.support.fake_service import ALIVE, DENIED, SAVED, TIME, FakeService, answer
+from tests.support.fake_service import (
+    ALIVE,
+    DENIED,
+    SAVED,
+    TIME,
+    FakeService,
+    answer,
+    answer_all,
+    echo,
+)
 
 NUMBER = b'{"message": "return_number_of_users", "number_of_users": %d}\n'
 
@@ -62,6 +77,48 @@ def test_every_command_is_tested_here() -> None:
     assert set(BY_NAME) == {
         name for name in vars(commands) if hasattr(Client, name) and not name.startswith("_")
     }
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient, Pipeline, AsyncPipeline])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_each_method_looks_as_its_command(name: str, kind: type) -> None:
+    """`help` and editors show its own name, parameters and docstring."""
+    method, command = getattr(kind, name), getattr(commands, name)
+    this, *parameters = inspect.signature(method).parameters.values()
+    assert this.name == "self"
+    assert parameters == [*inspect.signature(command).parameters.values()]
+    assert method.__doc__ == command.__doc__
+    owner = next(each for each in kind.__mro__ if name in vars(each))
+    assert method.__module__ == owner.__module__
+    assert method.__qualname__ == f"{owner.__name__}.{name}"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_method_says_what_it_returns(kind: Any) -> None:
+    """The result itself, and not the call that brings it."""
+    parameters = "(self, username: str, *, version: int | None = None)"
+    shown = str(inspect.signature(kind.get_password))
+    assert shown == f"{parameters} -> pwserver.client.results.Password"
+    assert get_type_hints(kind.get_password)["return"] is Password
+    assert str(inspect.signature(kind.ping)) == "(self) -> None"
+    assert inspect.signature(Pipeline.get_password).return_annotation == Pending[Password]
+
+
+def test_the_methods_are_typed() -> None:
+    """Whoever checks types knows the results of both clients, and finds wrong arguments."""
+
+    async def get(service: FakeService) -> str:
+        async with AsyncClient(service.url) as book:
+            with pytest.raises(TypeError):
+                await book.get_password("a", 1)  # type: ignore[call-arg]
+            return assert_type(await book.get_password("a"), Password).password
+
+    with FakeService(answer_all(echo)) as service, Client(service.url) as book:
+        with pytest.raises(TypeError):
+            book.get_password()  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            book.get_password(b"a")  # type: ignore[arg-type]
+        assert assert_type(book.get_password("a"), Password).password == asyncio.run(get(service))
 
 
 def test_all_users_are_got_page_by_page() -> None:
