@@ -9,11 +9,11 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from pwserver.config import NO_HOST, Settings, host_in_url
 from pwserver.errors import ConfigError, ListenError
 from pwserver.limits import BACKLOG
+from workers.auth.peers import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _open_tcp(settings: Settings) -> Listening:
 
 def _check_exposure(settings: Settings, address: str) -> None:
     """Make sure that who can be reached from other machines has TLS, or was told to do without."""
-    if ip_address(address.partition("%")[0]).is_loopback:
+    if is_loopback(address):
         return
     where = f"{host_in_url(settings.host)}:{settings.port}"
     if settings.insecure:

@@ -73,15 +73,16 @@ def is_local(connected: socket.socket) -> bool:
     if connected.family == socket.AF_UNIX:
         return True
     try:
-        return _is_loopback(connected.getsockname()[0])
+        return is_loopback(connected.getsockname()[0])
     except OSError:
         return False
 
 
 @functools.lru_cache(maxsize=256)  # of this machine's addresses, so there are few
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address, which may be IPv4 written as IPv6."""
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address(host)
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

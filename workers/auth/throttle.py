@@ -168,7 +168,7 @@ class _Row:
 def _network(address: str) -> str:
     """Return what an address counts as: IPv6 by its /64, which is what one customer is given."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(address)
     except ValueError:  # of a Unix socket
         return address
     if isinstance(parsed, IPv6Address):
