@@ -29,9 +29,10 @@ from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.auth.applications import is_genuine, new_token, sealed, token_hash
 from workers.book.keyring import Keyring, read_keyring
-from workers.book.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
+from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage import database
+from workers.storage.reading import applications
 from workers.storage.removal import REMOVED
 from workers.storage.validation import refusals
 
@@ -40,12 +41,6 @@ _TOMBSTONE = " "
 
 _PATIENCE_S = 10.0
 """How long a service may delete nothing of a book that was removed."""
-
-
-def applications() -> list[ApplicationRow]:
-    """Return all applications in the order in which they were added, tombstones as well."""
-    rows = Application.select(*APPLICATION).order_by(Application.id)
-    return [ApplicationRow(*row) for row in rows.tuples().iterator()]
 
 
 class Administration:
@@ -83,7 +78,7 @@ class Administration:
 
     def applications(self) -> list[ApplicationRow]:
         """Return all applications in the order in which they were added; no tombstones."""
-        return [row for row in applications() if not row.name.startswith(_TOMBSTONE)]
+        return [row for row in self._rows() if not row.name.startswith(_TOMBSTONE)]
 
     def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`."""
@@ -98,7 +93,7 @@ class Administration:
                 )
             if len(rows) >= APPLICATIONS_MAX:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
-            number = max((row.id for row in applications()), default=COMMON_BOOK) + 1
+            number = max((row.id for row in self._rows()), default=COMMON_BOOK) + 1
             self._drop_tombstones(number - APPLICATIONS_MAX)
             token = new_token()
             self.record("administration", "app add", name)
@@ -161,7 +156,7 @@ class Administration:
     def finish_removal(self, number: int) -> None:
         """Let the name of an application that was removed go; its number stays taken."""
         with self.database.atomic("IMMEDIATE"):
-            for row in applications():
+            for row in self._rows():
                 if row.id == number and row.may == REMOVED:
                     self._put(row._replace(name=f"{_TOMBSTONE}{number}"))
 
@@ -170,6 +165,9 @@ class Administration:
         """Drop those of so long ago that nothing of their books can be on its way any more."""
         is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
         Application.delete().where(is_tombstone & (Application.id < below)).execute()
+
+    def _rows(self) -> list[ApplicationRow]:
+        return applications(self.database.connection())
 
     def _row(self, name: str) -> ApplicationRow:
         row = next((row for row in self.applications() if row.name == name), None)

@@ -20,7 +20,6 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver import trust
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused, StorageFailed
-from workers.admin.administration import applications
 from workers.audit.reading import record_files
 from workers.auth.applications import is_genuine
 from workers.book import rows
@@ -37,6 +36,7 @@ from workers.book.names import generated_name
 from workers.book.vault import Vault
 from workers.storage.database import opened_to_examine
 from workers.storage.disk_space import why_no_room
+from workers.storage.reading import applications
 from workers.storage.removal import REMOVED
 from workers.storage.validation import damages
 from workers.storage.walk import in_order
@@ -84,7 +84,7 @@ class Examination:
             for damage in damages(database, thorough=True):
                 yield f"{settings.path} is damaged: {damage}."
             yield from self._users(database, vault, progress)
-            yield from self._applications(vault)
+            yield from self._applications(database, vault)
 
     # --- What is in the database. ---
 
@@ -117,10 +117,10 @@ class Examination:
         if self._at_rest and self.users != counted:
             yield f"the database counts {counted} users, and {self.users} were found."
 
-    def _applications(self, vault: Vault) -> Iterator[str]:
+    def _applications(self, database: APSWDatabase, vault: Vault) -> Iterator[str]:
         """Look at the applications, and for users that belong to none."""
         key = vault.keyring.for_purpose("application")
-        found = applications()
+        found = applications(database.connection())
         removed = [row for row in found if row.may == REMOVED]
         self.applications = len(found) - len(removed)
         for row in removed:

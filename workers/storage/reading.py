@@ -7,6 +7,7 @@ when it has opened another database, and the reader follows.
 """
 
 import contextlib
+import functools
 import heapq
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ class BookReader:
     def applications(self) -> list[ApplicationRow]:
         """Return all applications, as they stand in the database."""
         with self._reading() as connection:
-            return [ApplicationRow(*row) for row in connection.execute(self._applications)]
+            return applications(connection)
 
     def sealing_key(self) -> int:
         """Return the number of the key to seal with."""
@@ -239,7 +240,6 @@ class BookReader:
         self._from_name = sql(names.order_by(User.username).limit(one))
         with_name = User.select(*USER, User.username.is_null(False))
         self._from_id = sql(with_name.where(User.id >= 0).order_by(User.id).limit(one))
-        self._applications = sql(Application.select(*APPLICATION).order_by(Application.id))
         self._sealing_key = sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
         self._by_id = sql(user.where(User.id == 0))
         self._by_request = sql(
@@ -264,6 +264,16 @@ class BookReader:
             .where(User.id >= 0)
             .order_by(User.id)
         )
+
+
+def applications(connection: apsw.Connection) -> list[ApplicationRow]:
+    """Return all applications in the order in which they were added, tombstones as well."""
+    return [ApplicationRow(*row) for row in connection.execute(_applications())]
+
+
+@functools.cache
+def _applications() -> str:
+    return sql(Application.select(*APPLICATION).order_by(Application.id))
 
 
 def _unavailable(error: Exception) -> Unavailable:
