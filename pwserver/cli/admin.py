@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from pwserver.cli import output, prompts
-from pwserver.cli.book import FLAT, Json, Yes
+from pwserver.cli.book import STORE_DEFAULTS, Json, Store, Yes
 from pwserver.config import StoreSettings
 from pwserver.errors import (
     AdministrationRefused,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from workers.admin.administration import Administration
     from workers.book.models import ApplicationRow
 
-_Settings = Annotated[StoreSettings, FLAT]
-_DEFAULTS = StoreSettings()
 _Name = Annotated[str, Parameter(help="The application's name.")]
 
 GRACE_S = 86_400.0
@@ -60,7 +58,7 @@ def add_application(
     may: str,
     common: bool = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Register an application and print its token, which is shown only now.
 
@@ -79,7 +77,7 @@ def add_application(
 
 
 @application.command(name="list")
-def list_applications(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def list_applications(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """List the applications: what each may do, and whether its token is good."""
     from workers.auth.applications import rights_of
 
@@ -110,7 +108,7 @@ def rotate_token(
     *,
     grace_s: float = GRACE_S,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Give an application a new token and print it; one that was revoked is active again.
 
@@ -129,7 +127,7 @@ def rotate_token(
 
 @application.command(name="revoke")
 def revoke_application(
-    name: _Name, /, *, as_json: Json = False, settings: _Settings = _DEFAULTS
+    name: _Name, /, *, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
     """Take an application's token away, from open connections too; its passwords stay."""
     with _administration(settings) as files:
@@ -140,7 +138,7 @@ def revoke_application(
 
 @application.command(name="set")
 def set_rights(
-    name: _Name, /, *, may: str, as_json: Json = False, settings: _Settings = _DEFAULTS
+    name: _Name, /, *, may: str, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
     """Change what an application may do, on open connections too; its token stays.
 
@@ -168,7 +166,7 @@ def remove_application(
     *,
     yes: Yes = False,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Remove an application and its own book: all users in it, with all their passwords.
 
@@ -210,7 +208,7 @@ def _print_token(name: str, token: Secret[str], what: str, as_json: bool) -> Non
 
 
 @key.command(name="list")
-def list_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def list_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """List the keys, and how many passwords are sealed with each."""
     from workers.admin import rotation
 
@@ -232,7 +230,7 @@ def list_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> Exit
 
 
 @key.command(name="add")
-def add_key(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def add_key(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Put a new key into the key file. Nothing is sealed with it before `key rotate`."""
     from workers.admin import rotation
 
@@ -248,7 +246,7 @@ def add_key(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCo
 
 
 @key.command(name="rotate")
-def rotate_keys(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def rotate_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Seal every password again with the newest key. May be stopped, and run again to go on."""
     from workers.admin import rotation
     from workers.storage.database import is_in_use
@@ -276,7 +274,7 @@ def retire_key(
     /,
     *,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Remove a key that nothing is sealed with any more."""
     from workers.admin import rotation
@@ -294,7 +292,7 @@ def retire_key(
 # --- The whole book. ---
 
 
-def check(*, as_json: Json = False, settings: _Settings = _DEFAULTS) -> ExitCode:
+def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Look at every page, open every password, see who may use the files; exit with 5 if need be.
 
     Where all is in order and the disk has no room for more, exit with 6.

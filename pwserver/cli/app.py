@@ -31,9 +31,9 @@ from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
 from pwserver.cli import admin, audit, book, output, service, surroundings
-from pwserver.cli.book import FLAT, Json
+from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
-from pwserver.config import ClientSettings, Settings, StoreSettings, environment_variable
+from pwserver.config import ClientSettings, Settings, environment_variable
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
 from pwserver.tokens import TOKEN
 
@@ -88,9 +88,7 @@ def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
     return supervisor.serve(settings)
 
 
-def setup(
-    *, as_json: Json = False, settings: Annotated[StoreSettings, FLAT] = StoreSettings()
-) -> ExitCode:
+def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Make the key file and the database without running the service, or check those there are.
 
     `serve` does the same at its start, so nobody needs this. Use it to have the key file before the
@@ -113,7 +111,7 @@ def stop(
     *,
     timeout_s: float = 30.0,
     as_json: Json = False,
-    settings: Annotated[StoreSettings, FLAT] = StoreSettings(),
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Stop the service that runs on the database, and wait for its end.
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from pwserver.cli import output
-from pwserver.cli.book import FLAT, Json
+from pwserver.cli.book import STORE_DEFAULTS, Json, Store
 from pwserver.config import StoreSettings
 from pwserver.errors import AuditRefused, ExitCode
 from workers.audit.actions import Action
@@ -20,8 +20,6 @@ from workers.audit.actions import Action
 # The modules of the service are loaded by the commands that need them: no client pays for them.
 # ruff: noqa: PLC0415
 
-_Settings = Annotated[StoreSettings, FLAT]
-_DEFAULTS = StoreSettings()
 _Files = Annotated[
     Path,
     Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
@@ -42,7 +40,7 @@ def show_audit(
     action: Action | None = None,
     since: datetime | None = None,
     as_json: Json = False,
-    settings: _Settings = _DEFAULTS,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """List what is in the record.
 
@@ -91,7 +89,7 @@ def show_audit(
 
 @audit.command(name="verify")
 def verify_audit(
-    *files: _Files, as_json: Json = False, settings: _Settings = _DEFAULTS
+    *files: _Files, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
     """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from msgspec.structs import asdict
 
 from pwserver.cli import output, prompts
 from pwserver.client.results import Saved, User
 from pwserver.client.sync import Client
-from pwserver.config import ClientSettings
+from pwserver.config import ClientSettings, StoreSettings
 from pwserver.errors import ConfigError, ExitCode, UnknownUser
 
 _TABLE_ROWS_MAX = 1000
@@ -28,6 +29,11 @@ Where = Annotated[ClientSettings, FLAT]
 """Where the service is, and who asks."""
 
 DEFAULTS = ClientSettings()
+
+Store = Annotated[StoreSettings, FLAT]
+"""Where the files of the service are."""
+
+STORE_DEFAULTS = StoreSettings()
 _Name = Annotated[str, Parameter(help="The username.")]
 Json = Annotated[
     bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
@@ -139,18 +145,7 @@ def list_(  # cyclopts calls it `list`
     most = limit if limit is not None or not in_table else _TABLE_ROWS_MAX
     with client(settings) as book:
         users = book.users(prefix=prefix, label=label)
-        output.records(
-            (
-                {
-                    "username": user.username,
-                    "labels": user.labels,
-                    "version": user.version,
-                    "time_saved": user.time_saved,
-                }
-                for user in itertools.islice(users, most)
-            ),
-            as_json=as_json,
-        )
+        output.records(map(asdict, itertools.islice(users, most)), as_json=as_json)
         if in_table and limit is None and next(users, None) is not None:
             print("There are more: narrow them down with --prefix, or ask for more with --limit.")
     return ExitCode.OK
@@ -160,10 +155,7 @@ def history(username: _Name, /, *, as_json: Json = False, settings: Where = DEFA
     """List the versions that are kept of a user's password, without the passwords."""
     with client(settings) as book:
         versions = book.password_history(username)
-    output.records(
-        ({"version": each.version, "time_saved": each.time_saved} for each in versions),
-        as_json=as_json,
-    )
+    output.records(map(asdict, versions), as_json=as_json)
     return ExitCode.OK
 
 
@@ -188,16 +180,9 @@ def show_(  # cyclopts calls it `show`
     """Show one user: labels, version, when it was saved and what is kept; no password."""
     with client(settings) as book:
         versions = book.password_history(username)
-        user = _user(book, username)
-    about = {
-        "username": user.username,
-        "labels": user.labels,
-        "version": user.version,
-        "time_saved": user.time_saved,
-    }
+        about = asdict(_user(book, username))
     if as_json or not output.on_terminal():
-        kept = [{"version": each.version, "time_saved": each.time_saved} for each in versions]
-        output.record(about | {"versions_kept": kept}, as_json=True)
+        output.record(about | {"versions_kept": [*map(asdict, versions)]}, as_json=True)
     else:
         numbers = [each.version for each in versions]
         output.record(about | {"versions_kept": numbers}, as_json=False)
