@@ -14,7 +14,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | everything is killed | SIGKILL to all under saves, restart | processes/test_processes_killed.py |
 | a process hangs | SIGSTOP, to a worker, to the writer, to all | processes/test_processes_hang.py |
 | a worker dies with a socket on its way | SIGSTOP, SIGKILL | processes/test_processes_hang.py |
-| power loss | every write and sync recorded, every state rebuilt | trials/powerloss.py |
+| power loss | every write and sync recorded, every state rebuilt | trials/powerloss/ |
 | a sync or a write fails | strace: EIO, ENOSPC and others | storage/test_disk_fails.py |
 | disk full | a disk of 2 MiB; RLIMIT_FSIZE | storage/test_disk_full.py |
 | disk full for the audit record | a disk of 64 KiB; /dev/full | storage/test_audit_unwritten.py |
@@ -30,11 +30,11 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | clients that never read | send and never receive | peers/test_slow_peers.py |
 | half-open peers | network namespaces, the cable pulled | peers/test_half_open.py |
 | hostile bytes | bombs, other protocols, noise | peers/test_hostile_bytes.py |
-| hostile bytes, endlessly | atheris on framing and commands | trials/fuzz.py |
+| hostile bytes, endlessly | atheris on framing and commands | trials/fuzz/ |
 | hostile names | escapes, line breaks, bidi marks | peers/test_hostile_names.py |
 | planted modules, closed streams, terminals | shells, mounts | processes/test_surroundings.py |
 | a canary password | said in every place; and saved under every fault above | test_canary.py |
-| a long run | mixed load with random faults | trials/torture.py |
+| a long run | mixed load with random faults | trials/torture/ |
 
 Faults come from outside: nothing in the service knows of them. Where one needs a right or a tool
 that is missing, its test says so and is skipped. Every service that `start` gives is a

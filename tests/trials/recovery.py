@@ -1,6 +1,6 @@
 """How soon the service answers again after a death, and ends where it must not go on.
 
-    python tests/trials/recovery.py
+    python -m tests.trials.recovery
 
 Starts a service with a million users in its book, and some clients that save. The writer and a
 worker are killed in turn, each long after its start, and timed is how long it takes until a client
@@ -20,15 +20,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started by its path
 
 from benchmarks.client.wire import BenchmarkFailed
 from benchmarks.fill import fill
@@ -37,7 +34,7 @@ from benchmarks.results.progress import failures_said, messages, progress
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet
 from pwserver import Client, PwserverError
-from tests.trials.torment.victim import Victim, age_s
+from tests.trials.torture.victim import Victim, age_s
 from workers.admin.administration import administration
 from workers.admin.setup import prepare
 

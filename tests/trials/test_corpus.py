@@ -1,6 +1,6 @@
 """What fuzzing has found worth keeping, and what is known to be hostile, done again.
 
-The checks are those of the fuzzers (`fuzzing`), without atheris.
+The checks are those of the fuzzers (`fuzz`), without atheris.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from msgspec import structs
 from pwserver.errors import Unavailable
 from pwserver.wire.framing import decode_whole
 from pwserver.wire.messages import REQUESTS
-from tests.trials.fuzzing import commands, corpus, framing
-from tests.trials.fuzzing.seeds import LIFE
-from tests.trials.fuzzing.words import VALUES
+from tests.trials.fuzz import commands, corpora, framing
+from tests.trials.fuzz.seeds import LIFE
+from tests.trials.fuzz.words import VALUES
 from workers.serving.commands import TABLE
 
 CORPUS_BYTES_MAX = 500_000
@@ -23,12 +23,12 @@ CORPUS_BYTES_MAX = 500_000
 
 def test_framing_keeps_its_promises() -> None:
     """Whatever bytes, in whatever packets: the same messages, and a sentence for all else."""
-    corpus.replay("framing", Path())
+    corpora.replay("framing", Path())
 
 
 def test_commands_keep_their_promises_and_each_is_reached(tmp_path: Path) -> None:
     """Every message is answered once, in order, no password is told, and the book stays whole."""
-    reached = corpus.replay("commands", tmp_path)
+    reached = corpora.replay("commands", tmp_path)
     assert set(commands.DONE.items()) <= reached
     assert len(commands.DONE) == len(TABLE)
 
@@ -40,7 +40,7 @@ def test_the_words_are_those_of_the_protocol() -> None:
 
 def test_the_corpus_is_small() -> None:
     """There is one for each fuzzer, and everybody who clones the repository has it."""
-    sizes = [[path.stat().st_size for path in corpus.inputs(each)] for each in corpus.TARGETS]
+    sizes = [[path.stat().st_size for path in corpora.inputs(each)] for each in corpora.TARGETS]
     assert all(sizes)
     assert sum(map(sum, sizes)) < CORPUS_BYTES_MAX
 
@@ -74,7 +74,7 @@ def test_a_service_that_breaks_a_promise_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, replacement: Callable[..., Any]
 ) -> None:
     """The check fails where a password is told, a reply is missing, or something is raised."""
-    with corpus.checking("commands", tmp_path) as check:
+    with corpora.checking("commands", tmp_path) as check:
         check(LIFE)
         monkeypatch.setattr(broken, replacement)
         with pytest.raises((AssertionError, ZeroDivisionError)):

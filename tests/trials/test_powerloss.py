@@ -9,10 +9,10 @@ from random import Random
 import pytest
 
 from benchmarks.client.wire import BenchmarkFailed
-from tests.trials import powerloss
-from tests.trials.power.calls import Unreadable, parsed
-from tests.trials.power.disk import Disk, Names
-from tests.trials.power.events import (
+from tests.trials.powerloss import __main__ as powerloss
+from tests.trials.powerloss.calls import Unreadable, parsed
+from tests.trials.powerloss.disk import Disk, Names
+from tests.trials.powerloss.events import (
     Arrival,
     Event,
     Link,
@@ -23,12 +23,12 @@ from tests.trials.power.events import (
     Unlink,
     Write,
 )
-from tests.trials.power.images import all_arrived, choose, fates, none_arrived
-from tests.trials.power.ledger import Keys, Ledger, User
-from tests.trials.power.opening import Audit, Found
-from tests.trials.power.promises import Kind, Promises
-from tests.trials.power.record import Reader, Record
-from tests.trials.power.trial import Tally
+from tests.trials.powerloss.images import all_arrived, choose, fates, none_arrived
+from tests.trials.powerloss.ledger import Keys, Ledger, User
+from tests.trials.powerloss.opening import Audit, Found
+from tests.trials.powerloss.promises import Kind, Promises
+from tests.trials.powerloss.record import Reader, Record
+from tests.trials.powerloss.trial import Tally
 
 IMAGES = 300
 """Of each small case: so many that chance leaves out none of what there can be."""

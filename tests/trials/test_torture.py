@@ -18,12 +18,12 @@ from rich.console import Console
 
 from pwserver import Client
 from tests.support.harness import Service
-from tests.trials.torment.faults import FAULTS, Torment
-from tests.trials.torment.inspection import Findings, inspect
-from tests.trials.torment.ledger import GENERATED, Ledger, Name, Numbers, password_of, save_of
-from tests.trials.torment.traces import secrets_found, written_in
-from tests.trials.torment.trial import Plan, Trial
-from tests.trials.torment.victim import Victim
+from tests.trials.torture.faults import FAULTS, Torment
+from tests.trials.torture.inspection import Findings, inspect
+from tests.trials.torture.ledger import GENERATED, Ledger, Name, Numbers, password_of, save_of
+from tests.trials.torture.traces import secrets_found, written_in
+from tests.trials.torture.trial import Plan, Trial
+from tests.trials.torture.victim import Victim
 
 CANARY = "canary-of-a-test"
 GUEST, NAMES = "guest-0", ("red-0-1", "red-0-2")

@@ -1,0 +1,269 @@
+"""Clients that mean no good, in a process of their own.
+
+    python -m tests.trials.abuse.abusers KIND HOST PORT NUMBER
+
+    guess      guesses tokens, and the passwords of a user, as fast as it is answered; the token of
+               the application that guesses passwords comes first on standard input
+    slow       begins a message and sends a byte of it every three seconds
+    silent     asks until nothing more is taken, and never reads a reply
+    greedy     asks as much as is answered, without end
+    half-open  asks something now and then; whoever started it takes its link down
+
+It prints a line when all its connections are open, keeps their number up when the service closes
+some, and ends at a second line of standard input, with a line of JSON that says what it came to.
+`__main__.py` runs it, and says what others notice.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from benchmarks.client.client_process import allow_many_files
+from benchmarks.client.wire import Address
+
+CONNECT_TIMEOUT_S = 30.0
+BYTE_EVERY_S = 3.0
+ASK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.2
+FULL_S = 0.5
+"""So long nothing more is to be taken before silent clients count as full."""
+
+TURN_S = 0.05
+"""How often it looks after its connections."""
+
+SLOW_MESSAGE = b'{"message": "save_password", "password": "' + b"x" * 60_000
+PING = b'{"message": "ping"}\n'
+PIPELINE = PING * 512
+RECEIVE_BUFFER_BYTES = 4096
+
+
+class Abuser:
+    """One connection; a new one where the service has closed it. `act` is done every turn."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self.acts = 0
+        self.closed = 0
+        self.connect()
+
+    def connect(self) -> None:
+        """Open the connection."""
+        self.socket = self._address.connect(CONNECT_TIMEOUT_S)
+        self.socket.setblocking(False)
+        self.next_act = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Do what comes first on a connection."""
+
+    def act(self) -> None:
+        """Do what it does next; raise OSError where the connection is gone."""
+
+    def turn(self, now: float) -> None:
+        """Act if it is time, and connect again where the service has had enough."""
+        if now < self.next_act:
+            return
+        try:
+            self.act()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.closed += 1
+            self.socket.close()
+            self.connect()
+
+    def look(self) -> None:
+        """See at the end whether the service has closed it."""
+        try:
+            while self.hears():
+                pass
+        except OSError:
+            self.closed += 1
+
+    def hears(self) -> bytes:
+        """Return what the service has said, nothing if nothing; raise where it has closed."""
+        try:
+            said = self.socket.recv(65536)
+        except BlockingIOError:
+            return b""
+        if not said:
+            raise ConnectionResetError
+        return said
+
+
+class Guesser(Abuser):
+    """Guesses a token, and hears that it is wrong."""
+
+    token = ""
+
+    def begin(self) -> None:
+        """Show the right token, where passwords are guessed, and guess for the first time."""
+        if self.token:
+            message = {"message": "authenticate", "token": self.token}
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        self._guess()
+
+    def act(self) -> None:
+        """Guess again once the answer is there."""
+        if b"\n" in self.hears():
+            self._guess()
+
+    def _guess(self) -> None:
+        self.acts += 1
+        guess = f"{self.acts:043}"
+        if self.token:
+            message = {"message": "verify_password", "username": "alice", "password": guess}
+        else:
+            message = {"message": "authenticate", "token": f"pwserver_{guess}"}
+        self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Slow(Abuser):
+    """Sends a byte of a long message every few seconds."""
+
+    def begin(self) -> None:
+        """Send what makes it a message."""
+        self.socket.sendall(SLOW_MESSAGE[:20])
+        self._at = 20
+        self.next_act = time.monotonic() + BYTE_EVERY_S
+
+    def act(self) -> None:
+        """Send one byte more."""
+        self.hears()
+        self.socket.sendall(SLOW_MESSAGE[self._at : self._at + 1])
+        self._at += 1
+        self.acts += 1
+        self.next_act = time.monotonic() + BYTE_EVERY_S
+
+
+class Silent(Abuser):
+    """Asks as much as the service takes, and reads nothing. Once it was cut off, it asks less."""
+
+    filling = True
+
+    def begin(self) -> None:
+        """Have little room for replies."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._asked = False
+
+    def act(self) -> None:
+        """Send until there is no room, or once, and see whether the service has closed it."""
+        if hung_up(self.socket):
+            raise ConnectionResetError
+        while self.filling or not self._asked:
+            self._asked = True
+            self.acts += 1
+            self.socket.send(PIPELINE)
+        self.next_act = time.monotonic() + LOOK_EVERY_S
+
+    def look(self) -> None:
+        """See at the end whether the service has closed it, without reading."""
+        self.closed += hung_up(self.socket)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Tell whether the other side has closed a connection, whatever there is to be read."""
+    closed = select.poll()
+    closed.register(connection, select.POLLRDHUP)
+    return bool(closed.poll(0))
+
+
+class Greedy(Abuser):
+    """Asks without end, and reads what it is answered."""
+
+    def act(self) -> None:
+        """Read what there is, and send what is taken."""
+        self.hears()
+        self.socket.send(PIPELINE)
+        self.acts += 1
+
+
+class HalfOpen(Abuser):
+    """Asks now and then, until nothing comes through any more."""
+
+    def act(self) -> None:
+        """Ask, and read what there is."""
+        self.next_act = time.monotonic() + ASK_EVERY_S
+        self.hears()
+        self.socket.sendall(PING)
+        self.acts += 1
+
+    def turn(self, now: float) -> None:
+        """Act if it is time; its connections are not replaced, because no packet comes through."""
+        with suppress(OSError):
+            super().turn(now)
+
+    def connect(self) -> None:
+        """Open the connection, once."""
+        if not self.closed:
+            super().connect()
+
+
+def guessers(address: Address, number: int, token: str) -> list[Abuser]:
+    """Return as many that guess tokens as passwords."""
+
+    class PasswordGuesser(Guesser):
+        pass
+
+    PasswordGuesser.token = token
+    half = number // 2
+    return [
+        *(Guesser(address) for _ in range(half)),
+        *(PasswordGuesser(address) for _ in range(half)),
+    ]
+
+
+MAKERS: dict[str, Callable[[Address], Abuser]] = {
+    "slow": Slow,
+    "silent": Silent,
+    "greedy": Greedy,
+    "half-open": HalfOpen,
+}
+
+
+def fill(abusers: Sequence[Abuser]) -> None:
+    """Have silent ones ask until nothing more is taken of any, or the first is cut off."""
+    full_since = time.monotonic()
+    while time.monotonic() < full_since + FULL_S and not any(each.closed for each in abusers):
+        before = sum(abuser.acts for abuser in abusers)
+        for abuser in abusers:
+            abuser.turn(time.monotonic())
+        if sum(abuser.acts for abuser in abusers) > before + len(abusers):  # a try counts
+            full_since = time.monotonic()
+    Silent.filling = False
+
+
+def main() -> None:
+    """Abuse a service until told to end."""
+    kind, host, port, number = sys.argv[1:]
+    allow_many_files()
+    address = Address(host, int(port))
+    token = sys.stdin.readline().strip()
+    if kind == "guess":
+        abusers = guessers(address, int(number), token)
+    else:
+        abusers = [MAKERS[kind](address) for _ in range(int(number))]
+    if kind == "silent":
+        fill(abusers)
+    print("ready", flush=True)
+    pause_s = 0.0 if kind == "greedy" else TURN_S
+    while not select.select([sys.stdin], [], [], pause_s)[0]:
+        now = time.monotonic()
+        for abuser in abusers:
+            abuser.turn(now)
+    for abuser in abusers:
+        abuser.look()
+    acts, closed = (
+        sum(values) for values in zip(*((a.acts, a.closed) for a in abusers), strict=True)
+    )
+    print(json.dumps({"acts": acts, "closed": closed}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

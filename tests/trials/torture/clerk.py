@@ -1,0 +1,109 @@
+"""The administrator of the tortured service: its applications, their tokens, and its keys.
+
+Tokens are changed here, in the way that the command does it; keys by the command itself, in a
+process that can be killed over it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import apsw
+from peewee import PeeweeException
+
+from benchmarks.client.wire import BenchmarkFailed
+from benchmarks.servers.servers import PROJECT, environment
+from pwserver.errors import PwserverError
+from pwserver.wire.messages import RIGHTS
+from tests.trials.torture.scene import Scene
+from tests.trials.torture.victim import Victim
+from workers.admin.administration import Administration, administration
+
+APPLICATIONS = {"red": False, "blue": False, "public": True}
+"""Applications, and whether each uses the common book."""
+
+REGISTER_TIMEOUT_S = 30.0
+PAUSE_S = 0.1
+COMMAND_TIMEOUT_S = 60.0
+
+
+class Clerk:
+    """What an administrator does to a service."""
+
+    def __init__(self, victim: Victim, scene: Scene) -> None:
+        self._victim = victim
+        self._scene = scene
+        self._rotation: subprocess.Popen[str] | None = None
+        self.refused = 0
+        """How often something could not be done, as may be where so much happens."""
+        self._reason = ""
+
+    def register(self) -> None:
+        """Give every application a token, whether the book knows it or not."""
+        deadline = time.monotonic() + REGISTER_TIMEOUT_S
+        for name in APPLICATIONS:
+            while not self.renew(name):
+                if time.monotonic() > deadline:
+                    raise BenchmarkFailed(f"no token can be had for {name}: {self._reason}")
+                time.sleep(PAUSE_S)
+
+    def renew(self, name: str, grace_s: float = 0.0) -> bool:
+        """Give an application a new token; return whether that could be done."""
+        try:
+            with administration(self._victim.store) as files:
+                self._scene.tokens[name] = _token(files, name, grace_s)
+        except (PwserverError, apsw.Error, PeeweeException) as error:
+            self.refused += 1
+            self._reason = str(error)
+            return False
+        return True
+
+    def begin_rotation(self) -> bool:
+        """Add a key and begin to seal everything with it; return whether there is a new one.
+
+        Goes on with a rotation that was killed before.
+        """
+        self.end_rotation()
+        added = self._command("key", "add")
+        added.communicate(timeout=COMMAND_TIMEOUT_S)
+        self._rotation = self._command("key", "rotate")
+        return added.returncode == 0
+
+    def end_rotation(self) -> bool:
+        """Kill a rotation that is at work; return whether there was one."""
+        if self._rotation is None:
+            return False
+        running = self._rotation.poll() is None
+        self._rotation.kill()
+        _, said = self._rotation.communicate()
+        if not running and self._rotation.returncode:
+            self.refused += 1
+        if "Traceback" in said:
+            self._scene.broken.append(f"key rotate failed: {said.strip().splitlines()[-1]}")
+        self._rotation = None
+        return running
+
+    def verify_record(self) -> str:
+        """Return what is wrong with the audit record, in words, if anything is."""
+        command = self._command("audit", "verify")
+        printed, said = command.communicate(timeout=COMMAND_TIMEOUT_S)
+        return f"{printed}{said}".strip() if command.returncode else ""
+
+    def _command(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pwserver", *words, *self._victim.files],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._victim.output,
+            env=environment(PROJECT),
+        )
+
+
+def _token(files: Administration, name: str, grace_s: float) -> str:
+    if any(row.name == name for row in files.applications()):
+        return files.rotate(name, grace_s).reveal()
+    return files.add(name, RIGHTS, common=APPLICATIONS[name]).reveal()

@@ -1,0 +1,174 @@
+"""Holds a book's file against the ledger of what was acknowledged, row by row, with the key.
+
+Reads with a connection of its own that changes nothing: beside the service, or while it is dead,
+when SQLite finds its way through the write-ahead log exactly as it would for the service. Nothing
+may be under way meanwhile, so that afterwards nothing in the ledger is open any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from pwserver.errors import DatabaseRefused
+from tests.trials.torture.ledger import Labels, Ledger, save_of
+from workers.book import rows
+from workers.book.history import unpack
+from workers.book.keyring import read_keyring
+from workers.book.models import UserRow, stored_user
+from workers.book.vault import Vault
+
+KINDS = ("lost", "half-written", "mismatch")
+"""What can be wrong: an acknowledged save is not there; a row that does not open, or a damaged
+file; something is there that was not saved so, or the number of users is another."""
+
+_COLUMNS = ", ".join(
+    f"CAST({name} AS BLOB)" if name in ("username", "labels") else name for name in UserRow._fields
+)
+"""What `stored_user` takes, in plain SQL: the models have no database here."""
+
+_SHOWN_MAX = 5
+_READ_WAIT_MS = 10_000
+
+
+@dataclass
+class Findings:
+    """What is wrong with a book: how often, and some of it in words; and how many users it has."""
+
+    users: int = 0
+    count: Counter[str] = field(default_factory=Counter)
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, text: str, times: int = 1) -> None:
+        """Note something that is wrong; `text` says no password."""
+        self.count[kind] += times
+        if len(self.texts) < _SHOWN_MAX:
+            self.texts.append(f"{kind}: {text}")
+
+
+def inspect(
+    database: Path, key_file: Path, ledger: Ledger, books: dict[str, str], *, whole: bool = False
+) -> Findings:
+    """Return what is wrong with a book, and settle the ledger.
+
+    `books` has the application in whose book the users without a name of each source are to be; a
+    guest's are in the common one. Only rows that are newer than those of the last look are opened,
+    and those with names; or all of them, where the `whole` is to be looked at.
+    """
+    findings = Findings()
+    if whole:
+        ledger.unsee()
+    if not database.exists() or not database.stat().st_size:
+        _settle(ledger, {}, findings)
+    else:
+        with _opened(database) as connection:
+            _Inspection(connection, key_file, ledger, findings).run(books)
+    least, most = ledger.sure, ledger.sure + ledger.open
+    if not least <= findings.users <= most:
+        findings.add("mismatch", f"there are {findings.users} users, and {least} are known")
+    return findings
+
+
+class _Inspection:
+    """One look at a book, in one transaction."""
+
+    def __init__(
+        self, connection: apsw.Connection, key_file: Path, ledger: Ledger, findings: Findings
+    ) -> None:
+        self._connection = connection
+        self._vault = Vault(read_keyring(key_file))
+        self._ledger = ledger
+        self._findings = findings
+
+    def run(self, books: dict[str, str]) -> None:
+        """Look at everything."""
+        for (problem,) in self._connection.execute("PRAGMA quick_check(3)"):
+            if problem != "ok":
+                self._findings.add("half-written", f"the file is damaged: {problem}")
+        if not self._one("SELECT count(*) FROM sqlite_schema WHERE name = 'user'"):
+            _settle(self._ledger, {}, self._findings)
+            return
+        self._findings.users = self._one("SELECT count(*) FROM user")
+        found = {"": 0, **dict(self._connection.execute("SELECT name, book FROM application"))}
+        numbers = {source: found.get(name, -1) for source, name in books.items()}
+        for user in self._users("username IS NULL AND id > ?", self._ledger.horizon):
+            self._plain(user, numbers)
+        named = {}
+        for user in self._users("username IS NOT NULL"):
+            named[user.username or ""] = self._named(user, found)
+        _settle(self._ledger, named, self._findings)
+
+    def _one(self, query: str) -> int:
+        number = self._connection.execute(query).get
+        assert isinstance(number, int)
+        return number
+
+    def _users(self, condition: str, *parameters: int) -> Iterator[UserRow]:
+        query = f"SELECT {_COLUMNS} FROM user WHERE {condition} ORDER BY id"
+        yield from map(stored_user, self._connection.execute(query, parameters))
+
+    def _plain(self, user: UserRow, books: dict[str, int]) -> None:
+        """Look at a user without a name."""
+        self._ledger.horizon = user.id
+        try:
+            save = save_of(rows.open_newest(self._vault, user))
+        except DatabaseRefused as error:
+            self._findings.add("half-written", str(error))
+            return
+        source, number = save or ("", -1)
+        if source not in self._ledger.numbers or user.book != books[source]:
+            self._findings.add("mismatch", f"user {user.id} is nobody's, or in another's book")
+        elif problem := self._ledger.numbers[source].found(number):
+            self._findings.add("mismatch", f"save {number} of {source} {problem}")
+
+    def _named(self, user: UserRow, books: dict[str, int]) -> tuple[dict[int, str], Labels] | None:
+        """Return what a user with a name has; None where it does not open."""
+        name = user.username or ""
+        known = self._ledger.names.get(name)
+        if known is None or books.get(known.owner) != user.book:
+            self._findings.add("mismatch", f"{name} was not to be there, or not in this book")
+        versions = [*(each.version for each in unpack(user.older)), user.version]
+        try:
+            opened = {each: rows.open_version(self._vault, user, each) for each in versions}
+        except DatabaseRefused as error:
+            self._findings.add("half-written", str(error))
+            return None
+        found = {version: each[0] for version, each in opened.items() if each is not None}
+        return found, tuple(json.loads(user.labels or "[]"))
+
+
+def _settle(
+    ledger: Ledger, named: dict[str, tuple[dict[int, str], Labels] | None], findings: Findings
+) -> None:
+    """Compare what was found with the ledger, which from then on knows that."""
+    for source, numbers in ledger.numbers.items():
+        if lost := numbers.settle():
+            findings.add("lost", f"{lost} acknowledged saves of {source} are not there", lost)
+    for name, known in list(ledger.names.items()):
+        found, labels = named.get(name) or (None, ())
+        if name not in named or found is not None:  # else it does not open, which was said
+            problem = known.problem(found, labels)
+            if problem:
+                findings.add(problem[0], f"{name} {problem[1]}")
+        if found is None:
+            del ledger.names[name]
+        else:
+            ledger.names[name] = known.settled(found, labels)
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[apsw.Connection]:
+    """Open a book to read, leaving its log as it is, for one transaction."""
+    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+    with closing(connection):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.set_busy_timeout(_READ_WAIT_MS)
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("BEGIN")
+        yield connection

@@ -1,0 +1,232 @@
+"""The course of a run: the service under load, one fault after another, and the looks at its book.
+
+After every restart of the whole service, and at the end, the load is held, so that nothing is under
+way, and the book is held against the ledger: before the service is started again, by its file, and
+then by what the service itself says. Everything that a fault does is in `faults`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from pwserver import Client, PwserverError
+from tests.trials.torture.applications import Application
+from tests.trials.torture.clerk import APPLICATIONS, Clerk
+from tests.trials.torture.gauges import Sample
+from tests.trials.torture.inspection import inspect
+from tests.trials.torture.ledger import Ledger, password_of
+from tests.trials.torture.load import Guest, Source
+from tests.trials.torture.scene import Scene
+from tests.trials.torture.tally import Tally
+from tests.trials.torture.traces import secrets_found, written_in
+from tests.trials.torture.victim import Victim, until
+
+READY_S = 3.0
+"""Within which the service is to be ready after everything was killed."""
+
+ORPHANS_S = 2.0
+"""Within which nothing of a killed listener's children is left."""
+
+JOIN_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 30.0
+PROBE_PAUSE_S = 0.005
+SAMPLE_EVERY_S = 1.0
+GUESTS = 3
+INSTANCES = 2
+PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is to be.
+
+    every_s     between faults, about
+    within_s    how soon the service is to answer again
+    hang_s      the service's own setting: after how long a silent child is replaced
+    """
+
+    seed: int
+    seconds: float
+    every_s: float
+    within_s: float
+    saves_per_s: float
+    hang_s: float
+
+
+class Trial:
+    """A run on one service."""
+
+    def __init__(self, plan: Plan, victim: Victim, console: Console) -> None:
+        self.plan = plan
+        self.victim = victim
+        self.random = random.Random(plan.seed)
+        canary = "canary-" + "".join(self.random.choices("bcdfghjkmnpqrstvwxz", k=16))
+        self.scene = Scene(victim.port, canary)
+        self.clerk = Clerk(victim, self.scene)
+        self.backed_up: Ledger | None = None
+        self._sources = self._make_sources()
+        self._books = {source.name: _application(source) for source in self._sources} | {PROBE: ""}
+        self.tally = Tally(self._sources, console)
+        self._sampled_s = 0.0
+
+    def _make_sources(self) -> list[Source]:
+        number = GUESTS + INSTANCES * len(APPLICATIONS)
+        share, seed = self.plan.saves_per_s / number, self.plan.seed
+        guests = [Guest(f"guest-{n}", self.scene, share, seed) for n in range(GUESTS)]
+        return [
+            *guests,
+            *(
+                Application(name, n, self.scene, share, seed)
+                for name in APPLICATIONS
+                for n in range(INSTANCES)
+            ),
+        ]
+
+    # --- The course. ---
+
+    def run(self, next_fault: Callable[[Trial], None]) -> None:
+        """Start, let faults happen until the time is over, and look at everything."""
+        self.victim.start()
+        self.clerk.register()
+        for source in self._sources:
+            source.start()
+        try:
+            while self.tally.seconds < self.plan.seconds:
+                # Of its own for each fault: how the one before it went must not change the order.
+                self.random = random.Random(f"{self.plan.seed} {self.tally.faults.total()}")
+                time.sleep(self.random.uniform(0.5, 1.5) * self.plan.every_s)
+                self._sample()
+                next_fault(self)
+                self.heed()
+            self._end()
+            self.tally.say(f"the administrator was refused {self.clerk.refused} times")
+        finally:
+            self.clerk.end_rotation()
+            self.scene.finish()
+            for source in self._sources:
+                source.join(JOIN_TIMEOUT_S)
+
+    def heed(self) -> None:
+        """Note what the load found, and whether the service has ended by itself."""
+        while self.scene.broken:
+            self.tally.breach(self.scene.broken.pop(0))
+        if (code := self.victim.ended) is not None:
+            self.tally.breach(f"the service ended with {code}: {self.victim.last_words()}")
+            self.victim.kill_everything()
+            self.renew("its end")
+
+    def _sample(self) -> None:
+        if time.monotonic() > self._sampled_s + SAMPLE_EVERY_S:
+            self._sampled_s = time.monotonic()
+            self.tally.samples.append(Sample.of(self.victim))
+
+    def _end(self) -> None:
+        """Look at the book and at all files, after a last kill and after a clean stop."""
+        self.scene.hold()
+        self.clerk.end_rotation()
+        self._compare_total()
+        self.victim.kill_everything()
+        self.look()
+        self._look_for_secrets()
+        self.victim.start()
+        code = self.victim.stop()
+        if code:
+            self.tally.breach(f"a clean stop ended with {code}: {self.victim.last_words()}")
+        self.look(whole=True)
+        self._look_for_secrets()
+        if problem := self.clerk.verify_record():
+            self.tally.breach(f"the audit record: {problem}")
+        if "Traceback" in self.victim.stderr.read_text(errors="replace"):
+            self.tally.breach("the service logged a traceback")
+
+    # --- Looking at the book. ---
+
+    def renew(self, after: str) -> float:
+        """Look at the book of a service that is dead, and start it; return how long that took."""
+        self.scene.hold()
+        self.clerk.end_rotation()
+        self.look()
+        return self.start_again(after)
+
+    def start_again(self, after: str) -> float:
+        """Start the service, which must have what its file has, and let the load go on."""
+        seconds = self.victim.start()
+        self.tally.recovered(f"{after}, from the start", seconds)
+        if seconds > max(READY_S, self.plan.within_s):
+            self.tally.breach(f"after {after} it was ready in {seconds:.2f} s only")
+        self._compare_total()
+        self.scene.release()
+        return seconds
+
+    def look(self, *, whole: bool = False) -> None:
+        """Hold the book's file against the ledger."""
+        store = self.victim.store
+        ledger = self.scene.ledger
+        findings = inspect(store.path, store.key_path, ledger, self._books, whole=whole)
+        self.tally.looked(findings)
+
+    def _compare_total(self) -> None:
+        """See that the service has as many users as are known; to be done while nothing changes."""
+        with Client(self.url) as client:
+            users = client.number_of_users()
+        least = self.scene.ledger.sure
+        if not least <= users <= least + self.scene.ledger.open:
+            self.tally.found["mismatch"] += 1
+            self.tally.breach(f"the service counts {users} users, and {least} are known")
+
+    def _look_for_secrets(self) -> None:
+        files = written_in(self.victim.folder, self.victim.output)
+        key_file = self.victim.store.key_path
+        for text in secrets_found(files, self.scene.canary, key_file):
+            self.tally.breach(f"{text}, in the clear")
+        for core in [file.name for file in files if file.name.startswith("core")]:
+            self.tally.breach(f"there is a core file, {core}")
+
+    # --- Recovery. ---
+
+    @property
+    def url(self) -> str:
+        """Where guests find the service."""
+        return f"pwserver://127.0.0.1:{self.victim.port}"
+
+    def recover(self, after: str, since_s: float, allowed_s: float = 0.0) -> float:
+        """Wait until a save is acknowledged to who comes now; return the seconds since a fault."""
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        while not self._probe():
+            if time.monotonic() > deadline or self.victim.ended is not None:
+                self.tally.breach(f"after {after} nothing was saved again")
+                return time.monotonic() - since_s
+            time.sleep(PROBE_PAUSE_S)
+        seconds = time.monotonic() - since_s
+        self.tally.recovered(after, seconds)
+        if seconds > (allowed_s or self.plan.within_s):
+            self.tally.breach(f"after {after} the next save took {seconds:.2f} s")
+        return seconds
+
+    def _probe(self) -> bool:
+        with self.scene.exchange(lambda ledger: ledger) as ledger:
+            numbers = ledger.source(PROBE)
+            number = numbers.begin(1)[0]
+            try:
+                with Client(self.url, attempts_max=1) as client:
+                    client.save_password(password_of(self.scene.canary, PROBE, number))
+            except PwserverError:
+                return False
+            numbers.saved(number)
+            return True
+
+    def gone(self) -> None:
+        """See that nothing is left of a service whose listener was killed."""
+        if not until(lambda: not self.victim.group(), ORPHANS_S):
+            self.tally.breach("children of a killed listener live on")
+            self.victim.signal_all(signal.SIGKILL)
+
+
+def _application(source: Source) -> str:
+    return source.application if isinstance(source, Application) else ""
