@@ -70,17 +70,21 @@ def nothing_outlives_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def service_class() -> type[Service]:
+    """Return what `start` starts."""
+    return Service
+
+
+@pytest.fixture
+def start(tmp_path: Path, service_class: type[Service]) -> Iterator[Start]:
     """Return a function that starts a service with some flags, once or several times in a test.
 
-    Whatever a test does: at its end nothing of the service is alive, and nothing it logged is a
-    traceback.
+    Whatever a test does, at its end the service has ended as `Service.end` says.
     """
     with contextlib.ExitStack() as ends:
 
         def starter(*flags: str, port: int = 0, **popen: Any) -> Service:
-            service = Service(tmp_path, *flags, port=port, **popen)
-            ends.callback(service.end)
+            service = ends.enter_context(service_class(tmp_path, *flags, port=port, **popen))
             return service.wait_until_listening()
 
         yield starter
@@ -109,12 +113,9 @@ def owner(service: Service) -> Iterator[Peer]:
 @pytest.fixture(scope="module")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return one service for all tests of a file that leave nothing behind in it."""
-    service = Service(tmp_path_factory.mktemp("shared"))
-    try:
+    with Service(tmp_path_factory.mktemp("shared")) as service:
         yield service.wait_until_listening()
         assert service.stop() == 0
-    finally:
-        service.end()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What tests of faults share: services that are searched for the canary, and small disks."""
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,19 +14,9 @@ Start = Callable[..., WatchedService]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Return a function that starts a service with some flags, once or several times in a test.
-
-    Whatever a test does: see `WatchedService.end`.
-    """
-    with contextlib.ExitStack() as ends:
-
-        def starter(*flags: str, port: int = 0, **popen: object) -> WatchedService:
-            service = WatchedService(tmp_path, *flags, port=port, **popen)
-            ends.callback(service.end)
-            return service.wait_until_listening()
-
-        yield starter
+def service_class() -> type[WatchedService]:
+    """Return what `start` starts."""
+    return WatchedService
 
 
 @pytest.fixture

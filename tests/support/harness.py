@@ -165,7 +165,10 @@ class Peer:
 
 
 class Service:
-    """A running `pwserver serve`, in a session of its own, by which its processes are known."""
+    """A running `pwserver serve`, in a session of its own, by which its processes are known.
+
+    To be used in a `with`, behind which it has ended: see `end`.
+    """
 
     def __init__(
         self,
@@ -187,6 +190,12 @@ class Service:
         self.banner = ""  # the first line it prints
         self._token = ""
         self._registering = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def wait_until_listening(self) -> Self:
         """Read the first line of standard output and take the port from it."""

@@ -79,12 +79,9 @@ def acknowledged(service: Service) -> Ledger:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """Return a book to be copied."""
     folder = tmp_path_factory.mktemp("original")
-    service = Service(folder)
-    try:
+    with Service(folder) as service:
         ledger = acknowledged(service.wait_until_listening())
         assert service.stop() == 0
-    finally:
-        service.end()
     return Kept(folder, ledger)
 
 

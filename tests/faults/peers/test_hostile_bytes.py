@@ -19,16 +19,13 @@ SAVE = {"message": "save_password", "password": "hunter2"}
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedService]:
     """Return one service that all of this is sent to; at the end each process is the first one."""
-    service = WatchedService(tmp_path_factory.mktemp("hardened"))
-    try:
+    with WatchedService(tmp_path_factory.mktemp("hardened")) as service:
         children = service.wait_until_listening().all_children()
         with service.peer() as peer:
             peer.save()
         yield service
         assert service.children() == children, "nobody died"
         assert "ERROR" not in service.stderr, service.stderr
-    finally:
-        service.end()
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,10 @@ def saves() -> list[Request]:
 
 def make_book(folder: Path) -> str:
     """Have a service make a book, and stop; return the token of who may read it."""
-    service = Service(folder)
-    try:
+    with Service(folder) as service:
         with service.wait_until_listening().owner() as peer:
             assert {reply["message"] for reply in ask_all(peer, saves())} == {"Password saved!"}
         assert service.stop() == 0
-    finally:
-        service.end()
     return service.token
 
 

@@ -367,13 +367,10 @@ ALTERATIONS: dict[str, Alter] = {
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service for applications that are altered, beside one in book 1 that is not."""
-    service = Service(tmp_path_factory.mktemp("victim"))
-    try:
+    with Service(tmp_path_factory.mktemp("victim")) as service:
         service.wait_until_listening().add_application("untouched")
         yield service
         assert service.stop() == 0
-    finally:
-        service.end()
 
 
 @pytest.mark.parametrize("what", ALTERATIONS)

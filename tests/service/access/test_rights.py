@@ -154,12 +154,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """Return the service of this file."""
     authority = Authority(tmp_path_factory.mktemp("certificates"))
     flags = tls_flags(authority.issue("localhost"))
-    service = Service(tmp_path_factory.mktemp("rights"), "--host", "0.0.0.0", *flags)
-    try:
+    with Service(tmp_path_factory.mktemp("rights"), "--host", "0.0.0.0", *flags) as service:
         yield House(service.wait_until_listening(), trusting(authority))
         assert service.stop() == 0
-    finally:
-        service.end()
 
 
 @pytest.fixture

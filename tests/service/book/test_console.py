@@ -252,9 +252,7 @@ def test_a_closed_console_stops_nobody(service: Service) -> None:
 def test_requests_during_a_listing_share_the_next(tmp_path: Path) -> None:
     """A thousand counts at once make a few listings, not a thousand, and the last is whole."""
     output = tmp_path / "stdout"
-    with open(output, "wb") as file:
-        service = Service(tmp_path, stdout=file)
-    try:
+    with open(output, "wb") as file, Service(tmp_path, stdout=file) as service:
         eventually(lambda: output.read_text().endswith("\n"), "the service listens")
         found = re.search(r"listening on \S+:(\d+)", output.read_text())
         assert found
@@ -271,8 +269,6 @@ def test_requests_during_a_listing_share_the_next(tmp_path: Path) -> None:
             peer.count()
             eventually(lambda: newest in output.read_text(), "the last request was listed")
         assert service.stop() == 0
-    finally:
-        service.end()
     listings = output.read_text().splitlines()[1:]
     assert all(LINE.match(text) for text in listings)
     assert 2000 <= len(listings) < 200 * 2000

@@ -41,8 +41,7 @@ def book(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Service, dict[str, list[str]]]]:
     """Yield a service with a book, and what is in it: the labels of each name."""
-    service = Service(tmp_path_factory.mktemp("listing"))
-    try:
+    with Service(tmp_path_factory.mktemp("listing")) as service:
         service.wait_until_listening()
         with service.owner() as peer:
             expected: dict[str, list[str]] = {}
@@ -60,8 +59,6 @@ def book(
         assert len(expected) == 3 * len(CHOSEN)
         yield service, expected
         assert service.stop() == 0
-    finally:
-        service.end()
 
 
 Book = tuple[Service, dict[str, list[str]]]

@@ -142,15 +142,14 @@ def test_setup_makes_key_and_database_once(shell: Shell) -> None:
 
 def test_serve_takes_its_flags_as_documented(tmp_path: Path) -> None:
     """`pwserver serve --host H --port P --database FILE --workers N` works as written."""
-    service = Service(tmp_path, "--host", "localhost", "--database", "book.db", "--workers", "3")
-    try:
+    with Service(
+        tmp_path, "--host", "localhost", "--database", "book.db", "--workers", "3"
+    ) as service:
         service.wait_until_listening()
         eventually(lambda: "worker 3" in service.children(), "three workers run")
         assert (tmp_path / "book.db").exists()
         assert (tmp_path / "book.key").exists()
         assert service.stop() == 0
-    finally:
-        service.end()
 
 
 def test_help_names_every_command(shell: Shell) -> None:

@@ -25,8 +25,7 @@ PAGE_BYTES = 4096
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which a service has made a book, most of it an application's."""
     folder = tmp_path_factory.mktemp("made")
-    service = Service(folder)
-    try:
+    with Service(folder) as service:
         service.wait_until_listening()
         token = service.add_application("shop")
         with Client(f"pwserver://{token}@127.0.0.1:{service.port}") as shop:
@@ -36,8 +35,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with service.peer() as guest:
             guest.save()
         assert service.stop() == 0
-    finally:
-        service.end()
     (folder / "stderr").unlink()
     return folder
 

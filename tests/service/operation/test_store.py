@@ -41,14 +41,11 @@ def assert_refused(result: subprocess.CompletedProcess[str], reason: str) -> Non
 @pytest.fixture(scope="module")
 def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which a service has made a book of three users, and has stopped."""
-    service = Service(tmp_path_factory.mktemp("made"))
-    try:
+    with Service(tmp_path_factory.mktemp("made")) as service:
         with service.wait_until_listening().peer() as peer:
             for _ in range(3):
                 peer.save()
         assert service.stop() == 0
-    finally:
-        service.end()
     return service.folder
 
 

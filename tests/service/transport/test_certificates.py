@@ -127,11 +127,8 @@ def test_without_tls_sighup_does_nothing(start: Start) -> None:
 
 def refused(folder: Path, *flags: str) -> str:
     """Return what a service says that refuses its settings, and leaves nothing behind."""
-    service = Service(folder, *flags)
-    try:
+    with Service(folder, *flags) as service:
         assert service.ended() == 2
-    finally:
-        service.end()
     assert not list(folder.glob("user_data*"))
     return service.stderr
 

@@ -34,11 +34,8 @@ def path(tmp_path: Path) -> Path:
 
 def refused(folder: Path, *flags: str, code: int = 4) -> str:
     """Return what a service says that cannot listen, and leaves no database behind."""
-    service = Service(folder, *flags)
-    try:
+    with Service(folder, *flags) as service:
         assert service.ended() == code
-    finally:
-        service.end()
     assert not (folder / "user_data.db").exists()
     return service.stderr
 
@@ -171,11 +168,8 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
 def test_a_refused_start_leaves_no_file(tmp_path: Path, path: Path) -> None:
     """Where the store is refused after the socket was opened, its file is gone again."""
     (tmp_path / "user_data.key").write_text("no key")
-    service = Service(tmp_path, "--unix", str(path))
-    try:
+    with Service(tmp_path, "--unix", str(path)) as service:
         assert service.ended() == 5
-    finally:
-        service.end()
     assert not path.exists()
 
 
