@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, settings
 from pwserver.client import retry
 from pwserver.client.access import BaseClient
 from tests.support import needs
-from tests.support.certificates import Authority, Issued
-from tests.support.fake_service import server_tls
 from tests.support.harness import PATIENCE_S, Peer, Service
-from tests.support.launching import keeper
+from tests.support.processes import keeper
+from tests.support.tls import Authority, Issued, server_tls
 
 os.umask(0o022)  # a file that a group may write to is refused, and tests make many
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support import needs
 from tests.support.harness import PATIENCE_S, Peer
-from tests.support.launching import launched
+from tests.support.processes import launched
 
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2

@@ -35,7 +35,7 @@ from tests.support.books_wire import (
     versions_of,
 )
 from tests.support.harness import Service, eventually
-from tests.support.launching import launched
+from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell, write_token
 
 UNAVAILABLE = "Unavailable!"

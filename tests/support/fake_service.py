@@ -14,8 +14,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from tests.support.certificates import Authority, Issued
-
 Message = dict[str, Any]
 Behaviour = Callable[["Conversation"], None]
 
@@ -134,17 +132,6 @@ class FakeService:
     def _note_the_end(self) -> None:
         with self._lock:
             self.open -= 1
-
-
-def server_tls(issued: Issued, clients: Authority | None = None) -> ssl.SSLContext:
-    """Return the TLS of a service with a certificate, which wants one from clients as well."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.cert, issued.key)
-    context.num_tickets = 0
-    if clients is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(clients.path)
-    return context
 
 
 def authenticate(behave: Behaviour, reply: Message | bytes = AUTHENTICATED) -> Behaviour:

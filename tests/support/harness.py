@@ -22,7 +22,7 @@ from pwserver.config import StoreSettings
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 from tests.support import needs
-from tests.support.launching import end_session, is_alive, keeper, launch, session
+from tests.support.processes import end_session, is_alive, keeper, launch, session
 from workers.admin.administration import Administration, administration
 
 READY = re.compile(

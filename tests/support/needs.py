@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.support.launching import is_shown
+from tests.support.processes import is_shown
 
 _running: list[pytest.Item] = []
 

@@ -1,11 +1,156 @@
-"""Processes of tests that share numbers, by multiprocessing's own means."""
+"""How tests start processes: each in a session of its own, and none of them outlives the tests.
 
+`launch` starts a program and tells the keeper, a small process that reads a pipe from the tests'
+process. When that pipe ends, however the tests ended (a failure, Ctrl-C, a timeout, SIGKILL), the
+keeper kills every session that is left. Knows nothing of what is started. `CONTEXT` is for
+processes of multiprocessing's, which share numbers with a test.
+"""
+
+import contextlib
+import functools
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import reduction
+from pathlib import Path
 from typing import Any
 
 from pwserver.shared_memory import Code, SharedArray
+
+_KEEPER = """
+import os, signal, sys
+left = set()
+for line in sys.stdin:
+    (left.add if line[0] == "+" else left.discard)(int(line[1:]))
+for leader in left:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+class Keeper:
+    """What this process has started and not yet seen the end of."""
+
+    def __init__(self) -> None:
+        self.left: set[int] = set()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _KEEPER],
+            stdin=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )
+
+    def keep(self, leader: int) -> None:
+        """Kill the processes of this session when the tests end, unless they end before."""
+        self.left.add(leader)
+        self._tell(f"+{leader}\n")
+
+    def forget(self, leader: int) -> None:
+        """Note that the processes of this session have ended: its number may be given again."""
+        self.left.discard(leader)
+        self._tell(f"-{leader}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+
+    def end(self) -> None:
+        """Have everything killed that is left."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@functools.cache
+def keeper() -> Keeper:
+    """Return the keeper of this process, made when it is first needed."""
+    return Keeper()
+
+
+def launch(command: Sequence[str], **popen: Any) -> "subprocess.Popen[Any]":
+    """Start a program in a session of its own, which `end_session` or the tests' end will end."""
+    process = subprocess.Popen(command, **{**popen, "start_new_session": True})
+    keeper().keep(process.pid)
+    return process
+
+
+@contextlib.contextmanager
+def launched(command: Sequence[str], **popen: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Start a program for the time of a test, which waits for its end; whatever is left is killed.
+
+    Its pipes are closed, too.
+    """
+    process = launch(command, **popen)
+    try:
+        yield process
+        process.wait()
+    finally:
+        end_session(process)
+        with process:
+            pass
+
+
+def end_session(process: "subprocess.Popen[Any]") -> list[int]:
+    """Kill what is left of a program and of all it started; return the ids of those processes."""
+    leader = process.pid
+    left = session(leader)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):  # those that /proc does not show
+        os.killpg(leader, signal.SIGKILL)
+    process.wait()
+    keeper().forget(leader)
+    return left
+
+
+def session(leader: int) -> list[int]:
+    """Return the processes of a session that are alive, orphans among them, as far as is seen."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(of_session) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def is_shown(pid: int) -> bool:
+    """Tell whether /proc shows a process, which it does not where it is hidden from this user."""
+    try:
+        own = os.readlink("/proc/self") == str(os.getpid())  # otherwise it shows another namespace
+    except OSError:
+        return False
+    return own and os.path.exists(f"/proc/{pid}/stat")
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process exists and is not merely waiting to be reaped."""
+    if not is_shown(os.getpid()):
+        return _exists(pid)
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return _exists(pid) and not is_shown(pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+# --- Processes that share numbers. ---
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

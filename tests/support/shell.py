@@ -11,7 +11,7 @@ from typing import Any
 
 from pwserver import Client
 from tests.support.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service
-from tests.support.launching import end_session, launch
+from tests.support.processes import end_session, launch
 
 ENVIRONMENT = {
     **{

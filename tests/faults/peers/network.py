@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tests.support import needs
 from tests.support.harness import Peer, eventually
-from tests.support.launching import launched
+from tests.support.processes import launched
 
 SERVICE_ADDRESS, CLIENT_ADDRESS = "192.0.2.1", "192.0.2.2"
 _CLONE_NEWNET = 0x40000000

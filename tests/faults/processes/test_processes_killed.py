@@ -14,7 +14,7 @@ from tests.faults.inject import is_silent, open_files
 from tests.faults.tally import saving, users_in
 from tests.support.books_wire import worker_of
 from tests.support.harness import Peer, Service, eventually, steady
-from tests.support.launching import is_alive
+from tests.support.processes import is_alive
 
 
 @pytest.mark.root

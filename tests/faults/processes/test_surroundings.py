@@ -20,7 +20,7 @@ from tests.support.harness import (
     eventually,
     named_children,
 )
-from tests.support.launching import end_session, launch, launched
+from tests.support.processes import end_session, launch, launched
 
 SAVED = "Password saved!"
 PLANTED = "import os\nos.makedirs('run-by-the-service', exist_ok=True)\nraise SystemExit(9)\n"

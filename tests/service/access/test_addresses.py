@@ -26,9 +26,8 @@ from tests.support.books_wire import (
     save,
     saved,
 )
-from tests.support.certificates import Authority
 from tests.support.harness import SAVED, Peer, Service, own_address
-from tests.support.tls_peers import tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 
 GUESTS = {"save_password", "number_of_users", "generate_password", "check_password", "ping"}
 

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Start
 from tests.support.books_wire import DENIED
 from tests.support.harness import PATIENCE_S, Service, eventually
-from tests.support.launching import launched
+from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell
 
 

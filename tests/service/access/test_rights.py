@@ -33,9 +33,8 @@ from tests.support.books_wire import (
     saved,
     verify,
 )
-from tests.support.certificates import Authority
 from tests.support.harness import Peer, Service, eventually, own_address
-from tests.support.tls_peers import tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 from workers.serving import commands
 
 GENERATE: Request = {"message": "generate_password"}

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.book_company import COMMON, OWN, WORKERS, Premises, Seat, premises
+from tests.service.book.company import COMMON, OWN, WORKERS, Premises, Seat, premises
 from tests.support.book_model import KEPT, Model, composed, refused
 from tests.support.books_wire import (
     COUNT,

@@ -15,7 +15,7 @@ from cyclopts import App
 from pwserver import __version__
 from pwserver.cli import app
 from tests.support.harness import PATIENCE_S, Service, eventually
-from tests.support.launching import launched
+from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell, guest_shell_at
 
 COMMANDS = [name for name in app.app if not name.startswith("-")]

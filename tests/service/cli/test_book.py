@@ -12,7 +12,7 @@ import pytest
 from pwserver import Client, UnknownUser
 from tests.support.fake_service import Behaviour, FakeService, answer, hang_up, silence
 from tests.support.harness import Service
-from tests.support.launching import launched
+from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell, client_of, guest_shell_at, shell_at, url_of
 
 UNKNOWN_USER = (1, "", "pwserver: Unknown user! There is no user 'nobody'.\n")

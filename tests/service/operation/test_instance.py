@@ -13,7 +13,7 @@ from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut
 from pwserver.server.instance import Instance, lock_path, stop
 from tests.conftest import Start
 from tests.support.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service, eventually
-from tests.support.launching import is_alive
+from tests.support.processes import is_alive
 from tests.support.shell import Shell
 
 SERVE = [sys.executable, "-m", "pwserver", "serve", "--port", "0"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.support.harness import Peer, Service, eventually, process_title
-from tests.support.launching import is_alive
+from tests.support.processes import is_alive
 
 PROCESSES = {"fork server", "writer", "worker 1", "worker 2", "checker", "console"}
 SAVE = {"message": "save_password", "password": "abc123"}

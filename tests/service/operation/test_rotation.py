@@ -25,7 +25,7 @@ from tests.support.books_wire import (
     versions_of,
 )
 from tests.support.harness import Peer, Service, eventually, load
-from tests.support.launching import launched
+from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Ran, Shell
 
 USERS = 1000

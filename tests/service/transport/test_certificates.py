@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.conftest import Start
-from tests.support.certificates import Authority, Issued
+from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import Service, eventually
-from tests.support.tls_peers import ALIVE, PING, serial_of, tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, Issued, serial_of, tls_flags, tls_peer, trusting
 
 RENEWED = "SIGHUP: new connections get the certificate that is in the file now"
 

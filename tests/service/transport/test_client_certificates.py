@@ -5,10 +5,9 @@ import json
 import pytest
 
 from tests.conftest import Start
-from tests.support.books_wire import DENIED
-from tests.support.certificates import Authority
+from tests.support.books_wire import ALIVE, DENIED, PING
 from tests.support.harness import Peer, Service, eventually
-from tests.support.tls_peers import ALIVE, PING, tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 
 SAVE = {"message": "save_password", "username": "alice", "password": "abc123"}
 GET = {"message": "get_password", "username": "alice"}

@@ -18,7 +18,7 @@ from pwserver import (
     TlsFailed,
 )
 from pwserver.wire import messages
-from tests.support.both_clients import Use, Work, delete, get, ping, pings, save, with_both_clients
+from tests.support.clients import Use, Work, delete, get, ping, pings, save, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
     AUTHENTICATE,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pwserver import ConnectionFailed, FateUnknown, TlsFailed
-from tests.support.both_clients import (
+from tests.support.clients import (
     Use,
     delete,
     get,
@@ -21,17 +21,9 @@ from tests.support.both_clients import (
     save,
     with_both_clients,
 )
-from tests.support.certificates import Authority, Issued
-from tests.support.fake_service import (
-    ALIVE,
-    TOKEN,
-    Conversation,
-    FakeService,
-    answer,
-    server_tls,
-    silence,
-)
+from tests.support.fake_service import ALIVE, TOKEN, Conversation, FakeService, answer, silence
 from tests.support.shell import Shell
+from tests.support.tls import Authority, Issued, server_tls
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 

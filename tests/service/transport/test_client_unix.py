@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from pwserver import ConnectionFailed, FateUnknown
-from tests.support.both_clients import Use, get, ping, pings, save, with_both_clients
-from tests.support.certificates import Authority
+from tests.support.clients import Use, get, ping, pings, save, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
     AUTHENTICATE,
@@ -19,9 +18,9 @@ from tests.support.fake_service import (
     answer_all,
     authenticate,
     echo,
-    server_tls,
 )
 from tests.support.shell import Shell
+from tests.support.tls import Authority, server_tls
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 
 from tests.conftest import Start
 from tests.faults.inject import open_files
-from tests.support.certificates import Authority
+from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import PATIENCE_S, SAVED, Peer, Service, eventually, steady
-from tests.support.tls_peers import ALIVE, PING, TlsByHand, tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, TlsByHand, tls_flags, tls_peer, trusting
 
 SAVE = {"message": "save_password", "password": "abc123"}
 PING_LINE = b'{"message": "ping"}\n'

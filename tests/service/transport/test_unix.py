@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.support.certificates import Authority
+from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import PATIENCE_S, SAVED, Peer, Service
-from tests.support.tls_peers import ALIVE, PING, tls_flags, tls_peer, trusting
+from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 
 
 def unix_peer(path: Path) -> Peer:

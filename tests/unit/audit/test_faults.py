@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pwserver.secret import Secret
-from tests.support.audits import Audited, write
+from tests.unit.audit.audited import Audited, write
 from workers.audit import files
 from workers.audit.files import HeadFile
 from workers.audit.record import CUT, HEAD_DAMAGED, HEAD_MISSING, AuditLog

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.audits import KEY, TIME_MS, Audited, note, write, write_from
-from tests.support.launching import launched
+from tests.support.processes import launched
+from tests.unit.audit.audited import KEY, TIME_MS, Audited, note, write, write_from
 from workers.audit.record import PATIENCE_S
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pwserver.secret import Secret
-from tests.support.audits import KEY, TIME_MS, Audited, write, write_from
+from tests.unit.audit.audited import KEY, TIME_MS, Audited, write, write_from
 from workers.audit.actions import Action
 from workers.audit.reading import Records, record_files
 from workers.audit.verification import FINDINGS_MAX, verify

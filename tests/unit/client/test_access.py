@@ -12,8 +12,8 @@ from pwserver.client.access import access_to
 from pwserver.client.url import ServiceUrl, parse
 from pwserver.config import ClientSettings
 from pwserver.secret import Secret
-from tests.support.certificates import Authority
 from tests.support.fake_service import TOKEN
+from tests.support.tls import Authority
 
 OTHER_TOKEN = "pwserver_" + "B" * 43
 

@@ -24,7 +24,7 @@ from pwserver import (
 from pwserver.client.access import access_to
 from pwserver.client.aio import AioConnectionPool
 from pwserver.client.retry import Limits, RetriedCalls
-from tests.support.client_commands import COMMANDS, Command
+from tests.support.clients import COMMANDS, Command
 from tests.support.fake_service import (
     ALIVE,
     SAVED,

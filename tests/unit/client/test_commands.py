@@ -37,7 +37,7 @@ from pwserver import (
     UnknownVersion,
 )
 from pwserver.client import commands
-from tests.support.client_commands import BY_NAME, COMMANDS, Command
+from tests.support.clients import BY_NAME, COMMANDS, Command
 from tests.support.fake_service import (
     ALIVE,
     DENIED,

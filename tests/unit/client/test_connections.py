@@ -17,8 +17,7 @@ from pwserver.client import commands
 from pwserver.client.access import access_to
 from pwserver.client.connections import ConnectionPool
 from pwserver.client.retry import Limits, RetriedCalls
-from tests.support.both_clients import Use, ping, resolve_to, with_both_clients
-from tests.support.certificates import Authority
+from tests.support.clients import Use, ping, resolve_to, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
     Conversation,
@@ -27,10 +26,10 @@ from tests.support.fake_service import (
     answer_all,
     answer_then_hang_up,
     echo,
-    server_tls,
 )
 from tests.support.harness import eventually
-from tests.support.launching import launched
+from tests.support.processes import launched
+from tests.support.tls import Authority, server_tls
 
 DELETED = {"message": "User deleted!"}
 

@@ -12,7 +12,7 @@ import pytest
 from pwserver import Client, ConnectionFailed, Denied, FateUnknown, NotSaved, Saved, Unavailable
 from pwserver.client import retry
 from pwserver.errors import ProtocolViolation
-from tests.support.client_commands import BY_NAME
+from tests.support.clients import BY_NAME
 from tests.support.fake_service import (
     ALIVE,
     SAVED,

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from pwserver import Client, InvalidMessage, Saved
-from tests.support.both_clients import Use, ping, save, with_both_clients
-from tests.support.certificates import Authority, Issued
-from tests.support.client_commands import COMMANDS
+from tests.support.clients import COMMANDS, Use, ping, save, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
     AUTHENTICATE,
@@ -26,9 +24,9 @@ from tests.support.fake_service import (
     authenticate,
     echo,
     hang_up,
-    server_tls,
 )
 from tests.support.harness import eventually
+from tests.support.tls import Authority, Issued, server_tls
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pwserver.secret import Secret
-from tests.support.certificates import Authority, Issued
+from tests.support.tls import Authority, Issued
 from tests.support.wire import CUTS, brief, cut
 from workers.tls.certificates import TlsFiles
 from workers.tls.records import Codec, HandshakeFailed
