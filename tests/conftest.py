@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from pwserver.client import retry
 from pwserver.client.access import BaseClient
-from tests.support import needs
+from tests.support import harness, needs
 from tests.support.harness import PATIENCE_S, Peer, Service
 from tests.support.processes import keeper
 from tests.support.tls import Authority, Issued, server_tls
@@ -144,6 +143,5 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a port that nobody listens on, for a service whose output cannot be read."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on."""
+    return harness.free_port()

@@ -4,12 +4,13 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import apsw
 
 from tests.faults.canary import SAVE
-from tests.support.harness import Peer, Service
+from tests.support.harness import Peer, Service, meanwhile
 from workers.book.history import unpack
 
 
@@ -45,49 +46,31 @@ class Tally:
         return self.saved <= users <= self.saved + self.unknown
 
 
+@dataclass(frozen=True)
 class Savers:
     """Clients that save one password after another, on new connections where one has ended."""
 
-    def __init__(self, service: Service, clients: int) -> None:
-        self._service = service
-        self._stop = threading.Event()
-        self._tallies = [Tally() for _ in range(clients)]
-        self._threads = [
-            threading.Thread(target=self._save, args=(each,)) for each in self._tallies
-        ]
-
-    def _save(self, tally: Tally) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(OSError), self._service.peer() as peer:
-                while not self._stop.is_set():
-                    tally.save(peer)
+    tallies: list[Tally]
 
     @property
     def tally(self) -> Tally:
         """What all of them were told so far."""
-        return sum(self._tallies, Tally())
+        return sum(self.tallies, Tally())
 
-    def start(self) -> None:
-        """Begin to save."""
-        for thread in self._threads:
-            thread.start()
 
-    def stop(self) -> None:
-        """Wait until the last answers have come."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+def _save(service: Service, tally: Tally, over: threading.Event) -> None:
+    while not over.is_set():
+        with contextlib.suppress(OSError), service.peer() as peer:
+            while not over.is_set():
+                tally.save(peer)
 
 
 @contextlib.contextmanager
 def saving(service: Service, clients: int) -> Iterator[Savers]:
     """Have so many clients save in the meantime."""
-    savers = Savers(service, clients)
-    savers.start()
-    try:
+    savers = Savers([Tally() for _ in range(clients)])
+    with meanwhile(*(partial(_save, service, tally) for tally in savers.tallies)):
         yield savers
-    finally:
-        savers.stop()
 
 
 def users_in(database: Path) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.harness import PATIENCE_S, Peer, Service, eventually
-from workers.book.history import unpack
 
 Request = dict[str, Any]
 
@@ -263,11 +262,3 @@ def rows(database: Path, query: str, *parameters: object) -> list[tuple[Any, ...
     uri = f"file:{database}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         return connection.execute(query, parameters).fetchall()
-
-
-def sealed_passwords(database: Path) -> list[bytes]:
-    """Return every password in the file as it is sealed, old versions too."""
-    sealed = []
-    for newest, older in rows(database, "SELECT sealed, older FROM user"):
-        sealed += [newest, *[version.sealed for version in unpack(older)]]
-    return sealed

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,7 @@ from tests.support.processes import end_session, is_alive, keeper, launch, sessi
 from workers.admin.administration import Administration, administration
 
 READY = re.compile(
-    r"listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"
+    r"(?m)listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"
 )
 PATIENCE_S = 60.0
 """How long a test waits for something that must happen: generous, for slow and busy machines."""
@@ -84,6 +84,12 @@ def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
     if ipaddress.ip_address(address).is_loopback:
         pytest.skip(f"this machine has no address of its own but loopback ({family.name})")
     return address
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, for a service whose output cannot be read."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class Peer:
@@ -329,12 +335,17 @@ class Service:
 
 def named_children(pid: int) -> dict[str, int]:
     """Return the process id of every named child of a service, given that of the service."""
-    named = {}
-    for each in _descendants(pid):
-        name = process_title(each)
-        if name.startswith("pwserver: "):
-            named[name.removeprefix("pwserver: ")] = each
-    return named
+    return named(_descendants(pid))
+
+
+def named(pids: Iterable[int]) -> dict[str, int]:
+    """Return those processes of a service that have a name, by their names."""
+    titles = {pid: process_title(pid) for pid in pids}
+    return {
+        title.removeprefix("pwserver: "): pid
+        for pid, title in titles.items()
+        if title.startswith("pwserver: ")
+    }
 
 
 def process_title(pid: int) -> str:
@@ -356,29 +367,16 @@ def _descendants(pid: int) -> Iterator[int]:
         yield from _descendants(child)
 
 
-def save_until_stopped(service: Service, stop: threading.Event, acknowledged: list[int]) -> None:
-    """Save over one connection after another; append 1 for every save that was acknowledged."""
-    while not stop.is_set():
-        with contextlib.suppress(OSError, AssertionError, ValueError), service.peer() as peer:
-            while not stop.is_set():
-                if peer.save()["message"] == "Password saved!":
-                    acknowledged.append(1)
-
-
 @contextlib.contextmanager
-def load(service: Service, clients: int) -> Iterator[list[int]]:
-    """Save from so many clients at once; yields the growing list of acknowledgements."""
-    stop = threading.Event()
-    acknowledged: list[int] = []
-    threads = [
-        threading.Thread(target=save_until_stopped, args=(service, stop, acknowledged))
-        for _ in range(clients)
-    ]
+def meanwhile(*tasks: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run tasks in threads of their own; at the end of the `with` the event they are given is set."""
+    over = threading.Event()
+    threads = [threading.Thread(target=task, args=(over,)) for task in tasks]
     for thread in threads:
         thread.start()
     try:
-        yield acknowledged
+        yield
     finally:
-        stop.set()
+        over.set()
         for thread in threads:
             thread.join()

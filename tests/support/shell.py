@@ -23,6 +23,13 @@ ENVIRONMENT = {
     "COLUMNS": "100",
 }
 
+_PROJECT = Path(__file__).parents[2]
+TREE_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "PYTHONPATH": os.pathsep.join([str(_PROJECT), ENVIRONMENT["PYTHONPATH"]]),
+}
+"""The same, in which the modules of this tree are found from any folder: the tests' own, too."""
+
 _COMMAND = (sys.executable, "-m", "pwserver")
 _ON_ITS_TERMINAL = (
     sys.executable,

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from tests.support.books_wire import (
     save,
     versions_of,
 )
-from tests.support.harness import Peer, Service, eventually, load
+from tests.support.harness import Peer, Service, eventually, meanwhile
 from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Ran, Shell
 
@@ -107,21 +108,9 @@ class Book:
                         self.acknowledged += 1
                     peer.ask(label(name, f"label {number}"))
 
-    @contextmanager
-    def under_load(self) -> Iterator[None]:
+    def under_load(self) -> AbstractContextManager[None]:
         """Use it from two connections."""
-        stop = threading.Event()
-        threads = [
-            threading.Thread(target=self.use, args=(stop, self._names[part::2])) for part in (0, 1)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
+        return meanwhile(*(partial(self.use, mine=self._names[part::2]) for part in (0, 1)))
 
     def check(self, peer: Peer) -> None:
         """Fail unless all versions that are kept open, and those acknowledged last are there."""
@@ -131,11 +120,21 @@ class Book:
             assert set(kept) <= set(acknowledged)
 
 
+def save_unnamed(service: Service, acknowledged: list[int], stop: threading.Event) -> None:
+    """Save over one connection after another; append 1 for every save that was acknowledged."""
+    while not stop.is_set():
+        with suppress(OSError, AssertionError, ValueError), service.peer() as peer:
+            while not stop.is_set():
+                if peer.save()["message"] == "Password saved!":
+                    acknowledged.append(1)
+
+
 def test_a_key_is_changed_under_load(service: Service, shell: Shell) -> None:
     """Added, rotated to and retired: nobody's save is lost, and every password opens afterwards."""
     book = Book(service, 20)
     assert service.token
-    with load(service, 1) as unnamed, book.under_load():
+    unnamed: list[int] = []
+    with meanwhile(partial(save_unnamed, service, unnamed)), book.under_load():
         for step in (["add"], ["rotate"], ["retire", "1"]):
             before = len(unnamed), book.acknowledged
             with command(shell, *step) as process:
