@@ -369,7 +369,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def meanwhile(*tasks: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Run tasks in threads of their own; at the end of the `with` the event they are given is set."""
+    """Run tasks in threads of their own until the end of a `with`, which sets their event."""
     over = threading.Event()
     threads = [threading.Thread(target=task, args=(over,)) for task in tasks]
     for thread in threads:

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import reduction
 from pathlib import Path
@@ -148,6 +149,16 @@ def _exists(pid: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+def age_s(pid: int) -> float:
+    """Return the seconds since a process was started; 0 for one that is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 # --- Processes that share numbers. ---

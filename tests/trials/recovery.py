@@ -23,18 +23,25 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from benchmarks.client.wire import BenchmarkFailed
 from benchmarks.fill import fill
-from benchmarks.results.options import positive
-from benchmarks.results.progress import failures_said, messages, progress
-from benchmarks.results.sheets import Sheet
-from benchmarks.results.terminal import print_sheet
 from pwserver import Client, PwserverError
-from tests.trials.torture.victim import Victim, age_s
+from tests.support.harness import meanwhile
+from tests.support.processes import age_s, launched
+from tests.trials import report
+from tests.trials.report import (
+    TrialFailed,
+    messages,
+    percentile,
+    positive,
+    print_table,
+    progress,
+    verdict,
+)
+from tests.trials.restarted import RestartedService
 from workers.admin.administration import administration
 from workers.admin.setup import prepare
 
@@ -59,34 +66,20 @@ GIVEN_UP_S = 30.0
 APPLICATION = "filled"
 
 
-def make_book(victim: Victim, users: int) -> None:
+def make_book(service: RestartedService, users: int) -> None:
     """Make a book with so many users."""
-    prepare(victim.store)
-    with administration(victim.store) as files:
+    prepare(service.store)
+    with administration(service.store) as files:
         files.add(APPLICATION, ["save"], common=False)
-    fill(victim.store.path, victim.store.key_path, APPLICATION, users)
+    fill(service.store.path, service.store.key_path, APPLICATION, users)
 
 
-@contextmanager
-def saving(url: str) -> Iterator[None]:
-    """Save from some clients all the while, whatever they are answered."""
-    over = threading.Event()
-
-    def save() -> None:
-        while not over.is_set():
-            with suppress(PwserverError), Client(url, attempts_max=1) as client:
-                while not over.wait(PAUSE_S):
-                    client.save_password("correct horse battery staple")
-
-    threads = [threading.Thread(target=save) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+def save(url: str, over: threading.Event) -> None:
+    """Save all the while, whatever is answered."""
+    while not over.is_set():
+        with suppress(PwserverError), Client(url, attempts_max=1) as client:
+            while not over.wait(PAUSE_S):
+                client.save_password("correct horse battery staple")
 
 
 def until_saved(url: str) -> None:
@@ -97,13 +90,13 @@ def until_saved(url: str) -> None:
             client.save_password("probe")
             return
         time.sleep(PROBE_PAUSE_S)
-    raise BenchmarkFailed(f"nothing was saved again within {GIVEN_UP_S:g} s")
+    raise TrialFailed(f"nothing was saved again within {GIVEN_UP_S:g} s")
 
 
-def after_a_child(victim: Victim, url: str, name: str) -> float:
+def after_a_child(service: RestartedService, url: str, name: str) -> float:
     """Kill a child that is grown up; return the seconds until a save is acknowledged."""
     while True:
-        pid = victim.children().get(name)
+        pid = service.children().get(name)
         if pid is not None and age_s(pid) > GROWN_S:
             break
         time.sleep(PAUSE_S)
@@ -113,41 +106,40 @@ def after_a_child(victim: Victim, url: str, name: str) -> float:
     return time.monotonic() - began
 
 
-def after_everything(victim: Victim, url: str) -> float:
+def after_everything(service: RestartedService, url: str) -> float:
     """Kill everything; return the seconds from a new start until a save is acknowledged."""
-    victim.kill_everything()
+    service.kill_everything()
     began = time.monotonic()
-    victim.start()
+    service.start()
     until_saved(url)
     return time.monotonic() - began
 
 
-def after_a_failed_sync(victim: Victim, url: str) -> float:
+def after_a_failed_sync(service: RestartedService, url: str) -> float:
     """Let the next sync fail; return the seconds from the save that needs it to the end."""
-    writer = str(victim.children()["writer"])
-    with subprocess.Popen(
-        ["strace", "-f", *INJECTION, "-p", writer], stderr=subprocess.PIPE, text=True
-    ) as strace:
+    writer = str(service.children()["writer"])
+    command = ["strace", "-f", *INJECTION, "-p", writer]
+    with launched(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None
         if "attached" not in (line := strace.stderr.readline()):
-            raise BenchmarkFailed(f"strace cannot be attached: {line.strip()}")
+            raise TrialFailed(f"strace cannot be attached: {line.strip()}")
         drain = threading.Thread(target=strace.stderr.read)
         drain.start()
         began = time.monotonic()
         try:
             with Client(url, attempts_max=1) as client:
                 client.save_password("probe")
-            raise BenchmarkFailed("a save was acknowledged whose sync failed")
+            raise TrialFailed("a save was acknowledged whose sync failed")
         except PwserverError:
             pass
-        while victim.ended is None and time.monotonic() < began + GIVEN_UP_S:
+        while service.ended is None and time.monotonic() < began + GIVEN_UP_S:
             time.sleep(PROBE_PAUSE_S)
         seconds = time.monotonic() - began
         strace.kill()
         drain.join()
-    if not victim.ended:
-        raise BenchmarkFailed(f"after a failed sync the service ended with {victim.ended}")
-    victim.start()
+    if not service.ended:
+        raise TrialFailed(f"after a failed sync the service ended with {service.ended}")
+    service.start()
     return seconds
 
 
@@ -161,12 +153,7 @@ def show(found: dict[str, list[float]]) -> None:
         figures = [f"{percentile(seconds, part):.3f}" for part in (0.5, 0.99, 1.0)]
         rows.append([what, f"{len(seconds):,}", *figures])
     headings = ["what happened", "times", "p50", "p99", "worst"]
-    print_sheet(Sheet("Seconds to the next save, or to the end", headings, rows))
-
-
-def percentile(seconds: Sequence[float], part: float) -> float:
-    """Return the value below which that part of all values is."""
-    return sorted(seconds)[min(int(len(seconds) * part), len(seconds) - 1)]
+    print_table("Seconds to the next save, or to the end", headings, rows)
 
 
 def check(found: dict[str, list[float]]) -> None:
@@ -174,14 +161,12 @@ def check(found: dict[str, list[float]]) -> None:
     for what, seconds in found.items():
         part, limit_s = LIMITS_S[what]
         if seconds and percentile(seconds, part) >= limit_s:
-            raise BenchmarkFailed(f"after {what}: {limit_s:g} s or more")
+            raise TrialFailed(f"after {what}: {limit_s:g} s or more")
 
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.command_line("recovery", __doc__)
     add = parser.add_argument
     add("--users", type=positive, default=1_000_000, help="in the book (default: %(default)s)")
     add("--kills", type=positive, default=100, help="of each child (default: %(default)s)")
@@ -194,31 +179,33 @@ def run(options: argparse.Namespace) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {what: [] for what in LIMITS_S}
     syncs = FAILED_SYNCS if shutil.which("strace") else 0
     with tempfile.TemporaryDirectory(prefix="pwserver-recovery-") as home:
-        victim = Victim(Path(home), ["--list-users", "none"])
-        url = f"pwserver://127.0.0.1:{victim.port}"
-        make_book(victim, options.users)
+        service = RestartedService(Path(home), ["--list-users", "none"])
+        url = f"pwserver://127.0.0.1:{service.port}"
+        make_book(service, options.users)
         try:
-            victim.start()
-            with saving(url), progress(options.kills + options.starts + syncs) as now_at:
+            service.start()
+            savers = [partial(save, url)] * CLIENTS
+            with meanwhile(*savers), progress(options.kills + options.starts + syncs) as now_at:
                 for number in range(options.kills):
                     now_at(f"kill {number + 1}")
                     for name in CHILDREN:
-                        found[name].append(after_a_child(victim, url, name))
+                        found[name].append(after_a_child(service, url, name))
                 for number in range(options.starts):
                     now_at(f"start {number + 1}")
-                    found[EVERYTHING].append(after_everything(victim, url))
+                    found[EVERYTHING].append(after_everything(service, url))
                 for number in range(syncs):
                     now_at(f"failed sync {number + 1}")
-                    found[FAILED_SYNC].append(after_a_failed_sync(victim, url))
+                    found[FAILED_SYNC].append(after_a_failed_sync(service, url))
         finally:
-            victim.clear()
+            service.clear()
     return found
 
 
 def main() -> None:
     """Measure, or say why not."""
-    with failures_said():
-        found = run(command_line().parse_args())
+    options = command_line().parse_args()
+    with verdict():
+        found = run(options)
         show(found)
         check(found)
 

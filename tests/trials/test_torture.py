@@ -18,12 +18,12 @@ from rich.console import Console
 
 from pwserver import Client
 from tests.support.harness import Service
-from tests.trials.torture.faults import FAULTS, Torment
+from tests.trials.restarted import RestartedService
+from tests.trials.torture.faults import FAULTS, FaultInjector
 from tests.trials.torture.inspection import Findings, inspect
 from tests.trials.torture.ledger import GENERATED, Ledger, Name, Numbers, password_of, save_of
 from tests.trials.torture.traces import secrets_found, written_in
 from tests.trials.torture.trial import Plan, Trial
-from tests.trials.torture.victim import Victim
 
 CANARY = "canary-of-a-test"
 GUEST, NAMES = "guest-0", ("red-0-1", "red-0-2")
@@ -81,7 +81,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     folder = tmp_path_factory.mktemp("original")
     with Service(folder) as service:
         ledger = acknowledged(service.wait_until_listening())
-        assert service.stop() == 0
+        assert service.running.stop() == 0
     return Kept(folder, ledger)
 
 
@@ -244,19 +244,19 @@ def test_secrets_in_files_are_found(tmp_path: Path, hidden: bytes) -> None:
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Victim]:
+def service(tmp_path: Path) -> Iterator[RestartedService]:
     """Return a service to be tortured, of which nothing is left afterwards."""
-    made = Victim(tmp_path, ["--hang-timeout-s", "1", "--list-users", "20"])
+    made = RestartedService(tmp_path, ["--hang-timeout-s", "1", "--list-users", "20"])
     yield made
     made.clear()
 
 
 @pytest.mark.timeout(300)
-def test_a_short_run_keeps_every_promise(victim: Victim) -> None:
+def test_a_short_run_keeps_every_promise(service: RestartedService) -> None:
     """Ten seconds of every fault that needs no rights, on whatever machine: nothing is lost."""
     plan = Plan(seed=6, seconds=10, every_s=0.1, within_s=30, saves_per_s=200, hang_s=1)
-    trial = Trial(plan, victim, Console(quiet=True))
-    trial.run(Torment([name for name in FAULTS if name != "fill"]))
+    trial = Trial(plan, service, Console(quiet=True))
+    trial.run(FaultInjector([name for name in FAULTS if name != "fill"]))
     assert trial.tally.broken == []
     assert trial.tally.whole
     assert trial.tally.kills > 0

@@ -7,9 +7,9 @@ import pytest
 from tests.faults.canary import SAVE, WatchedService
 from tests.faults.conftest import Start
 from tests.faults.inject import open_files
-from tests.faults.peers.network import SERVICE_ADDRESS, Network, network
 from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import Peer, eventually, steady
+from tests.support.network import SERVICE_ADDRESS, Network, network
 
 pytestmark = pytest.mark.root("to make machines out of network namespaces")
 

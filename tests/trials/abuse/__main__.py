@@ -21,22 +21,32 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, Address, BenchmarkFailed
-from benchmarks.results.options import duration, positive, words
-from benchmarks.results.progress import failures_said, messages, progress
-from benchmarks.results.sheets import Sheet
-from benchmarks.results.terminal import print_sheet
-from benchmarks.servers.servers import PROJECT
-from benchmarks.servers.service import Service
-from benchmarks.servers.usage import Usage
-from tests.trials import network
-from tests.trials.network import Network
+import pytest
+
+from pwserver.wire.messages import Right
+from tests.support.harness import Peer, Service
+from tests.support.network import SERVICE_ADDRESS, Network, network
+from tests.support.processes import end_session, launch, session
+from tests.support.shell import TREE_ENVIRONMENT
+from tests.trials import report
+from tests.trials.report import (
+    TrialFailed,
+    above_zero,
+    messages,
+    percentile,
+    positive,
+    print_table,
+    progress,
+    verdict,
+    words,
+)
+from tests.trials.usage import Usage
 
 HALF_OPEN, GREEDY = "half-open", "greedy"
 NUMBERS = {"guess": 64, "slow": 2000, "silent": 100, HALF_OPEN: 500, GREEDY: 20}
@@ -58,6 +68,7 @@ MEMORY_RATIO_MAX = 1.1
 WARMUP_S = 2.0
 SAVE = b'{"message": "save_password", "password": "correct horse battery staple"}\n'
 COUNT = b'{"message": "number_of_users"}\n'
+RIGHTS: Sequence[Right] = ("save", "count", "get", "verify", "list")
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.1
 
@@ -88,29 +99,27 @@ class Finding:
     def check(self) -> None:
         """Raise what is not as it must be."""
         if self.ratio >= P99_RATIO_MAX:
-            raise BenchmarkFailed(f"{self.kind}: the p99 of others was {self.ratio:.2f} times")
+            raise TrialFailed(f"{self.kind}: the p99 of others was {self.ratio:.2f} times")
         before, _, after = self.memory_bytes
         if after > before * MEMORY_RATIO_MAX:
-            raise BenchmarkFailed(f"{self.kind}: memory went from {before:,} to {after:,} bytes")
+            raise TrialFailed(f"{self.kind}: memory went from {before:,} to {after:,} bytes")
         if self.kind in CUT_OFF and self.closed < self.number:
-            raise BenchmarkFailed(f"{self.kind}: {self.closed} of {self.number} were cut off")
+            raise TrialFailed(f"{self.kind}: {self.closed} of {self.number} were cut off")
 
 
 class Abuse:
     """The process that abuses a service, from its first connection to its end."""
 
-    def __init__(
-        self, finding: Finding, address: Address, token: str, cable: Network | None
-    ) -> None:
-        prefix = cable.prefix if cable else ()
-        program = [*prefix, sys.executable, "-m", "tests.trials.abuse.abusers"]
-        what = [finding.kind, address.host, str(address.port), str(finding.number)]
-        self._process = subprocess.Popen(
+    def __init__(self, finding: Finding, target: Target, token: str) -> None:
+        program = [sys.executable, "-m", "tests.trials.abuse.abusers"]
+        what = [finding.kind, target.host, str(target.service.port), str(finding.number)]
+        self._process = launch(
             [*program, *what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=PROJECT,
+            env=TREE_ENVIRONMENT,
+            preexec_fn=target.cable and target.cable.client.enter,
         )
         self._say(token)
         self._hear()
@@ -123,7 +132,7 @@ class Abuse:
 
     def close(self) -> None:
         """End it by force if it has not ended."""
-        self._process.kill()
+        end_session(self._process)
         self._process.communicate()
 
     def _say(self, line: str) -> None:
@@ -140,11 +149,11 @@ class Abuse:
         finally:
             timer.cancel()
         if not line:
-            raise BenchmarkFailed("the process that abuses the service died")
+            raise TrialFailed("the process that abuses the service died")
         return line
 
 
-def honest_p99_ms(access: Access, seconds: float) -> float:
+def honest_p99_ms(connect: Callable[[], Peer], seconds: float) -> float:
     """Save and count over a few connections for a while; return the p99 of all latencies."""
     times_ms: list[float] = []
     failures: list[str] = []
@@ -152,17 +161,15 @@ def honest_p99_ms(access: Access, seconds: float) -> float:
     def ask() -> None:
         own: list[float] = []
         try:
-            with access.connect(CONTROL_TIMEOUT_S) as connection:
+            with connect() as peer:
                 until = time.monotonic() + seconds
                 while time.monotonic() < until:
                     for request in (SAVE, COUNT):
                         began = time.perf_counter()
-                        connection.sendall(request)
-                        if b"\n" not in connection.recv(1024):
-                            raise BenchmarkFailed("the service hung up on an honest client")
+                        peer.ask(request)
                         own.append((time.perf_counter() - began) * 1000)
                         time.sleep(PAUSE_S)
-        except (OSError, BenchmarkFailed) as failure:
+        except (OSError, AssertionError) as failure:
             failures.append(str(failure))
         times_ms.extend(own)
 
@@ -172,60 +179,77 @@ def honest_p99_ms(access: Access, seconds: float) -> float:
     for thread in threads:
         thread.join()
     if failures:
-        raise BenchmarkFailed(f"an honest client: {failures[0]}")
-    return sorted(times_ms)[len(times_ms) * 99 // 100]
+        raise TrialFailed(f"an honest client: {failures[0]}")
+    return percentile(times_ms, 0.99)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The service that is abused, and the cable between it and the abusers, where there is one."""
+
+    service: Service
+    cable: Network | None
+
+    @property
+    def host(self) -> str:
+        """Where the service is found."""
+        return "127.0.0.1" if self.cable is None else SERVICE_ADDRESS
+
+    def guest(self) -> Peer:
+        """Return an honest connection, which needs no cable."""
+        port = self.service.port
+        return Peer(port) if self.cable is None else self.cable.peer_at_home(port)
+
+    def usage(self) -> Usage:
+        """Return what the processes of the service have taken."""
+        return Usage.of(session(self.service.process.pid))
 
 
 @contextmanager
-def service_for(kind: str) -> Iterator[tuple[Service, Network | None]]:
+def target_for(kind: str) -> Iterator[Target]:
     """Give a service to abuse, and the network that a kind of abuse needs."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pwserver-abuse-")))
-        cable = stack.enter_context(Network()) if kind == HALF_OPEN else None
-        if cable is None:
-            service = Service("pwserver", home, FLAGS)
-        else:
-            service = ServiceOnCable("pwserver", home, [*FLAGS, "--insecure"])
-        yield stack.enter_context(service), cable
-
-
-class ServiceOnCable(Service):
-    """A service that is reached over the cable."""
-
-    host = network.HERE
+        cable = stack.enter_context(network()) if kind == HALF_OPEN else None
+        where = ["--host", SERVICE_ADDRESS, "--insecure"] if cable else []
+        enter = cable.service.enter if cable else None
+        service = Service(home, *FLAGS, *where, env=TREE_ENVIRONMENT, preexec_fn=enter)
+        yield Target(stack.enter_context(service).wait_until_listening(), cable)
 
 
 class Trial:
     """Abuse of one kind, and those who suffer it."""
 
-    def __init__(self, finding: Finding, service: Service, cable: Network | None) -> None:
+    def __init__(self, finding: Finding, target: Target) -> None:
         self._finding = finding
-        self._service = service
-        self._cable = cable
-        access = service.register("honest")
-        self._token = access.token
-        self._honest = Access(access.address, access.token)
+        self._target = target
+        self._token = target.service.add_application("honest", RIGHTS)
+
+    def _honest(self) -> Peer:
+        peer = self._target.guest()
+        peer.authenticate(self._token)
+        return peer
 
     def round(self, seconds: float) -> None:
         """Measure the honest alone, beside the abusers, and what these leave behind."""
-        finding, service = self._finding, self._service
+        finding, target, cable = self._finding, self._target, self._target.cable
         finding.alone_ms.append(honest_p99_ms(self._honest, seconds))
-        before = service.usage()
-        abuse = Abuse(self._finding, service.address, self._token, self._cable)
-        opened = service.usage().descriptors - before.descriptors
+        before = target.usage()
+        abuse = Abuse(finding, target, self._token)
+        opened = target.usage().descriptors - before.descriptors
         try:
-            if self._cable is not None:
-                self._cable.pull()
+            if cable is not None:
+                cable.pull_the_cable()
             finding.beside_ms.append(honest_p99_ms(self._honest, seconds))
-            beside = service.usage()
-            if self._cable is None:
+            beside = target.usage()
+            if cable is None:
                 finding.add(abuse.end())
         finally:
             abuse.close()
         after = self._settled(before)
-        if self._cable is not None:
+        if cable is not None:
             finding.add({"acts": opened, "closed": opened})  # or `_settled` would have raised
-            self._cable.mend()
+            cable.mend_the_cable()
         memory = finding.memory_bytes or [before.memory_bytes, 0, 0]
         highest = max(memory[1], beside.memory_bytes)
         finding.memory_bytes = [memory[0], highest, after.memory_bytes]
@@ -233,10 +257,10 @@ class Trial:
     def _settled(self, before: Usage) -> Usage:
         """Return what the service takes once it has given back the abusers' descriptors."""
         deadline = time.monotonic() + DEADLINE_S + LENIENCY_S
-        while (now := self._service.usage()).descriptors > before.descriptors:
+        while (now := self._target.usage()).descriptors > before.descriptors:
             if time.monotonic() > deadline:
                 more = now.descriptors - before.descriptors
-                raise BenchmarkFailed(f"{self._finding.kind}: {more} connections were kept")
+                raise TrialFailed(f"{self._finding.kind}: {more} connections were kept")
             time.sleep(POLL_S)
         return now
 
@@ -246,13 +270,22 @@ def measure(kinds: Sequence[str], rounds: int, seconds: float) -> list[Finding]:
     findings = [Finding(kind, NUMBERS[kind]) for kind in kinds]
     with progress(len(findings) * rounds) as now_at:
         for finding in findings:
-            with service_for(finding.kind) as (service, cable):
-                trial = Trial(finding, service, cable)
-                honest_p99_ms(Access(service.address), WARMUP_S)
+            with target_for(finding.kind) as target:
+                trial = Trial(finding, target)
+                honest_p99_ms(target.guest, WARMUP_S)
                 for number in range(1, rounds + 1):
                     now_at(f"{finding.kind}, round {number}")
                     trial.round(seconds)
     return findings
+
+
+def no_network() -> str:
+    """Return why there can be no network to lose packets in, or nothing."""
+    try:
+        with network():
+            return ""
+    except pytest.skip.Exception as why:
+        return str(why)
 
 
 def show(findings: Sequence[Finding]) -> None:
@@ -268,18 +301,16 @@ def show(findings: Sequence[Finding]) -> None:
         for each in findings
     ]
     title = "Honest clients beside abuse (medians of rounds)"
-    print_sheet(Sheet(title, [*headings, "MiB before,\nbeside, after"], rows))
+    print_table(title, [*headings, "MiB before,\nbeside, after"], rows)
 
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.command_line("abuse", __doc__)
     add = parser.add_argument
     add("--kinds", type=words(*NUMBERS), default=list(NUMBERS), help="of abuse (default: all)")
     add("--rounds", type=positive, default=3, help="of each (default: %(default)s)")
-    add("--seconds", type=duration, default=8.0, help="a measurement (default: %(default)s)")
+    add("--seconds", type=above_zero, default=8.0, help="a measurement (default: %(default)s)")
     return parser
 
 
@@ -287,10 +318,10 @@ def main() -> None:
     """Measure, or say why not."""
     options = command_line().parse_args()
     kinds = options.kinds
-    if HALF_OPEN in kinds and (why := network.missing()):
-        messages.print(f"left out: half-open peers, because {why}")
-        kinds = [kind for kind in kinds if kind != HALF_OPEN]
-    with failures_said():
+    with verdict():
+        if HALF_OPEN in kinds and (why := no_network()):
+            messages.print(f"left out: half-open peers ({why})")
+            kinds = [kind for kind in kinds if kind != HALF_OPEN]
         findings = measure(kinds, options.rounds, options.seconds)
         show(findings)
         for finding in findings:

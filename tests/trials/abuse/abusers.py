@@ -17,15 +17,13 @@ some, and ends at a second line of standard input, with a line of JSON that says
 from __future__ import annotations
 
 import json
+import resource
 import select
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-
-from benchmarks.client.client_process import allow_many_files
-from benchmarks.client.wire import Address
 
 CONNECT_TIMEOUT_S = 30.0
 BYTE_EVERY_S = 3.0
@@ -43,6 +41,9 @@ PIPELINE = PING * 512
 RECEIVE_BUFFER_BYTES = 4096
 
 
+Address = tuple[str, int]
+
+
 class Abuser:
     """One connection; a new one where the service has closed it. `act` is done every turn."""
 
@@ -54,7 +55,8 @@ class Abuser:
 
     def connect(self) -> None:
         """Open the connection."""
-        self.socket = self._address.connect(CONNECT_TIMEOUT_S)
+        self.socket = socket.create_connection(self._address, CONNECT_TIMEOUT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.next_act = 0.0
         self.begin()
@@ -242,8 +244,9 @@ def fill(abusers: Sequence[Abuser]) -> None:
 def main() -> None:
     """Abuse a service until told to end."""
     kind, host, port, number = sys.argv[1:]
-    allow_many_files()
-    address = Address(host, int(port))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    address = host, int(port)
     token = sys.stdin.readline().strip()
     if kind == "guess":
         abusers = guessers(address, int(number), token)

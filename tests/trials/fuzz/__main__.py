@@ -29,12 +29,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.results.options import duration
-from benchmarks.results.progress import messages
+from tests.trials import report
 from tests.trials.fuzz import corpora
 from tests.trials.fuzz.corpora import CORPUS, TARGETS
 from tests.trials.fuzz.seeds import seeds
 from tests.trials.fuzz.words import dictionary
+from tests.trials.report import TrialFailed, above_zero, messages, verdict
 from workers.serving.commands import TABLE
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -55,10 +55,6 @@ _STATUS = re.compile(
     r"#(?P<done>\d+)\s+(?P<what>[A-Za-z]+)\s+cov: (?P<edges>\d+) ft: (?P<features>\d+)"
     r"(?: corp: (?P<kept>\S+))?.*? exec/s: (?P<speed>\d+) rss: (?P<memory>\d+)Mb"
 )
-
-
-class FuzzingFailed(Exception):
-    """What the run ends with, as a sentence."""
 
 
 class Run:
@@ -110,7 +106,7 @@ class Run:
         for _ in self._libfuzzer(*quietly, *map(str, (merged, *known))):
             pass
         if not any(merged.iterdir()):
-            raise FuzzingFailed("the corpus could not be minimised; it is as it was.")
+            raise TrialFailed("the corpus could not be minimised; it is as it was.")
         corpora.replace(self._target, merged)
 
     def _libfuzzer(self, *arguments: str) -> Iterator[str]:
@@ -143,7 +139,7 @@ class Run:
                 yield line
         code, self._process = self._process.returncode, None
         if code and not (self._stopped and code in STOPPED):
-            raise FuzzingFailed(f"libFuzzer ended with exit code {code}. It said:\n{''.join(said)}")
+            raise TrialFailed(f"libFuzzer ended with exit code {code}. It said:\n{''.join(said)}")
 
 
 def figures(found: re.Match[str], seconds: float) -> str:
@@ -178,12 +174,10 @@ def run(target: str, minutes: float, folder: Path) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.command_line("fuzz", __doc__)
     add = parser.add_argument
     add("target", choices=TARGETS)
-    add("--minutes", type=duration, default=5.0, help="how long to fuzz (default: %(default)s)")
+    add("--minutes", type=above_zero, default=5.0, help="how long to fuzz (default: %(default)s)")
     add("--again", type=Path, metavar="FILE", help="check this one input, and do nothing else")
     add(
         "--directory",
@@ -197,17 +191,15 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     """Fuzz, or say why not."""
     options = command_line().parse_args()
-    with tempfile.TemporaryDirectory(prefix="pwserver-fuzz-", dir=options.directory) as folder:
-        try:
-            if options.again is not None:
-                with corpora.checking(options.target, Path(folder)) as check:
-                    check(options.again.read_bytes())
-                print("every promise was kept")
-            else:
-                run(options.target, options.minutes, Path(folder))
-        except FuzzingFailed as failure:
-            messages.print(f"failed: {failure}")
-            sys.exit(1)
+    with (
+        verdict(),
+        tempfile.TemporaryDirectory(prefix="pwserver-fuzz-", dir=options.directory) as folder,
+    ):
+        if options.again is not None:
+            with corpora.checking(options.target, Path(folder)) as check:
+                check(options.again.read_bytes())
+        else:
+            run(options.target, options.minutes, Path(folder))
 
 
 if __name__ == "__main__":

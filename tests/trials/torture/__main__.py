@@ -20,16 +20,14 @@ without it that fault is left out, and said to be.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.results.options import duration, words
-from benchmarks.results.progress import EXIT_FAILED, failures_said
-from benchmarks.results.terminal import terminal
-from tests.trials.torture.faults import FAULTS, Torment
+from tests.trials import report
+from tests.trials.report import above_zero, terminal, verdict, words
+from tests.trials.restarted import RestartedService
+from tests.trials.torture.faults import FAULTS, FaultInjector
 from tests.trials.torture.trial import Plan, Trial
-from tests.trials.torture.victim import Victim
 
 FILL = "fill"
 DISK_BYTES = 512 << 20
@@ -41,15 +39,13 @@ LISTED = "20"
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.command_line("torture", __doc__)
     add = parser.add_argument
-    add("--minutes", type=duration, default=1.0, help="how long (default: %(default)s)")
+    add("--minutes", type=above_zero, default=1.0, help="how long (default: %(default)s)")
     add("--seed", type=int, default=1, help="of the order of faults (default: %(default)s)")
     add(
         "--every",
-        type=duration,
+        type=above_zero,
         default=0.2,
         metavar="SECONDS",
         help="between a recovery and the next fault, about (default: %(default)s)",
@@ -64,21 +60,21 @@ def command_line() -> argparse.ArgumentParser:
     )
     add(
         "--within",
-        type=duration,
+        type=above_zero,
         default=1.0,
         metavar="SECONDS",
         help="how soon it is to answer again (default: %(default)s)",
     )
     add(
         "--saves",
-        type=duration,
+        type=above_zero,
         default=400.0,
         metavar="N",
         help="a second, about, of all sources together (default: %(default)s)",
     )
     add(
         "--hang",
-        type=duration,
+        type=above_zero,
         default=1.0,
         metavar="SECONDS",
         help="the service's own --hang-timeout-s (default: %(default)s)",
@@ -106,25 +102,26 @@ def run(options: argparse.Namespace) -> bool:
     chosen = list(options.faults)
     with tempfile.TemporaryDirectory(prefix="pwserver-torture-", dir=options.directory) as home:
         serve = ["--hang-timeout-s", str(plan.hang_s), "--list-users", LISTED]
-        victim = Victim(Path(home), serve, DISK_BYTES if FILL in chosen else 0)
-        if FILL in chosen and not victim.mounted:
+        service = RestartedService(Path(home), serve, DISK_BYTES if FILL in chosen else 0)
+        if FILL in chosen and not service.mounted:
             console.print("the disk is not filled: no file system may be mounted here")
             chosen.remove(FILL)
         console.print(f"seed {plan.seed}, {', '.join(chosen)}")
-        trial = Trial(plan, victim, console)
+        trial = Trial(plan, service, console)
         try:
-            trial.run(Torment(chosen))
+            trial.run(FaultInjector(chosen))
         finally:
-            victim.clear()
+            service.clear()
         trial.tally.summarize()
         return trial.tally.whole
 
 
 def main() -> None:
     """Torture, and say what came of it with the exit code."""
-    with failures_said():
-        if not run(command_line().parse_args()):
-            sys.exit(EXIT_FAILED)
+    options = command_line().parse_args()
+    with verdict():
+        if not run(options):
+            raise report.TrialFailed("promises were broken")
 
 
 if __name__ == "__main__":

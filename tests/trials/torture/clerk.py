@@ -13,12 +13,13 @@ import time
 import apsw
 from peewee import PeeweeException
 
-from benchmarks.client.wire import BenchmarkFailed
-from benchmarks.servers.servers import PROJECT, environment
 from pwserver.errors import PwserverError
 from pwserver.wire.messages import RIGHTS
+from tests.support.processes import end_session, launch
+from tests.support.shell import TREE_ENVIRONMENT, Ran, Shell
+from tests.trials.report import TrialFailed
+from tests.trials.restarted import RestartedService
 from tests.trials.torture.scene import Scene
-from tests.trials.torture.victim import Victim
 from workers.admin.administration import Administration, administration
 
 APPLICATIONS = {"red": False, "blue": False, "public": True}
@@ -26,16 +27,15 @@ APPLICATIONS = {"red": False, "blue": False, "public": True}
 
 REGISTER_TIMEOUT_S = 30.0
 PAUSE_S = 0.1
-COMMAND_TIMEOUT_S = 60.0
 
 
 class Clerk:
     """What an administrator does to a service."""
 
-    def __init__(self, victim: Victim, scene: Scene) -> None:
-        self._victim = victim
+    def __init__(self, service: RestartedService, scene: Scene) -> None:
+        self._service = service
         self._scene = scene
-        self._rotation: subprocess.Popen[str] | None = None
+        self._rotation: subprocess.Popen[bytes] | None = None
         self.refused = 0
         """How often something could not be done, as may be where so much happens."""
         self._reason = ""
@@ -46,13 +46,13 @@ class Clerk:
         for name in APPLICATIONS:
             while not self.renew(name):
                 if time.monotonic() > deadline:
-                    raise BenchmarkFailed(f"no token can be had for {name}: {self._reason}")
+                    raise TrialFailed(f"no token can be had for {name}: {self._reason}")
                 time.sleep(PAUSE_S)
 
     def renew(self, name: str, grace_s: float = 0.0) -> bool:
         """Give an application a new token; return whether that could be done."""
         try:
-            with administration(self._victim.store) as files:
+            with administration(self._service.store) as files:
                 self._scene.tokens[name] = _token(files, name, grace_s)
         except (PwserverError, apsw.Error, PeeweeException) as error:
             self.refused += 1
@@ -66,41 +66,40 @@ class Clerk:
         Goes on with a rotation that was killed before.
         """
         self.end_rotation()
-        added = self._command("key", "add")
-        added.communicate(timeout=COMMAND_TIMEOUT_S)
-        self._rotation = self._command("key", "rotate")
-        return added.returncode == 0
+        added = self._run("key", "add")
+        self._rotation = launch(
+            [sys.executable, "-m", "pwserver", "key", "rotate", *self._service.files],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self._service.output,
+            env=TREE_ENVIRONMENT,
+        )
+        return added.code == 0
 
     def end_rotation(self) -> bool:
         """Kill a rotation that is at work; return whether there was one."""
         if self._rotation is None:
             return False
         running = self._rotation.poll() is None
-        self._rotation.kill()
+        end_session(self._rotation)
         _, said = self._rotation.communicate()
         if not running and self._rotation.returncode:
             self.refused += 1
-        if "Traceback" in said:
-            self._scene.broken.append(f"key rotate failed: {said.strip().splitlines()[-1]}")
+        if b"Traceback" in said:
+            last_line = said.decode(errors="replace").strip().splitlines()[-1]
+            self._scene.broken.append(f"key rotate failed: {last_line}")
         self._rotation = None
         return running
 
     def verify_record(self) -> str:
         """Return what is wrong with the audit record, in words, if anything is."""
-        command = self._command("audit", "verify")
-        printed, said = command.communicate(timeout=COMMAND_TIMEOUT_S)
-        return f"{printed}{said}".strip() if command.returncode else ""
+        ran = self._run("audit", "verify")
+        return f"{ran.out}{ran.err}".strip() if ran.code else ""
 
-    def _command(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pwserver", *words, *self._victim.files],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self._victim.output,
-            env=environment(PROJECT),
-        )
+    def _run(self, *words: str) -> Ran:
+        shell = Shell(self._service.output, TREE_ENVIRONMENT)
+        return shell.run(*words, *self._service.files)
 
 
 def _token(files: Administration, name: str, grace_s: float) -> str:

@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import kill
 
+from tests.support.processes import age_s
+from tests.trials.restarted import BESIDE, FORK_SERVER, LISTENER
 from tests.trials.torture.clerk import APPLICATIONS
 from tests.trials.torture.trial import Trial
-from tests.trials.torture.victim import BESIDE, FORK_SERVER, LISTENER, age_s
 
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 DEADLY_WEIGHTS = (90, 5, 5)
@@ -36,7 +37,7 @@ SPARE_S = 0.6
 
 
 @dataclass
-class Torment:
+class FaultInjector:
     """The faults of a run, drawn one after the other."""
 
     chosen: Sequence[str]
@@ -55,20 +56,20 @@ class Torment:
 
     def kill_child(self, trial: Trial) -> str:
         """Kill one of the children, or two at once."""
-        children = trial.victim.children()
+        children = trial.service.children()
         if not children:
             return "nobody was there to be killed"
-        victims = trial.random.sample(sorted(children), min(len(children), self._how_many(trial)))
+        names = trial.random.sample(sorted(children), min(len(children), self._how_many(trial)))
         number = trial.random.choices(DEADLY, DEADLY_WEIGHTS)[0]
-        victims.sort(key=_importance)
-        after = _with_ages(victims[0], children)
+        names.sort(key=_importance)
+        after = _with_ages(names[0], children)
         since = time.monotonic()
-        for name in victims:
+        for name in names:
             with suppress(ProcessLookupError):
                 kill(children[name], number)
                 trial.tally.killed(_kind(name), number.name)
         seconds = trial.recover(after, since)
-        what = " and ".join(victims)
+        what = " and ".join(names)
         return f"{what} killed ({number.name}), saves again after {seconds:.3f} s"
 
     def _how_many(self, trial: Trial) -> int:
@@ -76,15 +77,15 @@ class Torment:
 
     def kill_listener(self, trial: Trial) -> str:
         """Kill the listener; all others are to end by themselves."""
-        kill(trial.victim.pid, signal.SIGKILL)
+        kill(trial.service.pid, signal.SIGKILL)
         trial.tally.killed(LISTENER, "SIGKILL")
         trial.gone()
-        trial.victim.kill_everything()
+        trial.service.kill_everything()
         return f"listener killed, ready {trial.renew('the listener'):.2f} s after its start"
 
     def kill_all(self, trial: Trial) -> str:
         """Kill all processes at once."""
-        trial.victim.kill_everything()
+        trial.service.kill_everything()
         trial.tally.killed("everything", "SIGKILL")
         return f"everything killed, ready {trial.renew('everything'):.2f} s after its start"
 
@@ -94,9 +95,9 @@ class Torment:
         return f"stopped, ready {trial.renew('a clean stop'):.2f} s after its start"
 
     def _stop(self, trial: Trial) -> None:
-        code = trial.victim.stop()
+        code = trial.service.running.stop()
         if code:
-            trial.tally.breach(f"a clean stop ended with {code}: {trial.victim.last_words()}")
+            trial.tally.breach(f"a clean stop ended with {code}: {trial.service.last_words()}")
         trial.gone()
 
     def pause_child(self, trial: Trial) -> str:
@@ -129,17 +130,17 @@ class Torment:
         return ended
 
     def _one_child(self, trial: Trial) -> tuple[str, int]:
-        children = trial.victim.children()
+        children = trial.service.children()
         name = trial.random.choice(sorted(children))
         return name, children[name]
 
     def pause_all(self, trial: Trial) -> str:
         """Stop all processes, as a suspended machine does: nobody is taken to hang for it."""
         seconds = trial.random.uniform(0.5, 2.5) * trial.plan.hang_s
-        trial.victim.signal_all(signal.SIGSTOP)
+        trial.service.signal_all(signal.SIGSTOP)
         time.sleep(seconds)
         since = time.monotonic()
-        trial.victim.signal_all(signal.SIGCONT)
+        trial.service.signal_all(signal.SIGCONT)
         took = trial.recover("a stopped service, from its going on", since)
         return f"everything stopped for {seconds:.2f} s, saves again after {took:.3f} s"
 
@@ -147,10 +148,10 @@ class Torment:
 
     def fill_disk(self, trial: Trial) -> str:
         """Leave no room, kill somebody meanwhile half the time, and give the room back."""
-        trial.victim.fill_disk()
+        trial.service.fill_disk()
         text = "the disk filled"
         time.sleep(FULL_S)
-        children = trial.victim.children()
+        children = trial.service.children()
         needed = sorted(name for name in children if name.startswith(NEEDED))
         if needed and trial.random.random() < 0.5:
             name = trial.random.choice(needed)
@@ -159,10 +160,10 @@ class Torment:
                 trial.tally.killed(_kind(name), "SIGKILL")
             text += f", {name} killed"
             time.sleep(FULL_S)
-        if not trial.victim.answers():
+        if not trial.service.answers():
             trial.tally.breach("on a full disk it does not answer")
         since = time.monotonic()
-        trial.victim.empty_disk()
+        trial.service.empty_disk()
         return (
             f"{text}, saves again {trial.recover('a full disk, from its room', since):.3f} s after"
         )
@@ -172,7 +173,7 @@ class Torment:
         beside = trial.random.choice([(), BESIDE])
         trial.clerk.end_rotation()
         trial.scene.tokens.clear()
-        trial.scene.remove_book(lambda: trial.victim.remove_database(*beside))
+        trial.scene.remove_book(lambda: trial.service.remove_database(*beside))
         since = time.monotonic()
         seconds = trial.recover("the database's removal", since)
         trial.clerk.register()
@@ -185,12 +186,12 @@ class Torment:
         trial.clerk.end_rotation()
         trial.look()
         if trial.backed_up is None:
-            trial.victim.back_up()
+            trial.service.back_up()
             trial.backed_up = trial.scene.ledger.copy()
             trial.start_again("a clean stop")
             return "the database backed up"
         trial.scene.tokens.clear()
-        trial.victim.put_back()
+        trial.service.put_back()
         trial.scene.ledger = trial.backed_up.restored(trial.scene.ledger)
         trial.backed_up = None
         trial.look()
@@ -242,18 +243,18 @@ def _with_ages(name: str, children: dict[str, int]) -> str:
     return ", ".join(words)
 
 
-FAULTS: dict[str, tuple[float, Callable[[Torment, Trial], str]]] = {
-    "kill": (150, Torment.kill_child),
-    "kill-listener": (2, Torment.kill_listener),
-    "kill-all": (3, Torment.kill_all),
-    "restart": (1, Torment.restart),
-    "pause": (2, Torment.pause_child),
-    "hang": (0.5, Torment.hang_child),
-    "pause-all": (0.3, Torment.pause_all),
-    "fill": (0.7, Torment.fill_disk),
-    "remove": (0.7, Torment.remove_database),
-    "restore": (0.7, Torment.restore_database),
-    "rotate-keys": (1, Torment.rotate_keys),
-    "rotate-token": (1, Torment.rotate_token),
+FAULTS: dict[str, tuple[float, Callable[[FaultInjector, Trial], str]]] = {
+    "kill": (150, FaultInjector.kill_child),
+    "kill-listener": (2, FaultInjector.kill_listener),
+    "kill-all": (3, FaultInjector.kill_all),
+    "restart": (1, FaultInjector.restart),
+    "pause": (2, FaultInjector.pause_child),
+    "hang": (0.5, FaultInjector.hang_child),
+    "pause-all": (0.3, FaultInjector.pause_all),
+    "fill": (0.7, FaultInjector.fill_disk),
+    "remove": (0.7, FaultInjector.remove_database),
+    "restore": (0.7, FaultInjector.restore_database),
+    "rotate-keys": (1, FaultInjector.rotate_keys),
+    "rotate-token": (1, FaultInjector.rotate_token),
 }
 """Faults by name: how often each is drawn, against the others, and what it does."""

@@ -1,22 +1,18 @@
 """Whether the service grows: its processes, descriptors and memory, looked at through a run.
 
 A run that is long enough is cut in four, and the medians of the first and the last quarter are
-compared. Memory is PSS, as in `usage`.
+compared. Memory is PSS, as `usage` says.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
-import psutil
-
-from benchmarks.servers.usage import memory_of
-from tests.trials.torture.victim import Victim
+from tests.trials.restarted import RestartedService
+from tests.trials.usage import Usage
 
 LOG = "write-ahead log, MiB"
 NAMES = ("processes", "descriptors", "memory, MiB", LOG)
@@ -40,17 +36,16 @@ class Sample:
     log_mib: float
 
     @classmethod
-    def of(cls, victim: Victim) -> Sample:
+    def of(cls, service: RestartedService) -> Sample:
         """Look at a service."""
-        group = victim.group()
-        descriptors, memory = 0, 0
-        for pid in group:
-            with suppress(OSError, psutil.NoSuchProcess):
-                descriptors += len(os.listdir(f"/proc/{pid}/fd"))
-                memory += memory_of(psutil.Process(pid))
-        log = Path(f"{victim.database}-wal")
+        pids = service.processes()
+        try:
+            usage = Usage.of(pids)
+        except PermissionError:  # only root is shown that
+            usage = Usage(0, 0)
+        log = Path(f"{service.database}-wal")
         log_bytes = log.stat().st_size if log.exists() else 0
-        return cls(len(group), descriptors, memory / MIB, log_bytes / MIB)
+        return cls(len(pids), usage.descriptors, usage.memory_bytes / MIB, log_bytes / MIB)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pwserver.errors import PwserverError
+from tests.support.harness import Peer
 from tests.trials.torture.ledger import Ledger, password_of
 from tests.trials.torture.scene import Over, Scene
 
@@ -90,19 +90,16 @@ class Guest(Source):
 
     def use(self) -> None:
         """Save over one connection until that ends."""
-        address = HOST, self._scene.port
-        with (
-            socket.create_connection(address, ANSWER_TIMEOUT_S) as connection,
-            connection.makefile("rb") as replies,
-        ):
+        with Peer(self._scene.port) as peer:
+            peer.socket.settimeout(ANSWER_TIMEOUT_S)
             while True:
                 size = self._random.choice(BURSTS)
                 with self._scene.exchange(partial(self._begin, size)) as (ledger, numbers):
                     requests = list(self._requests(numbers))
-                    connection.sendall(b"".join(map(_line, requests)))
+                    peer.send(*requests)
                     for request in requests:
                         try:
-                            line = replies.readline()
+                            line = peer.line()
                         except TimeoutError:
                             self.broken("a request was left hanging")
                             raise
@@ -145,7 +142,3 @@ class Guest(Source):
             self.counts.unknown -= 1
         else:
             self.broken(f"a save was answered {message!r}")
-
-
-def _line(request: dict[str, str | int]) -> bytes:
-    return json.dumps(request).encode() + b"\n"

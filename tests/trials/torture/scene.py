@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from benchmarks.client.wire import BenchmarkFailed
+from tests.trials.report import TrialFailed
 from tests.trials.torture.ledger import Ledger
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Scene:
         with self._condition:
             self._held = True
             if not self._condition.wait_for(lambda: not self._under_way, HOLD_TIMEOUT_S):
-                raise BenchmarkFailed("a client was left hanging: its request was never answered")
+                raise TrialFailed("a client was left hanging: its request was never answered")
 
     def release(self) -> None:
         """Let the load go on."""

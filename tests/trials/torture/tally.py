@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmarks.results.sheets import Sheet
-from benchmarks.results.terminal import print_sheet
+from tests.trials.report import percentile, print_table
 from tests.trials.torture.gauges import SAMPLES_MIN, Sample, growth
 from tests.trials.torture.inspection import KINDS, Findings
 from tests.trials.torture.load import Counts, Source
@@ -147,14 +146,9 @@ class Tally:
     def _print_table(
         self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> None:
-        print_sheet(Sheet(title, [*headings], [[*row] for row in rows]), self._console)
-
-
-def _figures(*figures: float) -> list[str]:
-    return [f"{figure:,.1f}" for figure in figures]
+        print_table(title, headings, rows, self._console)
 
 
 def _percentiles(after: str, times: array[float]) -> tuple[str, ...]:
-    ranked = sorted(times)
-    shown = (ranked[min(int(len(ranked) * part), len(ranked) - 1)] for part in (0.5, 0.99, 1))
-    return after, f"{len(ranked):,}", *(f"{seconds:.3f}" for seconds in shown)
+    shown = (percentile(times, part) for part in (0.5, 0.99, 1.0))
+    return after, f"{len(times):,}", *(f"{seconds:.3f}" for seconds in shown)

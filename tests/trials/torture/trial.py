@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from pwserver import Client, PwserverError
+from tests.trials.restarted import RestartedService
 from tests.trials.torture.applications import Application
 from tests.trials.torture.clerk import APPLICATIONS, Clerk
 from tests.trials.torture.gauges import Sample
@@ -25,13 +26,9 @@ from tests.trials.torture.load import Guest, Source
 from tests.trials.torture.scene import Scene
 from tests.trials.torture.tally import Tally
 from tests.trials.torture.traces import secrets_found, written_in
-from tests.trials.torture.victim import Victim, until
 
 READY_S = 3.0
 """Within which the service is to be ready after everything was killed."""
-
-ORPHANS_S = 2.0
-"""Within which nothing of a killed listener's children is left."""
 
 JOIN_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 30.0
@@ -62,13 +59,13 @@ class Plan:
 class Trial:
     """A run on one service."""
 
-    def __init__(self, plan: Plan, victim: Victim, console: Console) -> None:
+    def __init__(self, plan: Plan, service: RestartedService, console: Console) -> None:
         self.plan = plan
-        self.victim = victim
+        self.service = service
         self.random = random.Random(plan.seed)
         canary = "canary-" + "".join(self.random.choices("bcdfghjkmnpqrstvwxz", k=16))
-        self.scene = Scene(victim.port, canary)
-        self.clerk = Clerk(victim, self.scene)
+        self.scene = Scene(service.port, canary)
+        self.clerk = Clerk(service, self.scene)
         self.backed_up: Ledger | None = None
         self._sources = self._make_sources()
         self._books = {source.name: _application(source) for source in self._sources} | {PROBE: ""}
@@ -92,7 +89,7 @@ class Trial:
 
     def run(self, next_fault: Callable[[Trial], None]) -> None:
         """Start, let faults happen until the time is over, and look at everything."""
-        self.victim.start()
+        self.service.start()
         self.clerk.register()
         for source in self._sources:
             source.start()
@@ -116,33 +113,33 @@ class Trial:
         """Note what the load found, and whether the service has ended by itself."""
         while self.scene.broken:
             self.tally.breach(self.scene.broken.pop(0))
-        if (code := self.victim.ended) is not None:
-            self.tally.breach(f"the service ended with {code}: {self.victim.last_words()}")
-            self.victim.kill_everything()
+        if (code := self.service.ended) is not None:
+            self.tally.breach(f"the service ended with {code}: {self.service.last_words()}")
+            self.service.kill_everything()
             self.renew("its end")
 
     def _sample(self) -> None:
         if time.monotonic() > self._sampled_s + SAMPLE_EVERY_S:
             self._sampled_s = time.monotonic()
-            self.tally.samples.append(Sample.of(self.victim))
+            self.tally.samples.append(Sample.of(self.service))
 
     def _end(self) -> None:
         """Look at the book and at all files, after a last kill and after a clean stop."""
         self.scene.hold()
         self.clerk.end_rotation()
         self._compare_total()
-        self.victim.kill_everything()
+        self.service.kill_everything()
         self.look()
         self._look_for_secrets()
-        self.victim.start()
-        code = self.victim.stop()
+        self.service.start()
+        code = self.service.running.stop()
         if code:
-            self.tally.breach(f"a clean stop ended with {code}: {self.victim.last_words()}")
+            self.tally.breach(f"a clean stop ended with {code}: {self.service.last_words()}")
         self.look(whole=True)
         self._look_for_secrets()
         if problem := self.clerk.verify_record():
             self.tally.breach(f"the audit record: {problem}")
-        if "Traceback" in self.victim.stderr.read_text(errors="replace"):
+        if "Traceback" in self.service.stderr.read_text(errors="replace"):
             self.tally.breach("the service logged a traceback")
 
     # --- Looking at the book. ---
@@ -156,7 +153,7 @@ class Trial:
 
     def start_again(self, after: str) -> float:
         """Start the service, which must have what its file has, and let the load go on."""
-        seconds = self.victim.start()
+        seconds = self.service.start()
         self.tally.recovered(f"{after}, from the start", seconds)
         if seconds > max(READY_S, self.plan.within_s):
             self.tally.breach(f"after {after} it was ready in {seconds:.2f} s only")
@@ -166,7 +163,7 @@ class Trial:
 
     def look(self, *, whole: bool = False) -> None:
         """Hold the book's file against the ledger."""
-        store = self.victim.store
+        store = self.service.store
         ledger = self.scene.ledger
         findings = inspect(store.path, store.key_path, ledger, self._books, whole=whole)
         self.tally.looked(findings)
@@ -181,8 +178,8 @@ class Trial:
             self.tally.breach(f"the service counts {users} users, and {least} are known")
 
     def _look_for_secrets(self) -> None:
-        files = written_in(self.victim.folder, self.victim.output)
-        key_file = self.victim.store.key_path
+        files = written_in(self.service.folder, self.service.output)
+        key_file = self.service.store.key_path
         for text in secrets_found(files, self.scene.canary, key_file):
             self.tally.breach(f"{text}, in the clear")
         for core in [file.name for file in files if file.name.startswith("core")]:
@@ -193,13 +190,13 @@ class Trial:
     @property
     def url(self) -> str:
         """Where guests find the service."""
-        return f"pwserver://127.0.0.1:{self.victim.port}"
+        return f"pwserver://127.0.0.1:{self.service.port}"
 
     def recover(self, after: str, since_s: float, allowed_s: float = 0.0) -> float:
         """Wait until a save is acknowledged to who comes now; return the seconds since a fault."""
         deadline = time.monotonic() + PROBE_TIMEOUT_S
         while not self._probe():
-            if time.monotonic() > deadline or self.victim.ended is not None:
+            if time.monotonic() > deadline or self.service.ended is not None:
                 self.tally.breach(f"after {after} nothing was saved again")
                 return time.monotonic() - since_s
             time.sleep(PROBE_PAUSE_S)
@@ -223,9 +220,9 @@ class Trial:
 
     def gone(self) -> None:
         """See that nothing is left of a service whose listener was killed."""
-        if not until(lambda: not self.victim.group(), ORPHANS_S):
+        if self.service.running.left_over():
             self.tally.breach("children of a killed listener live on")
-            self.victim.signal_all(signal.SIGKILL)
+            self.service.signal_all(signal.SIGKILL)
 
 
 def _application(source: Source) -> str:

@@ -1,45 +1,38 @@
-"""The service that is tortured: its files, its processes, and how it is started and ended.
+"""A service that is ended and started again, on the same port and files: what trials do things to.
 
-Its processes are found by their process group, whoever is their parent by then, and told apart by
-the titles that they give themselves. Its files are in a folder of their own, which is a small file
-system where one is to be filled; what it prints and logs is kept beside that.
+It is started as tests start theirs. Its processes are found by their session, whoever is their
+parent by then, and told apart by the titles that they give themselves. Its files are in a folder of
+their own, which is a small file system where one is to be filled; what it prints and logs is kept
+beside that.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.client.wire import BenchmarkFailed
-from benchmarks.servers.servers import PROJECT, environment
 from pwserver.config import StoreSettings
-from tests.trials.torture.load import HOST
+from tests.support.books_wire import ALIVE, PING
+from tests.support.harness import Peer, Service, eventually, free_port, named
+from tests.support.processes import session
+from tests.support.shell import TREE_ENVIRONMENT
+from tests.trials.report import TrialFailed
 
 FORK_SERVER = "fork server"
 LISTENER = "listener"
 BESIDE = ("-shm", "-wal")
 """What SQLite has beside a database, in the order in which `rm user_data.db*` takes it."""
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
-GROUP_TIMEOUT_S = 10.0
-POLL_S = 0.005
-PING, ALIVE = b'{"message": "ping"}\n', b'{"message": "Alive!"}\n'
-
-_TITLE = re.compile(rb"pwserver: ([^\0]*?) *(?:\0|$)")
+ANSWER_TIMEOUT_S = 1.0
 
 
-class Victim:
-    """A service in a folder, which it makes and in the end removes; started again and again.
+class RestartedService:
+    """A service in a folder, which it makes and in the end gives back; started again and again.
 
     `options` are flags of `pwserver serve`. `disk_bytes` is the size of the file system that is
     made for its files, 0 for none.
@@ -50,10 +43,9 @@ class Victim:
         self.output = home / "output"
         self.backup = home / "backup.db"
         self.store = StoreSettings(database=str(self.folder / "user_data.db"))
-        self.port = _free_port()
-        self.pid = 0
+        self.port = free_port()
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: Service | None = None
         self.folder.mkdir(mode=0o700)
         self.output.mkdir(mode=0o700)
         self.mounted = bool(disk_bytes) and _mount(self.folder, disk_bytes)
@@ -62,42 +54,38 @@ class Victim:
 
     def start(self) -> float:
         """Start it; return the seconds until it has answered."""
+        self.kill_everything()  # whatever the one before may have left
         began = time.monotonic()
-        serve = ["serve", "--host", HOST, "--port", str(self.port), *self.files, *self._options]
-        with self.stdout.open("ab") as out, self.stderr.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pwserver", *serve],
+        with self.stdout.open("ab") as out:
+            self._running = Service(
+                self.output,
+                *self.files,
+                *self._options,
+                port=self.port,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=errors,
-                cwd=self.output,
-                env=environment(PROJECT),
-                start_new_session=True,
+                env=TREE_ENVIRONMENT,
             )
-        self.pid = self._process.pid
-        if not until(lambda: self.ended is not None or self.answers(), START_TIMEOUT_S):
-            raise BenchmarkFailed("the service did not listen in time")
+        eventually(lambda: self.ended is not None or self.answers(), "the service answers")
         if self.ended is not None:
-            raise BenchmarkFailed(f"the service did not start: {self.last_words()}")
+            raise TrialFailed(f"the service did not start: {self.last_words()}")
         return time.monotonic() - began
 
-    def stop(self) -> int:
-        """Ask it to stop; return its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise BenchmarkFailed("the service did not stop when it was told to") from None
+    @property
+    def running(self) -> Service:
+        """The service as it was started last."""
+        assert self._running is not None
+        return self._running
+
+    @property
+    def pid(self) -> int:
+        """The process id of its listener, by which all its processes are known."""
+        return self.running.process.pid
 
     def kill_everything(self) -> None:
         """End all of its processes by force, whatever state they are in."""
-        if self._process is None:
-            return
-        self.signal_all(signal.SIGKILL)
-        self._process.wait()
-        if not until(lambda: not self.group(), GROUP_TIMEOUT_S):
-            raise BenchmarkFailed("a process of the service does not end")
+        if self._running is not None:
+            self._running.kill_everything()
 
     def signal_all(self, number: int) -> None:
         """Send a signal to all of its processes."""
@@ -107,42 +95,24 @@ class Victim:
     @property
     def ended(self) -> int | None:
         """Its exit code, or None while it runs."""
-        return None if self._process is None else self._process.poll()
+        return None if self._running is None else self._running.process.poll()
 
-    def answers(self, timeout_s: float = 1.0) -> bool:
+    def answers(self) -> bool:
         """Tell whether it answers a guest that comes now."""
-        try:
-            with socket.create_connection((HOST, self.port), timeout_s) as connection:
-                connection.sendall(PING)
-                return connection.recv(len(ALIVE)) == ALIVE
-        except OSError:
-            return False
+        with suppress(OSError, AssertionError), Peer(self.port) as peer:
+            peer.socket.settimeout(ANSWER_TIMEOUT_S)
+            return bool(peer.ask(PING) == ALIVE)
+        return False
 
     # --- Processes. ---
 
-    def group(self) -> list[int]:
+    def processes(self) -> list[int]:
         """Return all of its processes that are alive."""
-        return [int(each) for each in os.listdir("/proc") if each.isdecimal() and self._has(each)]
-
-    def _has(self, pid: str) -> bool:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return False
-        state, _, group = stat.rpartition(")")[2].split()[:3]
-        return int(group) == self.pid and state != "Z"
+        return session(self.pid)
 
     def children(self) -> dict[str, int]:
         """Return its processes but for the listener, by name."""
-        found = {}
-        for pid in self.group():
-            if pid == self.pid:
-                continue
-            with suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if title := _TITLE.match(command):
-                    found[title[1].decode()] = pid
-        return found
+        return named(pid for pid in self.processes() if pid != self.pid)
 
     # --- Files. ---
 
@@ -208,31 +178,6 @@ class Victim:
         self.kill_everything()
         if self.mounted:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
-
-
-def age_s(pid: int) -> float:
-    """Return the seconds since a process was started; 0 for one that is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    ticks = int(stat.rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def until(condition: Callable[[], object], timeout_s: float) -> bool:
-    """Ask again and again whether something is so; return whether it was, in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _mount(folder: Path, size_bytes: int) -> bool:

@@ -1,7 +1,8 @@
-"""Two machines and a cable between them, made of network namespaces: the cable can be pulled.
+"""Two machines and a cable between them, made of network namespaces: it can be pulled, and mended.
 
 Nothing of this machine's own network is touched. A socket belongs for ever to the namespace that
-its thread was in when it was made, so a test can have sockets in both.
+its thread was in when it was made, so a test can have sockets in both. The addresses are of a
+network for documentation (RFC 5737), which is nobody's.
 """
 
 import contextlib
@@ -79,11 +80,15 @@ class Network:
         """Have every packet between the two be lost from now on."""
         self.client.ip("link", "set", self.ends[1], "down")
 
+    def mend_the_cable(self) -> None:
+        """Have packets arrive again."""
+        self.client.ip("link", "set", self.ends[1], "up")
+
 
 @contextlib.contextmanager
 def _machine() -> Iterator[Machine]:
     before = os.readlink("/proc/self/ns/net")
-    with launched(["unshare", "--net", "sleep", "600"], stderr=subprocess.PIPE) as process:
+    with launched(["unshare", "--net", "sleep", "infinity"], stderr=subprocess.PIPE) as process:
         there = Path(f"/proc/{process.pid}/ns/net")
         try:
             eventually(
