@@ -1,13 +1,18 @@
-"""The book as it is described, in as few lines as it takes: what a service must answer."""
+"""The book as it is described, in as few lines as it takes: what a service must answer.
+
+It does one request after the other and knows what came of each. Where several are under way at
+once, and some are never answered, see `tests/trials/torture/ledger.py`, a model of another kind.
+"""
 
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.support.books_wire import DELETED, UNKNOWN_USER, UNKNOWN_VERSION, Request
 
-KEPT = 2
-"""Older versions that are kept."""
+VERSIONS_KEPT = 10
+"""Older versions that are kept of each user, which is the service's default."""
 
 NOT_SAVED = {"message": "Not saved!"}
 
@@ -22,10 +27,18 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+class User(NamedTuple):
+    """What a book has of a user: passwords by their versions, and labels."""
+
+    versions: dict[int, str]
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(eq=False)
 class Kept:
-    """A user of the model."""
+    """A user of the model, of whom so many older versions are kept."""
 
+    kept: int
     labels: list[str] = field(default_factory=list)
     newest: int = 0
     versions: dict[int, str] = field(default_factory=dict)
@@ -34,14 +47,19 @@ class Kept:
         """Save a version; return its number."""
         self.newest += 1
         self.versions[self.newest] = password
-        self.versions.pop(self.newest - KEPT - 1, None)
+        self.versions.pop(self.newest - self.kept - 1, None)
         return self.newest
+
+    def now(self) -> User:
+        """Return what the book has of it."""
+        return User(dict(self.versions), tuple(self.labels))
 
 
 class Model:
     """The book as a dictionary. Each method returns the reply, without times."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = VERSIONS_KEPT) -> None:
+        self._kept = kept
         self.users: dict[str, Kept] = {}
         self.nameless: dict[str, Kept] = {}  # by password: their names are not known yet
         self.requests: dict[str, tuple[Request, Request]] = {}  # by id: what was asked, the reply
@@ -76,11 +94,11 @@ class Model:
         if if_version not in (None, newest):
             return {**NOT_SAVED, "version": newest}
         if name is None:
-            user = self.nameless[password] = Kept()
+            user = self.nameless[password] = Kept(self._kept)
         elif name.startswith("user-0123") and name not in self.users:
             return UNKNOWN_USER
         else:
-            user = self.users.setdefault(name, Kept())
+            user = self.users.setdefault(name, Kept(self._kept))
         version = user.add(password)
         if labels is not None:
             user.labels = list(dict.fromkeys(labels))

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.client.wire import BenchmarkFailed
+from tests.support.book_model import User
 from tests.trials.powerloss import __main__ as powerloss
 from tests.trials.powerloss.calls import Unreadable, parsed
 from tests.trials.powerloss.disk import Disk, Names
@@ -24,11 +24,12 @@ from tests.trials.powerloss.events import (
     Write,
 )
 from tests.trials.powerloss.images import all_arrived, choose, fates, none_arrived
-from tests.trials.powerloss.ledger import Keys, Ledger, User
+from tests.trials.powerloss.ledger import Keys, Ledger
 from tests.trials.powerloss.opening import Audit, Found
 from tests.trials.powerloss.promises import Kind, Promises
 from tests.trials.powerloss.record import Reader, Record
 from tests.trials.powerloss.trial import Tally
+from tests.trials.report import TrialFailed
 
 IMAGES = 300
 """Of each small case: so many that chance leaves out none of what there can be."""
@@ -302,7 +303,7 @@ def test_a_named_user_is_as_some_request_made_it_that_came_and_none_undone() -> 
         ledger.note(1, request)
     texts = ("Authenticated!", "Password saved!", "Password saved!", "User labelled!")
     promises = Promises(ledger, exchange(*texts, "User deleted!"))
-    one, two = User(((1, "1-xxx"),), ()), User(((2, "2-xxx"), (1, "1-xxx")), ())
+    one, two = User({1: "1-xxx"}), User({1: "1-xxx", 2: "2-xxx"})
     labelled, mixed = two._replace(labels=("x",)), one._replace(labels=("x",))
     for events, state, kinds in (
         (2, None, []),
@@ -330,7 +331,7 @@ def test_a_run_fails_for_a_broken_promise_and_for_a_loss_that_was_not_found() ->
     powerloss.verdict(Tally(), must_lose=False)
     powerloss.verdict(lost, must_lose=True)
     for tally, must_lose in ((lost, False), (unopened, False), (Tally(), True), (unopened, True)):
-        with pytest.raises(BenchmarkFailed):
+        with pytest.raises(TrialFailed):
             powerloss.verdict(tally, must_lose=must_lose)
 
 

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from pwserver import Client
+from tests.support.book_model import User
 from tests.support.harness import Service
 from tests.trials.restarted import RestartedService
 from tests.trials.torture.faults import FAULTS, FaultInjector
@@ -204,8 +205,8 @@ def test_two_saves_with_one_version_are_found() -> None:
 def test_a_generated_password_whose_answer_was_lost_may_be_there() -> None:
     """It is told by what it is made of; nothing else is taken for it."""
     name = Name("red", versions={1: "one"}, open={GENERATED})
-    assert name.problem({1: "one", 2: "BCDF"}, ()) is None
-    assert name.problem({1: "one", 2: "one"}, ()) == (
+    assert name.problem(User({1: "one", 2: "BCDF"})) is None
+    assert name.problem(User({1: "one", 2: "one"})) == (
         "mismatch",
         "has another password as version 2",
     )

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.service.book.company import COMMON, OWN, WORKERS, Premises, Seat, premises
-from tests.support.book_model import KEPT, Model, composed, refused
+from tests.support.book_model import Model, composed, refused
 from tests.support.books_wire import (
     COUNT,
     Request,
@@ -39,6 +39,9 @@ from tests.support.books_wire import (
     verify,
 )
 from tests.support.harness import Peer
+
+KEPT = 2
+"""Older versions that are kept."""
 
 WRONG_MAX = 9
 """Wrong passwords of one application that are answered at once."""
@@ -80,7 +83,7 @@ class Book:
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.model = Model()
+        self.model = Model(KEPT)
         self.waiting: list[tuple[Request, Request]] = []
         self.generated: set[str] = set()  # names that the service made
         self.real: dict[str, str] = {}  # what stands for a generated password: the password

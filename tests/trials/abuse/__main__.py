@@ -145,7 +145,7 @@ class Abuse:
         timer = threading.Timer(READY_TIMEOUT_S, self._process.kill)
         timer.start()
         try:
-            line = self._process.stdout.readline()
+            line: str = self._process.stdout.readline()
         finally:
             timer.cancel()
         if not line:

@@ -26,15 +26,14 @@ import time
 from pathlib import Path
 from random import Random
 
-from benchmarks.client.wire import BenchmarkFailed
-from benchmarks.results.options import positive, words
-from benchmarks.results.progress import failures_said, progress
+from tests.trials import report
 from tests.trials.powerloss.acts import ACTS, record
 from tests.trials.powerloss.disk import Names
 from tests.trials.powerloss.opening import Audit
 from tests.trials.powerloss.promises import Kind
 from tests.trials.powerloss.stage import SERVICE, UNSYNCED
 from tests.trials.powerloss.trial import PARTS, Tally, Trial, run
+from tests.trials.report import TrialFailed, positive, progress, words
 
 
 def play(options: argparse.Namespace) -> Tally:
@@ -79,16 +78,14 @@ def verdict(total: Tally, *, must_lose: bool) -> None:
     """Raise where the run found what it must not find, or did not find what it must."""
     if must_lose:
         if not total.broken[Kind.LOST]:
-            raise BenchmarkFailed("a service that does not sync lost nothing: nothing was tried")
+            raise TrialFailed("a service that does not sync lost nothing: nothing was tried")
     elif total.broken:
-        raise BenchmarkFailed("promises were broken")
+        raise TrialFailed("promises were broken")
 
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.command_line("powerloss", __doc__)
     names = [act.name for act in ACTS]
     add = parser.add_argument
     add("--images", type=positive, default=10_000, help="in all acts (default: %(default)s)")
@@ -138,7 +135,7 @@ def main() -> None:
     options = command_line().parse_args()
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
-    with failures_said():
+    with report.verdict():
         total = play(options)
         show(total, time.monotonic() - began)
         verdict(total, must_lose=options.synchronous_off)

@@ -6,23 +6,25 @@ Each has a moment from which on it is about what it is called; before that it ge
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from benchmarks.client.wire import BenchmarkFailed
-from benchmarks.servers.service import Service
 from pwserver.limits import CHECKPOINT_PAGES
+from pwserver.wire.messages import Right
+from tests.support.harness import Service
+from tests.support.shell import TREE_ENVIRONMENT
 from tests.trials.powerloss.ledger import Ledger
 from tests.trials.powerloss.players import Cast
 from tests.trials.powerloss.record import Record
 from tests.trials.powerloss.stage import SERVICE, Stage
+from tests.trials.report import TrialFailed
 
 BEGIN = "begin"
 """The mark of that moment."""
 
-RIGHTS = "save,count,get,verify,list,delete"
+RIGHTS: Sequence[Right] = ("save", "count", "get", "verify", "list", "delete")
 APPLICATION = "player"
 
 FRAME_BYTES, LOG_HEAD_BYTES = 24 + 4096, 32
@@ -69,8 +71,11 @@ def record(act: Act, random: Random, directory: Path, program: str = SERVICE) ->
 
 def _prepare(folder: Path) -> str:
     """Make a book with an application, unrecorded; return the application's token."""
-    with Service("pwserver", folder) as service:
-        return service.administer("app", "add", APPLICATION, "--may", RIGHTS).strip()
+    with Service(folder, env=TREE_ENVIRONMENT) as service:
+        token = service.wait_until_listening().add_application(APPLICATION, RIGHTS)
+        if service.stop():
+            raise TrialFailed(f"the service did not end well: {service.stderr}")
+    return token
 
 
 def _cast(stage: Stage, random: Random) -> Cast:
@@ -137,10 +142,10 @@ def restart(stage: Stage, random: Random) -> None:
 
 def killed(stage: Stage, random: Random) -> None:
     """Kill the service in the middle of saves; start it on what it left, and save more."""
-    address = stage.serve()
-    cast = Cast(address, stage.token, stage.ledger, random)
+    port = stage.serve()
+    cast = Cast(port, stage.token, stage.ledger, random)
     cast.play(10)
-    guests = Cast(address, "", stage.ledger, random, each=6)
+    guests = Cast(port, "", stage.ledger, random, each=6)
     stage.mark(BEGIN)
     for player in guests.players:
         player.play()  # and nobody waits for the answers
@@ -170,7 +175,7 @@ def rotation(stage: Stage, random: Random) -> None:
         ):
             break
     else:
-        raise BenchmarkFailed(f"after {ROTATIONS_MAX} rotations the old key is still needed")
+        raise TrialFailed(f"after {ROTATIONS_MAX} rotations the old key is still needed")
     cast.play(2)
     cast.leave()
     stage.kill()
@@ -193,7 +198,7 @@ def _play_until_reset(stage: Stage, cast: Cast) -> None:
         cast.play()
         if stage.log[:LOG_HEAD_BYTES] != beginning:
             return
-    raise BenchmarkFailed(f"the log was not begun again within {ROUNDS_MAX} rounds of saves")
+    raise TrialFailed(f"the log was not begun again within {ROUNDS_MAX} rounds of saves")
 
 
 ACTS = (

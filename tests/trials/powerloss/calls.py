@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.client.wire import BenchmarkFailed
+from tests.trials.report import TrialFailed
 
 OPTIONS = ("-f", "--seccomp-bpf", "-qq", "-yy", "-xx", "-s", "1048576", "-e", "signal=none")
 NEVER = math.inf
@@ -36,7 +36,7 @@ _FILE = re.compile(r"(?:\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})+)>(\(deleted\))?")
 _CLIENT = re.compile(r"\d+<TCP(?:v6)?:\[.*->.*:(\d+)\]>")
 
 
-class Unreadable(BenchmarkFailed):
+class Unreadable(TrialFailed):
     """What strace wrote is not what this program knows."""
 
 

@@ -2,7 +2,7 @@
 
 Every password is another one, so a password that is found says which save it came from. A name is
 used by one client alone, so what was asked for it has an order, and each request leads from one
-state to the next.
+state of the model (`book_model`) to the next.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tests.support import books_wire as wire
+from tests.support.book_model import Model, User
+
 Message = dict[str, Any]
-
-VERSIONS_KEPT = 10
-"""Of each user beside the newest; the service's default."""
-
-
-class User(NamedTuple):
-    """A named user: what a book has of it."""
-
-    versions: tuple[tuple[int, str], ...]  # numbers and passwords, the newest first
-    labels: tuple[str, ...]
 
 
 class Saved(NamedTuple):
@@ -73,7 +66,7 @@ class Ledger:
     applications: frozenset[str] = frozenset()
     """Those that were registered before."""
 
-    _users: dict[str, User] = field(default_factory=dict)
+    _model: Model = field(default_factory=Model)
     _passwords: int = 0
 
     def begin(self, port: int, *, is_authenticated: bool) -> None:
@@ -96,42 +89,33 @@ class Ledger:
     def save(self, length: int) -> Request:
         """Return a save without a name."""
         password = self.new_password(length)
-        message = {"message": "save_password", "password": password}
-        return Request(message, "Password saved!", Saved(password))
+        reply = self._model.save(None, password)
+        return Request(wire.save(password=password), reply["message"], Saved(password))
 
     def save_named(self, name: str, length: int) -> Request:
         """Return a save under a name, which makes another version if there is one."""
-        password, before = self.new_password(length), self._users.get(name, User((), ()))
-        version = before.versions[0][0] + 1 if before.versions else 1
-        versions = ((version, password), *before.versions)[: VERSIONS_KEPT + 1]
-        message = {"message": "save_password", "password": password, "username": name}
-        return Request(
-            message, "Password saved!", self._became(name, before._replace(versions=versions))
-        )
+        password = self.new_password(length)
+        reply = self._model.save(name, password)
+        return Request(wire.save(name, password), reply["message"], self._became(name))
 
     def label(self, name: str, label: str) -> Request:
         """Return a request to label a user that is there."""
-        message = {"message": "label_user", "username": name, "labels": [label]}
-        after = self._users[name]._replace(labels=(label,))
-        return Request(message, "User labelled!", self._became(name, after))
+        reply = self._model.label(name, [label])
+        return Request(wire.label(name, label), reply["message"], self._became(name))
 
     def delete(self, name: str) -> Request:
         """Return a request to delete a user that is there."""
-        message = {"message": "delete_user", "username": name}
-        return Request(message, "User deleted!", self._became(name, None))
+        reply = self._model.delete(name)
+        return Request(wire.delete(name), reply["message"], self._became(name))
 
     def get(self, name: str) -> Request:
         """Return a request for the password of a user that is there, which is put on record."""
-        message = {"message": "get_password", "username": name}
-        return Request(message, "return_password", None)
+        return Request(wire.get(name), self._model.get(name, None)["message"], None)
 
     def knows(self, name: str) -> bool:
         """Tell whether there is a user of that name when all is done that was asked."""
-        return name in self._users
+        return name in self._model.users
 
-    def _became(self, name: str, user: User | None) -> Became:
-        if user is None:
-            del self._users[name]
-        else:
-            self._users[name] = user
-        return Became(name, user)
+    def _became(self, name: str) -> Became:
+        user = self._model.users.get(name)
+        return Became(name, user.now() if user else None)

@@ -7,7 +7,6 @@ committed, and the audit record goes on.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +15,16 @@ from pathlib import Path
 
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused
-from tests.trials.powerloss.ledger import Keys, User
+from tests.support.book_model import User
+from tests.trials.book import damage, opened_user, user_rows
+from tests.trials.powerloss.ledger import Keys
 from tests.trials.powerloss.stage import DATABASE
 from workers.admin.setup import prepare
 from workers.audit.reading import record_files
 from workers.audit.record import AuditLog
 from workers.audit.verification import verify
 from workers.auth.applications import is_genuine
-from workers.book import history, models, rows
+from workers.book import models
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.vault import Vault
 from workers.storage.database import Store
@@ -75,10 +76,9 @@ class _Book:
     def __init__(self, store: Store, keyring: Keyring) -> None:
         self.unnamed: list[str] = []
         self.named: dict[str, User] = {}
-        self.wrong = list(_damage(store))
+        self.wrong = list(damage(store.connection, "integrity_check"))
         self._vault = Vault(keyring)
-        users = models.User.select(*models.STORED_USER).tuples()
-        self._users = [models.stored_user(columns) for columns in users.iterator()]
+        self._users = list(user_rows(store.connection))
         if len(self._users) != store.users:
             self.wrong.append(f"{store.users} users are counted, and {len(self._users)} are there")
         for user in self._users:
@@ -89,14 +89,14 @@ class _Book:
 
     def _open(self, user: models.UserRow) -> None:
         try:
-            versions = tuple(_versions(self._vault, user))
+            found = opened_user(self._vault, user)
         except DatabaseRefused as error:
             self.wrong.append(str(error))
             return
         if user.username is None:
-            self.unnamed.append(versions[0][1])
+            self.unnamed.append(found.versions[user.version])
         else:
-            self.named[user.username] = User(versions, tuple(json.loads(user.labels or "[]")))
+            self.named[user.username] = found
 
     def _keys(self, store: Store, keyring: Keyring) -> Keys:
         in_database = list(store.keys())
@@ -122,21 +122,6 @@ class _Book:
         store.commit(vault.seal_rows(["one more"], ids, models.COMMON_BOOK, now_ms), [])
         if models.User.select().count() != len(self._users) + 1:
             self.wrong.append("one more save was committed, and is not there")
-
-
-def _damage(store: Store) -> Iterator[str]:
-    for (said,) in store.connection.execute("PRAGMA integrity_check"):
-        if said != "ok":
-            yield f"integrity_check: {said}"
-
-
-def _versions(vault: Vault, user: models.UserRow) -> Iterator[tuple[int, str]]:
-    """Yield the versions of a user's password with their numbers, the newest first."""
-    older = [each.version for each in history.unpack(user.older)]
-    for version in (user.version, *reversed(older)):
-        opened = rows.open_version(vault, user, version)
-        assert opened is not None
-        yield version, opened[0]
 
 
 def _audit(settings: StoreSettings, keyring: Keyring) -> Audit:

@@ -6,12 +6,12 @@ committed in groups, as it is in real life.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from random import Random
 
-from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, Address, BenchmarkFailed
-from tests.trials.powerloss.ledger import Ledger, Message, Request
+from tests.support.harness import Peer
+from tests.trials.powerloss.ledger import Ledger, Request
+from tests.trials.report import TrialFailed
 
 NAMES = 6
 """That each client uses."""
@@ -26,28 +26,28 @@ LONG_SHARE = 0.05
 class Player:
     """A client on one connection; one with a token uses names of its own."""
 
-    def __init__(self, access: Access, ledger: Ledger, random: Random) -> None:
-        self._connection = access.connect(CONTROL_TIMEOUT_S)
-        self._port = int(self._connection.getsockname()[1])
-        self._replies = self._connection.makefile("rb")
+    def __init__(self, port: int, token: str, ledger: Ledger, random: Random) -> None:
+        self._peer = Peer(port)
+        if token:
+            self._peer.authenticate(token)
+        self._port = int(self._peer.socket.getsockname()[1])
         self._ledger = ledger
         self._random = random
-        self._is_known = bool(access.token)
+        self._is_known = bool(token)
         self._awaited: list[Request] = []
         ledger.begin(self._port, is_authenticated=self._is_known)
 
     def send(self, *requests: Request) -> None:
         """Send requests in one burst."""
-        messages = [self._ledger.note(self._port, request) for request in requests]
-        self._connection.sendall(b"".join(map(_line, messages)))
+        self._peer.send(*(self._ledger.note(self._port, request) for request in requests))
         self._awaited += requests
 
     def hear(self) -> None:
         """Take all replies; raise where one is not what it must be."""
         for request in self._awaited:
-            reply = json.loads(self._replies.readline() or b"{}")
-            if reply.get("message") != request.reply:
-                raise BenchmarkFailed(f"{request.message['message']} was answered {reply}")
+            reply = self._peer.reply()
+            if reply["message"] != request.reply:
+                raise TrialFailed(f"{request.message['message']} was answered {reply}")
         self._awaited.clear()
 
     def play(self) -> None:
@@ -62,8 +62,7 @@ class Player:
 
     def close(self) -> None:
         """Close the connection."""
-        self._replies.close()
-        self._connection.close()
+        self._peer.close()
 
     def _named(self) -> Request:
         name = f"{self._port}-{self._random.randrange(NAMES)}"
@@ -84,18 +83,14 @@ class Player:
         return self._random.randint(*(LONG if self._random.random() < LONG_SHARE else SHORT))
 
 
-def _line(message: Message) -> bytes:
-    return json.dumps(message).encode() + b"\n"
-
-
 class Cast:
     """Guests, and connections of the application that may do everything in a book of its own."""
 
     def __init__(
-        self, address: Address, token: str, ledger: Ledger, random: Random, *, each: int = 3
+        self, port: int, token: str, ledger: Ledger, random: Random, *, each: int = 3
     ) -> None:
-        ways = [Access(address)] * each + ([Access(address, token)] * each if token else [])
-        self.players = [Player(access, ledger, random) for access in ways]
+        tokens = [""] * each + ([token] * each if token else [])
+        self.players = [Player(port, each, ledger, random) for each in tokens]
 
     def play(self, rounds: int = 1) -> None:
         """Have all of them send at once, and then hear; so many times."""

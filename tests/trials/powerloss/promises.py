@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from benchmarks.client.wire import BenchmarkFailed
+from tests.support.book_model import User
 from tests.trials.powerloss.events import Arrival, Event, Mark, Reply
-from tests.trials.powerloss.ledger import Became, Command, Ledger, Saved, User
+from tests.trials.powerloss.ledger import Became, Command, Ledger, Saved
 from tests.trials.powerloss.opening import Found
+from tests.trials.report import TrialFailed
 
 NEVER = math.inf
 
@@ -60,7 +61,7 @@ class Promises:
                 arrived, _ = asked[port][at] if at < len(asked[port]) else _NOT_YET
                 left, reply = answered[port][at] if at < len(answered[port]) else _NOT_YET
                 if reply not in ("", request.reply):
-                    raise BenchmarkFailed(f"a request was answered {reply} in the record")
+                    raise TrialFailed(f"a request was answered {reply} in the record")
                 if isinstance(request.effect, Saved):
                     self._saves.append((left, request.effect.password))
                 elif isinstance(request.effect, Became):

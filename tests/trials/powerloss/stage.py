@@ -2,7 +2,8 @@
 
 strace follows a shell, and whatever that starts: the service and, later, another one, and commands
 of the administrator. So there is one record of all of them, in one order, and what the shell says
-(`mark`) stands in it where it was said.
+(`mark`) stands in it where it was said. That is why it is no `Service` of tests/support, which
+starts the service itself.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
-from benchmarks.client.wire import Address, BenchmarkFailed
-from benchmarks.servers.servers import LISTENING, PROJECT, environment
+from tests.support.harness import PATIENCE_S, READY
+from tests.support.processes import end_session, launch
+from tests.support.shell import TREE_ENVIRONMENT
 from tests.trials.powerloss.calls import OPTIONS
 from tests.trials.powerloss.ledger import Command, Keys, Ledger
 from tests.trials.powerloss.record import MARK, Record
+from tests.trials.report import TrialFailed
 
 DATABASE = "user_data.db"
 STEM = "user_data"
@@ -42,7 +45,6 @@ TRACED = (
 )
 """What changes files, and what clients are heard and answered by; `?` is not on every machine."""
 
-PATIENCE_S = 60.0
 POLL_S = 0.01
 PAUSE_S = 0.05
 """Between the things that go on while a command of the administrator is at work."""
@@ -63,16 +65,16 @@ class Stage:
         traced = f"trace={','.join(TRACED)}"
         command = ["strace", *OPTIONS, "-e", traced, "-o", str(self._trace), "sh"]
         try:
-            self._shell = subprocess.Popen(
+            self._shell = launch(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=self.folder,
-                env=environment(PROJECT),
+                env=TREE_ENVIRONMENT,
                 bufsize=0,
             )
         except FileNotFoundError:
-            raise BenchmarkFailed("strace is not installed; run: apt-get install strace") from None
+            raise TrialFailed("strace is not installed; run: apt-get install strace") from None
         self._tell("exec 2>/dev/null")  # the shell says of what is killed that it was
 
     def __enter__(self) -> Self:
@@ -86,7 +88,7 @@ class Stage:
         try:
             self._shell.wait(PATIENCE_S)
         finally:
-            self._shell.kill()
+            end_session(self._shell)
             self._output.close()
 
     def record(self) -> Record:
@@ -129,29 +131,29 @@ class Stage:
             readable, _, _ = select.select([self._output], [], [], PAUSE_S)
             if readable:
                 if not (data := self._output.read(4096)):
-                    raise BenchmarkFailed("strace ended early; may this user trace processes?")
+                    raise TrialFailed("strace ended early; may this user trace processes?")
                 said += data
             elif meanwhile is not None:
                 meanwhile()
             if time.monotonic() > deadline_s:
-                raise BenchmarkFailed(f"the recorded service took too long{self._last_words()}")
+                raise TrialFailed(f"the recorded service took too long{self._last_words()}")
         return said.decode().strip()
 
     # --- The service. ---
 
-    def serve(self) -> Address:
-        """Start the service; return where it listens."""
+    def serve(self) -> int:
+        """Start the service; return the port at which it listens."""
         self._said.write_bytes(b"")
         log = shlex.quote(str(self._said))
         self._tell(f"setsid {self._command(self._program, 'serve', '--port', '0')} >{log} 2>&1 &")
         self._tell("echo $!")
         self._service = int(self._hear())
         deadline_s = time.monotonic() + PATIENCE_S
-        while not (found := LISTENING.search(self._said.read_bytes())):
+        while not (found := READY.search(self._said.read_text(errors="replace"))):
             if time.monotonic() > deadline_s:
-                raise BenchmarkFailed(f"the recorded service did not listen{self._last_words()}")
+                raise TrialFailed(f"the recorded service did not listen{self._last_words()}")
             time.sleep(POLL_S)
-        return Address.parse(found["address"].decode())
+        return int(found[2])
 
     def stop(self) -> None:
         """Stop the service, and wait for that."""
@@ -173,7 +175,7 @@ class Stage:
         self._tell(f"wait {self._service}; echo $?")
         self._service = 0
         if (said := self._hear()) != code:
-            raise BenchmarkFailed(f"the recorded service ended with {said}{self._last_words()}")
+            raise TrialFailed(f"the recorded service ended with {said}{self._last_words()}")
 
     def administer(
         self,
@@ -193,7 +195,7 @@ class Stage:
         self._tell(f"{self._command(SERVICE, *words)} >{shlex.quote(str(said))} 2>&1; {done}")
         is_done = self._hear(meanwhile).endswith(" 0")
         if not is_done and not may_refuse:
-            raise BenchmarkFailed(f"pwserver {' '.join(words)}: {said.read_text().strip()}")
+            raise TrialFailed(f"pwserver {' '.join(words)}: {said.read_text().strip()}")
         return is_done
 
     def _command(self, program: str, *words: str) -> str:

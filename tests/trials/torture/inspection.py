@@ -7,7 +7,6 @@ may be under way meanwhile, so that afterwards nothing in the ledger is open any
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,21 +16,17 @@ from pathlib import Path
 import apsw
 
 from pwserver.errors import DatabaseRefused
-from tests.trials.torture.ledger import Labels, Ledger, save_of
+from tests.support.book_model import User
+from tests.trials.book import damage, opened_user, user_rows
+from tests.trials.torture.ledger import Ledger, save_of
 from workers.book import rows
-from workers.book.history import unpack
 from workers.book.keyring import read_keyring
-from workers.book.models import UserRow, stored_user
+from workers.book.models import UserRow
 from workers.book.vault import Vault
 
 KINDS = ("lost", "half-written", "mismatch")
 """What can be wrong: an acknowledged save is not there; a row that does not open, or a damaged
 file; something is there that was not saved so, or the number of users is another."""
-
-_COLUMNS = ", ".join(
-    f"CAST({name} AS BLOB)" if name in ("username", "labels") else name for name in UserRow._fields
-)
-"""What `stored_user` takes, in plain SQL: the models have no database here."""
 
 _SHOWN_MAX = 5
 _READ_WAIT_MS = 10_000
@@ -88,19 +83,19 @@ class _Inspection:
 
     def run(self, books: dict[str, str]) -> None:
         """Look at everything."""
-        for (problem,) in self._connection.execute("PRAGMA quick_check(3)"):
-            if problem != "ok":
-                self._findings.add("half-written", f"the file is damaged: {problem}")
+        for problem in damage(self._connection, "quick_check(3)"):
+            self._findings.add("half-written", f"the file is damaged: {problem}")
         if not self._one("SELECT count(*) FROM sqlite_schema WHERE name = 'user'"):
             _settle(self._ledger, {}, self._findings)
             return
         self._findings.users = self._one("SELECT count(*) FROM user")
         found = {"": 0, **dict(self._connection.execute("SELECT name, book FROM application"))}
         numbers = {source: found.get(name, -1) for source, name in books.items()}
-        for user in self._users("username IS NULL AND id > ?", self._ledger.horizon):
+        newer = "username IS NULL AND id > ?"
+        for user in user_rows(self._connection, newer, self._ledger.horizon):
             self._plain(user, numbers)
         named = {}
-        for user in self._users("username IS NOT NULL"):
+        for user in user_rows(self._connection, "username IS NOT NULL"):
             named[user.username or ""] = self._named(user, found)
         _settle(self._ledger, named, self._findings)
 
@@ -108,10 +103,6 @@ class _Inspection:
         number = self._connection.execute(query).get
         assert isinstance(number, int)
         return number
-
-    def _users(self, condition: str, *parameters: int) -> Iterator[UserRow]:
-        query = f"SELECT {_COLUMNS} FROM user WHERE {condition} ORDER BY id"
-        yield from map(stored_user, self._connection.execute(query, parameters))
 
     def _plain(self, user: UserRow, books: dict[str, int]) -> None:
         """Look at a user without a name."""
@@ -127,39 +118,34 @@ class _Inspection:
         elif problem := self._ledger.numbers[source].found(number):
             self._findings.add("mismatch", f"save {number} of {source} {problem}")
 
-    def _named(self, user: UserRow, books: dict[str, int]) -> tuple[dict[int, str], Labels] | None:
+    def _named(self, user: UserRow, books: dict[str, int]) -> User | None:
         """Return what a user with a name has; None where it does not open."""
         name = user.username or ""
         known = self._ledger.names.get(name)
         if known is None or books.get(known.owner) != user.book:
             self._findings.add("mismatch", f"{name} was not to be there, or not in this book")
-        versions = [*(each.version for each in unpack(user.older)), user.version]
         try:
-            opened = {each: rows.open_version(self._vault, user, each) for each in versions}
+            return opened_user(self._vault, user)
         except DatabaseRefused as error:
             self._findings.add("half-written", str(error))
             return None
-        found = {version: each[0] for version, each in opened.items() if each is not None}
-        return found, tuple(json.loads(user.labels or "[]"))
 
 
-def _settle(
-    ledger: Ledger, named: dict[str, tuple[dict[int, str], Labels] | None], findings: Findings
-) -> None:
+def _settle(ledger: Ledger, named: dict[str, User | None], findings: Findings) -> None:
     """Compare what was found with the ledger, which from then on knows that."""
     for source, numbers in ledger.numbers.items():
         if lost := numbers.settle():
             findings.add("lost", f"{lost} acknowledged saves of {source} are not there", lost)
     for name, known in list(ledger.names.items()):
-        found, labels = named.get(name) or (None, ())
+        found = named.get(name)
         if name not in named or found is not None:  # else it does not open, which was said
-            problem = known.problem(found, labels)
+            problem = known.problem(found)
             if problem:
                 findings.add(problem[0], f"{name} {problem[1]}")
         if found is None:
             del ledger.names[name]
         else:
-            ledger.names[name] = known.settled(found, labels)
+            ledger.names[name] = known.settled(found)
 
 
 @contextmanager

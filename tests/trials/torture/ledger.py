@@ -8,6 +8,9 @@ to the next look, and what was once found must be found for ever after.
 Passwords say of themselves which save they are of: `CANARY/SOURCE/NUMBER` of a user without a name,
 where the model needs one byte a save, and `CANARY/NAME/NUMBER` of a version of a name. Knows
 neither sockets nor files.
+
+It is no state machine, as `tests/support/book_model.py` is: what an unanswered request has done is
+not known until somebody looks, and the versions of a name that two save are given by the service.
 """
 
 from __future__ import annotations
@@ -15,12 +18,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from tests.support.book_model import VERSIONS_KEPT, User
+
 GONE, OPEN, SAVED = range(3)
 SEEN = 4
 """Found in the book as well; added to `SAVED`."""
-
-VERSIONS_KEPT = 10
-"""Older versions that the service keeps of each name, which is its default."""
 
 GENERATED = "a generated password"
 """Stands among the open saves of a name for one whose password the service made, and never told."""
@@ -162,13 +164,11 @@ class Name:
         """Note an acknowledged delete."""
         self.versions, self.open, self.deleting, self.labels = {}, set(), False, {()}
 
-    def problem(self, found: dict[int, str] | None, labels: Labels) -> tuple[str, str] | None:
-        """Return what is wrong with the versions and labels in the book, and what kind of wrong.
-
-        None in place of the versions means that there is no such user.
-        """
-        if found is None:
+    def problem(self, user: User | None) -> tuple[str, str] | None:
+        """Return what is wrong with what the book has, if anything is, and what kind of wrong."""
+        if user is None:
             return ("lost", "is not there") if self.sure else None
+        found = user.versions
         if not (self.versions or self.open):
             return "mismatch", "was not to be there"
         newest, kept = max(found), min(max(found), VERSIONS_KEPT + 1)
@@ -176,7 +176,7 @@ class Name:
             return "lost", f"has version {newest}, and {self.newest} was acknowledged"
         if sorted(found) != list(range(newest - kept + 1, newest + 1)):
             return "lost", "lacks older versions"
-        if labels not in self.labels:
+        if user.labels not in self.labels:
             return "mismatch", "has other labels"
         wrong = [number for number, password in found.items() if not self._may(number, password)]
         return ("mismatch", f"has another password as version {wrong[0]}") if wrong else None
@@ -193,9 +193,9 @@ class Name:
             return True
         return password in self.open or version < self.newest - VERSIONS_KEPT
 
-    def settled(self, found: dict[int, str], labels: Labels) -> Name:
+    def settled(self, user: User) -> Name:
         """Return what is known once the name was looked at."""
-        return Name(self.owner, dict(found), labels={labels})
+        return Name(self.owner, dict(user.versions), labels={user.labels})
 
 
 class Ledger:
@@ -233,7 +233,8 @@ class Ledger:
         other = Ledger()
         other.numbers = {source: each.as_long_as(each) for source, each in self.numbers.items()}
         other.names = {
-            name: each.settled(each.versions, *each.labels) for name, each in self.names.items()
+            name: each.settled(User(each.versions, *each.labels))
+            for name, each in self.names.items()
         }
         other.horizon = self.horizon
         return other
