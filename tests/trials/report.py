@@ -20,6 +20,8 @@ from rich.table import Table
 PIPED_COLUMNS = 150
 """Wide enough for every table when there is no terminal to ask."""
 
+KEPT = "every promise was kept"
+
 messages = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), markup=False)
 """What a trial says while it goes on; in a pipe each sentence is one line."""
 
@@ -71,7 +73,7 @@ def words(*allowed: str) -> Callable[[str], list[str]]:
 
 
 @contextmanager
-def verdict() -> Iterator[None]:
+def verdict(success: str = KEPT) -> Iterator[None]:
     """End the trial with its verdict and exit code; so do Ctrl-C and SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -82,7 +84,7 @@ def verdict() -> Iterator[None]:
     except KeyboardInterrupt:
         messages.print("interrupted; the services are stopped and their files removed")
         sys.exit(130)
-    messages.print("every promise was kept")
+    messages.print(success)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -105,23 +106,24 @@ class Tally:
     def summarize(self) -> None:
         """Print everything."""
         counts, found = self.counts, self.found
+        show = partial(print_table, console=self._console)
         self._console.print()
-        self._print_table(
+        show(
             "Faults",
             ("what", "times"),
             [(kind, f"{number:,}") for kind, number in self.faults.most_common()],
         )
-        self._print_table(
+        show(
             "Kills",
             ("what, and how", "times"),
             [(kind, f"{number:,}") for kind, number in sorted(self.signals.items())],
         )
-        self._print_table(
+        show(
             "Seconds to the next reply",
             ("after", "times", "p50", "p99", "worst"),
             [_percentiles(after, times) for after, times in sorted(self._recoveries.items())],
         )
-        self._print_table(
+        show(
             f"What the service takes ({len(self.samples)} samples, {SAMPLES_MIN} needed)",
             ("what", "first quarter", "last quarter", "greatest", ""),
             [
@@ -142,11 +144,6 @@ class Tally:
         self._console.print(", ".join(f"{kind} {found[kind]}" for kind in KINDS))
         for text in self.broken:
             self._console.print(f"BROKEN  {text}")
-
-    def _print_table(
-        self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
-    ) -> None:
-        print_table(title, headings, rows, self._console)
 
 
 def _percentiles(after: str, times: array[float]) -> tuple[str, ...]:
