@@ -348,17 +348,17 @@ def play(tmp_path: Path) -> Play:
 
     def played(*options: str) -> Tally:
         always = ("--seed", "1", "--directory", str(tmp_path))
-        return powerloss.play(powerloss.command_line().parse_args([*always, *options]))
+        return powerloss.try_all(powerloss.command_line().parse_args([*always, *options]))
 
     return played
 
 
 @pytest.mark.service
 @pytest.mark.root("to trace processes that nobody else may look into")
-@pytest.mark.parametrize("act", ["first", "steady"])
-def test_a_service_loses_nothing_and_always_opens(play: Play, act: str) -> None:
+@pytest.mark.parametrize("scenario", ["first", "steady"])
+def test_a_service_loses_nothing_and_always_opens(play: Play, scenario: str) -> None:
     """While its files are made and its first saves are, and on any other day."""
-    tally = play("--acts", act, "--images", "120")
+    tally = play("--scenarios", scenario, "--images", "120")
     assert not tally.broken, tally.shown
     assert tally.images >= 120
 
@@ -367,5 +367,5 @@ def test_a_service_loses_nothing_and_always_opens(play: Play, act: str) -> None:
 @pytest.mark.root("to trace processes that nobody else may look into")
 def test_a_service_that_does_not_sync_is_found_out(play: Play) -> None:
     """With synchronous=OFF it acknowledges what a power loss takes away."""
-    tally = play("--acts", "first", "--images", "60", "--synchronous-off")
+    tally = play("--scenarios", "first", "--images", "60", "--synchronous-off")
     assert tally.broken[Kind.LOST]

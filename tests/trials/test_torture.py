@@ -22,8 +22,8 @@ from tests.support.harness import Service
 from tests.trials.restarted import RestartedService
 from tests.trials.torture.faults import FAULTS, FaultInjector
 from tests.trials.torture.inspection import Findings, inspect
+from tests.trials.torture.leaks import secrets_found, written_in
 from tests.trials.torture.ledger import GENERATED, Ledger, Name, Numbers, password_of, save_of
-from tests.trials.torture.traces import secrets_found, written_in
 from tests.trials.torture.trial import Plan, Trial
 
 CANARY = "canary-of-a-test"

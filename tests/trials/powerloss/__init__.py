@@ -8,9 +8,9 @@ Read them in this order:
     disk         what of that a disk may have when the power goes: the model, and its reasons
     images       choosing among what it may have, and writing that down as a folder
     ledger       what clients asked for, and what a book must hold once it was acknowledged
-    stage        a service under strace, and its administrator
-    players      clients that keep the ledger
-    acts         the scenarios that are recorded
+    traced       a service under strace, and its administrator
+    clients      clients that keep the ledger
+    scenarios    what is recorded
     opening      an image as the service opens it: what is found in it
     promises     what was found, held against the ledger
     trial        images of all moments of a record, by several processes

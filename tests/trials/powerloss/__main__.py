@@ -27,30 +27,30 @@ from pathlib import Path
 from random import Random
 
 from tests.trials import report
-from tests.trials.powerloss.acts import ACTS, record
 from tests.trials.powerloss.disk import Names
 from tests.trials.powerloss.opening import Audit
 from tests.trials.powerloss.promises import Kind
-from tests.trials.powerloss.stage import SERVICE, UNSYNCED
+from tests.trials.powerloss.scenarios import SCENARIOS, record
+from tests.trials.powerloss.traced import SERVICE, UNSYNCED
 from tests.trials.powerloss.trial import PARTS, Tally, Trial, run
 from tests.trials.report import TrialFailed, positive, progress, words
 
 
-def play(options: argparse.Namespace) -> Tally:
-    """Record and try all acts, printing a line for each; return what came of all."""
-    acts = [act for act in ACTS if act.name in options.acts]
+def try_all(options: argparse.Namespace) -> Tally:
+    """Record and try all scenarios, printing a line for each; return what came of all."""
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenarios]
     total = Tally()
-    with progress(len(acts) * PARTS) as now_at:
-        for at, act in enumerate(acts):
+    with progress(len(scenarios) * PARTS) as now_at:
+        for at, scenario in enumerate(scenarios):
             began = time.monotonic()
-            images = math.ceil((options.images - total.images) / (len(acts) - at))
-            random = Random(f"{options.seed} {act.name}")
+            images = math.ceil((options.images - total.images) / (len(scenarios) - at))
+            random = Random(f"{options.seed} {scenario.name}")
             program = UNSYNCED if options.synchronous_off else SERVICE
-            recorded = record(act, random, options.directory, program)
+            recorded = record(scenario, random, options.directory, program)
             trial = Trial.of(recorded, images, options.names, options.seed, options.keep)
-            tally = run(trial, options.processes, functools.partial(now_at, act.name))
+            tally = run(trial, options.processes, functools.partial(now_at, scenario.name))
             print(
-                f"{act.name:<10} {len(recorded.record.events):>6,} events, "
+                f"{scenario.name:<10} {len(recorded.record.events):>6,} events, "
                 f"{trial.promises.acknowledged:>5,} changes acknowledged, {summary(tally)}, "
                 f"{time.monotonic() - began:.0f} s",
                 flush=True,
@@ -68,7 +68,7 @@ def summary(tally: Tally) -> str:
 
 
 def show(total: Tally, seconds: float) -> None:
-    """Print what came of all acts."""
+    """Print what came of all scenarios."""
     print(f"{'all':<10} {summary(total)}, {seconds:.0f} s; {total.opened:,} folders were opened")
     found = ", ".join(f"{said} {total.audit[said]:,}" for said in Audit)
     print(f"audit records, which are not synced: {found}")
@@ -86,20 +86,20 @@ def verdict(total: Tally, *, must_lose: bool) -> None:
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
     parser = report.command_line("powerloss", __doc__)
-    names = [act.name for act in ACTS]
+    names = [scenario.name for scenario in SCENARIOS]
     add = parser.add_argument
-    add("--images", type=positive, default=10_000, help="in all acts (default: %(default)s)")
+    add("--images", type=positive, default=10_000, help="in all scenarios (default: %(default)s)")
     add(
         "--seed",
         default=secrets.token_hex(4),
         help="of what is asked and chosen (default: a new one)",
     )
     add(
-        "--acts",
+        "--scenarios",
         type=words(*names),
         default=names,
-        metavar="ACT,...",
-        help=f"what is played: {', '.join(names)} (default: all)",
+        metavar="SCENARIO,...",
+        help=f"what is recorded: {', '.join(names)} (default: all)",
     )
     add(
         "--names",
@@ -131,13 +131,13 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Play, try and print, or say why not."""
+    """Record, try and print, or say why not."""
     options = command_line().parse_args()
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
     success = "losses were found, as they must be" if options.synchronous_off else report.KEPT
     with report.verdict(success):
-        total = play(options)
+        total = try_all(options)
         show(total, time.monotonic() - began)
         verdict(total, must_lose=options.synchronous_off)
 

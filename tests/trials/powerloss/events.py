@@ -111,6 +111,6 @@ class Reply(Event):
 
 @dataclass(frozen=True, slots=True)
 class Mark(Event):
-    """Something that the stage said."""
+    """Something that the shell said."""
 
     text: str

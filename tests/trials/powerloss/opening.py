@@ -18,7 +18,7 @@ from pwserver.errors import DatabaseRefused
 from tests.support.book_model import User
 from tests.trials.book import damage, opened_user, user_rows
 from tests.trials.powerloss.ledger import Keys
-from tests.trials.powerloss.stage import DATABASE
+from tests.trials.powerloss.traced import DATABASE
 from workers.admin.setup import prepare
 from workers.audit.reading import record_files
 from workers.audit.record import AuditLog

@@ -227,7 +227,7 @@ class Reader:
             yield Arrival(call.begin, call.end, port, call.texts()[0])
 
     def _said(self, call: Call) -> Iterable[Event]:
-        """Yield a mark for what the stage writes to its pipe."""
+        """Yield a mark for what the shell writes to its pipe."""
         text = call.texts()
         if call.name == "write" and text and text[0].startswith(MARK):
             said = text[0].removeprefix(MARK).decode(errors="replace").strip()
@@ -235,4 +235,4 @@ class Reader:
 
 
 MARK = b"powerloss: "
-"""What a line of the stage begins with that is to be in the record."""
+"""What a line of the shell begins with that is to be in the record."""

@@ -1,8 +1,9 @@
 """Images of all moments of a record, made and opened by several processes.
 
-A moment is after one event and before the next. Each from the act's own mark on gets images, and
-more where more is pending; those before it, which only lead there, get one here and there. An image
-that was opened at the moment before is not opened again, only held against what was promised since.
+A moment is after one event and before the next. Each from the scenario's own mark on gets images,
+and more where more is pending; those before it, which only lead there, get one here and there. An
+image that was opened at the moment before is not opened again, only held against what was promised
+since.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
-from tests.trials.powerloss.acts import BEGIN, Recorded
 from tests.trials.powerloss.disk import Disk, Names
 from tests.trials.powerloss.events import Mark
 from tests.trials.powerloss.images import Image, choose, fates
 from tests.trials.powerloss.opening import Audit, Found, opened
 from tests.trials.powerloss.promises import Broken, Kind, Promises
-from tests.trials.powerloss.stage import DATABASE
+from tests.trials.powerloss.scenarios import BEGIN, Recorded
+from tests.trials.powerloss.traced import DATABASE
 
 MEMORY = Path("/dev/shm")
 """Where images are written, if it is there: nothing of them needs a disk."""
 
 BEFORE_SHARE = 0.05
-"""Of the images that a moment gets, what one before the act's mark gets."""
+"""Of the images that a moment gets, what one before the scenario's mark gets."""
 
 TRIES = 3
 """How many choices are made for an image that was not there yet."""

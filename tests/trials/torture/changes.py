@@ -14,7 +14,7 @@ from pwserver import Client
 from tests.trials.torture.ledger import GENERATED, GENERATED_FROM, Labels, Name
 
 
-class Deed(ABC):
+class Operation(ABC):
     """Something that is asked about one name."""
 
     changes = True
@@ -34,7 +34,7 @@ class Deed(ABC):
         """Note that it was not done."""
 
 
-class Save(Deed):
+class Save(Operation):
     """A save of a new version, which sets the labels as well where there are any."""
 
     def __init__(self, name: str, known: Name, password: str, labels: Labels | None) -> None:
@@ -94,7 +94,7 @@ class Generate(Save):
         return self._saved(made.version)
 
 
-class Label(Deed):
+class Label(Operation):
     """Other labels."""
 
     def __init__(self, name: str, known: Name, labels: Labels) -> None:
@@ -117,7 +117,7 @@ class Label(Deed):
         self.known.labels = self._before
 
 
-class Delete(Deed):
+class Delete(Operation):
     """The end of a user."""
 
     def begin(self) -> None:
@@ -138,7 +138,7 @@ class Delete(Deed):
 # --- What changes nothing. ---
 
 
-class Reading(Deed):
+class Reading(Operation):
     """Something that is only read."""
 
     changes = False

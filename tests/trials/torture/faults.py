@@ -17,7 +17,7 @@ from os import kill
 
 from tests.support.processes import age_s
 from tests.trials.restarted import BESIDE, FORK_SERVER, LISTENER
-from tests.trials.torture.clerk import APPLICATIONS
+from tests.trials.torture.administrator import APPLICATIONS
 from tests.trials.torture.trial import Trial
 
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
@@ -50,7 +50,7 @@ class FaultInjector:
         weights = [FAULTS[name][0] for name in self.chosen]
         name = trial.random.choices(self.chosen, weights)[0]
         text = FAULTS[name][1](self, trial)
-        trial.tally.line(name, text, trial.scene.ledger.open)
+        trial.tally.line(name, text, trial.state.ledger.open)
 
     # --- Processes. ---
 
@@ -171,39 +171,39 @@ class FaultInjector:
     def remove_database(self, trial: Trial) -> str:
         """Remove the database under load, alone or with what is beside it."""
         beside = trial.random.choice([(), BESIDE])
-        trial.clerk.end_rotation()
-        trial.scene.tokens.clear()
-        trial.scene.remove_book(lambda: trial.service.remove_database(*beside))
+        trial.administrator.end_rotation()
+        trial.state.tokens.clear()
+        trial.state.remove_book(lambda: trial.service.remove_database(*beside))
         since = time.monotonic()
         seconds = trial.recover("the database's removal", since)
-        trial.clerk.register()
+        trial.administrator.register()
         return f"database removed, saves into a fresh one after {seconds:.3f} s"
 
     def restore_database(self, trial: Trial) -> str:
         """Back the database up, or put the last copy back, while the service is stopped."""
         self._stop(trial)
-        trial.scene.hold()
-        trial.clerk.end_rotation()
+        trial.state.hold()
+        trial.administrator.end_rotation()
         trial.look()
         if trial.backed_up is None:
             trial.service.back_up()
-            trial.backed_up = trial.scene.ledger.copy()
+            trial.backed_up = trial.state.ledger.copy()
             trial.start_again("a clean stop")
             return "the database backed up"
-        trial.scene.tokens.clear()
+        trial.state.tokens.clear()
         trial.service.put_back()
-        trial.scene.ledger = trial.backed_up.restored(trial.scene.ledger)
+        trial.state.ledger = trial.backed_up.restored(trial.state.ledger)
         trial.backed_up = None
         trial.look()
         seconds = trial.start_again("a restored backup")
-        trial.clerk.register()
+        trial.administrator.register()
         return f"the backup put back, ready {seconds:.2f} s after its start"
 
     # --- Keys and tokens. ---
 
     def rotate_keys(self, trial: Trial) -> str:
         """Begin to seal everything with a new key; half of the time that is killed before long."""
-        added = trial.clerk.begin_rotation()
+        added = trial.administrator.begin_rotation()
         self._rotation_ends_s = 0.0
         if trial.random.random() < 0.5:
             self._rotation_ends_s = time.monotonic() + trial.random.uniform(0.3, 3.0)
@@ -211,15 +211,15 @@ class FaultInjector:
 
     def _kill_rotation(self, trial: Trial) -> None:
         self._rotation_ends_s = 0.0
-        if trial.clerk.end_rotation():
+        if trial.administrator.end_rotation():
             trial.tally.killed("key rotation", "SIGKILL")
 
     def rotate_token(self, trial: Trial) -> str:
         """Give an application another token; the old one is good for a while, or not at all."""
         name = trial.random.choice(sorted(APPLICATIONS))
         grace_s = trial.random.choice((0.0, 1.0, 60.0))
-        if not trial.clerk.renew(name, grace_s):
-            trial.clerk.register()
+        if not trial.administrator.renew(name, grace_s):
+            trial.administrator.register()
         return f"a new token for {name}, the old one good for {grace_s:g} s"
 
 

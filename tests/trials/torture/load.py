@@ -19,7 +19,7 @@ from functools import partial
 from pwserver.errors import PwserverError
 from tests.support.harness import Peer
 from tests.trials.torture.ledger import Ledger, password_of
-from tests.trials.torture.scene import Over, Scene
+from tests.trials.torture.state import Over, State
 
 HOST = "127.0.0.1"
 ANSWER_TIMEOUT_S = 20.0
@@ -52,16 +52,16 @@ class Counts:
 class Source(ABC, threading.Thread):
     """One who uses the service until the run is over, with so many saves a second."""
 
-    def __init__(self, name: str, scene: Scene, saves_per_s: float, seed: int) -> None:
+    def __init__(self, name: str, state: State, saves_per_s: float, seed: int) -> None:
         super().__init__(name=name, daemon=True)
         self.counts = Counts()
-        self._scene = scene
+        self._state = state
         self._saves_per_s = saves_per_s
         self._random = random.Random(f"{seed} {name}")
 
     def run(self) -> None:
         """Use the service, and come back whenever that failed."""
-        while not self._scene.over:
+        while not self._state.over:
             try:
                 self.use()
             except (OSError, PwserverError):
@@ -78,7 +78,7 @@ class Source(ABC, threading.Thread):
 
     def broken(self, text: str) -> None:
         """Note a broken promise."""
-        self._scene.broken.append(f"{self.name}: {text}")
+        self._state.broken.append(f"{self.name}: {text}")
 
     def pace(self, saves: int) -> None:
         """Wait for as long as so many saves are to take."""
@@ -90,11 +90,11 @@ class Guest(Source):
 
     def use(self) -> None:
         """Save over one connection until that ends."""
-        with Peer(self._scene.port) as peer:
+        with Peer(self._state.port) as peer:
             peer.socket.settimeout(ANSWER_TIMEOUT_S)
             while True:
                 size = self._random.choice(BURSTS)
-                with self._scene.exchange(partial(self._begin, size)) as (ledger, numbers):
+                with self._state.exchange(partial(self._begin, size)) as (ledger, numbers):
                     requests = list(self._requests(numbers))
                     peer.send(*requests)
                     for request in requests:
@@ -114,7 +114,7 @@ class Guest(Source):
 
     def _requests(self, numbers: range) -> Iterator[dict[str, str | int]]:
         for number in numbers:
-            password = password_of(self._scene.canary, self.name, number)
+            password = password_of(self._state.canary, self.name, number)
             yield {"message": "save_password", "password": password, "id": number}
             if self._random.random() < OTHERS_SHARE:
                 yield {"message": self._random.choice([*OTHERS])}

@@ -14,7 +14,7 @@ from functools import partial
 from rich.console import Console
 
 from tests.trials.report import percentile, print_table
-from tests.trials.torture.gauges import SAMPLES_MIN, Sample, growth
+from tests.trials.torture.growth import SAMPLES_MIN, Sample, growth
 from tests.trials.torture.inspection import KINDS, Findings
 from tests.trials.torture.load import Counts, Source
 

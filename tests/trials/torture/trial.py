@@ -17,15 +17,15 @@ from rich.console import Console
 
 from pwserver import Client, PwserverError
 from tests.trials.restarted import RestartedService
+from tests.trials.torture.administrator import APPLICATIONS, Administrator
 from tests.trials.torture.applications import Application
-from tests.trials.torture.clerk import APPLICATIONS, Clerk
-from tests.trials.torture.gauges import Sample
+from tests.trials.torture.growth import Sample
 from tests.trials.torture.inspection import inspect
+from tests.trials.torture.leaks import secrets_found, written_in
 from tests.trials.torture.ledger import Ledger, password_of
 from tests.trials.torture.load import Guest, Source
-from tests.trials.torture.scene import Scene
+from tests.trials.torture.state import State
 from tests.trials.torture.tally import Tally
-from tests.trials.torture.traces import secrets_found, written_in
 
 READY_S = 3.0
 """Within which the service is to be ready after everything was killed."""
@@ -64,8 +64,8 @@ class Trial:
         self.service = service
         self.random = random.Random(plan.seed)
         canary = "canary-" + "".join(self.random.choices("bcdfghjkmnpqrstvwxz", k=16))
-        self.scene = Scene(service.port, canary)
-        self.clerk = Clerk(service, self.scene)
+        self.state = State(service.port, canary)
+        self.administrator = Administrator(service, self.state)
         self.backed_up: Ledger | None = None
         self._sources = self._make_sources()
         self._books = {source.name: _application(source) for source in self._sources} | {PROBE: ""}
@@ -75,11 +75,11 @@ class Trial:
     def _make_sources(self) -> list[Source]:
         number = GUESTS + INSTANCES * len(APPLICATIONS)
         share, seed = self.plan.saves_per_s / number, self.plan.seed
-        guests = [Guest(f"guest-{n}", self.scene, share, seed) for n in range(GUESTS)]
+        guests = [Guest(f"guest-{n}", self.state, share, seed) for n in range(GUESTS)]
         return [
             *guests,
             *(
-                Application(name, n, self.scene, share, seed)
+                Application(name, n, self.state, share, seed)
                 for name in APPLICATIONS
                 for n in range(INSTANCES)
             ),
@@ -90,7 +90,7 @@ class Trial:
     def run(self, next_fault: Callable[[Trial], None]) -> None:
         """Start, let faults happen until the time is over, and look at everything."""
         self.service.start()
-        self.clerk.register()
+        self.administrator.register()
         for source in self._sources:
             source.start()
         try:
@@ -102,17 +102,17 @@ class Trial:
                 next_fault(self)
                 self.heed()
             self._end()
-            self.tally.say(f"the administrator was refused {self.clerk.refused} times")
+            self.tally.say(f"the administrator was refused {self.administrator.refused} times")
         finally:
-            self.clerk.end_rotation()
-            self.scene.finish()
+            self.administrator.end_rotation()
+            self.state.finish()
             for source in self._sources:
                 source.join(JOIN_TIMEOUT_S)
 
     def heed(self) -> None:
         """Note what the load found, and whether the service has ended by itself."""
-        while self.scene.broken:
-            self.tally.breach(self.scene.broken.pop(0))
+        while self.state.broken:
+            self.tally.breach(self.state.broken.pop(0))
         if (code := self.service.ended) is not None:
             self.tally.breach(f"the service ended with {code}: {self.service.last_words()}")
             self.service.kill_everything()
@@ -125,8 +125,8 @@ class Trial:
 
     def _end(self) -> None:
         """Look at the book and at all files, after a last kill and after a clean stop."""
-        self.scene.hold()
-        self.clerk.end_rotation()
+        self.state.hold()
+        self.administrator.end_rotation()
         self._compare_total()
         self.service.kill_everything()
         self.look()
@@ -137,7 +137,7 @@ class Trial:
             self.tally.breach(f"a clean stop ended with {code}: {self.service.last_words()}")
         self.look(whole=True)
         self._look_for_secrets()
-        if problem := self.clerk.verify_record():
+        if problem := self.administrator.verify_record():
             self.tally.breach(f"the audit record: {problem}")
         if "Traceback" in self.service.stderr.read_text(errors="replace"):
             self.tally.breach("the service logged a traceback")
@@ -146,8 +146,8 @@ class Trial:
 
     def renew(self, after: str) -> float:
         """Look at the book of a service that is dead, and start it; return how long that took."""
-        self.scene.hold()
-        self.clerk.end_rotation()
+        self.state.hold()
+        self.administrator.end_rotation()
         self.look()
         return self.start_again(after)
 
@@ -158,13 +158,13 @@ class Trial:
         if seconds > max(READY_S, self.plan.within_s):
             self.tally.breach(f"after {after} it was ready in {seconds:.2f} s only")
         self._compare_total()
-        self.scene.release()
+        self.state.release()
         return seconds
 
     def look(self, *, whole: bool = False) -> None:
         """Hold the book's file against the ledger."""
         store = self.service.store
-        ledger = self.scene.ledger
+        ledger = self.state.ledger
         findings = inspect(store.path, store.key_path, ledger, self._books, whole=whole)
         self.tally.looked(findings)
 
@@ -172,15 +172,15 @@ class Trial:
         """See that the service has as many users as are known; to be done while nothing changes."""
         with Client(self.url) as client:
             users = client.number_of_users()
-        least = self.scene.ledger.sure
-        if not least <= users <= least + self.scene.ledger.open:
+        least = self.state.ledger.sure
+        if not least <= users <= least + self.state.ledger.open:
             self.tally.found["mismatch"] += 1
             self.tally.breach(f"the service counts {users} users, and {least} are known")
 
     def _look_for_secrets(self) -> None:
         files = written_in(self.service.folder, self.service.output)
         key_file = self.service.store.key_path
-        for text in secrets_found(files, self.scene.canary, key_file):
+        for text in secrets_found(files, self.state.canary, key_file):
             self.tally.breach(f"{text}, in the clear")
         for core in [file.name for file in files if file.name.startswith("core")]:
             self.tally.breach(f"there is a core file, {core}")
@@ -207,12 +207,12 @@ class Trial:
         return seconds
 
     def _probe(self) -> bool:
-        with self.scene.exchange(lambda ledger: ledger) as ledger:
+        with self.state.exchange(lambda ledger: ledger) as ledger:
             numbers = ledger.source(PROBE)
             number = numbers.begin(1)[0]
             try:
                 with Client(self.url, attempts_max=1) as client:
-                    client.save_password(password_of(self.scene.canary, PROBE, number))
+                    client.save_password(password_of(self.state.canary, PROBE, number))
             except PwserverError:
                 return False
             numbers.saved(number)

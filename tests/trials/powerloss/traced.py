@@ -1,4 +1,4 @@
-"""A service under strace, and its administrator: everything that an act is played on.
+"""A service under strace, and its administrator: what a scenario needs.
 
 strace follows a shell, and whatever that starts: the service and, later, another one, and commands
 of the administrator. So there is one record of all of them, in one order, and what the shell says
@@ -50,7 +50,7 @@ PAUSE_S = 0.05
 """Between the things that go on while a command of the administrator is at work."""
 
 
-class Stage:
+class TracedService:
     """A folder with a book, a shell that is recorded, and who asks it for what."""
 
     def __init__(self, folder: Path, token: str, program: str = SERVICE) -> None:
@@ -92,7 +92,7 @@ class Stage:
             self._output.close()
 
     def record(self) -> Record:
-        """Return what was recorded, once the stage was left; raise where it is not all of it."""
+        """Return what was recorded, once it was left; raise where it is not all of it."""
         self._record.read(self._trace)
         self._record.check()
         return self._record

@@ -19,7 +19,7 @@ from tests.support.processes import end_session, launch
 from tests.support.shell import TREE_ENVIRONMENT, Ran, Shell
 from tests.trials.report import TrialFailed
 from tests.trials.restarted import RestartedService
-from tests.trials.torture.scene import Scene
+from tests.trials.torture.state import State
 from workers.admin.administration import Administration, administration
 
 APPLICATIONS = {"red": False, "blue": False, "public": True}
@@ -29,12 +29,12 @@ REGISTER_TIMEOUT_S = 30.0
 PAUSE_S = 0.1
 
 
-class Clerk:
+class Administrator:
     """What an administrator does to a service."""
 
-    def __init__(self, service: RestartedService, scene: Scene) -> None:
+    def __init__(self, service: RestartedService, state: State) -> None:
         self._service = service
-        self._scene = scene
+        self._state = state
         self._rotation: subprocess.Popen[bytes] | None = None
         self.refused = 0
         """How often something could not be done, as may be where so much happens."""
@@ -53,7 +53,7 @@ class Clerk:
         """Give an application a new token; return whether that could be done."""
         try:
             with administration(self._service.store) as files:
-                self._scene.tokens[name] = _token(files, name, grace_s)
+                self._state.tokens[name] = _token(files, name, grace_s)
         except (PwserverError, apsw.Error, PeeweeException) as error:
             self.refused += 1
             self._reason = str(error)
@@ -88,7 +88,7 @@ class Clerk:
             self.refused += 1
         if b"Traceback" in said:
             last_line = said.decode(errors="replace").strip().splitlines()[-1]
-            self._scene.broken.append(f"key rotate failed: {last_line}")
+            self._state.broken.append(f"key rotate failed: {last_line}")
         self._rotation = None
         return running
 

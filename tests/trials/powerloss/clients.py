@@ -23,7 +23,7 @@ SHORT, LONG = (8, 40), (2000, 4096)
 LONG_SHARE = 0.05
 
 
-class Player:
+class Client:
     """A client on one connection; one with a token uses names of its own."""
 
     def __init__(self, port: int, token: str, ledger: Ledger, random: Random) -> None:
@@ -50,7 +50,7 @@ class Player:
                 raise TrialFailed(f"{request.message['message']} was answered {reply}")
         self._awaited.clear()
 
-    def play(self) -> None:
+    def work(self) -> None:
         """Send a burst of whatever comes to mind."""
         for _ in range(self._random.randint(1, BURST_MAX)):
             self.send(self._named() if self._is_known else self._ledger.save(self._length()))
@@ -83,24 +83,24 @@ class Player:
         return self._random.randint(*(LONG if self._random.random() < LONG_SHARE else SHORT))
 
 
-class Cast:
+class Clients:
     """Guests, and connections of the application that may do everything in a book of its own."""
 
     def __init__(
         self, port: int, token: str, ledger: Ledger, random: Random, *, each: int = 3
     ) -> None:
         tokens = [""] * each + ([token] * each if token else [])
-        self.players = [Player(port, each, ledger, random) for each in tokens]
+        self.clients = [Client(port, each, ledger, random) for each in tokens]
 
-    def play(self, rounds: int = 1) -> None:
+    def work(self, rounds: int = 1) -> None:
         """Have all of them send at once, and then hear; so many times."""
         for _ in range(rounds):
-            for player in self.players:
-                player.play()
-            for player in self.players:
-                player.hear()
+            for client in self.clients:
+                client.work()
+            for client in self.clients:
+                client.hear()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close all connections."""
-        for player in self.players:
-            player.close()
+        for client in self.clients:
+            client.close()

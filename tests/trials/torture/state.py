@@ -28,7 +28,7 @@ class Over(Exception):
 
 
 @dataclass
-class Scene:
+class State:
     """The service as the load sees it, and the ledger of its book.
 
     broken   promises that the load saw broken, in words
