@@ -82,7 +82,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     folder = tmp_path_factory.mktemp("original")
     with Service(folder) as service:
         ledger = acknowledged(service.wait_until_listening())
-        assert service.running.stop() == 0
+        assert service.stop() == 0
     return Kept(folder, ledger)
 
 
