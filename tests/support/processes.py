@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,37 @@ def age_s(pid: int) -> float:
         return 0.0
     ticks = int(stat.rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What some processes have open, and how much memory they have, at a moment.
+
+    Memory is PSS: a page that several processes share counts in equal parts for each. Where the
+    kernel shows a process's pages to root alone, as it does of the service's, which cannot be
+    dumped, RSS has to do for others than root: it counts shared pages for each process.
+    """
+
+    descriptors: int
+    memory_bytes: int
+
+    @classmethod
+    def of(cls, pids: Iterable[int]) -> "Usage":
+        """Look at some processes; raise PermissionError where only root may."""
+        descriptors, memory_bytes = 0, 0
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                memory_bytes += _memory_bytes(pid)
+                descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+        return cls(descriptors, memory_bytes)
+
+
+def _memory_bytes(pid: int) -> int:
+    try:
+        shown, field = Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:"
+    except PermissionError:
+        shown, field = Path(f"/proc/{pid}/status").read_text(), "VmRSS:"
+    return int(shown.partition(field)[2].split()[0]) * 1024
 
 
 # --- Processes that share numbers. ---

@@ -32,7 +32,7 @@ import pytest
 from pwserver.wire.messages import Right
 from tests.support.harness import Peer, Service
 from tests.support.network import SERVICE_ADDRESS, Network, network
-from tests.support.processes import end_session, launch, session
+from tests.support.processes import Usage, end_session, launch, session
 from tests.support.shell import TREE_ENVIRONMENT
 from tests.trials import report
 from tests.trials.report import (
@@ -46,7 +46,6 @@ from tests.trials.report import (
     verdict,
     words,
 )
-from tests.trials.usage import Usage
 
 HALF_OPEN, GREEDY = "half-open", "greedy"
 NUMBERS = {"guess": 64, "slow": 2000, "silent": 100, HALF_OPEN: 500, GREEDY: 20}

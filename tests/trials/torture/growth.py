@@ -1,7 +1,7 @@
 """Whether the service grows: its processes, descriptors and memory, looked at through a run.
 
 A run that is long enough is cut in four, and the medians of the first and the last quarter are
-compared. Memory is PSS, as `usage` says.
+compared. Memory is PSS, as `Usage` says.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.support.processes import Usage
 from tests.trials.restarted import RestartedService
-from tests.trials.usage import Usage
 
 LOG = "write-ahead log, MiB"
 NAMES = ("processes", "descriptors", "memory, MiB", LOG)
