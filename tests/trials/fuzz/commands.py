@@ -162,7 +162,7 @@ class Checker:
         """Check that nothing is left of what was asked but the book, and that this is whole."""
         service = self._service
         assert service.commit_queue.empty
-        assert not service.context.name_queues._lines
+        assert not service.context.name_queues._queues
         assert not service.context.name_queues._bytes
         assert all(not client.connection.awaited for client in clients)
         users = list(service.users())
