@@ -39,19 +39,23 @@ def fill(database: Path, key_file: Path, application: str, users: int) -> None:
     """Save so many users in the book of an application, in a database that no service has open."""
     keyring = read_keyring(key_file)
     with open_to_administer(database, keyring) as opened:
-        connection: apsw.Connection = opened.connection()
-        connection.pragma("synchronous", "off")
-        connection.pragma("cache_size", -SORTING_KIB)
         book = Application.get(Application.name == application).book
-        insert = sql(User.insert_many([(0,) * len(USER)], fields=USER))
-        schema = SchemaManager(User)
-        schema.drop_indexes()
-        rows = _rows(Vault(keyring), book, users)
-        while batch := list(itertools.islice(rows, TRANSACTION_USERS)):
-            with connection:
-                connection.executemany(insert, batch)
-        schema.create_indexes()
+        insert_users(opened.connection(), Vault(keyring), book, users)
     _sync(database)
+
+
+def insert_users(connection: apsw.Connection, vault: Vault, book: int, users: int) -> None:
+    """Put so many users into a book of the database that peewee's models are bound to."""
+    connection.pragma("synchronous", "off")
+    connection.pragma("cache_size", -SORTING_KIB)
+    insert = sql(User.insert_many([(0,) * len(USER)], fields=USER))
+    schema = SchemaManager(User)
+    schema.drop_indexes()
+    rows = _rows(vault, book, users)
+    while batch := list(itertools.islice(rows, TRANSACTION_USERS)):
+        with connection:
+            connection.executemany(insert, batch)
+    schema.create_indexes()
 
 
 def _rows(vault: Vault, book: int, users: int) -> Iterator[UserRow]:

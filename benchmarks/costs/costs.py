@@ -2,110 +2,307 @@
 
     python benchmarks/costs/costs.py
 
-Each figure is the median of several repetitions in one process, in microseconds of wall time; the
-disk is that of the temporary directory, or of `--directory`. They are for comparing lines with each
-other: on a shared machine absolute times wander. What a worker does to a message is measured in
-`costs_worker.py`, what is done to the book in `costs_book.py`, what guarding it takes in
-`costs_guard.py`; here is what the disk and the whole service take.
+pyperf measures each part in several processes, and prints its mean and standard deviation; `--help`
+lists its options, such as `--fast`, and `-o FILE` to keep all values and to compare runs with
+`python -m pyperf compare_to`. The disk is that of the temporary directory, or of `--directory`. The
+figures are for comparing lines with each other: on a shared machine absolute times wander.
+
+What is measured is set up by `parts.py`. What a sync of the disk takes is in `limit.py`, and how
+soon the service is there, with how much memory, in `compare.py --sections start`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import os
-import re
-import socket
-import statistics
-import subprocess
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started by its path
 
-from benchmarks.costs import costs_book, costs_guard, costs_worker
-from benchmarks.costs.costing import REPETITIONS, Cost, per_call
-from benchmarks.results.sheets import Sheet
-from benchmarks.results.terminal import print_sheet
-from benchmarks.servers.usage import Usage
+import pyperf
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from peewee import chunked
 
-PAGE = b"x" * 4096
+from benchmarks.client import book
+from benchmarks.costs.parts import (
+    BOOK,
+    BURST,
+    KEY,
+    KEYRING,
+    Saves,
+    Tls,
+    context_of,
+    make_book,
+    open_store,
+    recording,
+    tls_contexts,
+    turn,
+)
+from pwserver.limits import CHECK_LENGTH_MAX
+from pwserver.wire.framing import request_reader
+from workers.auth.applications import new_token, token_hash
+from workers.book.models import COMMON_BOOK, Row, User
+from workers.book.vault import HALF_NONCE_BYTES, Vault, derive_key
+from workers.checker import check
+
+Call = Callable[[], object]
+Prepare = Callable[[Path, int], Call]
+"""Gets ready, in an empty folder, what is then called so many times, and timed."""
+
+BOOKS = (1000, 1_000_000)
+USERS_DRAWN = 20_000
+
+PASSWORD = "abc123def456"
+SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
+PING = b'{"message": "ping"}\n'
+ALIVE = b'{"message": "Alive!"}\n'
+COUNT = b'{"message": "number_of_users"}\n'
+
+TYPICAL = "Tr0ub4dor&3"
+LEET = "a4b8c(e3g6i1l|o0s5t7x%z2@{[<9!$+"
+"""Every character that may stand for a letter, among those it may stand for: zxcvbn tries all
+combinations. The slowest of a dozen texts that were tried."""
+
+PLACE = bytes(41)
+SEALED = b"x" * 52
 
 
-def syncing(folder: Path) -> Iterator[Cost]:
-    """Measure the disk: a sync of a file that grows, and of one that is overwritten."""
-    for name, size in (("that grows", 0), ("overwritten in place", 8 * 1024 * 1024)):
-        file = os.open(folder / "file", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        os.write(file, b"\1" * size)
-        os.fsync(file)
-        os.lseek(file, 0, os.SEEK_SET)
-
-        def write(file: int = file) -> None:
-            os.write(file, PAGE)
-            os.fdatasync(file)
-
-        yield f"write and sync a page of a file {name}", per_call(write, 200)
-        os.close(file)
+def one(call: Call) -> Prepare:
+    """Return what has nothing to get ready."""
+    return lambda folder, times: call
 
 
-def starting(folder: Path) -> Iterator[Cost]:
-    """Measure the service's start, and its memory when it has nothing to do (in KiB).
+def sealing() -> Iterator[tuple[str, Call]]:
+    """Yield the two constructions that are safe here, and the way back."""
+    vault = Vault(KEYRING)
+    siv = AESGCMSIV(AESGCMSIV.generate_key(256))
+    sealed = vault.seal(PASSWORD, PLACE)
+    prefix = sealed[:HALF_NONCE_BYTES]
+    yield "seal a password (XAES-256-GCM, as it is done)", lambda: vault.seal(PASSWORD, PLACE)
+    yield (
+        "seal a password (AES-256-GCM-SIV, random nonce)",
+        lambda: siv.encrypt(os.urandom(12), PASSWORD.encode(), PLACE),
+    )
+    yield "open a password, subkey at hand", lambda: vault.open(sealed, KEY.id, PLACE)
+    yield "derive a subkey", lambda: derive_key(KEY.secret, prefix)
 
-    Nobody but root may see the memory: its processes show theirs to no other.
-    """
-    command = [sys.executable, "-m", "pwserver", "serve", "--port", "0"]
-    listening, answered, memory = [], [], []
-    for _ in range(REPETITIONS):
-        began = time.perf_counter()
-        with subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as service:
-            assert service.stdout is not None
-            found = re.search(rb"on (\S+):(\d+),", service.stdout.readline())
-            assert found, "the service did not start"
-            listening.append(time.perf_counter() - began)
-            with socket.create_connection((found[1].decode(), int(found[2]))) as client:
-                client.sendall(b'{"message": "ping"}\n')
-                client.recv(100)
-            answered.append(time.perf_counter() - began)
-            if os.geteuid() == 0:
-                memory.append(Usage.of(service.pid).memory_bytes / 1024)
-            service.terminate()
-    yield "start the service until it listens", statistics.median(listening) * 1e6
-    yield "start the service until its first reply", statistics.median(answered) * 1e6
-    if memory:
-        yield "memory of all its processes (PSS), in KiB", statistics.median(memory)
+
+def checking() -> Iterator[tuple[str, Call]]:
+    """Yield how long the checker is at a password."""
+    worst = (LEET * 2)[:CHECK_LENGTH_MAX]
+    yield "check how strong a typical password is", lambda: check(TYPICAL)
+    yield "check one that was made to take long", lambda: check(worst)
+
+
+def answer(line: bytes, depth: int) -> Prepare:
+    """Prepare a worker's whole share of requests, from its socket to its socket."""
+    return lambda folder, times: turn(context_of(folder / "none.db"), [line * depth] * times)
+
+
+def record(number: int) -> Prepare:
+    """Prepare what records so many readings of one turn."""
+    return lambda folder, times: recording(context_of(folder / "none.db"), number)
+
+
+def decrypt(depth: int) -> Prepare:
+    """Prepare records of clients, and what decrypts them."""
+
+    def prepare(folder: Path, times: int) -> Call:
+        tls = Tls(*tls_contexts(folder))
+        records = iter([tls.from_client(PING * depth) for _ in range(times)])
+
+        def call() -> None:
+            assert tls.codec.decrypt(next(records)).startswith(PING)
+
+        return call
+
+    return prepare
+
+
+def encrypt(depth: int) -> Prepare:
+    """Prepare what encrypts replies."""
+
+    def prepare(folder: Path, times: int) -> Call:
+        return functools.partial(Tls(*tls_contexts(folder)).codec.encrypt, ALIVE * depth)
+
+    return prepare
+
+
+def shake_hands(folder: Path, times: int) -> Call:
+    """Prepare a TLS handshake, both sides together."""
+    contexts = tls_contexts(folder)
+    return lambda: Tls(*contexts)
+
+
+def insert(its_book: int, through_peewee: bool = False) -> Prepare:
+    """Prepare rows that go into a table and are committed: as it is done, or by `insert_many`."""
+
+    def prepare(folder: Path, times: int) -> Call:
+        store = open_store(folder / "rows.db")
+        ids = itertools.count(1)
+        fields = [User.id, User.book, User.key_id, User.sealed, User.saved_at_ms]
+
+        def new() -> list[Row]:
+            return [(next(ids), its_book, KEY.id, SEALED, 0) for _ in range(BURST)]
+
+        def insert_many() -> None:
+            with User._meta.database.atomic():
+                for chunk in chunked(new(), BURST):
+                    User.insert_many(chunk, fields=fields).execute()
+
+        return insert_many if through_peewee else lambda: store.commit(new(), [])
+
+    return prepare
+
+
+def insert_named(unique: str) -> Prepare:
+    """Prepare rows with names, and what inserts 64 of them and commits without a sync."""
+
+    def prepare(folder: Path, times: int) -> Call:
+        connection = open_store(folder / "rows.db").connection
+        connection.execute(f"CREATE TABLE named (id INTEGER PRIMARY KEY, x, y, name {unique})")
+        connection.pragma("synchronous", "off")
+        ids = itertools.count(1 << 40)
+        batches = iter(
+            [
+                [(n := next(ids), SEALED, 0, f"user-{n:013}") for _ in range(BURST)]
+                for _ in range(times)
+            ]
+        )
+
+        def call() -> None:
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO named VALUES (?, ?, ?, ?)", next(batches))
+            connection.execute("COMMIT")
+
+        return call
+
+    return prepare
+
+
+def drawn(users: int) -> Iterator[int]:
+    """Draw users from all of them."""
+    return itertools.cycle(random.sample(range(users), min(users, USERS_DRAWN)))
+
+
+def read_book(path: Path, users: int, request: Callable[[int], bytes]) -> Prepare:
+    """Prepare what receives and answers requests for users of a book."""
+    return lambda folder, times: turn(context_of(path), map(request, drawn(users)))
+
+
+def find_name(path: Path, users: int) -> Prepare:
+    """Prepare what finds a name in a book."""
+
+    def prepare(folder: Path, times: int) -> Call:
+        reader, numbers = context_of(path).reader, drawn(users)
+        return lambda: reader.find(BOOK, book.name_of(next(numbers)))
+
+    return prepare
+
+
+def page_request(user: int) -> bytes:
+    """Ask for the first 100 of the 500 users whose names begin like this one's."""
+    return book.request("list_users", prefix=book.name_of(user)[:-4])
+
+
+class Measuring:
+    """Hands each part to pyperf, which measures it in processes of their own."""
+
+    def __init__(self, runner: pyperf.Runner, folder: Path) -> None:
+        self._runner = runner
+        self._folder = folder
+
+    def cost(self, name: str, prepare: Prepare, units: int = 1) -> None:
+        """Measure what is called once it is prepared; it does so many units of what it costs."""
+        self._runner.bench_time_func(name, self._time, prepare, inner_loops=units)
+
+    def _time(self, times: int, prepare: Prepare) -> float:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            call = prepare(Path(folder), times)
+            began = time.perf_counter()
+            for _ in range(times):
+                call()
+            return time.perf_counter() - began
+
+    def saves(self, name: str, path: Path, users: int, part: int) -> None:
+        """Measure a part of new versions of users."""
+        self._runner.bench_time_func(name, _time_of_saves, path, users, part, inner_loops=BURST)
+
+
+def _time_of_saves(times: int, path: Path, users: int, part: int) -> float:
+    saves, numbers = Saves(path), drawn(users)
+    total = sum(saves.do(itertools.islice(numbers, BURST))[part] for _ in range(times))
+    saves.close()
+    return total
+
+
+def measure(measuring: Measuring, books: dict[int, Path]) -> None:
+    """Measure all parts."""
+    cost = measuring.cost
+    for name, call in (*sealing(), *checking()):
+        cost(name, one(call))
+    reader = request_reader(65536)
+    cost("read a message that comes alone", one(lambda: reader.feed(SAVE)))
+    cost("read a message in a burst of 64", one(lambda: reader.feed(SAVE * BURST)), BURST)
+    token = new_token().reveal()
+    cost("hash a token", one(lambda: token_hash(token)))
+    for depth in (1, BURST):
+        together = f"{depth} at a time"
+        cost(f"receive and answer a ping, {together}", answer(PING, depth), depth)
+        cost(f"receive and answer a count, {together}", answer(COUNT, depth), depth)
+        cost(f"receive, check, seal and queue a save, {together}", answer(SAVE, depth), depth)
+        cost(f"record a reading, {together}", record(depth), depth)
+        cost(f"decrypt a request, {together}", decrypt(depth), depth)
+        cost(f"encrypt a reply, {together}", encrypt(depth), depth)
+    cost("a TLS handshake, both sides together", shake_hands)
+    cost("insert and commit a row, 64 at a time", insert(COMMON_BOOK), BURST)
+    cost("the same into an application's own book", insert(BOOK), BURST)
+    cost("the same through insert_many", insert(COMMON_BOOK, through_peewee=True), BURST)
+    cost("insert a row, 64 at a time, no sync, no index on names", insert_named(""), BURST)
+    cost("insert a row, 64 at a time, no sync, with index on names", insert_named("UNIQUE"), BURST)
+    for users, path in books.items():
+        among = f"among {users:,} users"
+        measuring.saves(f"plan a new version, 64 at a time, {among}", path, users, part=0)
+        measuring.saves(f"commit a new version, 64 at a time, {among}", path, users, part=1)
+        cost(f"find a name {among}", find_name(path, users))
+        for what, request in (
+            ("get_password", book.get_request),
+            ("verify_password", book.verify_request),
+            ("list_users (100)", page_request),
+        ):
+            cost(f"receive and answer {what}, {among}", read_book(path, users, request))
 
 
 def main() -> None:
-    """Measure everything and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Make the books, in the first process alone, and have everything measured."""
+
+    def hand_on(command: list[str], options: argparse.Namespace) -> None:
+        command += ["--directory", options.directory]
+
+    runner = pyperf.Runner(processes=3, program_args=[__file__], add_cmdline_args=hand_on)
+    runner.argparser.description = __doc__
+    runner.argparser.formatter_class = argparse.RawDescriptionHelpFormatter
+    runner.argparser.add_argument(
+        "--directory", help="where files are written; it decides which disk"
     )
-    parser.add_argument("--directory", help="where files are written; it decides which disk")
-    options = parser.parse_args()
-    rows: list[list[str]] = []
+    options = runner.parse_args()
+    if options.worker:
+        folder = Path(options.directory)
+        measure(Measuring(runner, folder), {users: folder / f"{users}.db" for users in BOOKS})
+        return
     with tempfile.TemporaryDirectory(prefix="pwserver-costs-", dir=options.directory) as name:
-        folder = Path(name)
-        parts: list[Iterable[Cost]] = [
-            costs_worker.sealing(),
-            costs_worker.reading(),
-            costs_worker.answering(),
-            costs_worker.checking(),
-            costs_guard.recording(folder),
-            costs_guard.speaking_tls(folder),
-            costs_book.inserting(folder),
-            costs_book.with_users(folder, 1000),
-            costs_book.with_users(folder, 1_000_000),
-            syncing(folder),
-            starting(folder),
-        ]
-        for part in parts:
-            for what, figure in part:
-                rows.append([what, f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}"])
-    print_sheet(Sheet("What the parts cost", ["what", "microseconds"], rows))
+        options.directory = name
+        books = {users: Path(name) / f"{users}.db" for users in BOOKS}
+        for users, path in books.items():
+            make_book(path, users)
+        measure(Measuring(runner, Path(name)), books)
 
 
 if __name__ == "__main__":
