@@ -17,11 +17,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 from benchmarks.client.book import password_of
 from benchmarks.client.dialects import REDIS_KEY, redis_command
@@ -45,8 +44,6 @@ PACKAGES = {
 
 NO_POSTGRES = "PostgreSQL is not installed; run: apt-get install postgresql"
 
-_Contender = TypeVar("_Contender", bound="Contender")
-
 
 class Contender(Started):
     """A server that is not ours: its dialect, and what it cannot be asked."""
@@ -65,8 +62,13 @@ class Contender(Started):
         """Tell whether it answers as many requests in flight on one connection."""
         return self.pipelines or point.depth == 1
 
-    def fill(self, users: int) -> None:
-        """Bring in the users it begins with, where that is done while it runs."""
+    @contextmanager
+    def stopped_if_that_fails(self) -> Iterator[None]:
+        """Stop it, which runs already, if what is done in here fails."""
+        with ExitStack() as stack:
+            stack.push(self)
+            yield
+            stack.pop_all()
 
 
 class Redis(Contender):
@@ -78,7 +80,7 @@ class Redis(Contender):
     ready = re.compile(rb"Ready to accept connections")
     dialect = "redis"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, users: int) -> None:
         address = free_address()
         place = ["--bind", HOST, "--port", str(address.port), "--dir", str(home)]
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
@@ -87,8 +89,10 @@ class Redis(Contender):
         super().__init__("redis", command, home, address=address)
         number = re.search(r"v=(\S+)", output_of("redis-server", "--version"))
         self.banner = f"Redis {number[1] if number else '?'}, appendfsync always"
+        with self.stopped_if_that_fails():
+            self._fill(users)
 
-    def fill(self, users: int) -> None:
+    def _fill(self, users: int) -> None:
         """Append the users to the list, thousands with a command."""
         with self.address.connect(FILL_TIMEOUT_S) as connection, connection.makefile("rb") as reply:
             for first in range(0, users, FILL_BATCH):
@@ -109,7 +113,7 @@ class Postgres(Contender):
     dialect = "postgres"
     stop_signal = signal.SIGINT  # "fast": SIGTERM would wait for clients to go
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, users: int) -> None:
         programs = find_programs()
         if programs is None:
             raise BenchmarkFailed(NO_POSTGRES)
@@ -128,8 +132,10 @@ class Postgres(Contender):
         super().__init__("postgres", command, home, address=address)
         number = output_of(str(programs / "postgres"), "--version").split()[2]
         self.banner = f"PostgreSQL {number}, fsync and synchronous_commit on"
+        with self.stopped_if_that_fails():
+            self._fill(users)
 
-    def fill(self, users: int) -> None:
+    def _fill(self, users: int) -> None:
         """Make the table and its users, and leave it as autovacuum would in time."""
         import psycopg  # noqa: PLC0415 - the other contenders do without
 
@@ -165,13 +171,8 @@ class FastApi(Contender):
         web_book.make(database, users)
         place = ["--app-dir", str(PROJECT), "--host", HOST, "--port", "0"]
         speed = ["--workers", "1", "--loop", "uvloop", "--http", "httptools"]
-        command = [
-            "uvicorn",
-            "benchmarks.servers.fastapi_app:app",
-            *place,
-            *speed,
-            "--no-access-log",
-        ]
+        app = "benchmarks.servers.fastapi_app:app"
+        command = ["uvicorn", app, *place, *speed, "--no-access-log"]
         super().__init__("fastapi", _web(database, command), home)
         self.banner = f"FastAPI {version('fastapi')} on uvicorn {version('uvicorn')}"
 
@@ -191,13 +192,8 @@ class Gunicorn(Contender):
         web_book.make(database, users)
         workers = 2 * (os.cpu_count() or 1) + 1
         place = ["--pythonpath", str(PROJECT), "--bind", f"{HOST}:0", "--no-control-socket"]
-        command = [
-            "gunicorn",
-            "benchmarks.servers.flask_app:app",
-            *place,
-            "--workers",
-            str(workers),
-        ]
+        app = "benchmarks.servers.flask_app:app"
+        command = ["gunicorn", app, *place, "--workers", str(workers)]
         super().__init__("gunicorn", _web(database, command), home)
         self.banner = (
             f"Flask {version('flask')} on gunicorn {version('gunicorn')}, {workers} sync workers"
@@ -218,41 +214,13 @@ def missing() -> dict[str, str]:
     return found
 
 
-def start_redis(home: Path, users: int = 0) -> Redis:
-    """Start Redis with so many users in a list."""
-    return _filled(Redis(home), users)
-
-
-def start_postgres(home: Path, users: int = 0) -> Postgres:
-    """Start PostgreSQL with so many users in a table."""
-    return _filled(Postgres(home), users)
-
-
-def start_fastapi(home: Path, users: int = 0) -> FastApi:
-    """Start FastAPI with so many users in its database."""
-    return FastApi(home, users)
-
-
-def start_gunicorn(home: Path, users: int = 0) -> Gunicorn:
-    """Start Flask with so many users in its database."""
-    return Gunicorn(home, users)
-
-
-STARTERS = {
-    "fastapi": start_fastapi,
-    "gunicorn": start_gunicorn,
-    "redis": start_redis,
-    "postgres": start_postgres,
+STARTERS: dict[str, Callable[[Path, int], Contender]] = {
+    "fastapi": FastApi,
+    "gunicorn": Gunicorn,
+    "redis": Redis,
+    "postgres": Postgres,
 }
-
-
-def _filled(contender: _Contender, users: int) -> _Contender:
-    """Fill a server that runs; stop it where that fails."""
-    with ExitStack() as stack:
-        stack.enter_context(contender)
-        contender.fill(users)
-        stack.pop_all()
-    return contender
+"""What starts each in a folder, with so many users."""
 
 
 def _web(database: Path, module: Sequence[str]) -> list[str]:
