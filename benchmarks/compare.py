@@ -7,11 +7,11 @@ an hour; `--quick` takes five minutes, to see that everything works. What is not
 and left out. Run `--sections throughput,once` for some of the sections, and `--from run.json` to
 show a kept run again.
 
-This file is the order of a run. `bench.py` is what its sections share, which are in `contests.py`,
-`growth.py`, `calm.py` and `ceiling.py`; the machinery below is that of the load test (`load.py`).
-`contenders.py` starts what is not ours. `kept.py` keeps what came out, after each section, so that
-a late failure loses no hour; `aims.py` holds it against what must be reached, `chapters.py` makes
-tables of it, and `terminal.py`, `write_up.py` and `page.py` with its `charts.py` show them.
+This file is the order of a run. `bench.py` is what its sections share, which are in `contests.py`
+and `alone.py`; the machinery below is that of the load test (`load.py`). `contenders.py` starts
+what is not ours. `kept.py` keeps what came out, after each section, so that a late failure loses no
+hour; `aims.py` holds it against what must be reached, `chapters.py` makes tables of it, and
+`terminal.py`, `report.py` and `page.py` with its `figures.py` show them.
 
 The run fails, with exit code 1 and a sentence, as the load test does: if a reply is wrong, a server
 goes silent, or a save that was acknowledged is not counted after.
@@ -32,14 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed
-from benchmarks.comparison import kept, surroundings, write_up
+from benchmarks.comparison import kept, report
+from benchmarks.comparison.alone import growth, idle, limit, start, steady
 from benchmarks.comparison.bench import QUICK, Bench, Pace
-from benchmarks.comparison.calm import idle, start, steady
-from benchmarks.comparison.ceiling import limit
 from benchmarks.comparison.chapters import chapters
 from benchmarks.comparison.contests import million, once, throughput, workers
-from benchmarks.comparison.growth import growth
-from benchmarks.results import terminal
+from benchmarks.results import machine, terminal
 from benchmarks.results.options import duration, positive, words
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.servers import contenders
@@ -93,7 +91,7 @@ def measure(options: argparse.Namespace, folder: Path) -> kept.Kept:
     run = kept.Kept(
         command=shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
         began=datetime.now(UTC).isoformat(timespec="minutes"),
-        machine=surroundings.machine(folder),
+        machine=machine.contest(folder),
         missing=contenders.missing(),
         quick=options.quick,
     )
@@ -135,7 +133,7 @@ def run_and_report(options: argparse.Namespace) -> None:
     if options.html:
         page.write(options.html, run)
     if options.results:
-        write_up.write(options.results, run)
+        report.write(options.results, run)
 
 
 def main() -> None:

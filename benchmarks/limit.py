@@ -15,15 +15,14 @@ the end of the table. A run takes a quarter of a minute.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Self, TypeVar
 
 import apsw
@@ -34,6 +33,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from benchmarks.results.options import duration, positive
 from benchmarks.results.sheets import Sheet
+from benchmarks.results.spread import Spread
 from benchmarks.results.terminal import print_sheet
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row, User, sql
@@ -52,19 +52,13 @@ PAGE = b"\xa5" * 4096
 OVERWRITTEN_BYTES = 8 * 1024 * 1024
 """A file as long as a write-ahead log gets, which is overwritten round and round."""
 
+APPENDED = "syncs of a file that grows"
+"""Its new size is synced too."""
+
+OVERWRITTEN = "syncs of a file overwritten in place"
+"""It has its size, as SQLite's log has after the first checkpoint."""
 
 _Given = TypeVar("_Given")
-
-
-@dataclass(frozen=True, slots=True)
-class Syncs:
-    """How often a second the disk takes a page and its sync."""
-
-    appended: float
-    """To a file that grows: its new size is synced too."""
-
-    overwritten: float
-    """In a file that has its size, as SQLite's log has after the first checkpoint."""
 
 
 class Limit:
@@ -81,6 +75,9 @@ class Limit:
             self._database.create_tables([User])
             self._insert = sql(User.insert_many([(0, 0, 0, b"", 0)], fields=fields))
         self._ids = itertools.count(ID_STEP, ID_STEP)
+        names = [*map(rows, BATCHES), APPENDED, OVERWRITTEN]
+        self.rates: dict[str, list[float]] = {name: [] for name in names}
+        """How often a second each was done, in each round."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,33 +86,40 @@ class Limit:
         self._database.close()
         self._file.unlink(missing_ok=True)
 
-    def measure(self, batch: int, seconds: float) -> float:
-        """Save `batch` rows with each commit, for so long; return rows a second."""
+    def measure(self, seconds: float) -> None:
+        """Measure everything once more, each for so long."""
+        self._sync(seconds / 2)
+        for batch in BATCHES:
+            prepare = functools.partial(self._new_rows, batch)
+            self.rates[rows(batch)].append(batch * _rate(self._save, prepare, seconds))
+
+    def _new_rows(self, batch: int) -> list[Row]:
         saved_at_ms = time.time_ns() // 1_000_000
-
-        def rows() -> list[Row]:
-            return [(next(self._ids), 0, 1, SEALED, saved_at_ms) for _ in range(batch)]
-
-        return batch * _rate(self._save, rows, seconds)
+        return [(next(self._ids), 0, 1, SEALED, saved_at_ms) for _ in range(batch)]
 
     def _save(self, rows: list[Row]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany(self._insert, rows)
         self._connection.execute("COMMIT")
 
-    def syncs(self, seconds: float) -> Syncs:
-        """Write and sync pages, for half of the time in each way."""
+    def _sync(self, seconds: float) -> None:
+        """Write and sync pages, for so long in each way."""
         file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             places = itertools.count(0, len(PAGE))
-            appended = _rate(_syncing(file), lambda: next(places), seconds / 2)
+            self.rates[APPENDED].append(_rate(_syncing(file), lambda: next(places), seconds))
             os.pwrite(file, bytes(OVERWRITTEN_BYTES), 0)
             os.fsync(file)
             round_and_round = itertools.cycle(range(0, OVERWRITTEN_BYTES, len(PAGE)))
-            overwritten = _rate(_syncing(file), lambda: next(round_and_round), seconds / 2)
+            rate = _rate(_syncing(file), lambda: next(round_and_round), seconds)
+            self.rates[OVERWRITTEN].append(rate)
         finally:
             os.close(file)
-        return Syncs(appended, overwritten)
+
+
+def rows(batch: int) -> str:
+    """Return what the saves are called that share a commit."""
+    return f"rows, {batch:,} a commit"
 
 
 def _syncing(file: int) -> Callable[[int], None]:
@@ -151,30 +155,16 @@ def main() -> None:
         "--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)"
     )
     options = parser.parse_args()
-    rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-    syncs = []
     with (
         tempfile.TemporaryDirectory(prefix="pwserver-limit-", dir=options.directory) as folder,
         Limit(Path(folder)) as limit,
     ):
         for _ in range(options.rounds):
-            syncs.append(limit.syncs(options.seconds))
-            for batch in BATCHES:
-                rates[batch].append(limit.measure(batch, options.seconds))
-    _show(rates, syncs)
-
-
-def _show(rates: dict[int, list[float]], syncs: list[Syncs]) -> None:
-    rows: list[list[str]] = []
-
-    def add(what: str, figures: list[float]) -> None:
-        shown = median(figures), min(figures), max(figures)
-        rows.append([what, *(f"{figure:,.0f}" for figure in shown)])
-
-    for batch, figures in rates.items():
-        add(f"rows, {batch:,} a commit", figures)
-    add("syncs of a file that grows", [each.appended for each in syncs])
-    add("syncs of a file overwritten in place", [each.overwritten for each in syncs])
+            limit.measure(options.seconds)
+        rows = [
+            [what, *(f"{figure:,.0f}" for figure in Spread(tuple(rates)).shown)]
+            for what, rates in limit.rates.items()
+        ]
     headings = ["what", "a second", "lowest", "highest"]
     print_sheet(Sheet("Medians of the rounds", headings, rows))
 

@@ -39,6 +39,7 @@ from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
 from benchmarks.results import report
 from benchmarks.results.campaign import Plan, Result, run
+from benchmarks.results.machine import filesystem
 from benchmarks.results.options import PREPARED_USERS, command_line
 from benchmarks.results.progress import failures_said, messages, progress
 from benchmarks.results.subjects import Subject
@@ -59,7 +60,7 @@ def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[serv
             home = directory / f"{name}-{users}"
             home.mkdir()
             if name == "baseline":
-                yield servers.start_baseline(home, processes, users), users
+                yield servers.Baseline(home, processes, users), users
             elif name == "null":
                 yield servers.start_null(home), users
             elif name in STARTERS:
@@ -111,7 +112,7 @@ def run_and_report(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="pwserver-load-", dir=options.directory) as name:
         directory = Path(name).resolve()
-        if report.filesystem(directory) in MEMORY_FILESYSTEMS:
+        if filesystem(directory) in MEMORY_FILESYSTEMS:
             messages.print(f"warning: {directory} is in memory; saves reach no disk")
         results, subjects = measure(options, plan, directory)
         report.show(results, subjects)

@@ -12,6 +12,7 @@ while it is measured, and like every load test if a save that was acknowledged i
 from __future__ import annotations
 
 import argparse
+import itertools
 import sqlite3
 import sys
 import tempfile
@@ -30,9 +31,9 @@ from benchmarks.client.wire import BenchmarkFailed, Point
 from benchmarks.results.campaign import Result, Round
 from benchmarks.results.options import duration, positive, sizes
 from benchmarks.results.progress import failures_said, messages
-from benchmarks.results.ratios import Ratio
 from benchmarks.results.report import SIZE, size_of
 from benchmarks.results.sheets import Sheet
+from benchmarks.results.spread import Spread
 from benchmarks.results.subjects import Subject
 from benchmarks.results.terminal import print_sheet
 from benchmarks.servers.service import Service
@@ -58,17 +59,6 @@ class Measured:
     beside: Result
     sealed_per_s: list[float] = field(default_factory=list)
     """Rows that the rotation has sealed again, in each round."""
-
-    @classmethod
-    def at(cls, subject: Subject, connections: int, depth: int) -> Measured:
-        """Return a size without any round yet."""
-        point = Point(LOAD, connections, depth)
-        return cls(Result(subject, point), Result(subject, point))
-
-    @property
-    def ratio(self) -> Ratio:
-        """Return how many saves there were beside a rotation for each one alone."""
-        return Ratio("beside / alone", self.beside, self.alone)
 
 
 class Rotation:
@@ -113,39 +103,6 @@ class Rotation:
         return int(self._database.execute(select, parameters).fetchone()[0])
 
 
-class Run:
-    """The service, the load on it, and the rotations."""
-
-    def __init__(
-        self, service: Service, subject: Subject, clients: Clients, seconds: float
-    ) -> None:
-        self._service = service
-        self._subject = subject
-        self._clients = clients
-        self._seconds = seconds
-        self._keys = 1
-
-    def measure_alone(self, measured: Measured) -> None:
-        """Measure saves when nothing else is done."""
-        self._measure(measured.alone)
-
-    def measure_beside(self, measured: Measured) -> None:
-        """Measure saves while a rotation is at work."""
-        self._service.administer("key", "add")
-        self._keys += 1
-        with closing(Rotation(self._service, self._keys)) as rotation:
-            rotation.wait_until_at_work()
-            self._measure(measured.beside)
-            rotation.check()
-            measured.sealed_per_s.append(rotation.sealed_per_s())
-
-    def _measure(self, result: Result) -> None:
-        way = self._subject.ways.of(LOAD)
-        outcome = self._clients.measure(way, result.point, 0, (WARMUP_S, self._seconds))
-        self._subject.add(outcome)
-        result.rounds.append(Round.of(outcome, self._seconds))
-
-
 def run(options: argparse.Namespace) -> list[Measured]:
     """Start a service, and measure it in all rounds."""
     with ExitStack() as stack:
@@ -155,9 +112,28 @@ def run(options: argparse.Namespace) -> list[Measured]:
         service = stack.enter_context(Service("pwserver", home))
         messages.print(f"{service.banner}; saving {options.users:,} users first")
         subject = Subject.prepare(service, options.users, [LOAD], clients)
-        found = [Measured.at(subject, *size) for size in options.points]
-        turns = Run(service, subject, clients, options.seconds)
-        steps = [turns.measure_alone, turns.measure_beside]
+        points = [Point(LOAD, *size) for size in options.points]
+        found = [Measured(Result(subject, each), Result(subject, each)) for each in points]
+        keys = itertools.count(2)  # the service has made the first
+
+        def measure(result: Result) -> None:
+            times_s = WARMUP_S, options.seconds
+            outcome = clients.measure(subject.ways.of(LOAD), result.point, 0, times_s)
+            subject.add(outcome)
+            result.rounds.append(Round.of(outcome, options.seconds))
+
+        def measure_alone(measured: Measured) -> None:
+            measure(measured.alone)
+
+        def measure_beside(measured: Measured) -> None:
+            service.administer("key", "add")
+            with closing(Rotation(service, next(keys))) as rotation:
+                rotation.wait_until_at_work()
+                measure(measured.beside)
+                rotation.check()
+                measured.sealed_per_s.append(rotation.sealed_per_s())
+
+        steps = [measure_alone, measure_beside]
         for _ in track(range(options.rounds), "rounds", console=messages, transient=True):
             for measured in found:
                 for step in steps:
@@ -171,13 +147,14 @@ def show(found: list[Measured]) -> None:
     """Print a row for each size."""
     rows: list[list[str]] = []
     for each in found:
-        alone, beside, ratio = each.alone, each.beside, each.ratio
+        alone, beside = each.alone, each.beside
+        ratio = beside.against(alone) or Spread((0.0,))
         rows.append(
             [
                 *size_of(alone.point),
-                *(f"{figure:,.0f}" for figure in (alone.throughput, beside.throughput)),
-                *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
-                *(f"{result.percentile_ms(99.0):.2f}" for result in (alone, beside)),
+                *(f"{result.throughput.median:,.0f}" for result in (alone, beside)),
+                *(f"{figure:.2f}" for figure in ratio.shown),
+                *(f"{result.percentile_ms(99.0).median:.2f}" for result in (alone, beside)),
                 f"{median(each.sealed_per_s):,.0f}",
             ]
         )

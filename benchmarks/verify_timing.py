@@ -10,7 +10,7 @@ not there lie between those that are. What is compared is of one length, and eve
 same. The clock of the client is what an attacker on the same machine has, and nobody has a better
 one. The limit on wrong guesses is off (`unlimited.py`), because with it this would take hours.
 
-Compared are, within each block (`comparison.py` says how), the time of a name that nobody has and
+Compared are, within each block (`paired.py` says how), the time of a name that nobody has and
 that of a known one, which is there or in the other book. Beside the difference stands the share of
 blocks in which the known name was the slower one: it assumes nothing at all, and is 50 % where time
 says nothing.
@@ -41,8 +41,8 @@ from rich.progress import track
 from benchmarks.client import book
 from benchmarks.client.dialects import save_line
 from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
-from benchmarks.results.comparison import CONFIDENCE, Comparison, trimmed
 from benchmarks.results.options import duration, positive
+from benchmarks.results.paired import CONFIDENCE, Comparison, trimmed
 from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet, terminal

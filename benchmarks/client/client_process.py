@@ -29,10 +29,17 @@ def client_main(pipe: Pipe) -> None:
             pipe.send(_done(pipe.recv(), pipe))
 
 
-def allow_many_files() -> None:
-    """Let this process have as many connections as the machine allows."""
+def allow_many_files(needed: int = 0) -> None:
+    """Let this process, and what it starts, open as many files as the machine allows.
+
+    Raises `BenchmarkFailed` where that is less than what is needed.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise BenchmarkFailed(
+            f"{needed:,} open files are needed, and the limit is {most:,}: raise it (ulimit -Hn)"
+        )
 
 
 def _done(job: Job, pipe: Pipe) -> Outcome | str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.client.wire import Point
+from benchmarks.comparison.alone import FIRST_REPLY, IDLE_MEMORY, PER_IDLE, WITH_IDLE
 from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL
-from benchmarks.comparison.calm import FIRST_REPLY, IDLE_MEMORY, PER_IDLE, WITH_IDLE
 from benchmarks.comparison.kept import REFERENCE, Kept, Measured
 from benchmarks.results.spread import Spread
 
@@ -92,26 +92,27 @@ def _ratio(section: str, point: Point, rival: str) -> _Finder:
     return lambda kept: kept.ratio(section, point, rival, users)
 
 
-def _grown(point: Point, users: int, before: int) -> _Finder:
-    """Find how many requests are answered with `users`, for each one answered with `before`."""
+_Place = tuple[str, str, Point, int | None]
+"""Section, contender, point and users, as `Kept.find` takes them."""
+
+
+def _held_against(this: _Place, that: _Place) -> _Finder:
+    """Find how many requests are answered at one place for each one at another."""
 
     def find(kept: Kept) -> Spread | None:
-        this = kept.find("growth", REFERENCE, point, users)
-        that = kept.find("growth", REFERENCE, point, before)
-        return this.against(that) if this and that else None
+        found, other = kept.find(*this), kept.find(*that)
+        return found.against(other) if found and other else None
 
     return find
+
+
+def _grown(point: Point, users: int, before: int) -> _Finder:
+    place = ("growth", REFERENCE, point)
+    return _held_against((*place, users), (*place, before))
 
 
 def _beside_idle(point: Point) -> _Finder:
-    """Find how many requests are answered beside idle connections, for each one without them."""
-
-    def find(kept: Kept) -> Spread | None:
-        this = kept.find("idle", WITH_IDLE, point)
-        that = kept.find("idle", REFERENCE, point)
-        return this.against(that) if this and that else None
-
-    return find
+    return _held_against(("idle", WITH_IDLE, point, None), ("idle", REFERENCE, point, None))
 
 
 def _figure(section: str, name: str, of_unit: float = 1) -> _Finder:

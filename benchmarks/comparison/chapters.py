@@ -9,12 +9,18 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.client.wire import Size
 from benchmarks.comparison.aims import AS_FAST, COUNT, KIB, MIB, SAVE, Held, held
+from benchmarks.comparison.alone import (
+    FIRST_REPLY,
+    IDLE_MEMORY,
+    LISTENING,
+    PER_IDLE,
+    WITH_IDLE,
+    file_bytes,
+    memory_bytes,
+)
 from benchmarks.comparison.bench import ANEW
-from benchmarks.comparison.calm import FIRST_REPLY, IDLE_MEMORY, LISTENING, PER_IDLE, WITH_IDLE
-from benchmarks.comparison.ceiling import APPENDED, OVERWRITTEN, rows
-from benchmarks.comparison.growth import file_bytes, memory_bytes
 from benchmarks.comparison.kept import REFERENCE, Kept, Measured, contenders_in
-from benchmarks.limit import BATCHES
+from benchmarks.limit import APPENDED, BATCHES, OVERWRITTEN, rows
 from benchmarks.results.sheets import NOTHING, Chapter, Sheet, number, range_of, rate, ratio, size
 from benchmarks.results.spread import Spread
 
@@ -105,20 +111,20 @@ def _million(kept: Kept) -> Chapter:
 
 def _versus(kept: Kept, section: str) -> list[Sheet]:
     measured = kept.of(section)
-    headings = ["load", "contender", "requests/s", "rounds", "p50, ms", "p99, ms", "pwserver ÷ it"]
-    lines = [
-        [
-            each.point.load,
-            each.contender,
-            rate(each.throughput),
-            range_of(each.throughput),
-            rate(each.percentile_ms(50.0)),
-            rate(each.percentile_ms(99.0)),
-            NOTHING if each.contender == REFERENCE else ratio(_against(kept, each)),
-        ]
-        for each in measured
-    ]
-    return [Sheet("Medians of the rounds", headings, lines, words=2), _costs(measured)]
+    versus = _columns(
+        "Medians of the rounds",
+        measured,
+        {
+            "requests/s": lambda m: rate(m.throughput),
+            "rounds": lambda m: range_of(m.throughput),
+            "p50, ms": lambda m: rate(m.percentile_ms(50.0)),
+            "p99, ms": lambda m: rate(m.percentile_ms(99.0)),
+            "pwserver ÷ it": lambda m: (
+                NOTHING if m.contender == REFERENCE else ratio(_against(kept, m))
+            ),
+        },
+    )
+    return [versus, _costs(measured)]
 
 
 def _against(kept: Kept, rival: Measured) -> Spread | None:
@@ -136,27 +142,34 @@ def _grid(title: str, measured: list[Measured], cell: Callable[[Measured], str])
     return Sheet(title, ["connections", *map(size, sizes)], lines)
 
 
-def _latencies(title: str, measured: Iterable[Measured]) -> Sheet:
-    headings = ["load", "contender", *(f"p{percent:g}" for percent in LATENCIES), "worst"]
+def _columns(
+    title: str, measured: Iterable[Measured], columns: dict[str, Callable[[Measured], str]]
+) -> Sheet:
+    """Return a table with a row for each load of each contender."""
     lines = [
-        [
-            each.point.load,
-            each.contender,
-            *(rate(each.percentile_ms(percent)) for percent in LATENCIES),
-            number(each.worst_ms),
-        ]
+        [each.point.load, each.contender, *(cell(each) for cell in columns.values())]
         for each in measured
     ]
-    return Sheet(title, headings, lines, words=2)
+    return Sheet(title, ["load", "contender", *columns], lines, words=2)
+
+
+def _latencies(title: str, measured: Iterable[Measured]) -> Sheet:
+    def percentile(percent: float) -> Callable[[Measured], str]:
+        return lambda m: rate(m.percentile_ms(percent))
+
+    columns = {f"p{percent:g}": percentile(percent) for percent in LATENCIES}
+    return _columns(title, measured, {**columns, "worst": lambda m: number(m.worst_ms)})
 
 
 def _costs(measured: Iterable[Measured]) -> Sheet:
-    headings = ["load", "contender", "CPU s per million requests", "memory, MiB"]
-    lines = [
-        [each.point.load, each.contender, rate(each.cpu_s), number(each.memory_bytes / MIB)]
-        for each in measured
-    ]
-    return Sheet("What the server took", headings, lines, words=2)
+    return _columns(
+        "What the server took",
+        measured,
+        {
+            "CPU s per million requests": lambda m: rate(m.cpu_s),
+            "memory, MiB": lambda m: number(m.memory_bytes / MIB),
+        },
+    )
 
 
 # --- pwserver. ---

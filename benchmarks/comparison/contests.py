@@ -14,7 +14,7 @@ from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Ben
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.results.subjects import Subject
 from benchmarks.servers import contenders
-from benchmarks.servers.servers import Target, start_baseline
+from benchmarks.servers.servers import Baseline, Target
 from benchmarks.servers.service import Service
 
 BASELINE = "baseline"
@@ -93,4 +93,4 @@ def _start_service(home: Path, users: int) -> Target:
 
 
 def _start_baseline(home: Path, users: int) -> Target:
-    return start_baseline(home, BASELINE_PROCESSES, users)
+    return Baseline(home, BASELINE_PROCESSES, users)

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.client.histogram import Histogram
 from benchmarks.client.wire import LOADS, BenchmarkFailed, Point
-from benchmarks.results.campaign import Result, Round
-from benchmarks.results.ratios import round_by_round
+from benchmarks.results.campaign import Measurement, Result, Round
 from benchmarks.results.spread import Spread
 
 REFERENCE = "pwserver"
@@ -26,7 +24,7 @@ DISTRIBUTION = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Measurement):
     """A load that was put on a contender, round by round."""
 
     section: str
@@ -45,44 +43,16 @@ class Measured:
     @classmethod
     def of(cls, section: str, result: Result, seconds: float) -> Measured:
         """Keep what came out of a measurement."""
-        subject = result.subject
+        percentiles = {each: result.latencies.percentile_ns(each) / 1e6 for each in DISTRIBUTION}
         return cls(
             section,
-            subject.target.name,
-            subject.users,
+            result.subject.target.name,
+            result.subject.users,
             result.point,
             seconds,
             result.rounds,
-            _distribution(result.latencies),
+            percentiles,
         )
-
-    @property
-    def throughput(self) -> Spread:
-        """Requests a second."""
-        return Spread(tuple(each.throughput for each in self.rounds))
-
-    @property
-    def worst_ms(self) -> float:
-        """The worst reply of all rounds."""
-        return max(each.worst_ms for each in self.rounds)
-
-    @property
-    def cpu_s(self) -> Spread:
-        """Seconds of CPU that the server took for a million requests."""
-        return Spread(tuple(each.server_cpu_s for each in self.rounds))
-
-    @property
-    def memory_bytes(self) -> int:
-        """The most memory that the server was seen to have."""
-        return max(each.memory_bytes for each in self.rounds)
-
-    def percentile_ms(self, percent: float) -> Spread:
-        """Return what a percentile of the latencies was, round by round."""
-        return Spread(tuple(each.percentiles_ms[percent] for each in self.rounds))
-
-    def against(self, other: Measured) -> Spread | None:
-        """Return how many requests were answered for each one of another's, round by round."""
-        return Spread.of(round_by_round(self.rounds, other.rounds))
 
 
 @dataclass(frozen=True)
@@ -173,7 +143,3 @@ def read(path: Path) -> Kept:
 def contenders_in(measured: Iterable[Measured]) -> list[str]:
     """Return whose figures these are, in their order."""
     return list(dict.fromkeys(each.contender for each in measured))
-
-
-def _distribution(latencies: Histogram) -> dict[float, float]:
-    return {percent: latencies.percentile_ns(percent) / 1e6 for percent in DISTRIBUTION}

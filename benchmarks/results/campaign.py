@@ -16,12 +16,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 from benchmarks.client.clients import Clients
 from benchmarks.client.generator import Outcome
 from benchmarks.client.histogram import Histogram
 from benchmarks.client.wire import BenchmarkFailed, Point, Size
+from benchmarks.results.spread import Spread
 from benchmarks.results.subjects import Subject
 from benchmarks.servers.servers import Target
 
@@ -61,8 +61,53 @@ class Round:
         )
 
 
+class Measurement:
+    """What the rounds of one measurement say together."""
+
+    rounds: list[Round]
+
+    @property
+    def throughput(self) -> Spread:
+        """Requests a second."""
+        return Spread(tuple(each.throughput for each in self.rounds))
+
+    def percentile_ms(self, percent: float) -> Spread:
+        """Return what a percentile of the latencies was, round by round."""
+        return Spread(tuple(each.percentiles_ms[percent] for each in self.rounds))
+
+    @property
+    def worst_ms(self) -> float:
+        """The worst reply of all rounds."""
+        return max(each.worst_ms for each in self.rounds)
+
+    @property
+    def client_cpu(self) -> Spread:
+        """The share of one core that the client processes used."""
+        return Spread(tuple(each.client_cpu for each in self.rounds))
+
+    @property
+    def cpu_s(self) -> Spread:
+        """Seconds of CPU that the server took for a million requests."""
+        return Spread(tuple(each.server_cpu_s for each in self.rounds))
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory that the server was seen to have."""
+        return max(each.memory_bytes for each in self.rounds)
+
+    def against(self, other: Measurement) -> Spread | None:
+        """Return how many requests were answered for each one of another's, round by round.
+
+        Rounds in which the other answered nothing are left out; None means all of them.
+        """
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        return Spread.of(
+            this.throughput / that.throughput for this, that in pairs if that.throughput
+        )
+
+
 @dataclass
-class Result:
+class Result(Measurement):
     """A point measured on a subject, round by round."""
 
     subject: Subject
@@ -70,31 +115,6 @@ class Result:
     rounds: list[Round] = field(default_factory=list)
     latencies: Histogram = field(default_factory=Histogram)
     """Of all rounds together."""
-
-    @property
-    def throughput(self) -> float:
-        """Return the median of the rounds, in requests a second."""
-        return median(each.throughput for each in self.rounds)
-
-    @property
-    def throughput_range(self) -> tuple[float, float]:
-        """Return the slowest and the fastest round, in requests a second."""
-        throughputs = [each.throughput for each in self.rounds]
-        return min(throughputs), max(throughputs)
-
-    def percentile_ms(self, percent: float) -> float:
-        """Return the median of the rounds' percentile, in ms."""
-        return median(each.percentiles_ms[percent] for each in self.rounds)
-
-    @property
-    def worst_ms(self) -> float:
-        """Return the worst reply of all rounds, in ms."""
-        return max(each.worst_ms for each in self.rounds)
-
-    @property
-    def client_cpu(self) -> float:
-        """Return the median share of one core that the client processes used."""
-        return median(each.client_cpu for each in self.rounds)
 
 
 @dataclass(frozen=True)

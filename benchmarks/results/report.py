@@ -6,14 +6,13 @@ Works on results alone; measures nothing.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.client.wire import Point
 from benchmarks.results.campaign import PERCENTILES, Plan, Result
+from benchmarks.results.machine import machine
 from benchmarks.results.ratios import Ratio, all_ratios
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.subjects import Subject
@@ -69,10 +68,10 @@ def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
                 label(result.subject, subjects),
                 result.point.load,
                 *size_of(result.point),
-                *(f"{figure:,.0f}" for figure in (result.throughput, *result.throughput_range)),
-                *(f"{result.percentile_ms(percent):.2f}" for percent in PERCENTILES),
+                *(f"{figure:,.0f}" for figure in result.throughput.shown),
+                *(f"{result.percentile_ms(percent).median:.2f}" for percent in PERCENTILES),
                 f"{result.worst_ms:.1f}",
-                f"{result.client_cpu:.0%}",
+                f"{result.client_cpu.median:.0%}",
             ]
             for result in results
         ],
@@ -89,7 +88,7 @@ def _ratios_sheet(ratios: list[Ratio], subjects: list[Subject]) -> Sheet:
                 ratio.kind,
                 _common(ratio, subjects),
                 *size_of(ratio.this.point),
-                *(f"{figure:.2f}" for figure in (ratio.median, *ratio.range)),
+                *(f"{figure:.2f}" for figure in ratio.throughput.shown),
                 *(f"{ratio.latency(percent):.2f}" for percent in (50.0, 99.0)),
             ]
             for ratio in ratios
@@ -107,34 +106,6 @@ def _common(ratio: Ratio, subjects: list[Subject]) -> str:
         return f"{this.subject.target.name} {this.point.load}"
     several = len({each.users for each in subjects}) > 1
     return this.point.load + (f", {this.subject.users:,} users" if several else "")
-
-
-def machine(directory: Path) -> dict[str, object]:
-    """Describe what the figures depend on: cores, kernel, Python and the file system written to."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "filesystem": filesystem(directory),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def filesystem(directory: Path) -> str:
-    """Return the type of the file system that `directory` is on, such as ext4 or tmpfs."""
-    deepest, kind = "", "unknown"
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mounted, type_, *_ = line.split()
-        if directory.resolve().is_relative_to(mounted) and len(mounted) >= len(deepest):
-            deepest, kind = mounted, type_
-    return kind
 
 
 def write_json(
@@ -167,10 +138,10 @@ def _document(result: Result) -> dict[str, object]:
         "server": result.subject.target.name,
         "users": result.subject.users,
         **asdict(result.point),
-        "throughput": result.throughput,
-        "percentiles_ms": _named({p: result.percentile_ms(p) for p in PERCENTILES}),
+        "throughput": result.throughput.median,
+        "percentiles_ms": _named({p: result.percentile_ms(p).median for p in PERCENTILES}),
         "worst_ms": result.worst_ms,
-        "client_cpu": result.client_cpu,
+        "client_cpu": result.client_cpu.median,
         "rounds": [
             {**asdict(each), "percentiles_ms": _named(each.percentiles_ms)}
             for each in result.rounds
@@ -186,8 +157,8 @@ def _ratio(ratio: Ratio, subjects: list[Subject]) -> dict[str, object]:
         "connections": connections,
         "depth": depth,
         "once": once,
-        "median": ratio.median,
-        "rounds": ratio.rounds,
+        "median": ratio.throughput.median,
+        "rounds": ratio.throughput.values,
     }
 
 

@@ -36,3 +36,8 @@ class Spread:
     def highest(self) -> float:
         """The greatest of the rounds."""
         return max(self.values)
+
+    @property
+    def shown(self) -> tuple[float, float, float]:
+        """The median, the least and the greatest, as tables have them."""
+        return self.median, self.lowest, self.highest

@@ -286,11 +286,6 @@ class Baseline(Started):
         return point.connections < self._processes
 
 
-def start_baseline(directory: Path, processes: int, users: int = 0) -> Baseline:
-    """Start the straightforward version with so many users, able to serve `processes` at once."""
-    return Baseline(directory, processes, users)
-
-
 def start_null(directory: Path) -> Started:
     """Start the server that answers constants."""
     command = [sys.executable, "-m", "benchmarks.servers.null_server"]

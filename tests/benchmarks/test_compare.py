@@ -9,15 +9,19 @@ import pytest
 from benchmarks.client.wire import BenchmarkFailed, Point, Size
 from benchmarks.compare import SECTIONS
 from benchmarks.comparison.aims import MILLION, held
+from benchmarks.comparison.alone import (
+    FIRST_REPLY,
+    IDLE_MEMORY,
+    PER_IDLE,
+    WITH_IDLE,
+    file_bytes,
+    memory_bytes,
+)
 from benchmarks.comparison.bench import ANEW, DEEP, SIZES, USUAL
-from benchmarks.comparison.calm import FIRST_REPLY, IDLE_MEMORY, PER_IDLE, WITH_IDLE
-from benchmarks.comparison.ceiling import APPENDED, rows
 from benchmarks.comparison.chapters import chapters
-from benchmarks.comparison.growth import file_bytes, memory_bytes
 from benchmarks.comparison.kept import DISTRIBUTION, REFERENCE, Figure, Kept, Measured, read
-from benchmarks.comparison.page import page
-from benchmarks.comparison.write_up import write
-from benchmarks.limit import BATCHES
+from benchmarks.comparison.report import summary, write
+from benchmarks.limit import APPENDED, BATCHES, rows
 from benchmarks.results.campaign import PERCENTILES, Round
 from benchmarks.results.spread import Spread
 
@@ -85,6 +89,14 @@ def a_run(without: tuple[str, ...] = ()) -> Kept:
         *(Figure("limit", REFERENCE, rows(each), "rows/s", [3000.0 * each]) for each in BATCHES),
     ]
     return kept
+
+
+def page(kept: Kept) -> str:
+    """Return the page of a run; skip the test where what draws it is not installed."""
+    pytest.importorskip("matplotlib", reason="matplotlib is of `[bench]`")
+    from benchmarks.comparison import page  # noqa: PLC0415
+
+    return page.page(kept)
 
 
 def share(size: Size) -> float:
@@ -177,6 +189,18 @@ def test_the_page_holds_all_that_it_shows() -> None:
     assert set(SECTIONS) <= set(ids)
     known = set(ids)
     assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', html)) <= known
+    assert {f'href="#{section}"' in html for section in SECTIONS} == {True}
+
+
+def test_the_summary_says_what_was_measured_and_no_more() -> None:
+    """The first words of the page are figures of the run; what was left out is not mentioned."""
+    said = " ".join(summary(a_run(without=("postgres",))))
+    assert "Over 64 connections it saves 50,000 passwords a second" in said
+    assert "Its rate is 1.00 times that of redis, 50.0 times that of fastapi" in said
+    assert "postgres" not in said
+    assert summary(Kept("", "", {}, {}, quick=False)) == [
+        "It reaches 0 of the 0 aims that were measured."
+    ]
 
 
 def test_the_page_of_a_run_cut_short_shows_what_there_is() -> None:

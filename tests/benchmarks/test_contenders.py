@@ -40,7 +40,7 @@ def home() -> Iterator[Path]:
 def start(name: str, home: Path) -> Started:
     """Start a contender with users; skip the test where it cannot run here."""
     if name == "baseline":
-        return servers.start_baseline(home, 3, USERS)
+        return servers.Baseline(home, 3, USERS)
     if reason := contenders.missing().get(name):
         pytest.skip(reason)
     return contenders.STARTERS[name](home, USERS)

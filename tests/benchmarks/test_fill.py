@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.client.book import VERIFIED_REPLY, get_request, password_start, verify_request
 from benchmarks.client.wire import Control, number_of_users
-from benchmarks.comparison.growth import APPLICATION, Filled
+from benchmarks.comparison.alone import APPLICATION, Filled
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.fill import fill
 from benchmarks.servers.service import Service

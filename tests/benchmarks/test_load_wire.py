@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.client.clients import Clients
 from benchmarks.client.dialects import DIALECTS, HTTP_SAVED, Dialect, http_body
-from benchmarks.client.idle import Idle
+from benchmarks.client.idle import idle
 from benchmarks.client.links import HttpLink
 from benchmarks.client.replies import Counts, Lengths
 from benchmarks.client.wire import Access, Address, BenchmarkFailed, Control, Point, number_of_users
@@ -221,7 +221,7 @@ def test_idle_connections_are_held_and_looked_after(home: Path, clients: Clients
     """They disturb no other, and a server that does not keep them is found out."""
     with start_null(home) as target:
         way = target.ways().seed
-        with Idle(way, 50):
+        with idle(way, 50):
             outcome = clients.measure(way, Point("save", 2, 1), 0, SECONDS)
         assert number_of_users(way) == outcome.users > 0
     closed = threading.Event()
@@ -233,7 +233,7 @@ def test_idle_connections_are_held_and_looked_after(home: Path, clients: Clients
     with (
         answering(close) as address,
         pytest.raises(BenchmarkFailed, match="did not stay open"),
-        Idle(Access(address), 3),
+        idle(Access(address), 3),
     ):
         assert closed.wait(TIMEOUT_S)
 
