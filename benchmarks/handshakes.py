@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import resource
 import ssl
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
 
+from benchmarks.client.client_process import allow_many_files
 from benchmarks.client.wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
 from benchmarks.results.options import positive
 from benchmarks.results.progress import failures_said, messages
@@ -45,57 +45,34 @@ class Client:
     """One client of the burst."""
 
     def __init__(self, address: Address, context: ssl.SSLContext) -> None:
-        self._socket = address.connect(CONTROL_TIMEOUT_S)
-        self._arrived, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._arrived, self._unsent, server_hostname=HOST)
+        plain = address.connect(CONTROL_TIMEOUT_S)
+        self._tls = context.wrap_socket(plain, server_hostname=HOST, do_handshake_on_connect=False)
 
     def begin(self) -> None:
         """Send the first message of the handshake."""
+        self._tls.setblocking(False)
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
-        self._socket.sendall(self._unsent.read())
+        self._tls.settimeout(CONTROL_TIMEOUT_S)
 
     def finish(self) -> None:
         """Do the rest, and see that the service takes it for done: it answers."""
-        while not self._done(self._tls.do_handshake):
-            self._receive()
-        self._tls.write(PING)
-        self._socket.sendall(self._unsent.read())
-        while not self._done(self._tls.read):
-            self._receive()
-        self._socket.close()
-
-    def _done(self, step: Callable[[], object]) -> bool:
-        with contextlib.suppress(ssl.SSLWantReadError):
-            step()
-            return True
-        return False
-
-    def _receive(self) -> None:
-        data = self._socket.recv(65536)
-        if not data:
-            raise BenchmarkFailed("the service closed a connection in its handshake")
-        self._arrived.write(data)
+        self._tls.do_handshake()
+        self._tls.sendall(PING)
+        if not self._tls.recv(1024):
+            raise BenchmarkFailed("the service closed a connection behind its handshake")
+        self._tls.close()
 
 
 def burst(address: Address, clients: int, cert: Path) -> None:
     """Do so many handshakes, all begun before the first is finished."""
-    allow_files(clients)
+    allow_many_files(clients + OWN_FILES)
     context = ssl.create_default_context(cafile=str(cert))
     begun = [Client(address, context) for _ in range(clients)]
     for client in begun:
         client.begin()
     for client in begun:
         client.finish()
-
-
-def allow_files(clients: int) -> None:
-    """Raise the limit of open files to what so many clients need."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = clients + OWN_FILES
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise BenchmarkFailed(f"the limit of open files is {hard}; {wanted} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def pings(connection: ssl.SSLSocket, go_on: Callable[[], bool]) -> list[float]:
