@@ -36,14 +36,6 @@ _MOMENT_S = 2.0
 
 SAVED = b'{"message": "Password saved!"}\n'
 
-_HIDING = Path(__file__).parents[2] / "benchmarks" / "hiding"
-WITHOUT_PSYCOPG = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(_HIDING), os.environ.get("PYTHONPATH")])),
-}
-"""The environment of whoever has installed the service alone: the comparison needs psycopg, and
-peewee would load it where it finds it, which takes a start 70 ms."""
-
 
 def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Return the first true value of a condition, asked again and again; fail if there is none."""
@@ -190,8 +182,7 @@ class Service:
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
         command = [*program, "serve", "--port", str(port), *flags]
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
-        popen = {**own, "env": WITHOUT_PSYCOPG, **popen}
-        self.process = launch(command, **popen)
+        self.process = launch(command, **{**own, **popen})
         self.port = self.workers = 0
         self.banner = ""  # the first line it prints
         self._token = ""

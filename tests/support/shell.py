@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pwserver import Client
-from tests.support.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service
+from tests.support.harness import PATIENCE_S, Service
 from tests.support.processes import end_session, launch
 
 ENVIRONMENT = {
     **{
         key: value
-        for key, value in WITHOUT_PSYCOPG.items()
+        for key, value in os.environ.items()
         if not key.startswith("PWSERVER_") and key != "PYTHONUNBUFFERED"  # would hide what is late
     },
     "TERM": "dumb",  # on which nothing is bold, so that no escape is a good one
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 _PROJECT = Path(__file__).parents[2]
 TREE_ENVIRONMENT = {
     **ENVIRONMENT,
-    "PYTHONPATH": os.pathsep.join([str(_PROJECT), ENVIRONMENT["PYTHONPATH"]]),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")])),
 }
 """The same, in which the modules of this tree are found from any folder: the tests' own, too."""
 

@@ -15,7 +15,6 @@ from tests.conftest import Start
 from tests.support import needs
 from tests.support.harness import (
     PATIENCE_S,
-    WITHOUT_PSYCOPG,
     Peer,
     eventually,
     named_children,
@@ -50,7 +49,7 @@ def test_no_folder_for_temporary_files_is_used(start: Start, tmp_path: Path) -> 
     """It may have a name of any length, and be cleaned at any time: nothing is in it."""
     folder = tmp_path / ("t" * 200)
     folder.mkdir()
-    service = start(env={**WITHOUT_PSYCOPG, "TMPDIR": str(folder)})
+    service = start(env={**os.environ, "TMPDIR": str(folder)})
     assert list(folder.iterdir()) == []
     folder.rmdir()
     service.replace("fork server")
@@ -76,7 +75,7 @@ def test_shared_memory_needs_no_file_system(start: Start) -> None:
 def served_with(tmp_path: Path, port: int, redirections: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a service whose standard streams are as a shell makes them."""
     serve = f'exec "$0" -m pwserver serve --port {port} {redirections}'
-    process = launch(["sh", "-c", serve, sys.executable], cwd=tmp_path, env=WITHOUT_PSYCOPG)
+    process = launch(["sh", "-c", serve, sys.executable], cwd=tmp_path)
     try:
         yield process
     finally:
@@ -138,7 +137,6 @@ def on_a_terminal(tmp_path: Path, before: str) -> Iterator[tuple[int, "subproces
     process = launch(
         [sys.executable, "-c", lead + f"os.execvp('sh', ['sh', '-c', {serve!r}])"],
         cwd=tmp_path,
-        env=WITHOUT_PSYCOPG,
         stdin=its,
     )
     os.close(its)
@@ -161,7 +159,6 @@ def test_process_1_stops_when_it_is_told_to(tmp_path: Path, after_s: float) -> N
     with launched(
         [*command, sys.executable, "-m", "pwserver", "serve", "--port", "0"],
         cwd=tmp_path,
-        env=WITHOUT_PSYCOPG,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as outer:

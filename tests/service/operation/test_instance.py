@@ -12,7 +12,7 @@ import pytest
 from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut
 from pwserver.server.instance import Instance, lock_path, stop
 from tests.conftest import Start
-from tests.support.harness import PATIENCE_S, WITHOUT_PSYCOPG, Service, eventually
+from tests.support.harness import PATIENCE_S, Service, eventually
 from tests.support.processes import is_alive
 from tests.support.shell import Shell
 
@@ -28,7 +28,6 @@ def test_of_two_starts_at_once_one_serves(tmp_path: Path, apart_s: float) -> Non
             subprocess.Popen(
                 SERVE,
                 cwd=tmp_path,
-                env=WITHOUT_PSYCOPG,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
