@@ -1,15 +1,15 @@
-"""The listener's end of the fork server: the process that all other processes are forked from.
+"""The listener's end of the fork server: the process from which all others are forked.
 
-The fork server has every module loaded and nothing else: no key, no database, no socket of a
-client. A child that it forks is there within milliseconds, and shares the memory of those modules
-with the others. (`multiprocessing` has a fork server of its own; but it is reached by a path in the
-folder for temporary files, which others clean up, it imports from the current folder, and whoever
-asks it for a process waits, however long it takes.)
+The fork server has every module loaded and nothing else: no key, no database, no client's socket. A
+child that it forks runs within milliseconds and shares the memory of those modules with the others.
+(`multiprocessing` has a fork server of its own, but that has three faults here: its address is a
+path in the folder for temporary files, which other programs clean up; it imports from the current
+folder; and a caller waits for each process, however long that takes.)
 
-A request for a child is one message: its number, and the descriptors of what it is started with.
-The arguments are pickled into a file in memory, which the child reads and the fork server never
-does, so it never has a key. The answer, which comes later, is the child's process id. Nothing here
-waits: who asks has to look whether an answer is overdue.
+A request for a child is one message: the number of the request, and descriptors. The first
+descriptor is a file in memory with the pickled arguments. The child reads it and the fork server
+never does, so the fork server never has a key. The answer comes later and is the child's process
+id. Nothing here waits: the caller must check whether an answer is overdue.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def unpack(file: BinaryIO, descriptors: Sequence[int]) -> tuple[Callable[..., No
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles what has a descriptor as the place of that in a list."""
+    """Pickles a socket or a shared array as an index into a list of descriptors."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -67,8 +67,8 @@ class _Pickler(pickle.Pickler):
         if not isinstance(obj, socket.socket | SharedArray):
             return None
         self.descriptors.append(obj.fileno())
-        place = len(self.descriptors) - 1
-        return (place,) if isinstance(obj, socket.socket) else (place, obj.code, obj.length)
+        index = len(self.descriptors) - 1
+        return (index,) if isinstance(obj, socket.socket) else (index, obj.code, obj.length)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -102,7 +102,7 @@ class ForkServer:
                 flags.append("-E")
             numbers = [str(theirs.fileno()), ",".join(modules)]
             command = [sys.executable, *flags, "-c", _BOOT, *numbers, *_module_folders()]
-            # It starts with these signals blocked and ignores them before it lets them through: a
+            # It starts with these signals blocked, and ignores them before it unblocks them: a
             # terminal sends them to every process.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LISTENERS_SIGNALS)
             try:

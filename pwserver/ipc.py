@@ -1,12 +1,12 @@
-"""What passes between the service's own processes: sockets, frames and a scoreboard.
+"""How the service's own processes talk to each other: sockets, frames and a scoreboard.
 
-Three small means, none of which knows what it carries:
+There are three means, none of which knows what it carries:
 
-- a control channel (a SOCK_SEQPACKET pair) for messages of the listener to a child and back, which
-  may carry open sockets along (SCM_RIGHTS, unix(7));
+- a control channel (a SOCK_SEQPACKET pair) for messages between the listener and a child, which may
+  carry open sockets (SCM_RIGHTS, unix(7));
 - a frame channel (a SOCK_STREAM pair) for batches between a worker and the writer: a length, then
-  `marshal` data, which is the fastest there is for plain tuples and safe here because both ends are
-  the same program;
+  `marshal` data. That is the fastest for plain tuples, and safe because both ends are the same
+  program;
 - a scoreboard in shared memory: numbers that one process writes and others read without asking.
 """
 
@@ -27,7 +27,7 @@ SOCKETS_MAX = 64
 _TEXT_BYTES_MAX = 4096
 _LENGTH = struct.Struct("<I")
 _RECEIVE_BYTES = 64 * 1024
-"""Enough for most turns, and below what the allocator would map from the system for each call."""
+"""Enough for most turns, and less than the allocator would request from the system at each call."""
 
 
 def control_channel() -> tuple[socket.socket, socket.socket]:
@@ -50,8 +50,8 @@ def _pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
 def send_control(channel: socket.socket, text: bytes, sockets: Sequence[int] = ()) -> None:
     """Send a short text with descriptors of sockets, all or nothing.
 
-    Raises BlockingIOError where the other side has too much to read already, and OSError where it
-    is gone.
+    Raises BlockingIOError if the other side has too much to read already, and OSError if it is
+    gone.
     """
     socket.send_fds(channel, [text], list(sockets))
 
@@ -59,8 +59,8 @@ def send_control(channel: socket.socket, text: bytes, sockets: Sequence[int] = (
 def receive_control(channel: socket.socket) -> tuple[bytes, list[int]] | None:
     """Return a text and the descriptors that came with it.
 
-    Where this process may not open as many files, there are fewer than were sent: the kernel has
-    closed the rest. Returns None where nothing waits to be read. An empty text means that the other
+    If this process may not open as many files, there are fewer than were sent: the kernel has
+    closed the rest. Returns None if nothing waits to be read. An empty text means that the other
     side is gone.
     """
     for _ in range(2):
@@ -68,7 +68,9 @@ def receive_control(channel: socket.socket) -> tuple[bytes, list[int]] | None:
             text, sockets, _, _ = socket.recv_fds(channel, _TEXT_BYTES_MAX, SOCKETS_MAX)
         except BlockingIOError:
             return None
-        except ConnectionResetError:  # it ended with messages unread; what it sent before is here
+        except (
+            ConnectionResetError
+        ):  # it ended with messages unread; what it sent before can still be read
             continue
         return text, sockets
     return b"", []
@@ -81,7 +83,7 @@ def frame(content: Any) -> bytes:
 
 
 class FrameReader:
-    """Reads frames from a channel. What is left of a frame that was cut short is never returned."""
+    """Reads frames from a channel. A frame that was cut short is never returned."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -91,11 +93,11 @@ class FrameReader:
     def _receive(self) -> bytes:
         try:
             return self._channel.recv(_RECEIVE_BYTES)
-        except ConnectionResetError:  # it died with frames unread; what it sent before is here yet
+        except ConnectionResetError:  # it died with frames unread; what it sent before can be read
             return self._channel.recv(_RECEIVE_BYTES)
 
     def read(self) -> Iterator[Any]:
-        """Yield what has arrived; set `ended` where the other side is gone."""
+        """Yield the frames that have arrived; set `ended` if the other side is gone."""
         try:
             data = self._receive()
         except BlockingIOError:
@@ -130,18 +132,18 @@ class _Number(Generic[N]):
 
 
 class Scoreboard:
-    """Numbers in shared memory, each an aligned 64-bit word that one process writes.
+    """Numbers in shared memory, each an aligned 64-bit word that is read and written as a whole.
 
-    Those of the children are a pair for each: `beats`, which it changes as long as it is well, and
-    `closed`, the connections that a worker has closed since it was started. A child's number is its
-    place: 0 for the writer, 1 and up for the workers.
+    Each child has two more: `beats`, which it changes as long as it is well, and `closed`, the
+    connections that a worker has closed since it was started. Children are numbered: 0 is the
+    writer, the workers follow, then the checker and the console.
     """
 
     users = _Number(0, int)
     """How many users there are; the writer's."""
 
     listing_wanted = _Number(1, bool)
-    """Whether a listing was asked for that the console has not begun."""
+    """Whether a listing was asked for that the console has not begun; theirs who ask, and its."""
 
     openings = _Number(2, int)
     """How often the writer has opened a database: readers follow it."""

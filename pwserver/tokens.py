@@ -1,7 +1,7 @@
 """What a token looks like, and the files that applications keep theirs in.
 
-A token is its application's name and password in one. It is a `Secret` as soon as it was read, and
-no error repeats it, nor what was found in its place.
+A token is an application's name and password in one. It becomes a `Secret` as soon as it is read,
+and no error repeats it or whatever was found instead of it.
 """
 
 import os
@@ -12,7 +12,7 @@ from pwserver.errors import ConfigError
 from pwserver.secret import Secret
 
 TOKEN_PREFIX = "pwserver_"
-"""By which people, and programs that search for lost secrets, know what they have found."""
+"""With it, people and programs that scan for leaked secrets recognise a token."""
 
 TOKEN = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 """The prefix and 256 random bits in base64url."""

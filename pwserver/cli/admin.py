@@ -67,7 +67,7 @@ def add_application(
     may
         What it may do: one or more of save, count, get, verify, list, delete, between commas.
     common
-        Let it use the common book, in which all save who have no token, and not a book of its own.
+        Let it use the common book, where all without a token save, and not a book of its own.
     """
     rights = _rights(may)
     with _administration(settings, make=True) as files:

@@ -47,7 +47,7 @@ _SETTINGS = {
 
 
 def _settings(arguments: ArgumentCollection) -> ArgumentCollection:
-    """Return those that are settings: the help names an environment variable for no other."""
+    """Return those that are settings: only for them the help names an environment variable."""
     settings = arguments.copy()
     settings[:] = [each for each in arguments if each.parameter.show_env_var]
     return settings
@@ -84,7 +84,7 @@ def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
     """Run the service; on the first run, make the key file and the database before."""
     from pwserver.server import supervisor  # noqa: PLC0415 - no other command needs the database
 
-    settings.check_files()  # before any is made: the lock of the service empties what is there
+    settings.check_files()  # before any is made: locking empties the lock file
     return supervisor.serve(settings)
 
 
@@ -238,7 +238,7 @@ def _launch(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the settings in a TOML file, which say whom to trust: so it is looked whose it is."""
+    """Return the settings in a TOML file. They say whom to trust, so its owner is checked."""
     missing = f"there is no settings file {path}."
     text = trust.read(path, "", ConfigError, bytes_max=_CONFIG_BYTES_MAX, missing=missing)
     try:

@@ -6,18 +6,18 @@ messages that are complete. The rules of framing:
 - A message is one JSON object. It ends at its closing brace or at a newline, whichever is first: a
   newline always ends a message, so text that is cut short can never swallow the next one.
 - Text that is not JSON is answered once; reading resumes after the next newline.
-- JSON that is an object but not a request anybody can do is answered; reading goes on behind it.
-- A line of HTTP breaks the stream: any web page can have a browser send one to a service on its
-  machine, with whatever the page likes on the lines behind it.
-- A message over the size limit breaks the stream: nothing behind it can be trusted.
+- A JSON object that is not a valid request is answered; reading goes on after it.
+- A line of HTTP breaks the stream: any web page can have a browser send one to a service on the
+  same machine, followed by any lines the page likes.
+- A message over the size limit breaks the stream: nothing after it can be trusted.
 
 How the bytes were split into packets never changes the messages that come out.
 
-Speed: whole lines are decoded by one call of msgspec for the whole buffer. That call takes any
-stream of JSON values, so `_decode_lines` first makes sure that no newline stands inside a value.
-All that is unusual (a message without a newline, a bad one, one cut in two, one with fields that
-its command does not know) goes the slow way, which finds the end of each object by its quotes and
-braces and keeps its place between packets.
+Speed: one call of msgspec decodes all whole lines in the buffer. That call accepts any stream of
+JSON values, so `_decode_lines` first makes sure that no newline stands inside a value. Everything
+unusual (a message without a newline, a bad one, one cut in two, one with fields that its command
+does not know) goes the slow way. That way finds the end of each object by its quotes and braces,
+and remembers how far it has searched between packets.
 """
 
 import json
@@ -37,7 +37,7 @@ _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _OUTSIDE_STRING = re.compile(rb'["{}[\]\n]')
 _INSIDE_STRING = re.compile(rb'["\\\n]')
 _NOT_COMPLETE = "The text is not a complete JSON object; a newline ends a message."
-_OF_HTTP = b" HTTP/"  # what stands behind the method and the path, and in no other text that comes
+_OF_HTTP = b" HTTP/"  # what follows the method and the path, and stands in no other text that comes
 _BAD_NESTING = Bad("The message is nested too deeply.")
 
 # What the search for the end of an object may find; cut short: its line ended before it did.
@@ -114,11 +114,11 @@ class Reader(Generic[_Message]):
         self._size_max = message_size_max
         self._buffer = b""  # the beginning of a message that is not complete
         self._scan = _Scan()  # how far its end has been searched for
-        self.skipping = False  # bad text was answered: looking for the newline behind it
+        self.skipping = False  # bad text was answered: looking for the newline after it
         self._skipped = 0
-        self._tail: bytes | None = None  # of the text that is skipped, if it began as no object
+        self._tail: bytes | None = None  # end of skipped text that is no object, searched for HTTP
         self.broken = False
-        self.unsettled = False  # the end of a message, or of bad text, is awaited or never comes
+        self.unsettled = False  # waiting for the rest of a message or of bad text; or broken
 
     def feed(self, data: bytes) -> list[_Message | Bad]:
         """Take what arrived (any bytes, any split) and return the messages complete by now."""
@@ -182,7 +182,7 @@ class Reader(Generic[_Message]):
                 at = end
 
     def _skip(self, data: bytes, at: int) -> int:
-        """Return the place behind the newline that ends bad text, or the end of the data."""
+        """Return the index after the newline that ends bad text, or the end of the data."""
         newline = data.find(b"\n", at)
         end = len(data) if newline < 0 else newline + 1
         self._skipped += end - at
@@ -198,7 +198,7 @@ class Reader(Generic[_Message]):
         return end
 
     def _end_of_object(self, data: bytes, at: int) -> tuple[int, int]:
-        """Return what was found of the object that begins at `at`, and the place up to which.
+        """Return what was found of the object that begins at `at`, and the index up to which.
 
         Goes on from where the last call for the same object stopped, so that a message which comes
         a byte at a time is searched once, not once a byte.
