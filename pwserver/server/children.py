@@ -1,9 +1,9 @@
-"""The children of the listener: starting them, noticing that they died or hang, replacing them.
+"""The children of the listener: it starts them, notices when they die or hang, and replaces them.
 
-`Child` is one process and its control channel; `Pool` is all of them, and the fork server that they
-come from. What a child does is passed in. That a child is gone is known from its control channel,
-which reads end-of-file the moment the process is no more, however it ended, so nothing else is
-relied on. Nothing here waits for another process.
+`Child` is one process and its control channel. `Pool` is all of them, and the fork server from
+which they are forked. The caller says what a child does. A child's control channel reads
+end-of-file as soon as the process is gone, however it ended, and that alone tells a death. Nothing
+here waits for another process.
 """
 
 import contextlib
@@ -25,28 +25,27 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S_MIN = 0.05
 _DOUBLINGS_MAX = 16
-"""More than any pause can grow by, and few enough that no number overflows."""
+"""Enough to reach the longest pause, and few enough that no number overflows."""
 
 _HEALTHY_S = 1.0
-"""A child that lived as long is started again at once; one that did not, after a growing pause."""
+"""A child that lived for longer is started again at once; a younger one, after a growing pause."""
 
 _SUSPECT_S = 1.0
-"""A child silent for as long gets no new work; it may still come round before it is replaced."""
-
+"""A child silent for longer gets no new work. It may still recover before it is replaced."""
 
 _START_ALLOWANCE = 6
-"""How many times as long a process may be silent before it is ready."""
+"""A process that is not ready yet may be silent for so many times as long."""
 
 _FORK_S_MAX = 3.0
-"""How long the fork server may take to fork a child before it is replaced. It takes milliseconds;
-one that takes as long was stopped, or waits for a disk."""
+"""How long the fork server may take to fork a child before it is replaced. A fork takes
+milliseconds; a fork server that needs longer was stopped, or waits for a disk."""
 
 _LAST_WAIT_S = 1.0
 _LOOK_PAUSE_S = 0.005
 
 FAILED_STARTS_MAX = 20
-"""How often in a row a child may end by itself before it is ready. Then the service ends, too: what
-fails as often fails for good."""
+"""How often in a row a child may end by itself before it is ready. Then the service ends too,
+because another start would fail as well."""
 
 
 class Descriptor(Protocol):
@@ -103,7 +102,7 @@ class Child:
     def start(self, fork_server: ForkServer, request: int, now: float) -> None:
         """Have the process started; `request` is a number that no other child has.
 
-        Raises OSError where the system has no room for it now.
+        Raises OSError if the system has no room for it now.
         """
         self._started_at = now
         ours, theirs = control_channel()
@@ -131,7 +130,7 @@ class Child:
         self.ready, self.failed_starts = True, 0
 
     def post(self, text: bytes, files: Sequence[Descriptor] = ()) -> None:
-        """Send a message with open files, now or when there is room; they are closed here then.
+        """Send a message with open files, now or when there is room; then close the files here.
 
         Messages arrive in their order. A child that is not running gets none of them.
         """
@@ -147,7 +146,7 @@ class Child:
             text, files = self._outbox[0]
             try:
                 send_control(self.control, text, [each.fileno() for each in files])
-            except OSError:  # it is full; or the child has died, which is noticed before long
+            except OSError:  # it is full, or the child has died, which the loop notices soon
                 return
             self._outbox.popleft()
             for each in files:
@@ -162,7 +161,7 @@ class Child:
     def exited(self, now: float) -> float:
         """Note that the process is gone; return the pause before the next one, in seconds.
 
-        The pause counts from the start of the one that is gone, so that a child which is killed
+        The pause counts from the start of the process that is gone, so that a child which is killed
         again and again lives for as long as possible in between.
         """
         lived = now - self._started_at
@@ -180,7 +179,7 @@ class Child:
         return pause
 
     def kill(self) -> None:
-        """End the process by force; its end is noticed like any other."""
+        """Kill the process; its death is noticed like any other."""
         self._kill = True
         if self._pid and self.running:
             with contextlib.suppress(ProcessLookupError):
@@ -189,8 +188,8 @@ class Child:
     def hangs(self, beats: int, ticks_max: float) -> bool:
         """Tell, once a tick, whether the child has shown no sign of life for too many ticks.
 
-        Ticks are counted, not seconds: where the whole service was suspended, nobody hangs. A child
-        that is not ready yet gets more of them: the writer may have a great book to open.
+        Ticks are counted, not seconds: if the whole service was suspended, no child hangs. A child
+        that is not ready yet gets more of them: the writer may have a large book to open.
         """
         self._silent_ticks = self._silent_ticks + 1 if beats == self._beats else 0
         self._beats = beats
@@ -199,9 +198,9 @@ class Child:
 
 
 class Pool:
-    """The children of the listener, which set `children`, and the fork server that they come from.
+    """The children, which the listener puts into `children`, and their fork server.
 
-    The fork server is started at once and loads `modules`. Raises OSError where it cannot be.
+    The fork server is started at once and loads `modules`. Raises OSError if it cannot be started.
     """
 
     def __init__(self, modules: Sequence[str], scoreboard: Scoreboard) -> None:
@@ -214,7 +213,7 @@ class Pool:
     def start_due(
         self, children: list[Child], now: float, started: Callable[[Child], None]
     ) -> None:
-        """Start every one of some children whose time has come, and tell `started` of each."""
+        """Start each of some children whose time has come, and call `started` with it."""
         for child in children:
             if child.restart_at is not None and now >= child.restart_at:
                 self._scoreboard.reset(child.number)
@@ -227,7 +226,7 @@ class Pool:
                     started(child)
 
     def read_fork_server(self) -> None:
-        """Take what the fork server answers. Raises EOFError where it is gone."""
+        """Read the answers of the fork server. Raises EOFError if it is gone."""
         for request, pid in self.fork_server.answers(time.monotonic()):
             if not any(child.forked(request, pid) for child in self.children):
                 log.debug("process %d was started for nobody", pid)  # it ends by itself
@@ -239,15 +238,15 @@ class Pool:
         return self.fork_server.unanswered_s(now) > hang_timeout_s * _START_ALLOWANCE
 
     def replace_fork_server(self) -> None:
-        """End the fork server and start another. Children that were being started are not any more.
+        """Kill the fork server and start another. Starts that it had not answered are lost.
 
-        Raises OSError where the system has no room for another process.
+        Raises OSError if the system has no room for another process.
         """
         self.fork_server.end()
         self.fork_server = ForkServer(self._modules)
 
     def until_start_s(self, now: float, at_most_s: float) -> float:
-        """Return the seconds until a child is to be started, or `at_most_s` if that is sooner."""
+        """Return the seconds until the next child is due to start, at most `at_most_s`."""
         due = [child.restart_at - now for child in self.children if child.restart_at is not None]
         return max(min([at_most_s, *due]), 0.0)
 
@@ -257,7 +256,7 @@ class Pool:
             child.flush()
 
     def kill_hanging(self, hang_timeout_s: float) -> None:
-        """End every child that shows no sign of life. To be called once a tick."""
+        """Kill every child that shows no sign of life. To be called once a tick."""
         for child in self.children:
             beats = self._scoreboard.beats(child.number)
             if child.running and child.hangs(beats, hang_timeout_s / TICK_S):
@@ -267,12 +266,12 @@ class Pool:
                 child.kill()
 
     def kill_all(self) -> None:
-        """End every child by force."""
+        """Kill every child."""
         for child in self.children:
             child.kill()
 
     def close(self) -> None:
-        """End every child and the fork server by force, and wait a moment for the latter's end."""
+        """Kill every child and the fork server, and wait a moment for the fork server's end."""
         self.kill_all()
         self.fork_server.end()
         deadline = time.monotonic() + _LAST_WAIT_S
@@ -281,7 +280,7 @@ class Pool:
 
 
 def reap() -> None:
-    """Reap the processes that have ended: fork servers, and the children that they left."""
+    """Reap processes that have ended: fork servers, and the children of those that died."""
     with contextlib.suppress(ChildProcessError):
         while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
             pass

@@ -1,8 +1,8 @@
-"""Accepting connections and handing them to the worker that has the fewest.
+"""Accepting connections and handing each to the worker that has the fewest.
 
-Not a byte of a connection is read here. At the limit of connections nothing is accepted until one
-ends: who comes then waits in the kernel's backlog instead of being sent away, and no time is spent.
-That somebody waits is on the scoreboard, and the workers then end connections that are not used.
+The listener reads no byte of a connection. At the limit of connections it accepts nothing until one
+ends: new clients wait in the kernel's backlog instead of being refused, which costs no time. The
+scoreboard says that clients wait, and the workers then end connections that are not used.
 """
 
 import errno
@@ -22,9 +22,9 @@ from pwserver.server.sockets import Listening
 log = logging.getLogger(__name__)
 
 OWN_FILES = 48
-"""Descriptors a process keeps for itself: a worker has 20, for channels and files, and the listener
-30 and those of the clients it is handing over. Where 64 are allowed, as few shells do, it is room
-for 16 clients a worker: a crowd that has gone is worked off in half a second."""
+"""Descriptors a process keeps for itself. A worker needs 20 for channels and files; the listener
+needs 30, and those of the clients it is handing over. With a limit of 64, which few shells have,
+there is room for 16 clients a worker, and a crowd that has gone is worked off in half a second."""
 
 
 def connections_per_worker(settings: Settings) -> int:
@@ -47,7 +47,7 @@ def connections_per_worker(settings: Settings) -> int:
 
 
 class Listener:
-    """The sockets that are listened on, and who has how many of their connections."""
+    """The listening sockets, and how many of their connections each worker has."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ class Listener:
         message: bytes,
     ) -> None:
         self._listening = listening
-        self._sockets = [each.socket for each in listening]  # whose turn it is first
+        self._sockets = [each.socket for each in listening]  # the one whose turn it is comes first
         self._handed: dict[Child, int] = {}
         self._scoreboard = scoreboard
         self._per_worker_max = per_worker_max
         self._message = message  # announces sockets to a worker
         self.stuck = False
-        self._complained = False  # about the present trouble, once
+        self._complained = False  # the log has the present trouble already
 
     @property
     def names(self) -> str:
-        """Where it listens, as people are told."""
+        """Where it listens, for people to read."""
         return " and ".join(each.name for each in self._listening)
 
     def filenos(self) -> list[int]:
@@ -79,7 +79,7 @@ class Listener:
         self._handed[worker] = 0
 
     def close(self) -> None:
-        """Stop listening: who comes from now on is refused by the kernel."""
+        """Stop listening: from now on the kernel refuses new clients."""
         for each in self._listening:
             each.close()
 
@@ -131,9 +131,9 @@ class Listener:
         return sum(map(len, batches.values()))
 
     def _accept_from(self, waiting: deque[socket.socket]) -> socket.socket | None:
-        """Accept a client; the sockets take turns, and those where nobody waits are taken out.
+        """Accept a client. The sockets take turns; those without waiting clients are removed.
 
-        Whose turn it is outlasts this call: there may be room for one client only.
+        The order of turns outlasts this call, because there may be room for one client only.
         """
         while waiting:
             try:

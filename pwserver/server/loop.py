@@ -1,7 +1,7 @@
 """A small event loop on epoll: descriptors, what to call when they can be read, and signals.
 
-It knows nothing of the service. The listener's process is run by it; the workers and the writer
-have loops of their own, in which every microsecond counts.
+It knows nothing of the service. The listener runs on it; the workers and the writer have loops of
+their own, in which every microsecond counts.
 """
 
 import select
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 
 class Loop:
-    """Descriptors that are waited for, each with what is called when it is readable."""
+    """The watched descriptors, each with the handler to call when it is readable."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -26,12 +26,12 @@ class Loop:
         self._epoll.register(fd, select.EPOLLIN)
 
     def forget(self, fd: int) -> None:
-        """Watch a descriptor no more. To be called before it is closed."""
+        """Stop watching a descriptor. To be called before it is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def catch(self, numbers: Iterable[signal.Signals]) -> None:
-        """Keep signals from doing anything but wake the loop, from now on; none is lost."""
+        """From now on let signals only wake the loop; none is lost."""
         for number in numbers:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
@@ -46,8 +46,8 @@ class Loop:
         self.watch(self._signals.fileno(), on_signal)
 
     def turn(self, timeout_s: float) -> None:
-        """Wait for something to happen, but not for longer than that, and call what is due."""
+        """Wait for events, at most for `timeout_s`, and call their handlers."""
         for fd, _ in self._epoll.poll(timeout_s):
             handler = self._handlers.get(fd)
-            if handler is not None:  # else an earlier one of this turn made it forgotten
+            if handler is not None:  # otherwise an earlier handler of this turn has removed it
                 handler()

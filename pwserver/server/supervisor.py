@@ -1,12 +1,12 @@
 """The service as a whole: checks the store, starts the children, listens, and stops in order.
 
-It and some commands are all here that names `workers`. The main loop waits for the listening
-socket, the children's control channels and signals; everything that can wait is looked at once a
-tick. It never waits for anything else: a process that hangs, or a terminal, holds nobody up.
+The main loop waits for the listening sockets, the children's control channels and signals. It looks
+at everything else once a tick and never waits for it: a process or a terminal that hangs holds
+nobody up. In `pwserver`, only this file, `sockets` and some commands import `workers`.
 
-The order of a stop, which is what makes it lose nothing: accept what already waits and stop
-listening; workers finish what they received, answer it and end, and the console ends its page; then
-the writer and the checker, with nobody left to work for.
+A stop loses nothing because of its order. The listener accepts the clients that already wait and
+stops listening. The workers finish what they received, answer it and end, and the console ends its
+page. Then the writer and the checker end, for whom there is no more work.
 """
 
 import contextlib
@@ -53,14 +53,14 @@ _PRELOAD = [
     "workers.checker",
 ]
 _FULL_PAUSE_S = 0.01
-"""How long nothing is accepted where there was no room, before it is tried again."""
+"""How long the listener waits after it found no room for a connection, before it tries again."""
 
 _FAILURE_STOP_S = 0.5
-"""How long workers get to answer what they have after the disk has failed."""
+"""How long the workers have to answer their clients after the disk has failed."""
 
 _SAME_REQUEST_S = 1.0
-"""A second signal to stop within as long is the same request: wrappers pass on what the whole group
-was sent already."""
+"""A second signal to stop within this time is the same request: wrappers pass on a signal that the
+whole group was already sent."""
 
 
 def read_certificates(settings: Settings) -> "TlsFiles | None":
@@ -73,7 +73,7 @@ def read_certificates(settings: Settings) -> "TlsFiles | None":
 
 
 def serve(settings: Settings) -> ExitCode:
-    """Run the service until it is told to stop. Raises a `PwserverError` where it cannot start."""
+    """Run the service until it is told to stop. Raises a `PwserverError` if it cannot start."""
     logs.configure("listener")
     terminal = Terminal()
     loop = Loop()
@@ -83,11 +83,11 @@ def serve(settings: Settings) -> ExitCode:
     per_worker_max = connections_per_worker(settings)
     scoreboard = Scoreboard(settings.workers + 3)
     with contextlib.ExitStack() as opened:
-        pool = _pool(scoreboard)  # loads its modules while the store is checked
+        pool = _pool(scoreboard)  # it loads its modules while the store is checked
         opened.callback(pool.close)
         tls = read_certificates(settings)
         opened.enter_context(Instance(settings.path))
-        listening = open_all(settings)  # before the store: where it fails, no file was made
+        listening = open_all(settings)  # before the store: if this fails, no file was made
         for each in listening:
             opened.callback(each.close)
         keyring, made = setup.prepare(settings)
@@ -107,7 +107,7 @@ def _pool(scoreboard: Scoreboard) -> Pool:
 
 
 def _say(line: str) -> None:
-    """Print a line, or do without where standard output takes none."""
+    """Print a line, or log that standard output does not accept it."""
     try:
         os.write(1, line.encode() + b"\n")
     except OSError as error:
@@ -115,7 +115,7 @@ def _say(line: str) -> None:
 
 
 def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
-    """Yield the users that the console is to print, a page at a time."""
+    """Yield the lines of the users that the console prints, a page at a time."""
     newest = None if settings.list_users == "all" else int(settings.list_users)
     for page in reading.pages_of_users(settings.path, newest, LISTING_PAGE):
         yield [
@@ -169,7 +169,7 @@ class Supervisor:
     # --- The children and what they are started with. ---
 
     def _keys(self) -> Keyring:
-        """Return the keys as they are in the file now: there may be more than at the start."""
+        """Return the keys that are in the file now; there may be more than at the start."""
         try:
             self._keyring = read_keyring_again(self._settings.key_path, self._keyring)
         except KeyRefused as error:
@@ -197,7 +197,7 @@ class Supervisor:
         return Child(f"worker {number}", number, worker.main, arguments)
 
     def _make_console(self, number: int) -> list[Child]:
-        """Return the console, or nothing where no listing is ever printed."""
+        """Return the console, or nothing if the settings exclude listings."""
         if self._settings.list_users in ("none", "0"):
             return []
         pages = functools.partial(pages_of_lines, self._settings)
@@ -251,7 +251,7 @@ class Supervisor:
             self._loop.watch(self._pool.fork_server.fileno(), self._on_fork_server)
 
     def _announce(self) -> None:
-        """Say where the service listens, once a request would be answered there."""
+        """Print where the service listens, as soon as a request would be answered there."""
         if self._announced or not all(each.ready for each in [self._writer, *self._workers]):
             return
         self._announced = True
@@ -261,14 +261,14 @@ class Supervisor:
         )
 
     def _patience_s(self) -> float:
-        """Return how long to wait for events: a child that is to be started is not kept waiting."""
+        """Return how long to wait for events: not longer than until a child is due to start."""
         pause_s = TICK_S if self._accepting else _FULL_PAUSE_S
-        if self._stop_by is not None:  # most are not started again
+        if self._stop_by is not None:  # most children are not started again
             return pause_s
         return self._pool.until_start_s(time.monotonic(), pause_s)
 
     def _start_due(self) -> None:
-        """Start children that are due. While stopping only the writer is worth a restart."""
+        """Start the children that are due. During a stop only the writer is worth a restart."""
         due = self._pool.children
         if self._stop_by is not None:
             needed = self._exit_code == ExitCode.OK and any(w.running for w in self._workers)
@@ -289,14 +289,14 @@ class Supervisor:
                     self._connect(each, child)
 
     def _connect(self, child: Child, server: Child) -> None:
-        """Give a worker and the writer or the checker the ends of a channel between them."""
+        """Connect a worker with the writer or the checker: send each its end of a channel."""
         to_writer = server is self._writer
         ends = frame_channel() if to_writer else control_channel()
         server.post(process.CHANNEL, ends[:1])
         child.post(process.WRITER if to_writer else process.CHECKER, ends[1:])
 
     def _on_message(self, child: Child) -> None:
-        """Receive a child's messages; forget it where they have ended."""
+        """Handle a child's messages, and their end, which is its death."""
         while child.control is not None:
             message = receive_control(child.control)
             if message is None:
@@ -314,7 +314,7 @@ class Supervisor:
                 self._note_death(child)
 
     def _child_ends(self, child: Child, reason: str) -> None:
-        """Log why a child ends by itself; where that is for good, end the service."""
+        """Log why a child ends by itself. If another start would fail as well, end the service."""
         log.error("%s ends: %s", child.name, reason)
         if child.ready:
             return
@@ -323,7 +323,7 @@ class Supervisor:
             self._fail(ExitCode.FAILED, f"{child.name} cannot be started: {reason}")
 
     def _child_failed(self, code: ExitCode, reason: str) -> None:
-        """End the service, unless the writer missed a key that came while it was started."""
+        """End the service, unless the writer only lacked a key that was added during its start."""
         if code == ExitCode.STORE and self._keys().check_values != self._writer_keys:
             log.info("the writer is started once more: the key file has changed")
         else:
@@ -345,7 +345,7 @@ class Supervisor:
     # --- Accepting. ---
 
     def _look_for_room(self) -> None:
-        """Listen to the sockets only while a connection could be taken."""
+        """Watch the listening sockets only while there is room for a connection."""
         paused = self._stop_by is not None or time.monotonic() < self._accept_at
         room = not paused and self._listener.has_room
         for fd in self._listener.filenos():

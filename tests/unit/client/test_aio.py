@@ -39,7 +39,7 @@ from tests.support.fake_service import (
     hang_up,
     silence,
 )
-from tests.support.harness import eventually
+from tests.support.harness import PATIENCE_S, eventually
 
 Work = Callable[[AsyncClient], Awaitable[Any]]
 NUMBER = {"message": "return_number_of_users", "number_of_users": 7}
@@ -145,8 +145,9 @@ def test_errors_are_those_of_the_twin(
     work: Work, behaviour: Behaviour, error: type[Exception], words: str, sent: int
 ) -> None:
     """What is raised, and how often something was sent, is decided in one place for both."""
+    timeout_s = 0.5 if behaviour is silence else PATIENCE_S
     with FakeService(behaviour) as service, pytest.raises(error, match=words) as failure:
-        use(service, work, timeout_s=0.5, attempts_max=2)
+        use(service, work, timeout_s=timeout_s, attempts_max=2)
     assert type(failure.value) is error
     assert len(service.requests) == sent
 
