@@ -1,1 +1,1 @@
-"""What runs inside the pool: the workers that serve connections, and the writer that commits."""
+"""The service's child processes, the book that they keep, and the administrator's commands."""

@@ -1,9 +1,10 @@
-"""The checker process: how strong a password is, and what is weak about it, by zxcvbn.
+"""The checker process: it rates the strength of passwords with zxcvbn.
 
-A process of its own, at a lower priority: a check takes milliseconds, and for a text made to take
-long, of the length that is looked at, almost two seconds. Nobody but who asked for checks waits for
-them. What could not be begun in time is passed over, because its worker has given it up. The
-dictionaries (13 MiB) are loaded with the first question.
+It is a separate process with a lower priority, because a check takes milliseconds, and almost two
+seconds for a text of the checked length that is made to take long. So only clients that ask for
+checks wait for them. The checker skips a question whose deadline has passed, because its worker has
+given it up. The dictionaries (13 MiB) are loaded at the first question.
+%%
 """
 
 import logging
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def main(control: socket.socket) -> None:
-    """Answer the questions of the workers until the listener says to stop, or is gone."""
+    """Answer the workers' questions until the listener says to stop or has died."""
     become_child("checker")
     os.nice(_NICENESS)
     workers: dict[int, socket.socket] = {}
@@ -46,7 +47,7 @@ def main(control: socket.socket) -> None:
 
 
 def _answer(worker: socket.socket) -> bool:
-    """Take a question of a worker and answer it; return whether the worker is still there."""
+    """Receive and answer one question of a worker; return whether the worker is still there."""
     try:
         packet = worker.recv(PACKET_BYTES_MAX)
         if packet:
@@ -61,7 +62,7 @@ def _answer(worker: socket.socket) -> bool:
 def check(password: str) -> tuple[int, str, list[str]]:
     """Return a password's strength (0 to 4, or `FAILED`), what is weak about it, and what helps.
 
-    The meaning of the numbers is zxcvbn's: guessed with 10^3, 10^6, 10^8 or 10^10 guesses, or more.
+    The strength is zxcvbn's score: up to 10^3, 10^6, 10^8 or 10^10 guesses are enough, or more.
     """
     from zxcvbn import zxcvbn  # noqa: PLC0415 - see above
 

@@ -1,7 +1,7 @@
-"""The fork server's process: it loads the modules, and forks a child for each request.
+"""The fork server's process: it loads the modules and forks a child for each request.
 
-See `pwserver.fork_server` for who asks it and how. It does nothing else, because whatever it had
-would be in every child: it reads none of what a child is started with.
+The listener sends the requests through `pwserver.fork_server`. This process does nothing else and
+does not read a child's arguments, because every later child would inherit what it has in memory.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _REASON_BYTES_MAX = 2000
 
 
 def main() -> None:
-    """Serve requests for children until the listener is gone."""
+    """Fork a child for each request until the listener is gone."""
     ignore_signals()
     channel = socket.socket(fileno=int(sys.argv[1]))
     protect_memory()
@@ -40,8 +40,8 @@ def main() -> None:
         with contextlib.suppress(OSError):
             send_control(channel, FAILED + reason)
         sys.exit(1)
-    # The collector writes to every object that it looks at, and a page that is written to is
-    # copied for the child. It never looks again at what is frozen, in any of them.
+    # The garbage collector writes to every object that it visits, which would copy the shared
+    # page in each child. It never visits frozen objects.
     gc.collect()
     gc.freeze()
     _serve(channel)
@@ -57,7 +57,7 @@ def _serve(channel: socket.socket) -> None:
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(signals, select.POLLIN)
-    with contextlib.suppress(OSError):  # the listener is gone: that is noticed below
+    with contextlib.suppress(OSError):  # if the listener is gone, `receive_control` notices it
         send_control(channel, READY)
     while True:
         poll.poll()
@@ -74,7 +74,7 @@ def _serve(channel: socket.socket) -> None:
 def _fork(
     channel: socket.socket, number: int, descriptors: list[int], own: tuple[socket.socket, ...]
 ) -> None:
-    """Fork a child. Where that cannot be done its control channel is closed, as if it had died."""
+    """Fork a child. If that fails, its control channel is closed, as if the child had died."""
     child = _FORK.Process(target=_run, args=(descriptors, own), daemon=True)
     try:
         child.start()
@@ -90,7 +90,7 @@ def _fork(
 
 
 def _run(descriptors: list[int], own: tuple[socket.socket, ...]) -> None:
-    """Be a child: call what the listener has put into the first file."""
+    """Run as a child: call the target that the listener has put into the first file."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for each in own:

@@ -1,4 +1,4 @@
-"""What every child process of the listener does: how it begins, and what it is told."""
+"""What all child processes of the listener share: their start, and the control messages."""
 
 import contextlib
 import ctypes
@@ -15,45 +15,44 @@ from pwserver import logs
 from pwserver.fork_server import LISTENERS_SIGNALS
 from pwserver.ipc import send_control
 
-CLIENTS = b"C"  # to a worker: sockets of clients; how many (one byte) follows
+CLIENTS = b"C"  # to a worker: clients' sockets; their number (one byte) follows
 WRITER = b"W"  # to a worker: its channel to the writer, in place of the last one
 CHECKER = b"K"  # to a worker: its channel to the checker, in place of the last one
 CHANNEL = b"N"  # to the writer or the checker: the channel to a worker
 TLS = b"T"  # to a worker: new certificates, in a file in memory
 STOP = b"S"  # finish what was received and end
-READY = b"R"  # to the listener: give me work
-ENDING = b"X"  # to the listener: why this child ends by itself (a text) follows
+READY = b"R"  # to the listener: this child can take work
+ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _REASON_BYTES_MAX = 2000
 
 _GARBAGE_LOOKED_FOR = 20_000
-"""New objects after which the collector looks for garbage, which on the usual paths there is none
-of: everything there is freed at once. By default (700) it would take a twentieth of a worker's
-time."""
+"""New objects after which the garbage collector runs. The usual paths make no cyclic garbage, and
+the default (700) would cost a twentieth of a worker's time."""
 
 
 def protect_memory() -> None:
-    """Keep what this process has in memory out of core files, and from others of the same user.
+    """Keep this process's memory out of core files and away from processes of the same user.
 
-    Not dumpable means that no debugger may attach, and that `/proc` shows what is in its memory,
-    its environment and its open files to root alone (prctl(2), proc(5)).
+    If a process is not dumpable, no debugger may attach to it, and only root sees its memory,
+    environment and open files in `/proc` (prctl(2), proc(5)).
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of processes whose own parent, a fork server, has died."""
+    """Become the parent of the children of a fork server when it dies."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def ignore_signals() -> None:
-    """Leave signals to the listener.
+    """Ignore the signals that the listener handles.
 
-    A terminal sends SIGINT and SIGHUP, and a service manager SIGTERM, to every process at once; the
-    listener alone decides in which order things end.
+    A terminal sends SIGINT and SIGHUP, and a service manager SIGTERM, to every process at once, but
+    the listener alone decides in which order the processes end.
     """
     for number in LISTENERS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -61,18 +60,18 @@ def ignore_signals() -> None:
 
 
 def become_child(name: str) -> None:
-    """Take on a name in the process list, and leave signals to the listener."""
+    """Set up a child: its name in the process list, its signals, log and garbage collector."""
     protect_memory()
     setproctitle.setproctitle(f"pwserver: {name}")
     ignore_signals()
     logs.configure(name)
     gc.collect()
-    gc.freeze()  # what was loaded at the start is never garbage
+    gc.freeze()  # modules loaded at the start are never garbage
     gc.set_threshold(_GARBAGE_LOOKED_FOR)
 
 
 def say_why(control: socket.socket, error: Exception) -> None:
-    """Tell the listener of an error that ends this process, in one line."""
+    """Send the listener one line about the error that ends this process."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {reason} ({Path(last.filename).name}, line {last.lineno})"
@@ -81,6 +80,6 @@ def say_why(control: socket.socket, error: Exception) -> None:
 
 
 def say_ready(control: socket.socket) -> None:
-    """Tell the listener that there may be work; where it is gone, the loop will notice."""
+    """Tell the listener that this child can take work. If it is gone, the loop will notice."""
     with contextlib.suppress(OSError):
         send_control(control, READY)

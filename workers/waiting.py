@@ -1,13 +1,13 @@
-"""Waiting for what is about to come, without falling asleep over it.
+"""Busy waiting for an event that is expected soon, for a bounded time.
 
-A process that sleeps has to be woken, and where nothing else runs its processor has to be woken as
-well: on a virtual machine that takes 25 microseconds, and a save is handed over four times. So who
-expects something within the time of a sync looks for it again and again, for so long and no longer,
-and lets others run in between.
+Waking a sleeping process takes time, and so does waking an idle processor: 25 microseconds on a
+virtual machine, and a save passes between processes four times. So a process that expects an event
+within the time of a sync polls for it repeatedly, and yields the processor after each poll.
 
-Who lets others run comes next only when they are done, or at the next tick of the scheduler, though
-they be of the least priority: where a program computes in the background, that is 4 ms. A sleeper
-is woken before it. So after one such wait there is no more looking for a while.
+A process that yields runs again only after the others, or at the scheduler's next tick, even if the
+others have the lowest priority: beside a program that computes in the background that takes 4 ms. A
+sleeping process would be woken sooner. So after one such delay there is no busy waiting for 0.1 s.
+%%
 """
 
 import os
@@ -21,7 +21,7 @@ Events = list[tuple[int, int]]
 
 
 class Lookout:
-    """Looks for events on an epoll for up to `patience_s`, as long as nobody holds it up."""
+    """Polls an epoll for up to `patience_s`, unless other processes have just delayed it."""
 
     def __init__(self, epoll: select.epoll, patience_s: float, events_max: int = -1) -> None:
         self._epoll = epoll
@@ -30,7 +30,7 @@ class Lookout:
         self._not_before = 0.0
 
     def look(self) -> Events:
-        """Return events as soon as there are any, or none where it is time to sleep."""
+        """Return events as soon as there are any, or none if the caller should sleep."""
         poll, clock, let_others_run = self._epoll.poll, time.monotonic, os.sched_yield
         now = clock()
         if now < self._not_before:

@@ -1,11 +1,11 @@
-"""A worker process: the loop that serves its connections for as long as they last.
+"""A worker process: the event loop that serves its client connections.
 
-One turn: wait for events, do what has arrived as far as there is time, send the rows of all
-connections to the writer as one batch, send every connection its replies with one call. Sockets
-come from the listener over the control channel, answers from the writer over the frame channel;
-what a message means is the command table's business.
+One turn: wait for events, handle the requests that have arrived (for a limited time), send the rows
+of all connections to the writer as one batch, and send each connection its replies with one call.
+The listener passes client sockets over the control channel; the writer answers over the frame
+channel. The command table knows what a message means; this file does not.
 
-The loop is our own, on epoll, because it is what the service exists for: on asyncio with uvloop the
+The loop is our own, on epoll, because the service lives by its speed: on asyncio with uvloop the
 same work was 0.7 to 0.9 times as fast.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # a service without TLS does not load it
     from workers.tls.records import Codec
 
 _EVENTS_MAX = 256
-"""Events taken in one turn: the rows of a turn go to the writer together."""
+"""Events taken in one turn. The rows of one turn go to the writer together."""
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 class WorkerStart:
     """What a worker is started with."""
 
-    number: int  # 1 and up; its place on the scoreboard
-    serial: int  # another for every worker that is started
+    number: int  # 1 and up; also its index on the scoreboard
+    serial: int  # different for every worker that is started
     settings: Settings
     keyring: Keyring
     tls: "TlsFiles | None"
@@ -63,7 +63,7 @@ class WorkerStart:
 def main(
     control: socket.socket, bell: socket.socket, scoreboard: Scoreboard, start: WorkerStart
 ) -> None:
-    """Run worker number `start.number` until the listener says to stop, or is gone."""
+    """Run worker number `start.number` until the listener says to stop or has died."""
     become_child(f"worker {start.number}")
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
     reader = BookReader(settings.path, scoreboard)
@@ -96,7 +96,7 @@ class Worker:
         self._number = start.number
         self._connections: dict[int, Connection] = {}
         self._intake = Intake(context, start.settings)
-        self._touched: set[Connection] = set()  # have something to send, or changed otherwise
+        self._touched: set[Connection] = set()  # have something to send, or need another look
         self._watched: set[Connection] = set()  # have a deadline
         self._writer: socket.socket | None = None
         self._writer_events = 0
@@ -117,7 +117,7 @@ class Worker:
             self._epoll.register(self._handshakes, select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until told to stop and everything is answered, or until the listener is gone."""
+        """Serve until told to stop and all is answered, or until the listener has died."""
         next_tick = 0.0
         while not self._listener_gone and (
             not self._stopping or self._connections or not self._commit_queue.empty
@@ -128,7 +128,7 @@ class Worker:
                 next_tick = self._context.now + TICK_S
 
     def _wait(self) -> Events:
-        """Wait for events; where the writer has something of ours, its answer is near."""
+        """Wait for events. While a batch is in flight, busy-wait before sleeping."""
         if self._intake.waiting:
             return self._epoll.poll(0, _EVENTS_MAX)
         if self._commit_queue.in_flight:
@@ -163,7 +163,7 @@ class Worker:
         intake.do_lines(touched)
         if intake.waiting:
             if touched:
-                self._send_all()  # who has asked one thing does not wait for the rest
+                self._send_all()  # single requests are answered before the queued connections
             intake.do_rest(touched)
         self._send_all()
         if handshakes is not None and shake:
@@ -171,7 +171,7 @@ class Worker:
             self._send_all()
 
     def _send_all(self) -> None:
-        """Send the writer its batch, and every connection its replies."""
+        """Send the writer its batch, and send each touched connection its replies."""
         context, connections, touched = self._context, self._connections, self._touched
         self._commit_queue.send()
         self._expect_writer()
@@ -184,7 +184,7 @@ class Worker:
         touched.clear()
 
     def _look_after(self, connection: Connection) -> None:
-        """Wait for what a connection wants next, watch its deadline, forget it once closed."""
+        """Update a connection's epoll events and deadline; forget it if it is closed."""
         if connection.closed:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
@@ -193,7 +193,7 @@ class Worker:
             return
         wants = connection.wants
         if wants != connection.events:
-            if not wants:  # epoll reports a reset even where nothing is waited for
+            if not wants:  # epoll reports a reset even if no event is asked for
                 self._epoll.unregister(connection.fd)
             elif not connection.events:
                 self._epoll.register(connection.fd, wants)
@@ -204,7 +204,7 @@ class Worker:
             self._watched.add(connection)
 
     def _count_closed(self, connections: int) -> None:
-        """Tell the listener that there is room for so many again."""
+        """Tell the listener that this many connections have ended, so it may send more."""
         self._context.scoreboard.add_closed(self._number, connections)
 
     # --- The listener. ---
@@ -226,7 +226,7 @@ class Worker:
                 self._change_certificates(descriptors)
             elif text == STOP:
                 self._stopping = True
-                # Before what those connections have sent since.
+                # Handle what was received earlier before `drain` receives more.
                 self._intake.do_lines(self._touched)
                 self._intake.do_rest(self._touched, all_of_it=True)
                 _wake(self._context.delays.end())
@@ -248,7 +248,7 @@ class Worker:
             self._connect(client).receive()  # most clients have sent their first request by now
 
     def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
-        """Return the connection of a client, which is served from now on."""
+        """Make a connection of a client's socket, start to serve it and return it."""
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
@@ -258,7 +258,7 @@ class Worker:
     # --- TLS. ---
 
     def _shake_hands(self, handshakes: "Handshakes") -> None:
-        """Go on with handshakes for a moment, and take in the clients whose own is over."""
+        """Advance the handshakes for a moment; serve the clients that have finished theirs."""
         for arrival in handshakes.work():
             connection = self._connect(arrival.client, arrival.codec)
             if arrival.codec is None:
@@ -267,21 +267,22 @@ class Worker:
                 connection.receive_records(arrival.data)
 
     def _change_certificates(self, descriptors: list[int]) -> None:
-        """Use other certificates for the clients that begin from now on."""
+        """Use new certificates for handshakes that begin from now on."""
         from workers.tls.certificates import TlsFiles  # noqa: PLC0415
 
         assert self._handshakes is not None
         try:
             files = [TlsFiles.from_descriptor(descriptor) for descriptor in descriptors]
             self._handshakes.context = files[0].context()
-        except (OSError, IndexError):  # the listener has tried them: only descriptors can lack
+        # The listener has tested the certificates; only a lack of descriptors can fail here.
+        except (OSError, IndexError):
             log.error("too many open files to take new certificates: the old ones stay")
 
     # --- The writer. ---
 
     def _change_writer(self, descriptors: list[int]) -> None:
         if self._writer is not None:
-            self._on_writer()  # the last answers of the old one
+            self._on_writer()  # read the last answers of the old writer
         if descriptors:
             self._writer = socket.socket(fileno=descriptors[0])
             self._writer.setblocking(False)
@@ -302,7 +303,7 @@ class Worker:
             say_ready(self._control)
 
     def _expect_writer(self) -> None:
-        """Wait for room in the channel to the writer where it was full."""
+        """Wait for room in the channel to the writer if it was full."""
         if self._writer is not None:
             events = select.EPOLLIN | (select.EPOLLOUT if self._commit_queue.unsent else 0)
             if events != self._writer_events:
@@ -314,7 +315,7 @@ class Worker:
             assert batch.outcome is not None
             for run in batch.runs:
                 run.settle(batch.outcome)
-            batch.runs.clear()  # each knows its batch: nothing would free them but the collector
+            batch.runs.clear()  # break the reference cycle: a run refers to its batch
             if batch.senders:
                 _wake(self._context.name_queues.settle(batch, self._context.now))
 
@@ -358,7 +359,7 @@ class Worker:
             self._turn([])
 
     def _make_room(self, now: float) -> None:
-        """End connections that are not used: others wait for their places."""
+        """End idle connections, because new clients wait for room."""
         for connection in self._connections.values():
             if connection.is_unused(now):
                 connection.ending = True
@@ -366,6 +367,6 @@ class Worker:
 
 
 def _wake(waiters: Iterable[Waiter]) -> None:
-    """Have connections answer what is known now."""
+    """Make the waiting connections send the replies that are known now."""
     for waiter in waiters:
         waiter.settle()

@@ -1,12 +1,12 @@
-"""The writer process: the only one that writes to the database.
+"""The writer process: the only process that writes to the database.
 
-One turn: take every batch that is waiting, from all workers; commit them as one transaction; make
-the new number of users known; then, and only then, answer the workers. Everything that durability
-rests on is in `_commit`, in that order.
+One turn: receive every waiting batch from all workers, commit them as one transaction, publish the
+new number of users, and only then answer the workers. Durability depends on this order, and all of
+it is in `_commit`.
 
-A batch fails as a whole and is never tried again behind the clients' backs, because a sync that
-failed once may falsely succeed the next time (https://wiki.postgresql.org/wiki/Fsync_Errors): after
-a failed sync the service ends.
+A batch fails as a whole. The writer never retries it silently, because a sync that failed once may
+falsely succeed the next time (https://wiki.postgresql.org/wiki/Fsync_Errors). After a failed sync
+the service ends.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from workers.storage.validation import CheckValues
 from workers.storage.writing import KeyRetired, Operation, Result
 from workers.waiting import Events, Lookout
 
-FATAL = b"F"  # to the listener: an exit code (one byte) and the reason follow; end the service
+FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
 _REASON_BYTES_MAX = 2000
 
@@ -48,17 +48,17 @@ _REASONS: dict[type[Exception], str] = {
     apsw.ConstraintError: "The clock went back and an id was taken; send it again.",
     KeyRetired: "The key that it was sealed with has been retired; send it again.",
 }
-"""Why a single batch was not saved, where the others can be."""
+"""Why one batch was not saved although others can be."""
 
 NUMBER = 0
-"""The writer's place on the scoreboard."""
+"""The writer's index on the scoreboard."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WriterStart:
-    """What the writer is started with. It never has a key itself."""
+    """What the writer is started with. The writer never has a key, only check values."""
 
     path: Path
     keys: CheckValues
@@ -77,19 +77,19 @@ class Worker:
 
 
 def main(control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
-    """Run the writer until the listener says to stop, or is gone."""
+    """Run the writer until the listener says to stop or has died."""
     become_child("writer")
     try:
         Writer(control, scoreboard, start).run()
     except PwserverError as error:
         text = FATAL + bytes([error.exit_code]) + str(error).encode()[:_REASON_BYTES_MAX]
-        with contextlib.suppress(OSError):  # without a listener there is nobody to tell
+        with contextlib.suppress(OSError):  # the listener may be dead
             send_control(control, text)
         sys.exit(error.exit_code)
 
 
 class Writer:
-    """The connection to the database and the loop that writes to it."""
+    """The database connection and the loop that writes to it."""
 
     def __init__(self, control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
         self._control = control
@@ -106,7 +106,7 @@ class Writer:
         say_ready(control)
 
     def _open(self, keys: CheckValues) -> Store:
-        """Open the database, and let the readers know."""
+        """Open the database and tell the readers on the scoreboard."""
         store = Store(self._start.path, keys, self._start.requests_kept_ms)
         try:
             store.begin_log()
@@ -118,7 +118,7 @@ class Writer:
         return store
 
     def run(self) -> None:
-        """Commit what comes until told to stop."""
+        """Commit the workers' batches until told to stop."""
         events: Events = []
         more_to_do = False
         while not self._stopping:
@@ -135,7 +135,7 @@ class Writer:
         self._store.close()
 
     def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, Batch]]:
-        """Return every batch that has arrived, in the order of each worker."""
+        """Return every batch that has arrived, keeping the order within each worker."""
         batches: list[tuple[Worker, Batch]] = []
         for fd, _ in events:
             worker = self._workers.get(fd)
@@ -148,13 +148,13 @@ class Writer:
         return batches
 
     def _commit(self, batches: list[tuple[Worker, Batch]]) -> None:
-        """Make batches durable, then answer them."""
+        """Make batches durable, then answer their workers."""
         rows = [row for _, (batch, _) in batches for row in batch]
         operations = [operation for _, (_, batch) in batches for operation in batch]
         try:
             results = self._store.commit(rows, operations)
             while not self._store.files.undisturbed() and self._files_changed():
-                # What went into a removed file is written once more.
+                # The commit went into a removed file: write it again to the new one.
                 results = self._store.commit(rows, operations)
         except (apsw.ConstraintError, KeyRetired) as error:
             if len(batches) == 1:
@@ -173,23 +173,25 @@ class Writer:
         self._outage.written()
 
     def _try_to_write(self) -> None:
-        """Find out whether an outage is over, though nobody may save anything now.
+        """Test whether an outage is over, even if no client is saving now.
 
-        What is written for that has room in a log that refused changes made longer; saves may not.
+        The empty commit may fit into a log that refused changes have extended, where a save does
+        not fit. So the room on the disk is tested too.
+%%
         """
         try:
             self._store.commit([], [])
         except apsw.Error as error:
             log.debug("still nothing can be written: %s", _reason(error))
             return
-        self._scoreboard.users = self._store.users  # some of a removed book may be gone
+        self._scoreboard.users = self._store.users  # the commit may have deleted some
         if reason := why_no_room(self._start.path.parent):
             log.debug("still there is no room for more: %s", reason)
             return
         self._outage.written()
 
     def _answer(self, batches: list[tuple[Worker, Batch]], outcome: str | list[Result]) -> None:
-        """Tell workers what became of their batches: the operations' results, or why not."""
+        """Answer batches with their operations' results, or with the reason for the failure."""
         at = 0
         for worker, (_, operations) in batches:
             answer = outcome
@@ -198,20 +200,20 @@ class Writer:
                 at += len(operations)
             try:
                 worker.channel.send(frame(answer))
-            except OSError:  # the worker died, and its clients with it
+            except OSError:  # the worker has died, and its connections with it
                 self._forget(worker)
 
     def _files_changed(self) -> bool:
-        """Make the book again if it was removed; return whether commits since then are lost.
+        """Reopen the book if a file of it was removed; return whether commits were lost.
 
-        A log that alone was removed loses nothing: this connection still has it open and copies it
-        to the database before it closes, now or, where a reader is in the way, a little later.
+        If only the log was removed, nothing is lost: this connection still has it open and copies
+        it to the database before it closes. If a reader is in the way, that happens a little later.
         """
         files = self._store.files
         removed = files.database_removed
         if not removed and not files.log_removed:
             return False
-        in_use = self._store.keys()  # the one that seals is the last of them, and is to stay so
+        in_use = self._store.keys()  # the sealing key is the last one and must stay the last
         others = {key: value for key, value in self._start.keys.items() if key not in in_use}
         keys = others | in_use
         if not self._store.close_after_removal():
@@ -224,8 +226,8 @@ class Writer:
     def _empty_books(self) -> bool:
         """Delete some users of removed applications; return whether there may be more.
 
-        This is for when nothing else is to be done; else they go with what is committed. Where it
-        fails, as on a full disk, it is tried again at the next tick.
+        Called when there is nothing to commit; every commit deletes some of them too. After a
+        failure, such as a full disk, it is tried again at the next tick.
         """
         try:
             if not self._store.to_be_emptied():
@@ -238,7 +240,7 @@ class Writer:
         return True
 
     def _checkpoint(self) -> None:
-        """Copy the log to the database when it is long enough; nobody waits for a reply now."""
+        """Copy a long log to the database. Called after the replies, so no client waits for it."""
         if self._store.log_pages < self._checkpoint_at:
             return
         try:
@@ -248,7 +250,7 @@ class Writer:
         except apsw.Error as error:
             log.warning("the log cannot be copied to the database: %s", _reason(error))
             complete = False
-        # Where a reader is in the way the log grows on, and is tried again a little later.
+        # If a reader is in the way, the log keeps growing; try again `CHECKPOINT_PAGES` later.
         pages = 0 if complete else self._store.log_pages
         self._checkpoint_at = pages + CHECKPOINT_PAGES
         if complete:
@@ -281,7 +283,7 @@ class Writer:
 
 
 def _reason(error: apsw.Error, system_errno: int = 0) -> str:
-    """Return why a batch was certainly not saved; raise `StorageFailed` where nobody can tell."""
+    """Return why a batch was certainly not saved; raise `StorageFailed` if it is uncertain."""
     if isinstance(error, apsw.FullError):
         return DISK_FULL
     if isinstance(error, apsw.ReadOnlyError):

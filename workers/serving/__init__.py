@@ -1,1 +1,1 @@
-"""What a worker does with connections: requests in, replies out, in their order."""
+"""How a worker serves connections: requests in, replies out, in order."""

@@ -1,7 +1,7 @@
-"""What a connection waits for, and who waits.
+"""Replies that are not known yet, and the connections that wait for them.
 
-A reply that is not known yet keeps its place in the order of its connection's requests: the
-connection has a queue of these, and sends the first of them as soon as its `reply` is there.
+Each connection has a queue of `Awaited` replies in the order of its requests, and sends the first
+one as soon as its `reply` is set.
 """
 
 from collections import deque
@@ -14,19 +14,19 @@ from workers.auth.peers import Peer
 
 
 class Recorded(bytes):
-    """A reply that may leave only once the audit record of it has been written."""
+    """A reply that may leave only after its audit record has been written."""
 
     id: Id
 
     def __new__(cls, reply: bytes, id: Id) -> Self:
-        """Make one of a reply to the request with an id."""
+        """Make one from the reply to the request with this `id`."""
         made = super().__new__(cls, reply)
         made.id = id
         return made
 
     @property
     def refusal(self) -> bytes:
-        """What is sent instead where the record cannot be written."""
+        """The reply to send instead if the record cannot be written."""
         return messages.refusal(
             Unavailable("The audit record cannot be written, so no password is given out."),
             self.id,
@@ -34,7 +34,7 @@ class Recorded(bytes):
 
 
 class Awaited:
-    """The reply to a request, or the replies to several that stand together; None until known."""
+    """The reply to a request, or the joined replies to consecutive ones; None until known."""
 
     __slots__ = ("reply",)
 
@@ -43,20 +43,20 @@ class Awaited:
 
     @property
     def requests(self) -> int:
-        """How many requests it answers."""
+        """How many requests this answers."""
         return 1
 
     def withhold(self) -> None:
-        """Refuse instead, if the reply needs an audit record: there is none of it."""
+        """Replace a reply whose audit record could not be written with a refusal."""
         if isinstance(self.reply, Recorded):
             self.reply = self.reply.refusal
 
 
 class Waiter(Protocol):
-    """Who waits: a connection. What it waits for is in the order of its requests."""
+    """A connection that waits for replies."""
 
-    awaited: deque[Awaited]
-    peer: Peer  # who is at its other end
+    awaited: deque[Awaited]  # in the order of its requests
+    peer: Peer  # the client at the other end
 
     def settle(self) -> None:
-        """Answer what is known, and have it sent."""
+        """Take the replies that are known from `awaited` and have them sent."""

@@ -1,8 +1,8 @@
-"""Replies that are held back, because who asks has guessed wrong too often.
+"""Replies that are delayed because the client has guessed wrong too often.
 
-Each waits on its own: other connections, and other requests that need no order, go on. What a reply
-says is found out in its request's turn, so that it sees the requests before it and none of those
-behind. When it leaves does not depend on what it says, so the delay says nothing.
+A delayed reply does not block other connections, nor requests on the same connection that need no
+order. Its content is found when its request's turn comes, so it reflects the requests before it and
+none after it. The delay does not depend on the content, so it reveals nothing.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from workers.serving.awaited import Awaited, Waiter
 
 
 class Delayed(Awaited):
-    """A `reply` that comes later."""
+    """A reply that is known but is sent later."""
 
     def __init__(
         self, waiter: Waiter, id: Id, reply: bytes, then: Callable[[], None] | None
@@ -28,7 +28,7 @@ class Delayed(Awaited):
         self._then = then
 
     def withhold(self) -> None:
-        """Refuse instead, now or when it is due."""
+        """Send a refusal instead, now or when the reply is due."""
         super().withhold()
         self._held_back.withhold()
 
@@ -39,12 +39,12 @@ class Delayed(Awaited):
             self._then()
 
     def give_up(self) -> None:
-        """Let go without saying what was found out."""
+        """Release a refusal instead of the reply."""
         self.reply = messages.refusal(Unavailable("The service is stopping."), self._id)
 
 
 class Delays:
-    """The replies of one worker that are held back."""
+    """The delayed replies of one worker."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[float, int, Delayed]] = []
@@ -59,9 +59,9 @@ class Delays:
         due: float,
         then: Callable[[], None] | None = None,
     ) -> Delayed:
-        """Hold a reply back until a moment of the monotonic clock, or a little longer.
+        """Delay a reply until `due` (monotonic clock, in seconds) or a little longer.
 
-        `then` is done when it leaves, not before: what it does may be seen from outside.
+        `then` is called when the reply leaves and not before, because a client may see its effect.
         """
         delayed = Delayed(waiter, id, reply, then)
         if self._ended:
@@ -71,7 +71,7 @@ class Delays:
         return delayed
 
     def expire(self, now: float) -> list[Waiter]:
-        """Let go what is due; return who has a reply now."""
+        """Release the replies that are due; return their connections."""
         answered: list[Waiter] = []
         while self._queue and self._queue[0][0] <= now:
             delayed = heapq.heappop(self._queue)[2]
@@ -80,9 +80,9 @@ class Delays:
         return answered
 
     def end(self) -> list[Waiter]:
-        """Give up what is held back, and whatever is to be from now on; return who has a reply now.
+        """Refuse all delayed replies, now and from now on; return their connections.
 
-        So a stop does not wait for those who guess, and they learn nothing by it.
+        So a stop does not wait for clients that guess, and they learn nothing from it.
         """
         self._ended = True
         given_up = [delayed for _, _, delayed in self._queue]

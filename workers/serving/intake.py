@@ -1,15 +1,15 @@
-"""What has arrived in a turn, in the order in which it is done: what came alone, and then the rest.
+"""Receives what arrives in a turn: first the single lines of idle connections, then the rest.
 
-Most clients have one request in flight, so what arrives in a turn is one line on each of many
-connections. Decoding, checking and sealing them one by one costs half as much again as all of them
-at once. So a line that came on a connection on which nothing is unfinished is put aside while the
-turn reads its sockets. At the end of it all lines are decoded by one call, and the plain saves
-among them are queued by one. Whatever is not as usual goes its connection's own way.
+Most clients have one request in flight, so a turn usually receives one line on each of many
+connections. Decoding, checking and sealing them one by one costs half as much again as doing them
+together. So while the turn reads its sockets, a single line on an idle connection is set aside. At
+the end of the turn one call decodes all these lines, and one call queues the plain saves among
+them. Everything else is handled by its connection.
 
-Connections with more to say wait in a queue, and each says a buffer of it in its turn, as long as
-there is time: those who ask one thing are not to wait for those who send without end.
+Connections that have sent more wait in a queue. Each handles one buffer in its turn, for a limited
+time, so that clients with a single request do not wait for clients that send without end.
 
-Knows nothing of the loop, nor of what a request means beyond who has it done.
+Knows nothing of the loop, and of a request only which command it is.
 """
 
 import time
@@ -27,7 +27,7 @@ from workers.serving.context import Context
 
 
 class Intake:
-    """What has arrived and is not done yet: lines, and connections that wait for their turn."""
+    """The lines set aside in this turn, and the queue of connections that have sent more."""
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
@@ -39,11 +39,11 @@ class Intake:
 
     @property
     def waiting(self) -> bool:
-        """Whether some connection's turn has not come yet."""
+        """Whether connections are queued."""
         return bool(self._queue)
 
     def add(self, connection: Connection, touched: set[Connection]) -> None:
-        """Take note that there is something to receive on a connection."""
+        """Receive from a readable connection if it is idle; otherwise queue it."""
         connection.silent_since = NEVER
         if connection.queued:
             return
@@ -63,7 +63,7 @@ class Intake:
         self._queue.append((connection, data))
 
     def do_lines(self, touched: set[Connection]) -> None:
-        """Do what came alone; add the connections of which `flush` is due."""
+        """Handle the lines set aside; add the connections that must `flush` to `touched`."""
         if not self._lines:
             return
         connections, lines = self._connections, self._lines
@@ -77,7 +77,7 @@ class Intake:
             self._do_together(connections, requests, touched)
 
     def do_rest(self, touched: set[Connection], *, all_of_it: bool = False) -> None:
-        """Do of the rest what there is time for, or all; add the connections as `do_lines`."""
+        """Handle the queue for a limited time, or all of it; fill `touched` as `do_lines` does."""
         until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
         while self._queue:
             connection, data = self._queue.popleft()
@@ -88,7 +88,7 @@ class Intake:
                 return
 
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
-        """Return what the lines ask for, or None where each is to go its own way."""
+        """Return the requests in the lines, or None if each connection must handle its own."""
         if len(lines) == 1 or self._context.commit_queue.full:
             return None
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)

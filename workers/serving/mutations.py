@@ -1,8 +1,8 @@
-"""The requests that change what is in the book: how each is planned, and answered.
+"""The requests that change the book: how each is planned and answered.
 
-A plan is made on what a worker reads: which user a name is, and which version comes next, because
-the password is sealed for exactly that place. `name_queues` sees to the order, and the writer to
-what other workers have done meanwhile.
+A worker plans a change from what it reads: which user has the name, and which version comes next,
+because the password is sealed for exactly that user and version. `name_queues` keeps the order, and
+the writer detects what other workers have changed meanwhile.
 """
 
 import secrets
@@ -42,10 +42,10 @@ from workers.serving.name_queues import Write
 from workers.storage.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
-"""What a request costs beside its password while it waits, near enough for a limit."""
+"""The approximate memory that a waiting request takes besides its password."""
 
 _ALPHABET = string.ascii_letters + string.digits
-"""What a password is generated of where nothing else is asked for: what every form accepts."""
+"""The default alphabet of a generated password: characters that every form accepts."""
 
 
 class Save(Write):
@@ -73,7 +73,7 @@ class Save(Write):
             self._labels = None if request.labels is UNSET else _labels(request.labels)
             self._if_version = request.if_version
         self._password = password
-        self._version = 0  # that it makes
+        self._version = 0  # the version that this save makes
         self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
         if self._for_guest:
             self._refuse_to_guests(waiter)
@@ -83,7 +83,7 @@ class Save(Write):
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
 
     def _refuse_to_guests(self, waiter: Waiter) -> None:
-        """Raise `Denied` where the answer would tell a guest whether there is a user."""
+        """Raise `Denied` if the answer would tell a guest whether a user exists."""
         if self._if_version is not UNSET:
             reason = 'Nobody saves with "if_version" without a token.'
         elif self._name is not None and generated_id(self._name) is not None:
@@ -94,7 +94,7 @@ class Save(Write):
         raise Denied(reason)
 
     def plan(self) -> Operation:
-        """Save as a new version of the user, or as a new user where there is none of the name."""
+        """Save as a new version of the user that has the name, or as a new user."""
         user = None if self._name is None else self._context.reader.find(self._book, self._name)
         newest = 0 if user is None else user.version
         if self._if_version not in (UNSET, newest):
@@ -102,13 +102,13 @@ class Save(Write):
         if user is not None:
             return self._save_over(user)
         if self._name is not None and generated_id(self._name) is not None:
-            raise UnknownUser  # such names are made by the service alone
+            raise UnknownUser  # only the service makes such names
         user_id, now_ms = self._context.ids.next(), self._context.now_ms
         new = UserRow(user_id, 1, 0, b"", now_ms, self._book, None, self._name, self._labels)
         return self._save(new, None)
 
     def _save_over(self, user: UserRow) -> Operation:
-        """Return the operation that puts a version in place of a user's newest."""
+        """Return the operation that replaces a user's newest version."""
         if user.version >= VERSION_MAX:
             raise Unavailable("What is stored of this user was altered; nothing is added to it.")
         vault, kept = self._context.vault_for(user), self._context.versions_kept
@@ -140,13 +140,13 @@ class Save(Write):
         )
 
     def done(self, result: Result) -> bytes:
-        """Say that it is saved, now or by an earlier request with the same `request_id`."""
+        """Reply that it is saved, now or by an earlier request with the same `request_id`."""
         if isinstance(result, tuple):
             return self._repeated(*result)
         return self._saved()
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
-        """Answer as the first time; raise `NotSaved` where that was for another request."""
+        """Give the first request's reply again; raise `NotSaved` if the requests differ."""
         if fingerprint != self._fingerprint:
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
@@ -154,7 +154,7 @@ class Save(Write):
         return self._saved()
 
     def _recall(self, user_id: int) -> None:
-        """Read what else the reply needs of what was saved the first time."""
+        """Read what else the reply needs about the first request's save."""
 
     def _saved(self) -> bytes:
         if self._name is None:
@@ -165,15 +165,15 @@ class Save(Write):
 
     @property
     def _shown_version(self) -> int | UnsetType:
-        """The version, unless that would tell somebody whether the name was there before."""
+        """The version, but not for a guest: it would tell whether the user existed before."""
         return UNSET if self._for_guest else self._version
 
     def failed(self, outcome: Outcome) -> bytes:
-        """Say "Not saved!", or that nobody knows."""
+        """Reply "Not saved!", or that the outcome is unknown."""
         return not_saved(outcome, self.id)
 
     def refused(self, refusal: Refused) -> bytes:
-        """Say no, unless it was done before, when the book still was as it needs it."""
+        """Reply with the refusal, unless an earlier request with the same id was done."""
         if self._request_id is not None and isinstance(
             refusal, UnknownUser | UnknownVersion | VersionConflict
         ):
@@ -192,7 +192,7 @@ class Generate(Save):
     _recalled = False
 
     def _recall(self, user_id: int) -> None:
-        """Read what was generated the first time, as a `get_password` would."""
+        """Read the password that the first request generated, as a `get_password` would."""
         if self._for_guest:
             raise NotSaved("It was saved before; what was generated is not given out again.")
         user = self._context.reader.find_by_id(user_id)
@@ -217,14 +217,14 @@ class Generate(Save):
 
 
 class Restore(Save):
-    """A save of what an older version holds."""
+    """A save of the password of an older version."""
 
     def __init__(self, context: Context, waiter: Waiter, request: RestorePassword) -> None:
         super().__init__(context, waiter, request)
         self._restored = request.version
 
     def plan(self) -> Operation:
-        """Read the version, and save it resealed."""
+        """Read the older version and save its password, sealed again, as the newest."""
         assert self._name is not None
         user = self._context.reader.find(self._book, self._name)
         if user is None:
@@ -241,12 +241,12 @@ class Restore(Save):
         )
 
     def record(self, outcome: str) -> None:
-        """Note that an older password is the newest again."""
+        """Record that an older password is the newest again."""
         self._context.note(self.waiter.peer, "restore", self._name, outcome)
 
 
 class Change(Write):
-    """A request that changes a user, and no password."""
+    """A request that changes a user but saves no password."""
 
     def __init__(self, context: Context, waiter: Waiter, request: LabelUser | DeleteUser) -> None:
         self._context = context
@@ -262,19 +262,19 @@ class Change(Write):
         return user
 
     def failed(self, outcome: Outcome) -> bytes:
-        """Say that it was not done, or that nobody knows: the reason says which."""
+        """Reply that it was not done, or that the outcome is unknown; the reason says which."""
         return messages.refusal(Unavailable(outcome.reason), self.id)
 
 
 class Label(Change):
-    """Other labels for a user."""
+    """A change of a user's labels."""
 
     def __init__(self, context: Context, waiter: Waiter, request: LabelUser) -> None:
         super().__init__(context, waiter, request)
         self._labels = _labels(request.labels)
 
     def plan(self) -> Operation:
-        """Set the labels of the user that has the name, and seal its row again with them."""
+        """Set the labels of the user that has the name, and seal its row again."""
         user = self._user()
         vault = self._context.vault_for(user)
         resealed = rows.reseal(vault, user, self._labels)
@@ -290,24 +290,24 @@ class Label(Change):
         )
 
     def done(self, result: Result) -> bytes:
-        """Say what the labels are now."""
+        """Reply with the new labels."""
         labels = Raw(self._labels.encode())
         return messages.encode("User labelled!", self.id, username=self._name, labels=labels)
 
 
 class Delete(Change):
-    """The end of a user and of all versions of its password."""
+    """A deletion of a user with all versions of its password."""
 
     def plan(self) -> Operation:
         """Delete the user that has the name."""
         return DELETE, None, self._user().id
 
     def done(self, result: Result) -> bytes:
-        """Say that it is gone."""
+        """Reply that the user is deleted."""
         return messages.encode("User deleted!", self.id)
 
     def record(self, outcome: str) -> None:
-        """Note that a user was deleted."""
+        """Record that a user was deleted."""
         self._context.note(self.waiter.peer, "delete", self._name, outcome)
 
 
@@ -324,7 +324,7 @@ def _name(user: UserRow) -> str:
 def _fingerprint(
     context: Context, request: SavePassword | GeneratePassword | RestorePassword
 ) -> int:
-    """Return a fingerprint of what a request asks for, whoever asks and however often."""
+    """Return a fingerprint of a request's content, without its `id` and `request_id`."""
     content = msgspec.structs.replace(request, id=UNSET, request_id=UNSET)
     return context.vault.fingerprint(msgspec.json.encode(content))
 
@@ -339,6 +339,6 @@ def generate(request: GeneratePassword) -> str:
 
 
 def _labels(labels: list[str]) -> str:
-    """Return labels as they are kept: a JSON list, each once, in the order given."""
+    """Return labels as they are stored: a JSON list without duplicates, in the order given."""
     once = dict.fromkeys(normal(label, "labels", LABEL_LENGTH_MAX) for label in labels)
     return msgspec.json.encode(list(once)).decode()

@@ -1,4 +1,4 @@
-"""The answers that are read from the book and change nothing in it."""
+"""The requests that read the book and change nothing in it."""
 
 import hmac
 import platform
@@ -33,7 +33,7 @@ from workers.storage.reading import Entry
 
 
 def get_password(context: Context, waiter: Waiter, request: GetPassword) -> bytes:
-    """Return a password: the newest version, or the one that is asked for."""
+    """Return a password: the newest version, or the requested one."""
     name = normal(request.username, "username")
     try:
         reply = _password(context, waiter.peer.caller.book, name, request)
@@ -66,11 +66,11 @@ def _password(context: Context, book: int, name: str, request: GetPassword) -> b
 
 
 def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
-    """Tell whether a password is the newest of a user; later, where too many were wrong lately.
+    """Tell whether a password is a user's newest; delay the reply after too many wrong guesses.
 
-    One that is told later counts as wrong until then, so that many at once are no way around. One
-    that is answered at once counts when it was: workers that compare in the same instant may each
-    let one through more than is allowed.
+    A delayed guess counts as wrong until its reply leaves, so that many guesses at once do not
+    evade the limit. A guess that is answered at once counts after the comparison, and only if it
+    was wrong: workers that compare in the same instant may each let one guess too many through.
     """
     name = normal(request.username, "username")
     peer, limit = waiter.peer, waiter.peer.verifying
@@ -89,9 +89,10 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
 
 
 def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
-    """Compare a password with a user's newest, and note that.
+    """Compare a password with a user's newest, and record it.
 
-    An unknown name costs what a wrong password costs: another user's is opened and compared for it.
+    An unknown name takes as long as a wrong password: another user's password is opened and
+    compared instead.
     """
     try:
         user, is_it = context.reader.find_or_decoy(peer.caller.book, name)
@@ -108,7 +109,7 @@ def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
 
 
 def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> bytes:
-    """Return which versions are kept, newest first, and since when; no values."""
+    """Return the numbers and times of the kept versions, newest first, without passwords."""
     name = normal(request.username, "username")
     user = context.reader.find(waiter.peer.caller.book, name)
     if user is None:
@@ -151,7 +152,7 @@ def _listed(user: Entry) -> dict[str, object]:
 
 
 def check_password(context: Context, waiter: Waiter, request: CheckPassword) -> Awaited:
-    """Have the checker look at the beginning of a password."""
+    """Send the beginning of a password to the checker."""
     beginning = request.password[:CHECK_LENGTH_MAX]
     return context.checks.ask(waiter, beginning, request.id, context.now)
 
