@@ -1,1 +1,1 @@
-"""How a worker serves connections: requests in, replies out, in order."""
+"""How a worker serves connections: requests in, replies out, in the order of the requests."""

@@ -1,8 +1,9 @@
-"""The answer to `authenticate`, and what is said to who may not do what they ask for.
+"""Answers `authenticate`, and refuses requests that a client has no right to make.
 
-A right token is never delayed: nobody guesses 256 bits, and who shares an address with somebody
-that tries is not to suffer. A wrong one is answered the later the more there were, and leaves the
-connection without any rights: what comes behind it is not to end up in the common book.
+A right token is never delayed: nobody can guess 256 bits, and clients that share an address with
+somebody who tries must not suffer. The answer to a wrong token is delayed more with each wrong one
+before it. A wrong token leaves the connection without any rights, so that the requests after it do
+not go to the common book.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ _NOT_ACCEPTED = "The service does not accept the token."
 
 
 def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
-    """Take a client for the application whose token it shows."""
+    """Give a client the identity of the application whose token it shows."""
     caller = context.registry.by_token(request.token, context.now_ms)
     if caller is not None:
         _admit(context, waiter.peer, caller)
@@ -33,7 +34,7 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
     _turn_away(context, peer, WRONG_TOKEN)
     limit = peer.authenticating
     delay_s = limit.delay_s(context.now)
-    if delay_s is None:  # it is told that it is wrong all the same, but counts no more
+    if delay_s is None:  # too many: it gets the same answer, but is not counted
         delay_s = DELAY_S_MAX
     else:
         limit.charge(context.now)
@@ -44,7 +45,7 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
 
 
 def authenticate_by_certificate(context: Context, peer: Peer, name: str) -> None:
-    """Take a client for the application that its certificate, which was verified, names."""
+    """Give a client the identity of the application that its verified certificate names."""
     caller = context.registry.by_certificate(name, context.now_ms)
     if caller is None:
         _turn_away(context, peer, WRONG_CERTIFICATE, certificate=name)
@@ -63,9 +64,9 @@ def _turn_away(context: Context, peer: Peer, caller: Caller, **more: str) -> Non
 
 
 def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> list[bytes]:
-    """Refuse requests of a kind that the client may not make, without looking at what they name.
+    """Refuse requests of one kind, without looking up the user that they name.
 
-    So the reason is the same whatever there is or is not.
+    So the reason is the same whether the user exists or not.
     """
     reason = peer.caller.denial(right)
     first = requests[0]

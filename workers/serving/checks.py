@@ -1,8 +1,8 @@
 """A worker's questions to the checker about how strong passwords are.
 
-To find that out takes milliseconds, and for texts made for it seconds (`workers.checker`), so it is
-done in another process, and a worker's other clients do not wait. Here is who waits for which
-answer, and for how long.
+A check takes milliseconds, and up to seconds for a text that is made to take long, so another
+process does it (`workers.checker`) and a worker's other clients do not wait. This file knows which
+connection waits for which answer, and for how long.
 """
 
 import itertools
@@ -21,7 +21,7 @@ PACKET_BYTES_MAX = 4096
 
 
 class Check(Awaited):
-    """One question."""
+    """One question, and the connection that waits for its answer."""
 
     def __init__(self, waiter: Waiter, id: Id, deadline: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Check(Awaited):
         self._id = id
 
     def answer(self, strength: int, warning: str, suggestions: list[str]) -> None:
-        """Take what the checker found: 0 to 4, and sentences."""
+        """Set the reply from the checker's answer: a strength from 0 to 4, and sentences."""
         if strength == FAILED:
             self.give_up("The password could not be checked.")
             return
@@ -43,12 +43,12 @@ class Check(Awaited):
         )
 
     def give_up(self, reason: str) -> None:
-        """Answer without a result."""
+        """Set a refusal as the reply."""
         self.reply = messages.refusal(Unavailable(reason), self._id)
 
 
 class Checks:
-    """The questions of one worker that are not answered yet."""
+    """The unanswered questions of one worker."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -57,7 +57,7 @@ class Checks:
         self._channel: socket.socket | None = None  # each packet is one question or answer
 
     def ask(self, waiter: Waiter, password: str, id: Id, now: float) -> Check:
-        """Pass a password (short) to the checker."""
+        """Send a password, of at most `CHECK_LENGTH_MAX`, to the checker."""
         check = Check(waiter, id, now + self._timeout_s)
         if len(self._waiting) >= CHECKS_MAX:
             check.give_up("The service is overloaded: too many passwords wait to be checked.")
@@ -67,27 +67,27 @@ class Checks:
             if self._channel is None:
                 raise BrokenPipeError
             self._channel.send(marshal.dumps((number, check.deadline, password)))
-        except OSError:  # it died, or has not begun with what it was asked before
+        except OSError:  # the checker has died, or its channel is full
             check.give_up("The checker of passwords cannot take more at this moment.")
         else:
             self._waiting[number] = check
         return check
 
     def attach(self, channel: socket.socket) -> list[Waiter]:
-        """Talk to a new checker from now on; return who waited for the old one."""
+        """Use the channel to a new checker; return the connections that waited for the old one."""
         lost = self.detach()
         self._channel = channel
         return lost
 
     def detach(self) -> list[Waiter]:
-        """Give the checker up; return who waited for it and has a reply now."""
+        """Give up the checker; return the connections that waited for it: they are refused."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         return self._give_up(list(self._waiting), "The checker of passwords died.")
 
     def receive(self) -> tuple[list[Waiter], bool]:
-        """Return who has an answer, and whether the checker is gone."""
+        """Return the connections that have an answer, and whether the checker is gone."""
         assert self._channel is not None
         answered: list[Waiter] = []
         while True:
@@ -101,12 +101,12 @@ class Checks:
                 return answered, True
             number, *result = marshal.loads(packet)
             check = self._waiting.pop(number, None)
-            if check is not None:  # else it was given up
+            if check is not None:  # otherwise it was given up
                 check.answer(*result)
                 answered.append(check.waiter)
 
     def expire(self, now: float) -> list[Waiter]:
-        """Give up what was asked too long ago; return who has a reply now."""
+        """Give up the questions that are too old; return their connections."""
         late = [number for number, check in self._waiting.items() if check.deadline < now]
         return self._give_up(late, "The service is overloaded: the check took too long.")
 

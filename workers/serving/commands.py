@@ -1,18 +1,18 @@
-"""The command table: each message that a client may send, and how it is done.
+"""The command table: each message that a client may send, and the function that handles it.
 
-To add a command: a message in `pwserver.wire.messages`, a row here, a test. Most commands are done
-one request at a time, by a function that is given the worker's `Context`, the connection and the
-request, and returns the reply, or what to wait for where the reply comes later; a `Refused` that it
-raises is the reply too (`each`). The commands that matter for speed take all requests of their
-kind that came behind each other at once: a pipeline of saves costs one call, not one for each.
+To add a command: a message in `pwserver.wire.messages`, a row here, a test. Most commands handle
+one request at a time (`each`): a function gets the worker's `Context`, the connection and the
+request, and returns the reply, or an `Awaited` if the reply comes later, or raises a `Refused`,
+which becomes the reply. The commands that matter for speed get all consecutive requests of their
+kind in one call, so that a pipeline of saves costs one call.
 
-`waits` says that the command must see the effect of the writes before it: it is held back until the
-connection's writes before it are answered, and holds back those behind it, so that every request
-sees exactly the requests before it on its connection.
+`waits` means that the command must see the effect of the writes before it. It is held back until
+the connection's earlier writes are answered, and it holds back the requests after it, so that every
+request sees exactly the requests before it on its connection.
 
-`right` says what an application must be allowed to do for it; or `KNOWN`, which any application may
-do, or `ANYBODY`. Who has no token, on this machine, may `save` and `count`, but only by the
-commands that are for `guests`: they give nothing away.
+`right` is the right that an application needs for the command; `KNOWN` stands for any application,
+`ANYBODY` for any client. A client on this machine without a token may `save` and `count`, but only
+by the commands that are for `guests`: they reveal nothing.
 """
 
 import contextlib
@@ -58,10 +58,10 @@ Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A row of the table. `reply` and `does` are what docs/protocol.md says of it.
+    """A row of the table. `reply` and `does` are its texts in docs/protocol.md.
 
-    `do` returns the replies in order, each as bytes or as what to wait for; it may also have noted
-    with the connection itself that it waits, and return nothing.
+    `do` returns the replies in order, as bytes or as `Awaited`. It may also add the `Awaited` to
+    the connection itself and return nothing.
     """
 
     message: type[Message] | type[Bad]
@@ -74,7 +74,7 @@ class Command:
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
-    """Make a command of a function that does one request."""
+    """Make a `Do` from a function that handles one request."""
 
     def do(context: Context, waiter: Waiter, requests: list[Any]) -> Replies:
         replies: list[bytes | Awaited] = []
@@ -88,7 +88,7 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
     return do
 
 
-# --- The basic contract's exchanges, and what costs as little. ---
+# --- The basic contract's exchanges, and others that cost as little. ---
 
 
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
@@ -103,7 +103,7 @@ def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -
 def save_together(
     context: Context, book: int, savers: list[Saver], requests: list[SavePassword]
 ) -> None:
-    """Seal passwords for one book and queue them; the requests are those of the savers in turn."""
+    """Seal passwords for one book and queue them; `requests` are in the order of `savers`."""
     user_ids = context.ids.take(len(requests))
     passwords = [request.password for request in requests]
     rows = context.vault.seal_rows(passwords, user_ids, book, context.now_ms)
@@ -112,23 +112,23 @@ def save_together(
 
 
 def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
-    """Answer from the scoreboard, and have the console print the users in its own time."""
+    """Answer from the scoreboard, and wake the console, which prints the users later."""
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
         scoreboard.listing_wanted = True
-        with contextlib.suppress(OSError):  # full: then the console will wake without it
+        with contextlib.suppress(OSError):  # full: the console will wake anyway
             context.bell.send(b"!")
     users = scoreboard.users
     return [messages.return_number_of_users(users, request.id) for request in requests]
 
 
 def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
-    """Answer, and nothing else."""
+    """Answer that the service is alive."""
     return [messages.alive(request.id) for request in requests]
 
 
 def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
-    """Say what is wrong with a message, or nothing where the basic contract says nothing."""
+    """Answer what is wrong with a message, without details if the basic contract has none."""
     return [messages.invalid_message(request) for request in requests]
 
 
@@ -141,12 +141,12 @@ def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Await
 
 
 def generate_and_save(context: Context, waiter: Waiter, request: GeneratePassword) -> Awaited:
-    """Make a password, and save it as the newest version of the user that has the name."""
+    """Generate a password, and save it as the newest version of the user that has the name."""
     return _queue(context, Generate(context, waiter, request, generate(request)))
 
 
 def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
-    """Make a password, which is not saved."""
+    """Generate a password without saving it."""
     password = generate(request)
     for_saves = (request.labels, request.if_version, request.request_id)
     if any(field is not UNSET for field in for_saves):
@@ -155,7 +155,7 @@ def generate_password(context: Context, waiter: Waiter, request: GeneratePasswor
 
 
 def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
-    """Save what an older version holds once more."""
+    """Save the password of an older version again, as the newest."""
     return _queue(context, Restore(context, waiter, request))
 
 
@@ -309,7 +309,7 @@ _BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
 
 
 def command_of(request: Message | Bad) -> Command:
-    """Return the row of a request."""
+    """Return the row that handles a request."""
     if type(request) is SavePassword:
         return SAVE_PLAIN if request.plain else SAVE_NAMED
     if type(request) is GeneratePassword:
@@ -318,7 +318,7 @@ def command_of(request: Message | Bad) -> Command:
 
 
 def groups_of(requests: Sequence[Message | Bad]) -> Iterator[tuple[Command, list[Any]]]:
-    """Yield the requests of each kind that stand together, with the row of their kind."""
+    """Yield consecutive requests of a kind together, with the row that handles them."""
     if requests and _are_plain_saves(requests):
         yield SAVE_PLAIN, list(requests)
         return
@@ -327,7 +327,7 @@ def groups_of(requests: Sequence[Message | Bad]) -> Iterator[tuple[Command, list
 
 
 def _are_plain_saves(requests: Sequence[Message | Bad]) -> bool:
-    """Tell whether all are; in a deep pipeline that is worth a loop without a call in it."""
+    """Tell whether all are plain saves, without a function call for each (for deep pipelines)."""
     for request in requests:
         if (
             type(request) is not SavePassword

@@ -1,9 +1,9 @@
-"""What is on its way to the writer, and who waits for it.
+"""A worker's queue of batches to the writer, and the connections that wait for them.
 
-Rows and operations that arrive together travel together: one batch a turn of the worker's loop, and
-a few in flight while the writer commits. The writer answers batches in the order they were sent.
-This file knows what was sent, what was answered, and what to say when the writer is slow, away or
-dead; it does not know what a row or an operation means. A batch that has an outcome is settled.
+Rows and operations of one turn go into one batch, and a few batches are in flight while the writer
+commits. The writer answers batches in the order in which they were sent. This file knows what was
+sent and answered, and what to reply when the writer is slow, restarting or dead; it does not know
+what a row or an operation means. A batch is settled when it has an outcome.
 """
 
 import socket
@@ -21,15 +21,15 @@ from workers.serving.awaited import Awaited, Waiter
 from workers.storage.writing import Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
-"""A connection, and the ids of plain saves that came on it one after the other."""
+"""A connection, and the ids of consecutive plain saves on it."""
 
 ROW_OVERHEAD_BYTES = 64
-"""What a row costs beside its sealed password, near enough for a limit."""
+"""The approximate memory that a queued row takes besides its sealed password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: done, certainly not done, or nobody knows."""
+    """The outcome of a batch: done, certainly not done, or unknown."""
 
     done: bool = False
     known: bool = True
@@ -46,13 +46,13 @@ QUEUE_FULL = Outcome(reason="The service is overloaded: too many saves wait to b
 
 
 def not_saved(outcome: Outcome, id: Id) -> bytes:
-    """Return the reply to a save that did not happen, or may not have."""
+    """Return the reply to a save that was not done, or may not have been done."""
     word = NotSaved.message if outcome.known else Unavailable.message
     return encode(word, id, error=outcome.reason)
 
 
 class Run(Awaited):
-    """Plain saves that one connection has in one batch, one after the other; their ids."""
+    """Consecutive plain saves of one connection in one batch."""
 
     __slots__ = ("batch", "ids", "waiter")
 
@@ -64,11 +64,11 @@ class Run(Awaited):
 
     @property
     def requests(self) -> int:
-        """How many saves it answers."""
+        """How many saves this answers."""
         return len(self.ids)
 
     def settle(self, outcome: Outcome) -> None:
-        """Make the replies to all of them, and have the connection send them."""
+        """Make the replies to all saves, and have the connection send them."""
         if outcome.done:
             self.reply = passwords_saved(self.ids)
         else:
@@ -78,12 +78,12 @@ class Run(Awaited):
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """What is committed together, and who waits for it.
+    """What is committed together, and the connections that wait for it.
 
-    `senders` are those who sent the operations, in their order, and get the results.
+    `senders` are the senders of the operations, in the same order; they get the results.
     """
 
-    since: float  # when it was begun, in seconds of the monotonic clock
+    since: float  # when its first row was queued, in seconds of the monotonic clock
     rows: list[Row] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Batch:
 
 
 class CommitQueue:
-    """The queue of one worker to the writer."""
+    """One worker's queue to the writer."""
 
     def __init__(self) -> None:
         self._queued: deque[Batch] = deque()
@@ -103,7 +103,7 @@ class CommitQueue:
         self._channel: socket.socket | None = None
         self._reader: FrameReader | None = None
         self._unsent = b""
-        self.newest_id: int | None = None  # in the database, as the present writer found it
+        self.newest_id: int | None = None  # in the database when the present writer opened it
 
     @property
     def full(self) -> bool:
@@ -112,7 +112,7 @@ class CommitQueue:
 
     @property
     def in_flight(self) -> bool:
-        """Whether the writer is to answer something."""
+        """Whether an answer of the writer is awaited."""
         return bool(self._in_flight)
 
     @property
@@ -122,11 +122,11 @@ class CommitQueue:
 
     @property
     def unsent(self) -> bool:
-        """Whether the channel was full, so that `send` is due when it can be written to again."""
+        """Whether the channel was full, so that `send` must be called when it is writable."""
         return bool(self._unsent)
 
     def add(self, savers: Iterable[Saver], rows: list[Row], size: int, now: float) -> None:
-        """Queue rows of `size` bytes, and note with those who save them that they wait."""
+        """Queue rows of `size` bytes, and add what their savers wait for to their queues."""
         batch = self._open_batch(size, now)
         batch.rows += rows
         for waiter, ids in savers:
@@ -141,7 +141,7 @@ class CommitQueue:
             awaited.append(run)
 
     def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
-        """Queue an operation of `size` bytes; its sender gets the result with the batch."""
+        """Queue an operation of `size` bytes; its sender gets the result when it is known."""
         batch = self._open_batch(size, now)
         batch.operations.append(operation)
         batch.senders.append(sender)
@@ -156,7 +156,7 @@ class CommitQueue:
         return batch
 
     def send(self) -> None:
-        """Send what may be in flight and keep the rest. Called once a turn."""
+        """Send as many batches as may be in flight and keep the rest. Called once a turn."""
         if self.newest_id is None:
             return
         while self._queued and len(self._in_flight) < BATCHES_IN_FLIGHT_MAX and not self._unsent:
@@ -164,7 +164,7 @@ class CommitQueue:
             self._queued_bytes -= batch.bytes
             self._in_flight.append(batch)
             self._unsent = frame((batch.rows, batch.operations))
-            batch.rows = batch.operations = []  # what is on its way is not needed here any more
+            batch.rows = batch.operations = []  # not needed after they are sent
             self._write()
         if self._unsent:
             self._write()
@@ -175,18 +175,18 @@ class CommitQueue:
             self._unsent = self._unsent[self._channel.send(self._unsent) :]
         except BlockingIOError:
             pass
-        except OSError:  # the writer died: its answers end, which `receive` notices
+        except OSError:  # the writer has died; `receive` notices the end of its answers
             self._unsent = b""
 
     def attach(self, channel: socket.socket) -> list[Batch]:
-        """Talk to a new writer from now on; return what was lost with the old one."""
+        """Use the channel to a new writer; return the batches lost with the old one."""
         lost = self.detach()
         self._channel = channel
         self._reader = FrameReader(channel)
         return lost
 
     def detach(self) -> list[Batch]:
-        """Give the writer up; return what was in flight, whose fate nobody knows."""
+        """Give up the writer; return the batches in flight, whose outcome is unknown."""
         lost = list(self._in_flight)
         for batch in lost:
             batch.outcome = UNKNOWN
@@ -198,9 +198,9 @@ class CommitQueue:
         return lost
 
     def receive(self) -> tuple[list[Batch], bool]:
-        """Return the batches that the writer has answered, and whether it is gone.
+        """Return the batches that the writer has answered, and whether the writer is gone.
 
-        Its first frame is the newest id in the database; nothing is sent to it before. An answer is
+        The writer's first frame is the newest id in the database; `send` waits for it. An answer is
         the list of the operations' results, or the reason why nothing of the batch was done.
         """
         assert self._reader is not None
@@ -219,7 +219,7 @@ class CommitQueue:
         return answered, self._reader.ended
 
     def expire(self, before: float) -> list[Batch]:
-        """Give up what has been queued since before a moment; it was never sent."""
+        """Give up the batches queued before a time; they were never sent."""
         expired: list[Batch] = []
         while self._queued and self._queued[0].since < before:
             batch = self._queued.popleft()

@@ -1,11 +1,11 @@
 """One client's connection: its bytes in, its replies out, in the order of its requests.
 
-Does the reading and writing of its socket, but knows nothing of the loop that says when: `receive`
-and `flush` are called when they may do something, and `wants` says what to wait for next.
+Reads and writes its socket, but knows nothing of the loop: the loop calls `receive` and `flush`
+when they can do something, and `wants` tells it which events to wait for next.
 
-Order is kept by two queues. `awaited` are replies that are not known yet, because a write waits for
-the writer, and those behind them. `_held` are requests that must see the effect of those writes,
-with everything behind them; it is empty most of the time.
+Two queues keep the order. `awaited` holds replies that are not known yet, because a write waits for
+the writer, and the replies after them. `_held` holds requests that must see the effect of those
+writes, and the requests after them; most of the time it is empty.
 """
 
 import socket
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 
 _DRAIN_RECEIVES_MAX = 256
-"""How often a socket is read at a stop: 4 MiB, more than the kernel keeps by default."""
+"""How often a socket is read at a stop: up to 4 MiB, more than the kernel buffers by default."""
 
 
 class Connection:
-    """A client's socket and everything that is unfinished on it."""
+    """A client's socket and all unfinished work on it."""
 
     __slots__ = (
         "_context",
@@ -76,41 +76,41 @@ class Connection:
         self._socket = client
         self._context = context
         self._settings = settings
-        self._touched = touched  # those of which `flush` is due
-        self._tls = tls  # None: what is sent and received is text
+        self._touched = touched  # the connections that must `flush`
+        self._tls = tls  # None: the connection is not encrypted
         self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
         self._held: deque[tuple[Command, list[Any]]] = deque()
-        self._emptied = False  # the last receive found nothing
+        self._emptied = False  # the last receive found no data
         self._replies: list[bytes] = []
         self._unsent = b""
-        self._peer_closed = False  # it will send no more
-        self._peer_gone = False  # replies have nowhere to go; requests are still done
-        self._message_deadline = NEVER  # for the rest of a message, or for the newline behind one
-        self._send_deadline = NEVER  # for the client to take its replies, or to close
+        self._peer_closed = False  # the client will send no more
+        self._peer_gone = False  # replies cannot be sent; requests are still done
+        self._message_deadline = NEVER  # for the rest of a message, or the newline after it
+        self._send_deadline = NEVER  # for the client to read its replies, or to close
         self.fd = client.fileno()
         self.recv = client.recv
-        self.events = EPOLLIN  # what the loop waits for at present
+        self.events = EPOLLIN  # what the loop waits for now
         self.awaited: deque[Awaited] = deque()
         self.unanswered = 0  # requests
         self.peer = Peer(client, context.throttle, insecure=settings.insecure)
         if tls is not None and (name := tls.peer_name()) is not None:
             authenticate_by_certificate(context, self.peer, name)
-        self.silent_since = NEVER  # the client has said something since it was looked at
-        self.queued = False  # `intake` has it receive in its turn
-        self.settled = tls is None  # it is text, and no part of a message is awaited
-        self.ending = False  # nothing more will be done for it: close once all is answered
-        self.lingering = False  # all is answered and the client told: waiting for its close
+        self.silent_since = NEVER  # NEVER: the client has sent something since the last look
+        self.queued = False  # in the queue of `Intake`
+        self.settled = tls is None  # not encrypted, and no message is incomplete
+        self.ending = False  # takes no more requests; closes after the last reply
+        self.lingering = False  # all is answered and our side is shut: waiting for the client
         self.closed = False
 
     # --- Requests in. ---
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is unfinished on it, so that `intake` may receive for it."""
+        """Whether nothing is unfinished, so that `Intake` may receive for this connection."""
         return self.settled and not (self.awaited or self.ending)
 
     def receive(self) -> bool:
-        """Take what has arrived and do it; return whether `flush` is due."""
+        """Receive data and handle its requests; return whether `flush` must be called."""
         try:
             data = self.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -120,7 +120,7 @@ class Connection:
         return self.receive_text(data)
 
     def receive_nothing(self, error: OSError) -> bool:
-        """Take note that nothing has arrived, or that nothing can any more; return as `receive`."""
+        """Handle a failed receive: no data yet, or a broken connection; return as `receive`."""
         if isinstance(error, BlockingIOError):
             self._emptied = True
             return False
@@ -128,23 +128,23 @@ class Connection:
         return self.receive_text(b"")
 
     def receive_records(self, data: bytes) -> bool:
-        """Take what has arrived over TLS, as far as it is complete; return as `receive` does."""
+        """Handle TLS records, as far as they are complete; return as `receive` does."""
         assert self._tls is not None
         text = self._tls.decrypt(data)
         due = self.receive_text(text) if text else False
         if self._tls.ended and not self.ending:
             due = self.receive_text(b"")
-        if answer := self._tls.unsent():  # TLS has something to say by itself
+        if answer := self._tls.unsent():  # TLS has messages of its own to send
             self._unsent += answer
         return due or bool(answer)
 
     def turn_away(self, last_words: bytes) -> None:
-        """Send a client, which has not been let in, some bytes as they are, and then nothing."""
+        """Send the last bytes, as they are, to a client whose handshake failed, then close."""
         self._unsent = last_words
         self.ending = True
 
     def receive_text(self, data: bytes) -> bool:
-        """Take text that has arrived, or its end (no bytes); return as `receive` does."""
+        """Handle received text, or the end of the stream (no bytes); return as `receive` does."""
         if not data or self.ending:
             return self._receive_last(data)
         reader = self._reader
@@ -157,7 +157,7 @@ class Connection:
         return due
 
     def _receive_last(self, data: bytes) -> bool:
-        """Take the end of what the client sends, or throw away what it sends too late."""
+        """Handle the end of the client's stream, or discard data that comes too late."""
         if not data:
             self._peer_closed = True
             if not self.ending:
@@ -168,7 +168,7 @@ class Connection:
         return True
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
-        """Set the deadline for the rest of a message, or end where nothing more can be read."""
+        """Set the deadline for the rest of a message, or end if the stream is broken."""
         self.ending = reader.broken
         if self.ending or not reader.unsettled:
             self._message_deadline = NEVER
@@ -177,7 +177,7 @@ class Connection:
             self._message_deadline = self._context.now + wait
 
     def drain(self) -> None:
-        """Take what the client has sent so far, and then nothing more."""
+        """Receive and handle what the client has sent so far, and nothing after that."""
         self._emptied = False
         for _ in range(_DRAIN_RECEIVES_MAX):
             if self.ending or self._emptied:
@@ -186,7 +186,7 @@ class Connection:
         self.ending = True
 
     def handle(self, requests: list[Request | Bad]) -> bool:
-        """Do requests, those of a kind that stand together at once; return as `receive` does."""
+        """Do requests, consecutive ones of a kind together; return as `receive` does."""
         self.unanswered += len(requests)
         if len(requests) == 1:
             self._do(command_of(requests[0]), requests)
@@ -196,19 +196,19 @@ class Connection:
         return bool(self._replies) or self.unanswered >= self._settings.in_flight_max
 
     def _do(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, unless they must see what waits for the writer: then hold them back."""
+        """Do requests, or hold them back if they must see a write that is not committed yet."""
         if self._held or (self.awaited and command.waits):
             self._held.append((command, requests))
         else:
             self._answer(command, requests)
 
     def may(self, command: Command) -> bool:
-        """Tell whether who is at the other end may have that done."""
+        """Tell whether this client may use a command."""
         caller = self.peer.caller
         return command.right in caller.rights and (command.guests or caller is not GUEST)
 
     def _answer(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, and note their replies or what to wait for."""
+        """Do requests, and note their replies or that they are awaited."""
         if self.may(command):
             replies = command.do(self._context, self, requests)
         else:
@@ -222,15 +222,15 @@ class Connection:
                 self.awaited.append(Awaited(reply) if isinstance(reply, bytes) else reply)
 
     def withhold(self) -> None:
-        """Send no reply that needs a record, because there is none of it."""
-        for place, reply in enumerate(self._replies):
+        """Replace replies that need an audit record with refusals: it could not be written."""
+        for index, reply in enumerate(self._replies):
             if isinstance(reply, Recorded):
-                self._replies[place] = reply.refusal
+                self._replies[index] = reply.refusal
         for awaited in self.awaited:
             awaited.withhold()
 
     def settle(self) -> None:
-        """Answer what is known by now, up to what is not, and do what that held back."""
+        """Queue the replies up to the first unknown one; do the requests that they held back."""
         self._touched.add(self)
         awaited, held = self.awaited, self._held
         while True:
@@ -244,10 +244,10 @@ class Connection:
     # --- Replies out. ---
 
     def flush(self) -> bool:
-        """Send what is ready; return whether there is more to the connection than that.
+        """Send the replies that are ready; return whether the loop must look at the connection.
 
-        True means that the loop must look at `wants`, `waiting` and `closed`; False, that nothing
-        but the client's next request is awaited.
+        True means that the loop must check `wants`, `waiting` and `closed`; False, that the
+        connection only waits for the client's next request.
         """
         if self._replies:
             replies = b"".join(self._replies)
@@ -288,12 +288,12 @@ class Connection:
             self._send_deadline = self._context.now + self._settings.send_timeout_s
 
     def _finish(self) -> None:
-        """Tell the client that this was all, and give it a moment to close its side first."""
+        """Shut down our side, and give the client a moment to close its side first."""
         if self._tls is not None and (farewell := self._tls.end()):
             self._unsent = farewell
             self._send()
             if self._unsent:
-                return  # it is sent when there is room, and then this is done again
+                return  # `flush` sends the rest and then calls this again
         if not self._peer_closed:
             self.lingering = True
             self._send_deadline = self._context.now + LINGER_S
@@ -305,7 +305,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the socket. Saves under way are still done."""
+        """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
 
@@ -313,7 +313,7 @@ class Connection:
 
     @property
     def wants(self) -> int:
-        """The events of epoll to wait for; 0 while only the writer can move things on."""
+        """The epoll events to wait for; 0 while the connection waits for the writer only."""
         events = EPOLLOUT if self._unsent else 0
         if self.ending:
             return events | EPOLLIN if self.lingering else events
@@ -323,18 +323,18 @@ class Connection:
         return events | EPOLLIN
 
     def is_unused(self, now: float) -> bool:
-        """Tell whether the client has said nothing for a while, and waits for nothing."""
+        """Tell whether the client has been silent for `idle_timeout_s` and waits for nothing."""
         self.silent_since = min(self.silent_since, now)
         busy = self.awaited or self._unsent or self.ending
         return not busy and now - self.silent_since > self._settings.idle_timeout_s
 
     @property
     def waiting(self) -> bool:
-        """Whether there is a deadline to watch."""
+        """Whether the connection has a deadline."""
         return self._message_deadline != NEVER or self._send_deadline != NEVER
 
     def expire(self, now: float) -> None:
-        """End the connection where the client has kept the service waiting for too long."""
+        """End the connection if one of its deadlines has passed."""
         if self._send_deadline < now:
             self.close()
         elif self._message_deadline < now:

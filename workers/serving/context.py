@@ -1,4 +1,4 @@
-"""What the commands of one worker work with."""
+"""The parts of a worker that its commands use."""
 
 import logging
 import socket
@@ -42,13 +42,13 @@ class Context:
     checks: Checks
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console
-    versions_kept: int  # older ones, of each password
+    versions_kept: int  # older versions of each password
     delays: Delays = field(default_factory=Delays)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
 
     def refresh(self) -> None:
-        """Take note of what an administrator has changed. To be called once a tick."""
+        """Apply what an administrator has changed: applications, keys. Called once a tick."""
         try:
             self.registry.refresh(self.now_ms)
             key_id = self.reader.sealing_key()
@@ -56,10 +56,10 @@ class Context:
             log.debug("what administrators change cannot be read now: %s", error)
             return
         if key_id != self.vault.key_id:
-            self._take_keys(key_id)
+            self._seal_with(key_id)
 
-    def _take_keys(self, key_id: int) -> None:
-        """Seal with another key; where it is not known yet, read the key file again."""
+    def _seal_with(self, key_id: int) -> None:
+        """Seal with another key from now on; if it is unknown, read the key file again."""
         keyring = self.vault.keyring
         try:
             if key_id not in keyring.keys:
@@ -73,7 +73,7 @@ class Context:
         log.info("passwords are sealed with key %d from now on", key_id)
 
     def vault_for(self, user: UserRow) -> Vault:
-        """Return the vault, having looked for the user's key where it is not known yet."""
+        """Return the vault; if the user's key is unknown, look for it first."""
         if user.key_id not in self.vault.keyring.keys:
             self.refresh()
         return self.vault
@@ -81,12 +81,12 @@ class Context:
     def password(self, user: UserRow, version: int) -> tuple[str, int] | None:
         """Return a version of a user's password and when it was saved; None if it is not kept.
 
-        Raises `DatabaseRefused` for one that was tampered with: it is never given out.
+        Raises `DatabaseRefused` for a password that was tampered with.
         """
         return rows.open_version(self.vault_for(user), user, version)
 
     def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
-        """Put what a client did into the audit record, which is written every turn."""
+        """Note what a client did for the audit record, which is written every turn."""
         self.audit.note(
             time_ms=self.now_ms,
             application=peer.caller.application,

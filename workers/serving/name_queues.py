@@ -1,9 +1,10 @@
-"""Operations on one name go to the writer one after the other, in the order in which they came.
+"""Operations on one name go to the writer one at a time, in the order in which they came.
 
-An operation is planned on what the book holds when its turn comes: which user a name is, which
-version comes next. So the next one on the same name waits until the one before it is committed and
-can be read. Those on different names go at once. What another worker did to the same name meanwhile
-is found by the writer, which changes nothing then: the operation is planned again.
+An operation is planned from what the book holds when its turn comes: which user has the name, and
+which version comes next. So the next operation on the same name waits until the one before it is
+committed and can be read. Operations on different names do not wait for each other. If another
+worker has changed the same name meanwhile, the writer detects it and changes nothing, and the
+operation is planned again.
 """
 
 import logging
@@ -25,40 +26,40 @@ Key = tuple[int, str]  # a book and a name in it
 
 
 class Write(Awaited, ABC):
-    """A request that changes the book depending on what is in it."""
+    """A request whose change depends on what is in the book."""
 
     def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
         super().__init__()
         self.waiter = waiter
-        self.key = key  # None where no other operation can be in its way
+        self.key = key  # None if it need not wait for other operations
         self.id = id
         self.size = size
         self.since = now
 
     @abstractmethod
     def plan(self) -> Operation:
-        """Read what is in the book and return what the writer is to do; raise a `Refused`."""
+        """Read the book and return the operation for the writer; raise a `Refused`."""
 
     @abstractmethod
     def done(self, result: Result) -> bytes:
-        """Return the reply to what was committed; raise a `Refused`."""
+        """Return the reply after the commit; raise a `Refused`."""
 
     @abstractmethod
     def failed(self, outcome: Outcome) -> bytes:
-        """Return the reply where it was not done, or nobody knows."""
+        """Return the reply if it was not done, or the outcome is unknown."""
 
     def record(self, outcome: str) -> None:
-        """Put what became of it into the audit record, where it is something for that."""
+        """Put the outcome into the audit record, if requests of this kind are recorded."""
 
     def refused(self, refusal: Refused) -> bytes:
-        """Return the reply where it cannot be done."""
+        """Return the reply if the request cannot be planned."""
         if isinstance(refusal, Unavailable):
             return self.failed(Outcome(reason=str(refusal)))
         return messages.refusal(refusal, self.id)
 
 
 class NameQueues:
-    """The operations of one worker that are not finished, with a queue for each name."""
+    """The unfinished operations of one worker, with a queue for each name."""
 
     def __init__(self, commit_queue: CommitQueue, save_timeout_s: float) -> None:
         self._commit_queue = commit_queue
@@ -67,7 +68,7 @@ class NameQueues:
         self._bytes = 0
 
     def add(self, write: Write, now: float) -> None:
-        """Queue a request; its `reply` is there later, or at once."""
+        """Queue a request; its `reply` is set later, or at once if the queue is full."""
         if self._bytes >= QUEUE_BYTES_MAX or self._commit_queue.full:
             write.reply = write.failed(QUEUE_FULL)
             return
@@ -80,7 +81,7 @@ class NameQueues:
         self._advance(write, now, [])
 
     def settle(self, batch: Batch, now: float) -> list[Waiter]:
-        """Take the results of a batch; return who has a reply now."""
+        """Handle the results of a batch; return the connections that have a reply now."""
         outcome = batch.outcome
         assert outcome is not None
         answered: list[Waiter] = []
@@ -103,7 +104,7 @@ class NameQueues:
         return answered
 
     def _advance(self, write: Write | None, now: float, answered: list[Waiter]) -> None:
-        """Send a request on its way; where it is answered without that, the one behind it."""
+        """Send a request to the writer; if it is answered at once, continue with the next one."""
         while write is not None:
             reply = self._start(write, now)
             if reply is None:
@@ -112,7 +113,7 @@ class NameQueues:
             write = self._finish(write, reply)
 
     def _start(self, write: Write, now: float) -> bytes | None:
-        """Plan and queue a request; return its reply where it got no further."""
+        """Plan and queue a request; return its reply if it cannot be queued."""
         if write.since < now - self._save_timeout_s:
             return write.failed(TOO_LATE)
         try:
@@ -126,7 +127,7 @@ class NameQueues:
         return None
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:
-        """Note a request's reply; return the next one on the same name."""
+        """Set a request's reply; return the next request on the same name."""
         write.reply = reply
         self._bytes -= write.size
         if write.key is None:
@@ -140,16 +141,16 @@ class NameQueues:
 
 
 def refusal_of(error: Exception) -> Refused:
-    """Return what the client is told of an error while its request was done.
+    """Return the refusal that tells the client of an error in its request.
 
-    One that was not foreseen, which tampering with the database may cause, costs its own request
-    and not the worker with all its clients. Its text is not logged: it may hold a secret.
+    An unforeseen error, which tampering with the database may cause, fails only its own request and
+    not the worker with all its clients. Its text is not logged, because it may hold a secret.
     """
     if isinstance(error, Refused):
         return error
     if isinstance(error, DatabaseRefused):
         log.error("%s", error)
         return Unavailable("What is stored of this password was altered; it is not given out.")
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s in %s, line %s", type(error).__name__, last.filename, last.lineno)
     return Unavailable("The service failed at this request; its log says where.")
