@@ -25,7 +25,7 @@ from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_use
 from workers.book.vault import Vault
 from workers.storage import generations
 from workers.storage.walk import in_order
-from workers.storage.writing import NONCE_PLACE, nonce
+from workers.storage.writing import NONCE_SPAN, nonce
 
 _ROWS_AT_A_TIME = 64
 _REST = 12
@@ -111,7 +111,7 @@ def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: boo
     connection: apsw.Connection = database.connection()
     others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
-    as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_PLACE) == b"")
+    as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_SPAN) == b"")
     update = sql(User.update(columns).where(as_it_was))
     began = time.monotonic()
     for page in in_order(connection, sql(others), (vault.key_id,), at_a_time=_ROWS_AT_A_TIME):

@@ -1,1 +1,1 @@
-"""Where passwords are kept: a SQLite database, how it is opened, written, read and checked."""
+"""The SQLite database that holds the passwords: opening, writing, reading and checking it."""

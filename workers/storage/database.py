@@ -1,7 +1,7 @@
-"""Opening the database, its commits and its checkpoints.
+"""Opens the database, and does its commits and checkpoints.
 
-The writer holds the only connection that writes. Others open the file `query_only`, for as short a
-time as they can, because an open read transaction keeps the write-ahead log from being reused.
+Only the writer saves passwords. Workers and the console open the file `query_only` and keep their
+read transactions short, because an open one keeps the write-ahead log from being reused.
 """
 
 import contextlib
@@ -38,23 +38,23 @@ from workers.storage.writing import Operation, Result, RowWriter
 
 _LOCK_WAIT_S = 1
 """How long to wait for another program that has locked the database: long enough for a backup's
-last step, short enough to say so while the client still listens. A command of the administrator
-that looks whether the database is in use has it for a moment, too."""
+last step, short enough to answer while the client still waits. An administrator's command that
+tests whether the database is in use also locks it for a moment."""
 
 _LOCK_PAUSE_S = 0.01
 
 _ADMINISTRATION_WAIT_S = 10
-"""How long a command of the administrator waits for its turn to write."""
+"""How long an administrator's command waits for its turn to write."""
 
 _READ_WAIT_S = 0.05
-"""How long a reader waits, which a log being recovered makes it do: a worker has other clients."""
+"""How long a reader waits while a log is recovered: short, because a worker has other clients."""
 
 _NOT_KNOWN = (0, 0)
 
 PRAGMAS = {
     "page_size": 4096,  # of a new file: the file system's own
-    "synchronous": "full",  # COMMIT returns when the log is on the disk
-    "wal_autocheckpoint": 0,  # the writer checkpoints when nobody waits, and sees the errors
+    "synchronous": "full",  # COMMIT returns after the log is on the disk
+    "wal_autocheckpoint": 0,  # the writer checkpoints after its replies, and sees the errors
     "journal_size_limit": LOG_BYTES_KEPT,
     "cache_size": -16 * 1024,  # KiB
     "foreign_keys": 1,
@@ -65,7 +65,7 @@ PRAGMAS = {
 
 
 def holds_a_book(path: Path) -> bool:
-    """Tell whether there is a database, or the log of one, so that a key for it must exist."""
+    """Tell whether there is a database or a log of one, so that a key for it must exist."""
     try:
         return path.stat().st_size > 0 or generations.is_emptied(path)
     except OSError:
@@ -73,7 +73,7 @@ def holds_a_book(path: Path) -> bool:
 
 
 def require_a_book(path: Path) -> None:
-    """Raise `DatabaseRefused` where there is no password book yet, or nobody can tell."""
+    """Raise `DatabaseRefused` if there is no password book yet, or its path cannot be used."""
     try:
         if os.stat(path).st_size > 0:
             return
@@ -85,11 +85,11 @@ def require_a_book(path: Path) -> None:
 
 
 class Store:
-    """The writer's connection: opened, checked, and made if there is none.
+    """The writer's connection: it opens and checks the database, and makes one if there is none.
 
-    Raises `DatabaseRefused` or `KeyRefused` where the file is not one to write to, and changes
-    nothing in it then. `looks_for_damage` goes through all pages, 0.12 s a million users; else
-    damage is found where it is read. `connection` is the plain apsw connection under the models.
+    Raises `DatabaseRefused` or `KeyRefused` if the file must not be written to, and then changes
+    nothing in it. `looks_for_damage` checks all pages, 0.12 s a million users; otherwise damage is
+    found when it is read. `connection` is the plain apsw connection under the models.
     """
 
     def __init__(
@@ -103,15 +103,15 @@ class Store:
         self.path = path
         self._log_path = Path(f"{path}-wal")
         self._lock = open_and_lock(path, self._log_path)
-        self.log_pages = 0  # in the write-ahead log after the last commit
-        self._log_begins = False  # with the next commit: all of the log is in the database
-        self._file_state = _NOT_KNOWN  # of the database after the last checkpoint
+        self.log_pages = 0  # pages in the write-ahead log after the last commit
+        self._log_begins = False  # the next commit begins a new log: all is in the database
+        self._file_state = _NOT_KNOWN  # the database file's state after the last checkpoint
         self._database = APSWDatabase(os.path.abspath(path), pragmas=PRAGMAS, timeout=_LOCK_WAIT_S)
         with refusals(path):
             try:
                 self._database.connect()
                 self.connection: apsw.Connection = self._database.connection()
-                # Until it is known to be ours, nothing in it is changed, not even by closing it.
+                # Change nothing, not even by closing it, until the file is known to be ours.
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 models.database.initialize(self._database)
                 generations.check_log(self._database, path)
@@ -125,10 +125,10 @@ class Store:
         self._row_writer = RowWriter(self.connection, requests_kept_ms)
         self.connection.set_wal_hook(self._committed)
         self.files = OpenFiles(path, self._log_path)
-        self.users = 0  # committed, once they were counted
+        self.users = 0  # committed users; valid after `count_users`
 
     def _prepare(self, keys: CheckValues) -> None:
-        """Make the tables if there are none; refuse what another program or version made."""
+        """Make the tables if there are none; refuse a file of another program or version."""
         if not is_empty(self._database):
             check_schema(self._database, self.path)
             check_keys(self.path, keys)
@@ -145,24 +145,24 @@ class Store:
             self._database.pragma("user_version", SCHEMA_VERSION)
 
     def keys(self) -> CheckValues:
-        """Return the keys that the book is sealed with, the one that seals now last."""
+        """Return the check values of the book's keys by their ids; the sealing key is last."""
         rows = Key.select(Key.id, Key.check_value).order_by(Key.seals, Key.id)
         return {row.id: bytes(row.check_value) for row in rows}
 
     def begin_log(self) -> None:
-        """Have a log that no copy of the database file made so far can be taken to belong to.
+        """Begin a log with a new number, so that it matches no earlier copy of the database file.
 
-        To be called before anything is saved. Where a reader is in the way, the log that is there
-        goes on, and another is begun after the first complete checkpoint. Raises an `apsw.Error`.
+        Call it before anything is saved. If a reader is in the way, the present log continues, and
+        a new one begins after the first complete checkpoint. Raises an `apsw.Error`.
         """
         if self.checkpoint():
             self.commit([], [])
             self.checkpoint()
 
     def close(self) -> None:
-        """Close; where this is the last connection, everything is then in the one file.
+        """Close; if this is the last connection, everything is then in the database file.
 
-        Raises `DatabaseRefused` where another database was copied over it, having changed nothing.
+        Raises `DatabaseRefused` and changes nothing if another database was copied over it.
         """
         try:
             if self._file_state != _NOT_KNOWN:
@@ -176,7 +176,7 @@ class Store:
     def _close(self) -> None:
         try:
             self._database.close()
-        finally:  # not before: closing any descriptor of a file drops SQLite's locks on it
+        finally:  # last, because closing any descriptor of a file drops SQLite's locks on it
             os.close(self._lock)
 
     def _committed(self, connection: apsw.Connection, name: str, pages: int) -> int:
@@ -184,12 +184,12 @@ class Store:
         return apsw.SQLITE_OK
 
     def commit(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
-        """Save rows and do operations as one transaction; return what became of the operations.
+        """Save rows and do operations in one transaction; return the operations' results.
 
-        Returns when it would survive pulling the plug. Where there is nothing to do, something is
-        written all the same, so that one sees whether it can be. Raises an `apsw.Error`, and then
-        nothing of it is done: except where a sync failed, after which nobody can tell. Raises
-        `KeyRetired` for what nobody could open.
+        When it returns, the changes survive a power loss. If there is nothing to do, it still
+        writes something, to show whether that is possible. Raises an `apsw.Error`; then nothing was
+        done, except that after a failed sync the outcome is unknown. Raises `KeyRetired` for
+        changes that nobody could open.
         """
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
@@ -205,23 +205,22 @@ class Store:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        # Where the log is shorter than before, somebody else has copied all of it, and this commit
-        # has begun another; its numbers are the old ones yet, and the next commit changes them.
+        # If the log is shorter than before, another process has copied all of it, and this commit
+        # has begun a new log, still with the old number; the next commit makes a new one.
         self._log_begins = not self._log_begins and self.log_pages < pages
         self.users += self._row_writer.users_more
         return results
 
     def to_be_emptied(self) -> bool:
-        """Tell whether a commit, of nothing if need be, would delete users of removed books."""
+        """Tell whether the next commit, even an empty one, would delete users of removed books."""
         removed = self._row_writer.removed
         removed.look()
         return removed.pending
 
     def checkpoint(self) -> bool:
-        """Copy the write-ahead log to the database as far as readers allow; tell if all of it.
+        """Copy the write-ahead log to the database as far as readers allow; tell if all was copied.
 
-        Raises `DatabaseRefused` where another database was copied over this one, and an
-        `apsw.Error`.
+        Raises an `apsw.Error`, or `DatabaseRefused` if another database was copied over this one.
         """
         self._check_overwritten()
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE
@@ -235,16 +234,16 @@ class Store:
         return found.st_size, found.st_mtime_ns
 
     def _check_overwritten(self) -> None:
-        """Look whether the database file is the one that the log belongs to, if it has changed."""
+        """If the database file has changed, check that the log belongs to it."""
         if self._state() != self._file_state:
             generations.check_log(self._database, self.path)
 
     def close_after_removal(self) -> bool:
-        """Close a database of which a file was taken away; return whether that could be done.
+        """Close a database of which a file was removed; return whether it was closed.
 
-        Where only the log was, what is in it is copied to the database before, waiting for readers
-        that are in the way; where one stays, nothing was closed. What is left of the log at the
-        path goes too, lest it be taken for that of another database there.
+        If only the log was removed, first copy its content to the database, waiting for readers; if
+        one stays in the way, do not close. Delete our log if it is still at its path, so that it is
+        not taken for another database's.
         """
         if not self.files.database_removed:
             try:
@@ -260,7 +259,7 @@ class Store:
         return True
 
     def count_users(self) -> None:
-        """Count the rows: about 20 ms a million, so once at the start and never again."""
+        """Count the rows. This takes about 20 ms a million, so it is done only at the start."""
         self.users = int(User.select().count())
 
     def newest_id(self) -> int:
@@ -274,7 +273,7 @@ def check_database(path: Path, keyring: Keyring) -> None:
 
 
 def is_in_use(path: Path) -> bool:
-    """Tell whether a service has the database open. Not to be called with it open here."""
+    """Tell whether a service has the database open. Do not call it with the database open here."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -290,9 +289,9 @@ def is_in_use(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
-    """Give the models a database beside the service that may be running on it.
+    """Open a database for the models to change, while a service may be using it.
 
-    Its transactions are to be short: the writer waits for them. Raises a `StoreError` as the
+    Keep the transactions short, because the writer waits for them. Raises a `StoreError` as the
     service does at its start.
     """
     pragmas = PRAGMAS | {"wal_autocheckpoint": CHECKPOINT_PAGES}
@@ -305,7 +304,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             _check_trust(path, _found(path))
             database.connect()
             connection: apsw.Connection = database.connection()
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is ours
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is known ours
             check_schema(database, path)
             check_keys(path, keyring.check_values)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
@@ -316,11 +315,11 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
 
 @contextlib.contextmanager
 def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
-    """Give the models an existing database in which nothing is changed.
+    """Open an existing database for the models to read.
 
-    Raises a `StoreError` as the service does at its start; but damage is left to who looks for it.
+    Raises a `StoreError` as the service does at its start, but does not look for damage.
     """
-    # Beside a service the numbers may change while they are compared; it has done that itself.
+    # A running service has checked its log itself, and may change the numbers during a check.
     in_use = is_in_use(path)
     database = database_to_read(path)
     try:
@@ -338,7 +337,7 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
 
 
 def database_to_read(path: Path) -> APSWDatabase:
-    """Return an existing database for the models to read, not opened yet."""
+    """Return an existing database for the models to read, but do not open it yet."""
     flags = apsw.SQLITE_OPEN_READWRITE  # never creates; a reader of WAL writes to shared memory
     pragmas = {"query_only": 1, "trusted_schema": 0}
     name = os.path.abspath(path)
@@ -348,9 +347,9 @@ def database_to_read(path: Path) -> APSWDatabase:
 
 
 def open_to_read(reader: APSWDatabase) -> apsw.Connection:
-    """Open a database that is to be read; closing it makes no checkpoint.
+    """Open a database for reading; closing it makes no checkpoint.
 
-    Raises a peewee or apsw error where it cannot be read.
+    Raises a peewee or apsw error if it cannot be read.
     """
     connection: apsw.Connection = reader.connection()
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -358,9 +357,9 @@ def open_to_read(reader: APSWDatabase) -> apsw.Connection:
 
 
 def open_and_lock(path: Path, log_path: Path) -> int:
-    """Return a descriptor that keeps other services off the database, making the file if need be.
+    """Make the file if there is none, and return a descriptor with the lock that services take.
 
-    A new file is for its owner only, and leftovers of an older one beside it are taken away. Files
+    Only the owner may use a new file, and leftovers of an older one beside it are deleted. Files
     of another user are refused.
     """
     try:
@@ -391,7 +390,7 @@ def _why_not_opened(path: Path, error: OSError) -> str:
 
 
 def _why_no_file(path: Path) -> str | None:
-    """Return what leads nowhere, as the end of a sentence; None where a file may be made."""
+    """Return why no file can be at a path, as the end of a sentence, or None."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"is a link to {os.readlink(path)}, and there is no such file."
     try:
@@ -402,9 +401,9 @@ def _why_no_file(path: Path) -> str | None:
 
 
 def _check_trust(path: Path, found: os.stat_result) -> None:
-    """Raise `DatabaseRefused` where the database, or a file that SQLite has beside it, is not ours.
+    """Raise `DatabaseRefused` if the database, or a file of SQLite beside it, is not ours.
 
-    SQLite follows a link there, and somebody else's log would become part of the book.
+    SQLite would follow a link there, and make another user's log part of the book.
     """
     reason = trust.distrust(found, path, os.geteuid())
     if reason:
@@ -416,7 +415,7 @@ def _check_trust(path: Path, found: os.stat_result) -> None:
 
 
 def _found(path: Path) -> os.stat_result:
-    """Return what stat(2) says of a database; raise `DatabaseRefused` where there is none."""
+    """Return the stat(2) result of a database; raise `DatabaseRefused` if there is none."""
     try:
         return os.stat(path)
     except OSError as error:
@@ -424,7 +423,7 @@ def _found(path: Path) -> os.stat_result:
 
 
 def check_can_be_made(path: Path) -> None:
-    """Raise `DatabaseRefused` where there can be no database: before a key is made for it."""
+    """Raise `DatabaseRefused` if no database can be at a path. Call it before making a key."""
     try:
         os.path.abspath(path).encode()
         reason = trust.distrust(os.stat(path), path, os.geteuid())
@@ -439,7 +438,7 @@ def check_can_be_made(path: Path) -> None:
 
 
 def check_is_a_book(path: Path) -> None:
-    """Raise `DatabaseRefused` for a file that cannot be a password book, whatever the key is."""
+    """Raise `DatabaseRefused` for a file that is no password book, without knowing the key."""
     _check_trust(path, _found(path))
     reader = database_to_read(path)
     try:
@@ -452,10 +451,10 @@ def check_is_a_book(path: Path) -> None:
 
 
 def _make(path: Path, log_path: Path) -> None:
-    """Make an empty file where there is none, and no log beside it.
+    """Make an empty file if there is none, after deleting an old log beside it.
 
-    The old log goes first, and for good; so a log beside an empty file is never what a start has
-    left that was killed. The folder is locked, lest another start's log be taken for an old one.
+    The old log is deleted first and durably, so a start that is killed never leaves a log beside an
+    empty file. The folder is locked, so that another start's new log is not taken for an old one.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -474,7 +473,7 @@ def _make(path: Path, log_path: Path) -> None:
 
 
 def _locked(descriptor: int) -> bool:
-    """Take the lock of a file; return whether it could be had within `_LOCK_WAIT_S`."""
+    """Lock a file; return whether that succeeded within `_LOCK_WAIT_S`."""
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:

@@ -1,17 +1,17 @@
-"""Whether there is room for more on a disk. Knows nothing of what is to be written there."""
+"""Tests whether a disk has room for more. Knows nothing of what is written there."""
 
 import errno
 import os
 from pathlib import Path
 
 _ROOM_BYTES = 64 * 1024
-"""What must fit on the disk: a few saves, with what they write beside the passwords."""
+"""The room that must be free: enough for a few saves with all that they write."""
 
 
 def why_no_room(folder: Path) -> str | None:
-    """Return why the disk, or a quota, has no room for more; None where it has.
+    """Return why the disk or a quota has no room for more, or None.
 
-    What cannot be tried, as in a folder where this user makes no files, is not said to be full.
+    Also None if it cannot be tested, for example in a folder where this user may make no files.
     """
     try:
         descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)

@@ -1,18 +1,18 @@
-"""Whether a database and the write-ahead log beside it belong together.
+"""Checks that a database and the write-ahead log beside it belong together.
 
-A log holds pages, and does not say of which database. Where an older copy is put back beside the
-log of a service that was killed, SQLite writes those pages into the copy. So the database has one
-row with two random numbers:
+A log holds pages, but does not say of which database. If somebody puts an older copy of the
+database beside the log of a killed service, SQLite writes the log's pages into the copy. So the
+database has one row with two random numbers:
 
-    current     of the log that is written now: the first commit of each log makes another
-    previous    the `current` that the database file had, whole and synced, when that log was begun
+    current     the number of the present log: the first commit of each log makes a new one
+    previous    the `current` that the complete, synced database file had when that log began
 
-While a log is copied to the database the file has one of the two, and after it `current`. This is
-so after every kill and power loss, because `previous` is only ever changed to what a complete
-checkpoint has synced. A file that has neither never was below this log.
+While a log is copied to the database, the file has one of the two numbers, and afterwards
+`current`. This holds after every kill and power loss, because `previous` is only set to a number
+that a complete checkpoint has synced. A file that has neither number does not belong to this log.
 
-`Store` alone makes new numbers, which needs the lock of the service; others may copy the log, but
-leave the numbers as they are.
+Only `Store`, which holds the service's lock, makes new numbers. Other programs may copy the log to
+the database, but do not change the numbers.
 """
 
 import os
@@ -28,7 +28,7 @@ from workers.book.models import NO_GENERATION, SCHEMA_VERSION
 
 _BYTES = 16
 _ROW = 0x70775376
-"""The id of the row. It is in no other table, so no page of one is taken for this table's."""
+"""The id of the row. No other table has it, so no other table's page can be taken for this one."""
 
 _READ = "SELECT previous, current FROM generation WHERE id = ?"
 _BEGIN = "UPDATE generation SET previous = current, current = ? WHERE id = ?"
@@ -36,15 +36,15 @@ _TOUCH = "UPDATE generation SET current = current WHERE id = ?"
 
 
 def make_first(connection: apsw.Connection) -> None:
-    """Put the row into a database that has none: nothing of it is in the file as yet."""
+    """Insert the row into a new database, whose file does not contain it yet."""
     values = (_ROW, NO_GENERATION, os.urandom(_BYTES))
     connection.execute("INSERT INTO generation VALUES (?, ?, ?)", values)
 
 
 def begin(connection: apsw.Connection) -> None:
-    """Make another number, in the transaction that begins a log.
+    """Make a new number, in the first transaction of a log.
 
-    Only to be called where the last checkpoint was complete. The first page is written as well: so
+    Call it only after a complete checkpoint. It also writes the database's first page, so that
     every log says where the row is.
     """
     connection.execute(_BEGIN, (os.urandom(_BYTES), _ROW))
@@ -52,23 +52,23 @@ def begin(connection: apsw.Connection) -> None:
 
 
 def touch(connection: apsw.Connection) -> None:
-    """Write the row as it is: something is written then, and nothing changes."""
+    """Write the row without changing it, so that the transaction writes something."""
     connection.execute(_TOUCH, (_ROW,))
 
 
 def check_log(database: APSWDatabase, path: Path) -> None:
-    """Raise `DatabaseRefused` where the log is not that of the database; change nothing.
+    """Raise `DatabaseRefused` if the log belongs to another database; change nothing.
 
-    To be called before anything else is read, with a database that is open.
+    Call it with an open database, before anything else is read.
     """
     alone = _read_alone(path)
     try:
         both = _read(database.connection())
     except (apsw.CorruptError, apsw.NotADBError):
-        if alone is not None and alone[1]:  # it is the log that makes it unreadable
+        if alone is not None and alone[1]:  # readable without the log
             raise DatabaseRefused(foreign_log(path)) from None
         raise
-    if alone is None:  # damage is for others to find
+    if alone is None:  # damaged: other checks report that
         return
     found, known = alone[1], both or (b"", b"")
     if found not in known and (found or known[0] != NO_GENERATION):
@@ -76,7 +76,7 @@ def check_log(database: APSWDatabase, path: Path) -> None:
 
 
 def refuse_emptied(path: Path) -> None:
-    """Raise `DatabaseRefused` for a file of no bytes beside a log, which SQLite would delete."""
+    """Raise `DatabaseRefused` for an empty file beside a log, which SQLite would delete."""
     if is_emptied(path):
         raise DatabaseRefused(
             f"{path} is empty, but its log {path}-wal is not. Nothing was changed. Put the "
@@ -85,7 +85,7 @@ def refuse_emptied(path: Path) -> None:
 
 
 def is_emptied(path: Path) -> bool:
-    """Tell whether a database is there and of no bytes, and its log is there and is not."""
+    """Tell whether a database file is empty although its log is not."""
     try:
         return not path.stat().st_size and bool(os.stat(f"{path}-wal").st_size)
     except OSError:
@@ -93,7 +93,7 @@ def is_emptied(path: Path) -> bool:
 
 
 def foreign_log(path: Path) -> str:
-    """Return what is said of a database whose log belongs to another, with both ways out."""
+    """Return the message for a database whose log belongs to another, with both ways out."""
     return (
         f"{path} and its log {path}-wal do not belong together: the database was put back or "
         "replaced while the log of another one was left beside it. Nothing was changed. To use the "
@@ -102,11 +102,11 @@ def foreign_log(path: Path) -> str:
     )
 
 
-_Numbers = tuple[bytes, bytes]  # previous and current; both empty where there is no such row
+_Numbers = tuple[bytes, bytes]  # previous and current; both empty if there is no such row
 
 
 def _read(connection: apsw.Connection) -> _Numbers | None:
-    """Return the numbers as the database has them, or None where it lacks the table."""
+    """Return the numbers in the database, or None if it lacks the table."""
     try:
         row = connection.execute(_READ, (_ROW,)).fetchone()
     except apsw.SQLError:
@@ -115,9 +115,9 @@ def _read(connection: apsw.Connection) -> _Numbers | None:
 
 
 def _read_alone(path: Path) -> _Numbers | None:
-    """Return the numbers that are in the file itself, whatever the log says; None if unreadable.
+    """Return the numbers in the database file, without its log; None if it is unreadable.
 
-    SQLite ignores the log of a file that is called immutable.
+    SQLite ignores the log of a file that is opened as immutable.
     """
     name = f"file:{quote(os.fsencode(os.path.abspath(path)))}?immutable=1"
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI

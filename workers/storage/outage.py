@@ -1,8 +1,8 @@
-"""While nothing can be saved: `status` says so, and the log does, once a minute.
+"""Reports an outage, while nothing can be saved: in `status`, and in the log once a minute.
 
 An outage begins with the first change that cannot be written, whatever the reason: a full disk, a
-quota, a database that is read-only or locked. It ends when something was written and nothing has
-been refused for a few seconds: on a full disk small changes may fit where larger ones do not.
+quota, a read-only or locked database. It ends when something was written and no change has been
+refused for a few seconds, because on a full disk small changes may fit although larger ones do not.
 """
 
 import logging
@@ -22,25 +22,25 @@ REASONS = ("", DISK_FULL, QUOTA_EXCEEDED, READ_ONLY, LOCKED, CANNOT_BE_OPENED, D
 
 _LOG_EVERY_S = 60.0
 QUIET_S = 5.0
-"""How long nothing may have been refused before the outage is over."""
+"""How long no change may have been refused before the outage is over."""
 
 log = logging.getLogger(__name__)
 
 
 class Outage:
-    """What the writer could not write, and since when. Begins without one."""
+    """The writer's present outage, if there is one. There is none at the start."""
 
     def __init__(self, scoreboard: Scoreboard) -> None:
         self._scoreboard = scoreboard
-        self._refused = 0  # changes, in all of the outage
+        self._refused = 0  # changes, in the whole outage
         self._refused_last = 0.0  # seconds of the monotonic clock
-        self._logged = 0  # of `_refused`
+        self._logged = 0  # how many of `_refused` the log has reported
         self._logged_last = 0.0
         scoreboard.end_outage()
 
     @property
     def lasts(self) -> bool:
-        """Whether there is one."""
+        """Whether there is an outage now."""
         return bool(self._refused)
 
     def refused(self, changes: int, reason: str) -> None:

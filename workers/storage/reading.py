@@ -1,9 +1,9 @@
-"""Reading the book: from names to rows. Shared by the workers' answers and the console's listing.
+"""Reads the book, for the workers' answers and for the console's listing.
 
-A `BookReader` is a worker's `query_only` connection. It sees what is committed and never waits: a
-database that cannot be read at this moment is `Unavailable`. A transaction lasts for one answer,
-because an open one keeps the write-ahead log from being reused. The writer says on the scoreboard
-when it has opened another database, and the reader follows.
+A `BookReader` is a worker's `query_only` connection. It sees committed data and does not wait: if
+the database cannot be read now, it raises `Unavailable`. A transaction lasts for one answer,
+because an open one keeps the write-ahead log from being reused. The writer reports on the
+scoreboard when it has opened another database, and the reader then opens that one.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from workers.storage.database import database_to_read, open_to_read
 from workers.storage.walk import in_order
 
 _ENTRY_BYTES = 128
-"""What a user takes in a reply beside its name and labels, near enough for a limit."""
+"""The approximate size of a user in a reply besides its name and labels."""
 
 _DAMAGED = "The database is damaged; `pwserver check` says where."
 
@@ -54,28 +54,28 @@ class Entry(NamedTuple):
 
 
 class BookReader:
-    """A worker's view of the database. All methods raise `Unavailable` where it cannot be read."""
+    """A worker's view of the database. All methods raise `Unavailable` if it cannot be read."""
 
     def __init__(self, path: Path, scoreboard: Scoreboard) -> None:
         self._scoreboard = scoreboard
-        self._opened = 0  # which of the writer's openings the connection followed; 0: none
+        self._opened = 0  # the number of the writer's opening that is read; 0: none
         self._database = database_to_read(path)
         self._connection: apsw.Connection
         self._build_statements()
 
     def find(self, book: int, name: str) -> UserRow | None:
-        """Return the user of a name."""
+        """Return the user that has a name, or None."""
         user_id = generated_id(name)
         if user_id is None:
             return self._user(self._by_name, (book, name))
         return self._user(self._by_generated_name, (book, user_id))
 
     def find_or_decoy(self, book: int, name: str) -> tuple[UserRow | None, bool]:
-        """Return the user of a name and True; for a name that nobody has, some user and False.
+        """Return the user that has a name and True, or some other user and False.
 
-        Both take the same steps and so the same time: the first name from that name on is searched
-        for, and then the first user from its id on; that it is another is seen afterwards. There is
-        no user to return only where there is none from there on.
+        Both cases take the same steps and so the same time: search for the first name that is not
+        less than `name`, then for the first user whose id is not less than that name's, and only
+        then compare. It returns no user only if there is none from there on.
         """
         user_id = generated_id(name)
         generated = user_id is not None
@@ -90,24 +90,24 @@ class BookReader:
             return None, False
         *columns, chosen = row
         user = UserRow(*columns)
-        # No step is left out where the one before it has told already.
+        # Use `&`, not `and`: every comparison is made, whatever the ones before it gave.
         is_named = (found_name == name) & (generated != bool(chosen))
         return user, is_named & (user.id == user_id) & (user.book == book)
 
     def find_by_id(self, user_id: int) -> UserRow | None:
-        """Return the user of an id."""
+        """Return the user that has an id, or None."""
         return self._user(self._by_id, (user_id,))
 
     def earlier(self, book: int, request_id: str) -> tuple[int, int, int] | None:
-        """Return what a request that is remembered made: (user_id, version, fingerprint)."""
+        """Return (user_id, version, fingerprint) of a remembered request, or None."""
         with self._reading() as connection:
             row = connection.execute(self._by_request, (book, request_id)).fetchone()
         return cast("tuple[int, int, int] | None", row)
 
-    # --- Who may use the book, and with which key. ---
+    # --- Applications and keys. ---
 
     def applications(self) -> list[ApplicationRow]:
-        """Return all applications, as they stand in the database."""
+        """Return the rows of all applications, unverified."""
         with self._reading() as connection:
             return applications(connection)
 
@@ -126,8 +126,8 @@ class BookReader:
     ) -> tuple[list[Entry], str | None]:
         """Return users in the order of their names, and the `after` of the next page.
 
-        A page ends early where it has looked at `PAGE_ROWS_MAX` rows, or grown too long: then there
-        is a next one, which goes on from there. It is what the book held at one moment.
+        A page ends early after `PAGE_ROWS_MAX` rows or `PAGE_BYTES_MAX` bytes; the next page
+        continues there. A page shows the book as it was at one moment.
         """
         users: list[Entry] = []
         size = looked_at = 0
@@ -148,9 +148,9 @@ class BookReader:
     def _in_order(
         self, connection: apsw.Connection, book: int, after: str, prefix: str
     ) -> Iterator[tuple[str, Entry | None]]:
-        """Yield the users behind a name whose names begin with a prefix, by name.
+        """Yield names after `after` that begin with a prefix, in order, with their users.
 
-        A name with None is one to pass over, so that who counts can stop in the middle of many.
+        A name with None is not listed, but is yielded so that the caller can count the rows.
         """
         first = max(after, prefix)
         streams: list[Iterable[tuple[str, Entry | None]]] = [self._chosen(connection, book, first)]
@@ -159,7 +159,7 @@ class BookReader:
         last = first
         for name, entry in heapq.merge(*streams, key=lambda item: item[0]):
             if name < last or name == last != first:
-                raise Unavailable(_DAMAGED)  # else who asks page after page would go round for ever
+                raise Unavailable(_DAMAGED)  # otherwise the pages of a listing might never end
             last = name
             if not name.startswith(prefix):
                 return
@@ -189,7 +189,7 @@ class BookReader:
     # --- The connection. ---
 
     def _user(self, statement: str, parameters: tuple[int | str, ...]) -> UserRow | None:
-        """Return the one row of a statement. What most answers begin with, so without ceremony."""
+        """Return the one row of a statement. Most answers call this, so it uses no `_reading`."""
         try:
             if self._opened != self._scoreboard.openings:
                 self._open()
@@ -200,7 +200,7 @@ class BookReader:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
-        """Give the connection to the database that the writer has open now."""
+        """Yield the connection, after opening the writer's present database if it is another."""
         try:
             if self._opened != self._scoreboard.openings:
                 self._open()
@@ -210,7 +210,7 @@ class BookReader:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
-        """Read several times, and see one moment."""
+        """Yield the connection in a transaction: all statements see the book at one moment."""
         with self._reading() as connection:
             connection.execute("BEGIN")
             try:
@@ -232,8 +232,8 @@ class BookReader:
         self._by_generated_name = sql(
             user.where(in_book & (User.id == 0) & User.username.is_null())
         )
-        # SQLite plans again for a parameter whose value may matter to the plan (STAT4), which takes
-        # 3 us. So the limit is none, and the plus says that the book's does not matter.
+        # SQLite plans again if a parameter's value may matter to the plan (STAT4), which takes 3
+        # us. So the limit is a constant, and the plus takes the book out of the planning.
         this_book, one = User.book == SQL("+?", (0,)), SQL("1")
         name_and_id = User.select(User.id, User.username)
         names = name_and_id.where(this_book & (User.username >= ""))
@@ -253,7 +253,7 @@ class BookReader:
             .where(in_book & (User.username >= ""))
             .order_by(User.username)
         )
-        not_common = User.book != SQL("0")  # as the index has it
+        not_common = User.book != SQL("0")  # the condition of the index
         self._own_ids = sql(
             User.select(User.id, *listed)
             .where(in_book & User.username.is_null() & not_common & (User.id >= 0))
@@ -267,7 +267,7 @@ class BookReader:
 
 
 def applications(connection: apsw.Connection) -> list[ApplicationRow]:
-    """Return all applications in the order in which they were added, tombstones as well."""
+    """Return all applications, tombstones too, in the order in which they were added."""
     return [ApplicationRow(*row) for row in connection.execute(_applications())]
 
 
@@ -290,11 +290,11 @@ def _entry(name: str, version: int, saved_at_ms: int, labels: str | None) -> Ent
 def pages_of_users(
     path: Path, newest: int | None, size: int
 ) -> Iterator[list[tuple[int, str | None, int]]]:
-    """Yield (id, username or None, saved_at_ms) of all users, or the newest so many, oldest first.
+    """Yield (id, username or None, saved_at_ms) of all users or the `newest`, oldest first.
 
-    Every page is a transaction of its own and nothing is held between pages: the console that
-    prints them may be blocked for hours. Users saved after the first page are left out. A database
-    that is not there, or cannot be read now, has no pages; in a damaged one they end early.
+    Every page is read in its own transaction and none is open between pages, because the console
+    that prints them may be blocked for hours. Users saved after the first page are left out. If the
+    database is missing or cannot be read now, there are no pages; if it is damaged, they end early.
     """
     database = database_to_read(path)
     unreadable = contextlib.suppress(PeeweeException, apsw.Error, DatabaseRefused)

@@ -1,12 +1,12 @@
-"""The books of applications that were removed: nothing more is saved into them, and they go.
+"""Deletes the books of removed applications; nothing more is saved into them.
 
-A command of the administrator only marks an application as removed (its `may` is `REMOVED`). The
-users of its book are deleted by who writes to the database, some with each transaction: so the
-number of users stays exact, no save waits for another process's lock, and what was interrupted goes
-on at the next start.
+The administrator's command only marks an application as removed (its `may` is `REMOVED`). The
+process that writes to the database deletes the users of its book, some with each transaction. So
+the number of users stays exact, no save waits for another process's lock, and an interrupted
+removal continues at the next start.
 
-The row of the application stays as a tombstone, so that nobody gets its number: what is put back
-from an old copy of the database is to belong to nobody.
+The row of the application stays as a tombstone, so that no other application gets its number:
+users restored from an old copy of the database must not become another application's.
 """
 
 import apsw
@@ -18,16 +18,16 @@ REMOVED = "removed"
 """The `may` of an application that was removed: no right has this name."""
 
 _USERS_AT_A_TIME = SQL("64")
-"""In one transaction: about 0.5 ms, for which the saves in it wait."""
+"""Users deleted in one transaction: about 0.5 ms, for which the saves in it wait."""
 
 
 class RemovedBooks:
-    """Which books were removed, and what is left in them, on the connection that writes."""
+    """The removed books and the users left in them, seen through the writing connection."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self.books: set[int] = set()
-        self._not_empty: set[int] = set()  # as far as is known
+        self._not_empty: set[int] = set()  # may still have users
         self._build_statements()
 
     @property
@@ -36,7 +36,7 @@ class RemovedBooks:
         return bool(self._not_empty)
 
     def look(self) -> None:
-        """Take note of what has been removed; raise `apsw.Error`."""
+        """Read which books have been removed; raise `apsw.Error`."""
         books = {book for (book,) in self._connection.execute(self._list, (REMOVED,))}
         self._not_empty |= books - self.books
         self.books = books
@@ -58,7 +58,7 @@ class RemovedBooks:
         removed = (Application.may == "") & (Application.book != SQL(str(COMMON_BOOK)))
         self._list = sql(Application.select(Application.id).where(removed))
         this_book = User.book == 0
-        parts = (  # by the two indexes that there are
+        parts = (  # each uses one of the table's two indexes
             this_book & User.username.is_null(False),
             this_book & User.username.is_null() & (User.book != SQL(str(COMMON_BOOK))),
         )

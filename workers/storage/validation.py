@@ -1,7 +1,7 @@
-"""What a database must be before it is used as a password book, and what is said where it is not.
+"""Checks a database before it is used as a password book, and says what is wrong with it.
 
-Nothing here changes a database. All checks are made by whoever opens one: the service at its start,
-and the administrator's commands.
+Nothing here changes a database. The service calls the checks at its start, and the administrator's
+commands when they open a database.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ SQLITE_VERSION_MIN = (3, 51, 3)
 """Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
 connections a checkpoint can lose committed pages."""
 
-APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: says whose database this is
+APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: marks a database of pwserver
 
 CheckValues = dict[int, bytes]
-"""What each key produces, by the keys' numbers: enough to tell a key, and no key."""
+"""Values derived from the keys, by key id. They identify a key but do not reveal it."""
 
 
 def check_sqlite(version: str = "") -> None:
@@ -38,18 +38,18 @@ def check_sqlite(version: str = "") -> None:
 
 
 def is_empty(database: APSWDatabase) -> bool:
-    """Tell whether nobody has made anything of a database yet."""
+    """Tell whether a database has no tables and no application id yet."""
     return not (database.get_tables() or database.pragma("application_id"))
 
 
 LAST_COMMIT_THAT_UPGRADES = "99506dd"
-"""It brings the databases of development, schema versions 1 to 3, to version 4."""
+"""The commit that brings databases of development, schema versions 1 to 3, to version 4."""
 
 
 def check_schema(database: APSWDatabase, path: Path) -> None:
-    """Raise `DatabaseRefused` for a database of another program, or of another schema version.
+    """Raise `DatabaseRefused` for a database of another program or schema version.
 
-    No release had another version, so nothing here knows them.
+    No release had another schema version, so nothing here upgrades one.
     """
     if database.pragma("application_id") != APPLICATION_ID:
         raise DatabaseRefused(
@@ -72,7 +72,7 @@ def check_schema(database: APSWDatabase, path: Path) -> None:
 
 
 def check_keys(path: Path, keys: CheckValues) -> None:
-    """Raise `KeyRefused` where the database is sealed with a key that is not at hand."""
+    """Raise `KeyRefused` if the database is sealed with a key that is missing or different."""
     rows = list(Key.select(Key.id, Key.check_value).order_by(Key.id))
     wrong = [row.id for row in rows if keys.get(row.id) != bytes(row.check_value)]
     if not wrong:
@@ -93,7 +93,7 @@ def check_keys(path: Path, keys: CheckValues) -> None:
 
 
 def check_pages(database: APSWDatabase, path: Path) -> None:
-    """Raise `DatabaseRefused` where the database is damaged."""
+    """Raise `DatabaseRefused` if the database is damaged."""
     if found := damages(database, thorough=False):
         raise DatabaseRefused(
             f"{path} is damaged: {found[0]}. It was not changed. Restore it from a backup; "
@@ -114,7 +114,7 @@ def damages(database: APSWDatabase, *, thorough: bool) -> list[str]:
 
 @contextlib.contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of a file that it cannot use into a sentence with the reason."""
+    """Turn SQLite's errors into a `DatabaseRefused` or `StorageFailed` that says what to do."""
     try:
         yield
     except (DatabaseError, apsw.Error) as error:

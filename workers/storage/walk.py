@@ -1,9 +1,9 @@
-"""Going through a table in the order of its ids, some rows at a time, and never backwards.
+"""Walks through a table in the order of its ids, some rows at a time, and never backwards.
 
-In a damaged database a page of the table may stand in the place of another one. Who then asks for
-the rows after the last id is given earlier ones, and would go round for ever. Here each row comes
-once, and a row that does not come after the one before it is told to the caller. A walk ends on
-every database: SQLite follows no path of pages that is deeper than a table can be.
+In a damaged database one page of a table may be a copy of another. A query for the rows after the
+last id may then return earlier rows, and a simple loop would never end. This walk yields each row
+once, and reports a row that is out of order to the caller. It ends on every database, because
+SQLite follows no path of pages that is deeper than a table can be.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ import apsw
 from pwserver.errors import DatabaseRefused
 
 FIRST_ID = -(2**63)
-"""Where to begin so that an id that was tampered with is found, too."""
+"""The least id possible, so that a walk also finds ids that were tampered with."""
 
 Misplaced = Callable[[tuple[Any, ...], int], None]
-"""Is given a row that is out of order, and the id that it came after."""
+"""Called with a row that is out of order, and with the id before it."""
 
 
 def refuse(row: tuple[Any, ...], last: int) -> None:
-    """Raise `DatabaseRefused`: for who changes rows, and must not do so in a damaged database."""
+    """Raise `DatabaseRefused`: for callers that must not change rows of a damaged database."""
     raise DatabaseRefused(
         f"the database is damaged: row {row[0]} stands after row {last}. Run `pwserver check`, "
         "which says what can still be read, and restore it from a backup."
@@ -37,11 +37,11 @@ def in_order(  # noqa: PLR0913  (a statement, where it begins, and what to do wi
     after: int = FIRST_ID,
     misplaced: Misplaced = refuse,
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a statement, at most so many at a time.
+    """Yield the rows of a statement, at most `at_a_time` together.
 
     The statement selects the id first and orders by it; its first parameter is the id that the rows
-    come after. Between two yields nothing is held open in the database, unless a row was out of
-    order: then the rest is read in one go, because to ask again would find the same rows.
+    come after. Between two yields no statement is open in the database. After a row that is out of
+    order, one statement reads the rest, because a new one would return the same rows again.
     """
     last, damaged = after, False
     while True:

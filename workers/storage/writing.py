@@ -1,19 +1,19 @@
-"""What the writer does to the rows, within a transaction that `database.Store` begins and ends.
+"""Applies the workers' changes to rows, in a transaction that `database.Store` begins and ends.
 
-Two kinds of work come from the workers: rows of users saved without a name, which depend on nothing
-and go in many at a time; and operations, which were planned on what a worker had read. An
-operation names the row that it is to change by the nonce of what is sealed in it, which no two rows
-ever share, and where the book has moved on it changes nothing and is answered `STALE`: the worker
-reads again and plans again. So two that save the same name at once get two versions, though the
-writer can open no password.
+The workers send two kinds of work. Rows of users saved without a name depend on nothing, and many
+are inserted together. Operations were planned from what a worker had read. An operation identifies
+the row to change by the nonce of its sealed password, which no two rows ever share. If that row has
+changed meanwhile, the operation changes nothing and its result is `STALE`; the worker reads and
+plans again. So two clients that save the same name at once make two versions, although the writer
+cannot open passwords.
 
-A save that was on its way when its application's book was removed is as one that came just before:
-it is answered as done, and went with the book.
+A save that arrives after its application's book was removed is answered as done, as if it had
+arrived just before the removal and been deleted with the book.
 
-What was sealed with a key that has been retired meanwhile is refused (`KeyRetired`), in the
-transaction that would have made it unreadable.
+A row or operation sealed with a retired key is refused (`KeyRetired`), because nobody could ever
+read it.
 
-The SQL is taken once from the models; peewee would take longer to build it than SQLite to run it.
+The SQL is built from the models once: peewee takes longer to build it than SQLite takes to run it.
 """
 
 import itertools
@@ -29,8 +29,7 @@ from workers.storage.removal import RemovedBooks
 
 SAVE, LABEL, DELETE = range(3)
 Operation = tuple[Any, ...]
-"""What a worker asks for, as plain data: a kind, the key that something is sealed with in it, or
-None, and:
+"""A worker's request as plain data: a kind, the id of the key that it is sealed with or None, and:
 
 SAVE    book, username or None, user id, nonce of the row that is replaced or None, version, sealed,
         saved_at_ms, labels (JSON) or None, older versions or None, request_id or None, fingerprint
@@ -42,34 +41,35 @@ DELETE  user id
 DONE = True
 STALE = False
 Result = bool | tuple[int, int, int]
-"""What became of an operation: done; found the book changed; or it carried the `request_id` of an
-earlier one: (user_id, version, fingerprint) of what that one made, and of what it was."""
+"""The result of an operation: `DONE`; `STALE`, because the book had changed; or, if it carried the
+`request_id` of an earlier one, what that one made and its fingerprint: (user_id, version,
+fingerprint)."""
 
 _INSERTED_TOGETHER = (64, 16, 4, 2, 1)
-"""Rows of one INSERT. Each takes 0.37 microseconds a row where 64 are one statement, and 0.7 where
-it is run for each row (`executemany`)."""
+"""Rows of one INSERT. A row takes 0.37 microseconds with 64 rows in a statement, and 0.7 with a
+statement for each row (`executemany`)."""
 
 _NO_KEY = {None}
 _REQUESTS_FORGOTTEN_MIN = 64
 _USER_SECRET = (User.key_id, User.sealed, User.saved_at_ms)
 
-NONCE_PLACE = SQL("1"), SQL(str(NONCE_BYTES))
-"""Where the nonce is in what is sealed, for `substr`."""
+NONCE_SPAN = SQL("1"), SQL(str(NONCE_BYTES))
+"""The start and length of the nonce in a sealed password, for SQL's `substr`."""
 
 
 class KeyRetired(Exception):
-    """Something is sealed with a key that the book does not have, or has no more."""
+    """Something is sealed with a key that the book does not have, or no longer has."""
 
 
 def nonce(sealed: bytes) -> bytes:
-    """Return what tells a state of a row from all others."""
+    """Return the nonce of a sealed password: it identifies one state of one row."""
     return sealed[:NONCE_BYTES]
 
 
 class RowWriter:
     """Applies rows and operations on one connection. Knows nothing of commits.
 
-    A `request_id` is remembered for `requests_kept_ms`.
+    It remembers a `request_id` for `requests_kept_ms`.
     """
 
     def __init__(self, connection: apsw.Connection, requests_kept_ms: int) -> None:
@@ -80,16 +80,16 @@ class RowWriter:
             LABEL: self._label,
             DELETE: self._delete,
         }
-        self._requests = 0  # remembered in this transaction
-        self._now_ms = 0  # of the newest of them
-        self._keys: set[int | None] = set()  # there are in the book
-        self._keys_version = -1  # of the data when they were read
+        self._requests = 0  # requests remembered in this transaction
+        self._now_ms = 0  # the time of the newest of them
+        self._keys: set[int | None] = set()  # ids of the keys in the book
+        self._keys_version = -1  # the database's data version when they were read
         self.removed = RemovedBooks(connection)
-        self.users_more = 0  # by this transaction; fewer where negative
+        self.users_more = 0  # how many users this transaction adds; negative: it deletes
         self._build_statements()
 
     def apply(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
-        """Do everything; return what became of the operations.
+        """Apply all rows and operations; return the operations' results.
 
         Raises `apsw.Error` or `KeyRetired`.
         """
@@ -114,10 +114,10 @@ class RowWriter:
         return results
 
     def _check_keys(self, key_ids: set[int | None]) -> None:
-        """Raise `KeyRetired` where a key is not in the book; it is asked only if it has changed.
+        """Raise `KeyRetired` if a key is not in the book.
 
-        Only others change what keys there are, and which books were removed, and each of their
-        commits, not ours, is a new version of the data
+        Reads the keys and the removed books again only if the data version has changed: only other
+        connections change them, and each of their commits, but none of ours, changes that version
         (https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html).
         """
         version = self._connection.data_version()
@@ -129,7 +129,7 @@ class RowWriter:
             raise KeyRetired
 
     def _insert_rows(self, rows: list[Row]) -> None:
-        """Insert users without a name, in the order of their ids, so that all go to the end."""
+        """Insert users without a name in the order of their ids, at the end of the table."""
         rows.sort()
         at, execute, flatten = 0, self._connection.execute, itertools.chain.from_iterable
         for together, insert in self._inserts:
@@ -140,7 +140,7 @@ class RowWriter:
     # --- The operations. ---
 
     def _save(self, operation: Operation) -> Result:
-        """Make a new user where nothing is replaced, else a version in place of the newest."""
+        """Insert a new user, or replace a user's newest version if `replaced` is given."""
         _, key_id, book, username, user_id, replaced, version, *values = operation
         sealed, saved_at_ms, labels, older, request_id, fingerprint = values
         if book in self.removed.books:
@@ -181,7 +181,7 @@ class RowWriter:
         self.users_more -= 1
         return DONE
 
-    # --- Requests that were done before. ---
+    # --- Remembered requests. ---
 
     def _earlier(self, book: int, request_id: str, now_ms: int) -> tuple[int, int, int] | None:
         found = self._connection.execute(self._find_request, (book, request_id)).fetchone()
@@ -194,9 +194,9 @@ class RowWriter:
         return user_id, version, fingerprint
 
     def _forget_requests(self) -> None:
-        """Remove requests that are too old, from the oldest on: more than were added just now.
-
-        So are those of a clock that was ahead: they would stay, and keep all behind them.
+        """Delete the oldest requests that are too old: up to 64, or twice the number just added.
+        Requests from a clock that was ahead are deleted too. Otherwise they would stay and keep all
+        requests after them.
         """
         number = max(_REQUESTS_FORGOTTEN_MIN, 2 * self._requests)
         too_old_ms = self._now_ms - self._requests_kept_ms
@@ -207,7 +207,7 @@ class RowWriter:
 
     def _build_statements(self) -> None:
         same_user = User.id == 0
-        as_it_was = same_user & (fn.SUBSTR(User.sealed, *NONCE_PLACE) == b"")
+        as_it_was = same_user & (fn.SUBSTR(User.sealed, *NONCE_SPAN) == b"")
         self._list_keys = sql(Key.select(Key.id))
         plain = [User.id, User.book, *_USER_SECRET]
         self._inserts = [
