@@ -1,1 +1,1 @@
-"""What a password is: its row, names, versions and seal. No database is opened here."""
+"""A password's row, name, versions and seal. Nothing here opens a database."""

@@ -1,19 +1,19 @@
-"""Older versions of a user's password, packed into one value of the user's row.
+"""Packs the older versions of a user's password into one value of the user's row.
 
-Why not rows of a table of their own: a save under a known name then writes to one page of the file
-and not to two, and that is what it costs. Versions stand behind each other, the oldest first, each
-as a head of 24 bytes and what is sealed. Knows nothing of keys.
+They are not rows of another table, because the cost of a save is the pages that it writes: so a
+save under a known name writes one page and not two. The oldest version comes first, each as a head
+of 24 bytes and the sealed password. Knows nothing of keys.
 """
 
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_HEAD = struct.Struct(">QIQI")  # version, key_id, saved_at_ms, bytes that are sealed
+_HEAD = struct.Struct(">QIQI")  # version, key_id, saved_at_ms, length of the sealed password
 
 
 class OlderVersion(NamedTuple):
-    """A version that is not the newest any more."""
+    """A version that is no longer the newest."""
 
     version: int
     key_id: int
@@ -22,7 +22,7 @@ class OlderVersion(NamedTuple):
 
 
 def add(packed: bytes | None, replaced: OlderVersion, kept: int) -> bytes | None:
-    """Return the older versions with one more, the last `kept` of them; None if there are none."""
+    """Add a version and return the last `kept` older versions, or None if there are none."""
     oldest = replaced.version - kept
     packed = packed or b""
     while packed:
@@ -36,7 +36,7 @@ def add(packed: bytes | None, replaced: OlderVersion, kept: int) -> bytes | None
 
 
 def pack(versions: Iterable[OlderVersion]) -> bytes | None:
-    """Return older versions, the oldest first, as one value; None if there are none."""
+    """Pack older versions, given oldest first, into one value; None if there are none."""
     return b"".join(map(_packed, versions)) or None
 
 
@@ -46,7 +46,7 @@ def _packed(older: OlderVersion) -> bytes:
 
 
 def unpack(packed: bytes | None) -> list[OlderVersion]:
-    """Return older versions, the oldest first; raise `struct.error` for what was tampered with."""
+    """Return the older versions, oldest first; raise `struct.error` if they were altered."""
     versions = []
     at, end = 0, len(packed or b"")
     while packed and at < end:

@@ -1,16 +1,16 @@
-"""The keyring: the keys that passwords are sealed with, and the file they are kept in.
+"""The keyring: the keys that passwords are sealed with, and the file that holds them.
 
-A keyring file has a line for each key, a tag, the key's number and its 32 bytes in base64:
+A keyring file has a line for each key: a tag, the key's number and its 32 bytes in base64:
 
     pwserver-integrity-v1 0 Yx0A3m...
     pwserver-key-v1 1 2d7Gk0...
     pwserver-key-v1 2 pl9w1s...
 
-The newest key seals; the older ones open what is not sealed again yet. The integrity key
-authenticates what is not sealed (the audit record, the applications) and is never rotated, because
-what it vouches for is older than any rotation; it stands first, so that a file that was cut short
-is not taken for a whole one. A file of one key alone, as the first pwserver made them, has one that
-is derived from that key, which is written down when a key is added.
+The newest key seals; the older keys open rows that are not sealed again yet. The integrity key
+authenticates data that is not sealed (the audit record, the applications). It is never rotated,
+because old audit records must stay verifiable. It comes first, so that a file that was cut short
+is not taken for a complete one. A file with only one key, as the first pwserver made them, has no
+integrity key: it is derived from that key, and written to the file when a key is added.
 
 Knows nothing of the database.
 """
@@ -36,7 +36,7 @@ from pwserver.secret import Secret
 KEY_BYTES = 32
 
 INTEGRITY_ID = 0
-"""The number of the integrity key among the others; nothing is ever sealed with it."""
+"""The number of the integrity key. No password is ever sealed with it."""
 
 _KEY_TAG = "pwserver-key-v1"
 _INTEGRITY_TAG = "pwserver-integrity-v1"
@@ -45,7 +45,7 @@ _NUMBER_MAX = 2**31 - 1
 
 
 def derived(secret: Secret[bytes], purpose: str, length: int = 32) -> Secret[bytes]:
-    """Return a key that only this one produces, another one for each purpose (HKDF-SHA-256)."""
+    """Derive a key from this one, a different one for each purpose (HKDF-SHA-256)."""
     hkdf = HKDF(hashes.SHA256(), length=length, salt=None, info=purpose.encode())
     return Secret(hkdf.derive(secret.reveal()))
 
@@ -56,14 +56,14 @@ def _check_value(secret: Secret[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MasterKey:
-    """A key that passwords are sealed with, and its number."""
+    """A key that passwords are sealed with, and its number, `id`."""
 
     id: int
     secret: Secret[bytes]
 
     @property
     def check_value(self) -> bytes:
-        """16 bytes that only this key produces and that say nothing about it."""
+        """16 bytes derived from this key that identify it but do not reveal it."""
         return _check_value(self.secret)
 
     def matches(self, check_value: bytes) -> bool:
@@ -84,12 +84,12 @@ class Keyring:
         return self.keys[max(self.keys)]
 
     def with_new_key(self) -> "Keyring":
-        """Return a keyring that has one more key."""
+        """Return a keyring with one more, random key."""
         key = MasterKey(self.newest.id + 1, Secret(os.urandom(KEY_BYTES)))
         return Keyring(self.keys | {key.id: key}, self.integrity)
 
     def without(self, key_id: int) -> "Keyring":
-        """Return a keyring that lacks a key."""
+        """Return a keyring without one of the keys."""
         keys = {number: key for number, key in self.keys.items() if number != key_id}
         return Keyring(keys, self.integrity)
 
@@ -100,21 +100,21 @@ class Keyring:
         return values | {number: self.keys[number].check_value for number in sorted(self.keys)}
 
     def may_follow(self, before: "Keyring") -> bool:
-        """Tell whether a keyring can have become this one: no key of both is another one now."""
+        """Tell whether this keyring can follow an earlier one: no key has changed its value."""
         both = self.keys.keys() & before.keys.keys()
         same = all(self.keys[number].secret == before.keys[number].secret for number in both)
         return same and self.integrity == before.integrity
 
     def for_purpose(self, purpose: str) -> Secret[bytes]:
-        """Return a key for one purpose, which no rotation changes."""
+        """Return a key for one purpose, derived from the integrity key, so rotations keep it."""
         return derived(self.integrity, f"pwserver {purpose} v1")
 
 
 def create_keyring(path: Path) -> None:
-    """Make a file with a new key that only its owner may read, and see it safely to the disk.
+    """Make a file with a new key that only its owner may read, and sync it.
 
-    Raises FileExistsError where there is a file already, because a key is never replaced, and
-    `KeyRefused` where none can be made.
+    Raises FileExistsError if there is a file already, because a key is never replaced, and
+    `KeyRefused` if the file cannot be made.
     """
     key = MasterKey(1, Secret(os.urandom(KEY_BYTES)))
     keyring = Keyring({key.id: key}, Secret(os.urandom(KEY_BYTES)))
@@ -130,9 +130,9 @@ def create_keyring(path: Path) -> None:
 
 @contextlib.contextmanager
 def changing_keyring(path: Path) -> Iterator[Keyring]:
-    """Give the keyring to who will `replace_keyring`; another who does so waits until then.
+    """Yield the keyring to a caller that will `replace_keyring`, and lock out other callers.
 
-    Raises `KeyRefused` where it cannot be read, or not be changed.
+    Raises `KeyRefused` if the file cannot be read or its folder cannot be opened.
     """
     try:
         with trust.roots_rights():
@@ -147,7 +147,7 @@ def changing_keyring(path: Path) -> Iterator[Keyring]:
 
 
 def replace_keyring(path: Path, keyring: Keyring) -> None:
-    """Put a keyring in place of the one in a file: all of it or, after a power loss, nothing."""
+    """Replace the keyring in a file atomically, even if the power fails."""
     try:
         with trust.roots_rights():  # the folder may be root's, and the file the service's
             with _written(path, keyring, os.stat(path)) as unfinished:
@@ -161,9 +161,9 @@ def replace_keyring(path: Path, keyring: Keyring) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path, keyring: Keyring, before: os.stat_result | None = None) -> Iterator[str]:
-    """Give the name of a new file with a keyring, synced; it is gone afterwards.
+    """Yield the name of a new, synced file with a keyring; delete it afterwards.
 
-    Where root makes it, it is for the user whose the file `before` is.
+    If root makes it, it gets the owner and group of the file `before`.
     """
     lines = [(_INTEGRITY_TAG, 0, keyring.integrity)]
     lines += [(_KEY_TAG, number, key.secret) for number, key in sorted(keyring.keys.items())]
@@ -192,7 +192,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def read_keyring(path: Path) -> Keyring:
-    """Return the keys in a file, or raise `KeyRefused` with what to do about it."""
+    """Return the keys in a file; raise a `KeyRefused` that says what to do."""
     content = trust.read(
         path,
         "the key file",
@@ -211,10 +211,10 @@ def read_keyring(path: Path) -> Keyring:
 
 
 def read_keyring_again(path: Path, before: Keyring) -> Keyring:
-    """Return the keys in a file as it is now; raise `KeyRefused` for one of another service too.
+    """Read a key file again; raise `KeyRefused`, also if it is now another service's file.
 
-    What it held before was held against the database. What would be sealed with a key that is not
-    the one of its number nobody could ever read.
+    The keys in `before` were checked against the database. A password sealed with another key of
+    the same number could never be read.
     """
     keyring = read_keyring(path)
     if not keyring.may_follow(before):

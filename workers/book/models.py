@@ -1,10 +1,10 @@
-"""The peewee models: what a row is. Nothing here opens a database or knows who asks.
+"""The peewee models: the tables and their rows. Nothing here opens a database.
 
-A user's `id` is made by the worker that saves it (see `IdClock`), because the sealed password is
-bound to it before it leaves the worker. Ids grow with time, so new rows always go to the end of the
-table, and the newest users are those with the greatest ids. A user saved without a name has none
-here: its generated name is another way to write the id (`names`), and at ten million users
-an index of random names would cost more than everything else in a save.
+The worker that saves a user makes its `id` (see `IdClock`), because the sealed password is bound to
+the id before it leaves the worker. Ids grow with time, so new rows go to the end of the table, and
+the newest users have the greatest ids. A user saved without a name has no name in its row: its
+generated name is another way to write the id (`names`). At ten million users an index of random
+names would cost more than everything else in a save.
 """
 
 import functools
@@ -28,10 +28,10 @@ from peewee import (
 SCHEMA_VERSION = 4
 
 COMMON_BOOK = 0
-"""The book of names of all who have no token. An application's own has the application's id."""
+"""The book of all clients without a token. An application's own book has the application's id."""
 
 Row = tuple[int, int, int, bytes, int]
-"""A user saved without a name, as the database takes it: id, book, key_id, sealed, saved_at_ms."""
+"""A user saved without a name, in the order of INSERT: id, book, key_id, sealed, saved_at_ms."""
 
 database: DatabaseProxy = DatabaseProxy()
 
@@ -39,14 +39,14 @@ database: DatabaseProxy = DatabaseProxy()
 class User(Model):
     """A user and the newest version of its password.
 
-    key_id        which key all of it is sealed with, the older versions too
+    key_id        the key that it is sealed with, the older versions too
     sealed        nonce, ciphertext and tag, as `vault` makes them
     saved_at_ms   when it arrived, in milliseconds since 1970 (UTC)
-    book          whose book of names it is in
+    book          the book that it belongs to
     version       1 and up, one more with each save
-    username      the name it was given, or NULL
+    username      the name it was saved under, or NULL
     labels        a JSON list of texts, or NULL
-    older         the versions before that are kept, as `history` packs them, or NULL
+    older         the older versions that are kept, as `history` packs them, or NULL
     """
 
     id = BigIntegerField(primary_key=True)
@@ -60,7 +60,7 @@ class User(Model):
     older = BlobField(null=True)
 
     class Meta:
-        """The table is `user`, in the database that the process has opened."""
+        """The table is `user`, in the process's open database."""
 
         database = database
         legacy_table_names = False
@@ -74,8 +74,8 @@ User.add_index(
 
 
 User.add_index(
-    # Of the common book there is none: its ids are found in the table, and a save costs no more.
-    # That the index is in the order of the ids as well is so of every index.
+    # Rows of the common book are not in this index, so their saves cost no more: their ids are
+    # found in the table. As every index, it is also in the order of the ids.
     User.index(User.book, name="user_generated").where(
         User.username.is_null() & (User.book != SQL("0"))
     )
@@ -83,7 +83,7 @@ User.add_index(
 
 
 class UserRow(NamedTuple):
-    """A user as it stands in the database, or is to stand there."""
+    """A user's row, as it is in the database or is to be written."""
 
     id: int
     version: int
@@ -104,9 +104,10 @@ STORED_USER = (*USER[:-2], User.username.cast("BLOB"), User.labels.cast("BLOB"))
 
 
 def stored_user(columns: Sequence[Any]) -> UserRow:
-    """Return a user whatever was done to its row: a text that is none any more cannot be encoded.
+    """Return a user's row even if its texts were altered to invalid UTF-8.
 
-    For who goes through all rows and must not stumble over one.
+    Such a text becomes one that cannot be encoded. For callers that walk through all rows and must
+    not fail at one.
     """
     username, labels = columns[-2:]
     return UserRow(*columns)._replace(username=_text(username), labels=_text(labels))
@@ -117,9 +118,10 @@ def _text(stored: bytes | None) -> str | None:
 
 
 class Request(Model):
-    """A save that carried a `request_id`, what it asked for, and which version it made.
+    """A save that carried a `request_id`, its fingerprint, and the version that it made.
 
-    Ids grow, so the oldest requests are those with the least. `fingerprint` is a short keyed hash.
+    Ids grow, so the oldest requests have the least ids. `fingerprint` is a short keyed hash of the
+    request's content.
     """
 
     id = AutoField()
@@ -139,9 +141,9 @@ class Request(Model):
 
 
 class Key(Model):
-    """A key that rows may be sealed with: not the key, but a value that only it produces.
+    """A key that rows may be sealed with: its id and check value, not the key itself.
 
-    The one of which `seals` is true is the one that passwords are sealed with from now on.
+    Passwords are sealed with the key of which `seals` is true.
     """
 
     id = IntegerField(primary_key=True)
@@ -159,13 +161,13 @@ class Application(Model):
     """An application, and what it may do.
 
     id                  also the number of its own book
-    book                the one it uses: its own, or the common one
-    may                 its rights, between spaces
-    token_hash          SHA-256 of its token, or NULL once it was revoked
-    previous_hash       of the token before, or NULL
-    previous_until_ms   how long that one is good
-    seal                a keyed hash of all the rest: who can write to the database, and has no key,
-                        can give nobody a right
+    book                the book that it uses: its own, or the common one
+    may                 its rights, separated by spaces
+    token_hash          SHA-256 of its token, or NULL after it was revoked
+    previous_hash       SHA-256 of its previous token, or NULL
+    previous_until_ms   until when the previous token is valid
+    seal                a keyed hash of all other columns, so that somebody who can write to the
+                        database, but has no key, cannot grant rights
     """
 
     id = AutoField()
@@ -186,11 +188,11 @@ class Application(Model):
 
 
 NO_GENERATION = bytes(16)
-"""The `previous` of a database of which nothing is known to be in the file as yet."""
+"""The `previous` of a new database, of which no checkpoint was synced yet."""
 
 
 class Generation(Model):
-    """Which log belongs to which database: `generations` says how. It has one row."""
+    """One row with two numbers that tie a log to its database; see `storage.generations`."""
 
     id = IntegerField(primary_key=True)
     previous = BlobField()
@@ -204,7 +206,7 @@ class Generation(Model):
 
 
 class ApplicationRow(NamedTuple):
-    """An application as it stands in the database."""
+    """An application's row."""
 
     id: int
     name: str
@@ -224,9 +226,9 @@ TABLES = (User, Request, Key, Application, Generation)
 
 
 def sql(query: Query) -> str:
-    """Return the text of a query; its parameters are the places of the constants in it.
+    """Return the SQL text of a query, with a parameter for each constant in it.
 
-    Taken once and run many times: peewee takes longer to make the text than SQLite to run it.
+    Call it once and run the text many times: peewee takes longer to build it than SQLite to run it.
     """
     return str(query.sql()[0])
 
@@ -236,7 +238,7 @@ def time_saved(saved_at_ms: int) -> str:
     return _iso(saved_at_ms // 1000)
 
 
-@functools.lru_cache(maxsize=1024)  # users saved in one second are listed together
+@functools.lru_cache(maxsize=1024)  # users saved in the same second are often listed together
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + "Z"
 
@@ -244,9 +246,9 @@ def _iso(seconds: int) -> str:
 class IdClock:
     """Makes ids that grow and that no two workers share.
 
-    The high 52 bits are microseconds since 1970, or one more than the last where the clock stood
-    still or went back; the low 11 are the worker's serial number, which differs for every worker
-    that the listener starts. Good until the year 2112.
+    The high 52 bits are microseconds since 1970, or one more than in the last id if the clock has
+    not advanced. The low 11 bits are the worker's serial number, which is different for every
+    worker that the listener starts. This works until the year 2112.
     """
 
     SERIAL_BITS = 11
@@ -256,19 +258,19 @@ class IdClock:
         self._microseconds = 0
 
     def advance(self, now_ns: int) -> None:
-        """Take the time, in nanoseconds since 1970: once a turn, not once a row."""
+        """Set the time, in nanoseconds since 1970. Called once a turn, not once a row."""
         self._microseconds = max(self._microseconds, now_ns // 1000)
 
     def after(self, user_id: int) -> None:
-        """Make sure that the next id is greater than one already in the database."""
+        """Make the next id greater than one that is already in the database."""
         self._microseconds = max(self._microseconds, (user_id >> self.SERIAL_BITS) + 1)
 
     def next(self) -> int:
-        """Return a new id, 63 bits at the most."""
+        """Return a new id of at most 63 bits."""
         return self.take(1)[0]
 
     def take(self, number: int) -> range:
-        """Return so many new ids, in their order."""
+        """Return a number of new ids in ascending order."""
         first = self._microseconds << self.SERIAL_BITS | self._serial
         self._microseconds += number
         step = 1 << self.SERIAL_BITS

@@ -1,23 +1,23 @@
-"""Names: what a username or a label may look like, and the names that the service makes itself.
+"""Names: which usernames and labels are allowed, and the names that the service generates.
 
 Names compare as exact text in Unicode's normal form C, so that the same letters typed on two
-machines are the same name. Refused is what people cannot see or tell apart, because a name is what
-a person looks for on a console, in a log and in a table:
+machines are the same name. Characters that people cannot see or tell apart are refused, because
+people look for names on a console, in a log and in a table:
 
 - control and format characters (categories Cc and Cf: line breaks, escapes, bidi marks, zero-width
   characters), line and paragraph separators (Zl, Zp);
-- letters and marks that are to be ignored where they cannot be shown, and those whose picture is
-  blank (`_BLANK`): Hangul fillers, variation selectors, the empty Braille pattern;
+- letters and marks that programs ignore if they cannot show them, and those that look blank
+  (`_BLANK`): Hangul fillers, variation selectors, the empty Braille pattern;
 - characters that Unicode has not assigned (Cn), whose normal form may change with its next version,
   and private ones and surrogates (Co, Cs), which have no meaning of their own;
 - white space at the beginning or the end;
-- an application's token, which came into the wrong field: names are stored and recorded in clear.
+- an application's token in the wrong field, because names are stored and recorded in clear text.
 
-Labels, which nobody signs in with, may hold what joins emoji: a zero-width joiner between two
-symbols, and the selector U+FE0F after one.
+Nobody signs in with a label, so labels may contain the characters that join emoji: a zero-width
+joiner between two symbols, and the selector U+FE0F after one.
 
 A generated name is `user-` and the user's id in 13 digits of base 32. It needs no column and no
-index, because the id is found in the name. Such names sort as their ids do.
+index, because the name contains the id. Generated names sort in the order of their ids.
 """
 
 import re
@@ -39,7 +39,7 @@ _REFUSED = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
 
 _BLANK_RANGES = (
     # Default_Ignorable_Code_Point of https://www.unicode.org/Public/16.0.0/ucd/
-    # DerivedCoreProperties.txt, as far as those are of no refused category.
+    # DerivedCoreProperties.txt, without those in a refused category.
     (0x034F, 0x034F),  # combining grapheme joiner
     (0x115F, 0x1160),  # Hangul fillers
     (0x17B4, 0x17B5),  # Khmer inherent vowels
@@ -49,7 +49,7 @@ _BLANK_RANGES = (
     (0xFE00, 0xFE0F),  # variation selectors
     (0xFFA0, 0xFFA0),  # halfwidth Hangul filler
     (0xE0100, 0xE01EF),  # variation selectors
-    # Those that are not ignored, but are blank by their name or their picture in the code charts.
+    # Not ignorable, but blank by their name or their picture in the code charts.
     (0x2800, 0x2800),  # Braille pattern blank
     (0x13441, 0x13442),  # Egyptian hieroglyph blanks
     (0x16FE4, 0x16FE4),  # Khitan small script filler
@@ -61,14 +61,14 @@ _JOINER, _EMOJI_SELECTOR, _KEYCAP = "\u200d", "\ufe0f", "\u20e3"
 
 
 def normal(text: str, field: str, length_max: int = USERNAME_LENGTH_MAX) -> str:
-    """Return a name or label in the form in which it is kept and compared.
+    """Return a name or label in the form in which it is stored and compared.
 
-    Raises `InvalidMessage`, with the name of the field it came in, for one that is refused.
+    Raises `InvalidMessage`, which names `field`, if it is refused.
     """
     text = composed(text)
     refuse_invisible(text if field == "username" else _without_joiners(text), field)
     refuse_token(text, field)
-    if len(text) > length_max:  # a normal form may be longer than what was typed
+    if len(text) > length_max:  # the normal form may be longer than the text that was sent
         raise InvalidMessage(f'"{field}" is longer than {length_max} characters in normal form C.')
     if text[:1].isspace() or text[-1:].isspace():
         raise InvalidMessage(f'"{field}" begins or ends with white space.')
@@ -76,7 +76,7 @@ def normal(text: str, field: str, length_max: int = USERNAME_LENGTH_MAX) -> str:
 
 
 def refuse_token(text: str, field: str) -> None:
-    """Raise `InvalidMessage` for a text with a token in it."""
+    """Raise `InvalidMessage` for a text that contains a token."""
     if TOKEN_PREFIX in text and TOKEN.search(text):
         raise InvalidMessage(f'"{field}" holds a token, which would not stay secret there.')
 
@@ -97,7 +97,7 @@ def refuse_invisible(text: str, field: str) -> None:
 
 
 def _without_joiners(text: str) -> str:
-    """Return a text without what joins emoji in it."""
+    """Return a text without the characters that join emoji in it."""
     if text.isascii():
         return text
     shown: list[str] = []
@@ -128,5 +128,5 @@ def generated_id(name: str) -> int | None:
 
 
 def first_generated_id(name: str) -> int:
-    """Return the least id whose generated name is not before a name, or `ID_MAX`."""
+    """Return the least id whose generated name does not sort before a name, or `ID_MAX`."""
     return bisect_left(range(ID_MAX), name, hi=ID_MAX, key=generated_name)

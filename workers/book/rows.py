@@ -1,9 +1,9 @@
-"""A user's row as a sealed whole: opening it, adding a version, and sealing it again.
+"""Opens a user's row, adds versions to it, and seals it again.
 
 The newest password is bound to all the rest of its row (`vault`), so every change of the row seals
-it again, and whatever was altered behind the service's back is found when it is opened. All of a
-row is sealed with one key: who adds to a row of an older key seals its older versions again as
-well. So a key is needed exactly as long as some row has its number.
+it again, and opening it detects any alteration by others. One key seals all of a row: a change of a
+row with an older key seals its older versions again too. So a key is needed exactly as long as some
+row has its number.
 
 All functions raise `DatabaseRefused` for a row that was tampered with.
 """
@@ -17,7 +17,7 @@ from workers.book.models import UserRow
 from workers.book.vault import Vault, newest_associated_data, older_associated_data
 
 NO_SUCH_VALUE = (AttributeError, TypeError, UnicodeEncodeError, struct.error)
-"""What comes of a column that holds what only tampering puts there: another type, say."""
+"""The errors that a tampered column causes, for example a value of another type."""
 
 
 def open_newest(vault: Vault, user: UserRow) -> str:
@@ -38,7 +38,7 @@ def open_version(vault: Vault, user: UserRow, version: int) -> tuple[str, int] |
 
 
 def open_all(vault: Vault, user: UserRow) -> None:
-    """Open every version of a user's password, and keep none."""
+    """Open every version of a user's password, to check that it opens."""
     open_newest(vault, user)
     try:
         older = history.unpack(user.older)
@@ -49,24 +49,24 @@ def open_all(vault: Vault, user: UserRow) -> None:
 
 
 def seal(vault: Vault, password: str, user: UserRow) -> UserRow:
-    """Return a row with a password as its newest, sealed with the vault's key."""
+    """Return the row with a password sealed as its newest, with the vault's key."""
     user = user._replace(key_id=vault.key_id)
     return user._replace(sealed=vault.seal(password, newest_associated_data(user)))
 
 
 def older_with_newest(vault: Vault, user: UserRow, kept: int) -> bytes | None:
-    """Return a user's older versions once the newest is one of them, the last `kept` of them."""
+    """Add the newest version to the older ones, and return the last `kept` of them, packed."""
     newest = _seal_older(vault, open_newest(vault, user), user, user.version, user.saved_at_ms)
-    return history.add(_older_anew(vault, user), newest, kept)
+    return history.add(_reseal_older(vault, user), newest, kept)
 
 
 def reseal(vault: Vault, user: UserRow, labels: str | None) -> UserRow:
-    """Return a row that has other labels, or another key."""
+    """Return the row with these labels, sealed with the vault's key."""
     password = open_newest(vault, user)
-    return seal(vault, password, user._replace(labels=labels, older=_older_anew(vault, user)))
+    return seal(vault, password, user._replace(labels=labels, older=_reseal_older(vault, user)))
 
 
-def _older_anew(vault: Vault, user: UserRow) -> bytes | None:
+def _reseal_older(vault: Vault, user: UserRow) -> bytes | None:
     """Return a user's older versions, sealed with the vault's key."""
     if user.key_id == vault.key_id:
         return user.older

@@ -1,24 +1,23 @@
-"""Sealing and opening passwords. Knows nothing of sockets or databases.
+"""Seals and opens passwords. Knows nothing of sockets or databases.
 
-A password is sealed with XAES-256-GCM (C2SP, https://c2sp.org/XAES-256-GCM): of a 192-bit nonce the
-first half selects a key of its own for AES-256-GCM, derived from the master key by CMAC, and the
-second half is that key's nonce. Why: plain GCM with random 96-bit nonces must stop after 2^32
-messages a key (NIST SP 800-38D, 8.3), and a nonce that occurs twice gives everything away. Here
-each `Vault`, so each start of each worker, draws its own random first half, and counts in the
-second:
+A password is sealed with XAES-256-GCM (C2SP, https://c2sp.org/XAES-256-GCM). The first half of a
+192-bit nonce selects a subkey for AES-256-GCM, derived from the master key by CMAC, and the second
+half is the nonce under that subkey. Plain GCM with random 96-bit nonces must stop after 2^32
+messages a key (NIST SP 800-38D, 8.3), and a nonce that occurs twice breaks the encryption. Here
+each `Vault`, so each start of each worker, draws its own random first half and counts in the second
+half:
 
-- within a vault a nonce cannot repeat, because a counter does not;
-- between vaults it cannot, short of two equal draws of 96 random bits: at 2^32 starts of a worker
-  the chance is 2^-33.
+- within a vault a nonce cannot repeat, because the counter does not;
+- between vaults it repeats only if two draws of 96 random bits are equal: after 2^32 starts of a
+  worker the chance is 2^-33.
 
-It is as fast as plain GCM (the derivation happens once a vault, and nothing is drawn per password):
-0.8 microseconds a password, where AES-256-GCM-SIV with a random nonce, the other construction that
-is safe here, takes 1.6 (`benchmarks/costs/costs.py`).
+It is as fast as plain GCM, because the subkey is derived once a vault and nothing is drawn for each
+password: it takes 0.8 microseconds a password. AES-256-GCM-SIV with a random nonce, the other
+construction that is safe here, takes 1.6 (`benchmarks/costs/costs.py`).
 
-A sealed password is nonce (24 bytes), ciphertext (as long as the password in UTF-8) and tag (16
-bytes). What it belongs to is the associated data: for a user's newest password all the rest of the
-row, so that a row in which anything was altered does not open; for an older version its own place
-in that row.
+A sealed password is the nonce (24 bytes), the ciphertext (as long as the password in UTF-8) and the
+tag (16 bytes). The associated data of a user's newest password is all the rest of the row, so that
+an altered row does not open; that of an older version identifies the user and the version.
 """
 
 import functools
@@ -43,14 +42,14 @@ TAG_BYTES = 16
 
 _NEWEST, _OLDER, _NAMED, _LABELLED, _WITH_OLDER = 0, 1, 2, 4, 8
 _FIELDS = struct.Struct(">BQIIQQII")
-"""What there is, user, key, book, version, time saved, bytes of the name, bytes of the labels."""
+"""Kind, user, key, book, version, time saved, bytes of the name, bytes of the labels."""
 
 _DECOY = "a password of nobody"
-_SUBKEYS_MAX = 1024  # kept at hand; there is one for each start of a worker
+_SUBKEYS_MAX = 1024  # in the cache; each start of a worker makes one
 
 
 def newest_associated_data(user: UserRow) -> bytes:
-    """Return the associated data of a user's newest password: the row but for what is sealed."""
+    """Return the associated data of a user's newest password: the rest of its row."""
     name, labels, kind = b"", b"", _NEWEST
     if user.username is not None:
         name, kind = user.username.encode(), kind | _NAMED
@@ -72,13 +71,13 @@ def newest_associated_data(user: UserRow) -> bytes:
 
 
 def older_associated_data(user: UserRow, older: OlderVersion) -> bytes:
-    """Return the associated data of an older version of a user's."""
+    """Return the associated data of an older version of a user's password."""
     head = (_OLDER, user.id, older.key_id, user.book, older.version, older.saved_at_ms)
     return _FIELDS.pack(*head, 0, 0)
 
 
 class Vault:
-    """Seals passwords with one key and opens them with any. Not to be shared between processes."""
+    """Seals passwords with one key and opens them with any. Do not share one between processes."""
 
     def __init__(self, keyring: Keyring, key_id: int | None = None) -> None:
         key = keyring.newest if key_id is None else keyring.keys[key_id]
@@ -93,7 +92,7 @@ class Vault:
         self._fingerprint_key = keyring.for_purpose("request fingerprint").reveal()
 
     def seal(self, password: str, associated_data: bytes) -> bytes:
-        """Return a password as it is stored, bound to what it belongs to."""
+        """Return a password sealed for storage and bound to its associated data."""
         self._counter += 1
         nonce = self._counter.to_bytes(HALF_NONCE_BYTES, "big")
         return self._prefix + nonce + self._encrypt(nonce, password.encode(), associated_data)
@@ -103,12 +102,12 @@ class Vault:
     ) -> list[Row]:
         """Return rows of new users without a name or labels, as many as there are ids.
 
-        The hottest loop there is: everything in it is paid per password.
+        This is the service's hottest loop: it runs for every password.
         """
         key_id, prefix, encrypt, pack = self.key_id, self._prefix, self._encrypt, _FIELDS.pack
         rows = []
         counter = self._counter
-        self._counter += len(passwords)  # first: whatever fails below, no nonce comes twice
+        self._counter += len(passwords)  # first, so that no nonce repeats if the loop fails
         for user_id, password in zip(user_ids, passwords, strict=False):
             counter += 1
             nonce = counter.to_bytes(HALF_NONCE_BYTES, "big")
@@ -120,7 +119,7 @@ class Vault:
     def open(self, sealed: bytes, key_id: int, associated_data: bytes) -> str:
         """Return a stored password.
 
-        Raises `DatabaseRefused` for one that was altered or moved, or whose key is not there.
+        Raises `DatabaseRefused` if it was altered or moved, or if its key is missing.
         """
         try:
             prefix, nonce = sealed[:HALF_NONCE_BYTES], sealed[HALF_NONCE_BYTES:NONCE_BYTES]
@@ -131,13 +130,13 @@ class Vault:
         raise DatabaseRefused("it does not open: it was altered, or moved from elsewhere.")
 
     def open_decoy(self) -> str:
-        """Open something that belongs to nobody, where not to open anything would tell."""
+        """Open a password of no user, so that an unknown name takes as long as a known one."""
         return self.open(self._decoy, self.key_id, b"")
 
     def fingerprint(self, content: bytes) -> int:
-        """Return 32 bits that tell one content from another, for who has the key.
+        """Return a keyed hash of 32 bits.
 
-        Enough to notice a mistake, and too little to know a password by.
+        That is enough to notice a mistake, and too little to recognise a password.
         """
         digest = hashlib.blake2b(content, digest_size=4, key=self._fingerprint_key).digest()
         return int.from_bytes(digest, "big")
@@ -148,7 +147,7 @@ def _subkey(keyring: Keyring, key_id: int, prefix: bytes) -> AESGCM:
 
 
 def derive_key(secret: Secret[bytes], prefix: bytes) -> bytes:
-    """Return the AES-256-GCM key for the first half of a nonce, as XAES-256-GCM has it."""
+    """Return the AES-256-GCM key for the first half of a nonce, as XAES-256-GCM derives it."""
     key = b""
     for number in (1, 2):
         code = CMAC(algorithms.AES256(secret.reveal()))

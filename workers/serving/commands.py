@@ -128,7 +128,7 @@ def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
 
 
 def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
-    """Answer what is wrong with a message, without details if the basic contract has none."""
+    """Answer that a message is invalid, with the reason if the basic contract allows one."""
     return [messages.invalid_message(request) for request in requests]
 
 
