@@ -1,1 +1,1 @@
-"""Who a client is, what it may do, and how often it may guess."""
+"""Authentication of clients, their rights, and the limits on their guesses."""

@@ -1,12 +1,12 @@
-"""Who a client is, and what it may do: applications, their tokens, and those who have none.
+"""Who a client is and what it may do: applications with their tokens, and clients without one.
 
-A token is 256 random bits behind a prefix that people and programs recognise. It is kept as its
-SHA-256: what is random enough cannot be guessed from that, so nothing slower is needed. The row of
-an application carries a seal, made with the integrity key, so that who can write to the database,
-and has no key, can give nobody a right.
+A token is a prefix, which people and programs recognise, and 256 random bits. The database holds
+its SHA-256: so many random bits cannot be guessed from their hash, so no slower hash is needed. The
+row of an application has a seal, made with the integrity key, so that somebody who can write to the
+database, but has no key, cannot grant rights.
 
-A worker reads the applications again once a tick (`Registry.refresh`), and what has changed is true
-for connections that are open already: they share a `Caller` with all of the same token.
+A worker reads the applications again once a tick (`Registry.refresh`). Changes also apply to open
+connections, because all connections with the same token share a `Caller`.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 _TOKEN_BYTES = 32
 
 ANYBODY = "anybody"
-"""What whoever reaches the service may do, such as to ask whether it is alive."""
+"""The right of every client that reaches the service, for example to ping."""
 
 KNOWN = "known"
-"""What any application may do, and who is on this machine."""
+"""The right of every application, and of every client on this machine."""
 
 NEEDS_TOKEN = 'This needs the token of an application that may "{right}".'
 
 _PAUSE_S_ROW = 1e-5
-"""How long an unknown token leads to no other reading, for each application and ten more: about ten
-times what reading takes, because guessing must not make a worker read always. To register a few
-takes longer than that, so that who shows a new token at once is known."""
+"""The pause after a reading, per application (plus ten), before an unknown token may cause another
+one: about ten times as long as the reading, so that guessing does not keep a worker busy with it.
+Registering an application takes longer, so a new token is known at once."""
 
 
 def new_token() -> Secret[str]:
@@ -49,22 +49,22 @@ def new_token() -> Secret[str]:
 
 
 def token_hash(token: str) -> bytes:
-    """Return what is kept of a token."""
+    """Return the hash of a token that the database holds."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def sealed(row: ApplicationRow, key: Secret[bytes]) -> ApplicationRow:
-    """Return an application with the seal that belongs to all the rest of it."""
+    """Return an application's row with the seal over all its other columns."""
     content = msgspec.json.encode(row._replace(seal=b""))
     digest = hashlib.blake2b(content, digest_size=32, key=key.reveal()).digest()
     return row._replace(seal=digest)
 
 
 def is_genuine(row: ApplicationRow, key: Secret[bytes]) -> bool:
-    """Tell whether an application is as who had the key has made it."""
+    """Tell whether an application's row was written by somebody with the key."""
     try:
         return hmac.compare_digest(sealed(row, key).seal, row.seal)
-    except (TypeError, ValueError):  # a column is not even of its type
+    except (TypeError, ValueError):  # a column has a value of the wrong type
         return False
 
 
@@ -75,47 +75,47 @@ def rights_of(row: ApplicationRow) -> list[Right]:
 
 @dataclass(eq=False, slots=True)
 class Caller:
-    """Who is at the other end of a connection, shared by all that showed the same token."""
+    """A client's identity and rights, shared by all connections that showed the same token."""
 
     application: str | None = None
     book: int = COMMON_BOOK
     may: list[Right] = field(default_factory=list)
     rights: frozenset[str] = frozenset({ANYBODY})
-    why_not: str = NEEDS_TOKEN  # is told with a denial, which has the missing right
+    why_not: str = NEEDS_TOKEN  # the reason for a denial; `{right}` is the missing right
 
-    def take(self, row: ApplicationRow) -> None:
-        """Be an application, as it stands in the database now."""
+    def update(self, row: ApplicationRow) -> None:
+        """Set the name, book and rights of an application from its row."""
         self.application, self.book, self.may = row.name, row.book, rights_of(row)
         self.rights = frozenset((ANYBODY, KNOWN, *self.may))
         self.why_not = 'This application may not "{right}".'
 
-    def lose(self) -> None:
-        """Keep the name and lose all rights: the token is good no more."""
+    def revoke(self) -> None:
+        """Keep the name but remove all rights, because the token is no longer valid."""
         self.may, self.rights = [], frozenset({ANYBODY})
         self.why_not = "The application's token is not good any more."
 
     def denial(self, right: str) -> str:
-        """Return why this may not do what needs a right it lacks; nothing of what is stored."""
+        """Return why this client lacks a right. Reveals nothing that is stored."""
         return self.why_not.format(right=right)
 
 
 GUEST = Caller(may=["save", "count"], rights=frozenset({ANYBODY, KNOWN, "save", "count"}))
-"""Who has shown no token, on this machine."""
+"""A client on this machine that has shown no token."""
 
 STRANGER = Caller(
     why_not="From another machine, everything but a ping needs the token of an application."
 )
-"""Who has shown no token, from elsewhere."""
+"""A client on another machine that has shown no token."""
 
 WRONG_TOKEN = Caller(why_not="The service does not accept the token that was shown.")
-"""Who has shown a token that is none, from wherever."""
+"""A client that has shown an invalid token, wherever it is."""
 
 WRONG_CERTIFICATE = Caller(why_not="The client certificate names no application.")
-"""Who has a certificate that is in order, and whose name is no application's."""
+"""A client with a valid certificate whose name is no application's."""
 
 
 class Registry:
-    """A worker's view of the applications. To be refreshed once a tick."""
+    """A worker's view of the applications. It must be refreshed once a tick."""
 
     def __init__(self, reader: BookReader, key: Secret[bytes]) -> None:
         self._reader = reader
@@ -124,10 +124,10 @@ class Registry:
         self._genuine: list[ApplicationRow] = []
         self._good: dict[bytes | str, ApplicationRow] = {}  # by token hash; by name
         self._callers: dict[bytes | str, Caller] = {}
-        self._read_next = 0.0  # not before, for a token that is not known
+        self._read_next = 0.0  # when an unknown token may cause the next reading
 
     def refresh(self, now_ms: int) -> None:
-        """Read the applications, and let the connections know; raise `Unavailable`."""
+        """Read the applications and update the connections' callers; raise `Unavailable`."""
         rows = self._reader.applications()
         self._read_next = time.monotonic() + (10 + len(rows)) * _PAUSE_S_ROW
         if rows != self._rows:
@@ -141,13 +141,13 @@ class Registry:
                     self._good[row.previous_hash] = row
         for shown, caller in list(self._callers.items()):
             if shown in self._good:
-                caller.take(self._good[shown])
+                caller.update(self._good[shown])
             else:
-                caller.lose()
+                caller.revoke()
                 del self._callers[shown]
 
     def by_token(self, token: str, now_ms: int) -> Caller | None:
-        """Return who has a token, or None where nobody has."""
+        """Return the application that has a token, or None."""
         return self._caller(token_hash(token), now_ms)
 
     def by_certificate(self, name: str, now_ms: int) -> Caller | None:
@@ -155,7 +155,7 @@ class Registry:
         return self._caller(name, now_ms)
 
     def _caller(self, shown: bytes | str, now_ms: int) -> Caller | None:
-        """Return who is known by a hash or a name; one that is new may be so since the tick."""
+        """Find a caller by token hash or name; an unknown one may be new, so read again first."""
         if shown not in self._good and time.monotonic() > self._read_next:
             try:
                 self.refresh(now_ms)
@@ -166,7 +166,7 @@ class Registry:
             return None
         if shown not in self._callers:
             self._callers[shown] = caller = Caller()
-            caller.take(row)
+            caller.update(row)
         return self._callers[shown]
 
     def _is_genuine(self, row: ApplicationRow) -> bool:

@@ -1,6 +1,6 @@
-"""Who is at the other end of a connection, and where from.
+"""The client at the other end of a connection: its identity, address and limits.
 
-The address is found when it is first needed: most connections never need one.
+The address is looked up when it is first needed, because most connections never need it.
 """
 
 import functools
@@ -17,7 +17,7 @@ _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gi
 
 
 class Peer:
-    """The other end of a connection. `caller` changes when it shows a token."""
+    """The client at the other end of a connection. `caller` changes when it shows a token."""
 
     __slots__ = ("_address", "_authenticating", "_socket", "_throttle", "_verifying", "caller")
 
@@ -30,29 +30,29 @@ class Peer:
         self.caller = GUEST if insecure or is_local(connected) else STRANGER
 
     def become(self, caller: Caller) -> None:
-        """Take note of who this is."""
+        """Set the identity of this client."""
         self.caller = caller
         self._verifying = None
 
     @property
     def address(self) -> str:
-        """Where it comes from: address and port, or `unix:` and the user's name."""
+        """The client's address and port, or `unix:` and the user's name."""
         if self._address is None:
             self._address = _address(self._socket)
         return self._address
 
     @property
     def authenticating(self) -> Limit:
-        """The limit on wrong tokens, which is this address's."""
+        """The limit on wrong tokens from this address."""
         if self._authenticating is None:
             self._authenticating = self._throttle.limit((TOKENS, "", self._host))
         return self._authenticating
 
     @property
     def verifying(self) -> Limit:
-        """The limit on wrong passwords: the application's, and its own at this address.
+        """The limits on wrong passwords of this application, in all and from this address.
 
-        So no application notices what another's users get wrong.
+        So the wrong passwords of one application's users do not delay another application.
         """
         if self._verifying is None:
             name = self.caller.application or ""
@@ -69,7 +69,7 @@ class Peer:
 
 
 def is_local(connected: socket.socket) -> bool:
-    """Tell whether a client reached the service from this machine: its own end says so."""
+    """Tell whether a client is on this machine, by the service's own address in the connection."""
     if connected.family == socket.AF_UNIX:
         return True
     try:
@@ -78,7 +78,7 @@ def is_local(connected: socket.socket) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=256)  # of this machine's addresses, so there are few
+@functools.lru_cache(maxsize=256)  # called with this machine's addresses: there are few
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach an address, which may be IPv4 written as IPv6."""
     try:

@@ -1,28 +1,30 @@
-"""How many guesses were wrong lately, over all workers together, and how long the next must wait.
+"""Counts recent wrong guesses over all workers, and says how long the next guess must wait.
 
-A table of a fixed size in shared memory, without locks. What is limited (wrong tokens of an
-address, wrong passwords of an application, and of an application at an address) has a row, which a
-keyed hash finds, so that nobody can choose what shares a row with whom. What shares one by chance
-shares its limit. Rows of different kinds are apart: who has no token reaches no application's.
+The counts are in a table of fixed size in shared memory, without locks. Each limit (wrong tokens of
+an address, wrong passwords of an application, and of an application at an address) has a row. A
+keyed hash finds the row, so nobody can choose which limits share one; limits that share a row by
+chance count together. Rows of different kinds are separate, so a client without a token cannot
+reach an application's row.
 
-A row is a leaky bucket: its level grows by 1 with each wrong guess and falls by so many a second.
-Up to an allowance nobody waits; from there on each guess waits twice as long as the one before.
-Where that would be longer than `DELAY_S_MAX` it is refused at once, and not counted. So who goes on
-guessing gets as many tries as are forgotten meanwhile, and who stops is forgotten in 15 seconds.
+A row is a leaky bucket: its level grows by 1 with each wrong guess and falls at a constant rate. Up
+to an allowance no guess waits; beyond it, each guess waits twice as long as the one before. A guess
+that would wait longer than `DELAY_S_MAX` is refused at once and not counted. So a client that goes
+on guessing gets as many tries as are forgotten meanwhile, and one that stops is forgotten in 15
+seconds.
 
-Each worker has two numbers in a row, which the others only read: how often it has charged the row
-since the service was started (less refunds), and the lowest value of "all charges, less what was
-forgotten since" that it has seen at a charge. With c(t) for the charges of all workers and r for
-what is forgotten a second, the level is that of a queue served at a constant rate (Lindley, 1952):
+Each worker has two numbers in a row, which the others only read: its number of charges since the
+service was started (less refunds), and the lowest value of "charges of all workers, less what was
+forgotten" that it has seen at a charge. With c(t) for the charges of all workers and r for the
+number forgotten a second, the level is that of a queue served at a constant rate (Lindley, 1952):
 
     level(t) = c(t) - r t - min over the charges s so far of (c(s) - r s)
 
-That is exact, whichever worker charged when. The usual form of such a bucket, a deadline that each
-charge moves on, would not do with one for each worker: the deadlines pass side by side, and guesses
+This is exact, whichever worker charged when. The usual bucket, a deadline that each charge moves
+on, does not work with one deadline for each worker: all deadlines pass at the same time, so guesses
 spread over 8 workers would be forgotten 8 times as fast. Two workers that charge a row in the same
-microsecond may each miss the other's charge for that long, and no longer.
+microsecond may miss each other's charge, but only for that long.
 
-Times are seconds of the monotonic clock, which is one for all processes.
+Times are in seconds of the monotonic clock, which all processes share.
 """
 
 import os
@@ -35,34 +37,34 @@ from pwserver.shared_memory import SharedArray
 
 ROWS = 4096
 """Rows of each kind. A row is 16 bytes a worker: with two workers the table is 384 KiB. While 100
-addresses guess, one of 41 others shares a row with one of them."""
+addresses guess, one of 41 other addresses shares a row with one of them."""
 
 DELAYS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""What guesses beyond the allowance wait, each at the next level. No more wait at a time."""
+"""How long the first, second, ... guess beyond the allowance waits. More are refused."""
 
 DELAY_S_MAX = DELAYS_S[-1]
 
 _ROUNDING = 1e-6
-"""What a level may lack of a whole number because times are floating point."""
+"""By how much a level may be below a whole number, because times are floating point."""
 
 
 class Kind(NamedTuple):
-    """Something that is limited, and how."""
+    """A kind of limit."""
 
-    number: int  # of its part of the table
-    allowance: int  # wrong guesses before any waits
+    number: int  # the index of its part of the table
+    allowance: int  # wrong guesses before the first delay
     forgotten_per_s: float
 
 
 TOKENS = Kind(0, allowance=10, forgotten_per_s=1.0)
-"""Wrong tokens of an address: ten are a few instances that still have an old one."""
+"""Wrong tokens of an address. Ten are a few application instances that still have an old token."""
 
 ADDRESS = Kind(1, allowance=10, forgotten_per_s=1.0)
-"""Wrong passwords of an application at an address: one a second is more than people type."""
+"""Wrong passwords of an application at an address. People type less than one a second."""
 
 APPLICATION = Kind(2, allowance=50, forgotten_per_s=5.0)
-"""Wrong passwords of an application, wherever from: above what one address reaches (15, and then
-one a second), so that one alone cannot have the others refused."""
+"""Wrong passwords of an application from all addresses. More than one address reaches (15, and then
+one a second), so that one address alone cannot get the others refused."""
 
 _KINDS = 3
 
@@ -71,7 +73,7 @@ Key = tuple[Kind, str, str]
 
 
 class GuessTable:
-    """The shared table: made by the listener, given to every worker as it is started."""
+    """The shared table. The listener makes it and passes it to every worker at its start."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -89,7 +91,7 @@ class Throttle:
         self._numbers = table.array.numbers
 
     def limit(self, *keys: Key) -> "Limit":
-        """Return the limit on what belongs to all of these keys. To be kept by who asks often."""
+        """Return the limit that applies all of these keys. Keep it if you need it often."""
         return Limit([self._row(*key) for key in keys])
 
     def _row(self, kind: Kind, application: str, address: str) -> "_Row":
@@ -103,10 +105,10 @@ class Throttle:
 
 
 class Limit:
-    """What a guess must wait for.
+    """The rows that limit a guess.
 
-    One that is delayed is charged before it waits, and refunded if it was right, so that many at a
-    time are no way around. One that is not delayed is charged if it was wrong.
+    A delayed guess is charged before it waits, and refunded if it was right, so that many guesses
+    at once do not evade the limit. A guess that is not delayed is charged if it was wrong.
     """
 
     __slots__ = ("_rows",)
@@ -115,7 +117,7 @@ class Limit:
         self._rows = rows
 
     def delay_s(self, now: float) -> float | None:
-        """Return how long the next guess must wait; None where it is refused."""
+        """Return how many seconds the next guess must wait; None if it is refused."""
         longest = 0.0
         for row in self._rows:
             excess = row.level(now) - row.allowance
@@ -126,7 +128,7 @@ class Limit:
         return longest
 
     def charge(self, now: float) -> None:
-        """Count a wrong guess, or one that may be."""
+        """Count a guess that is wrong, or that may be wrong."""
         for row in self._rows:
             row.charge(now)
 
@@ -137,7 +139,7 @@ class Limit:
 
 
 class _Row:
-    """A row of the table, with what this worker may write in it."""
+    """A row of the table, and the index of this worker's own numbers in it."""
 
     __slots__ = ("_charges", "_forgotten_per_s", "_lowest", "_own", "allowance")
 
@@ -147,11 +149,11 @@ class _Row:
         self.allowance = kind.allowance - _ROUNDING
         self._forgotten_per_s = kind.forgotten_per_s
         self._own = own
-        self._charges = charges  # one of each worker
-        self._lowest = lowest  # one of each worker; 0.0 before its first charge, which is above all
+        self._charges = charges  # one number for each worker
+        self._lowest = lowest  # likewise; 0.0, above all real values, before its first charge
 
     def level(self, now: float) -> float:
-        """Return how many wrong guesses are not forgotten; below 0 where all are."""
+        """Return how many wrong guesses are not forgotten yet; below 0 if all are forgotten."""
         return sum(self._charges) - self._forgotten_per_s * now - min(self._lowest)
 
     def charge(self, now: float) -> None:
@@ -161,12 +163,12 @@ class _Row:
         self._charges[self._own] += 1
 
     def refund(self) -> None:
-        """Lower the level by 1, or as far as it goes."""
+        """Take back one charge, which lowers the level by up to 1."""
         self._charges[self._own] -= 1
 
 
 def _network(address: str) -> str:
-    """Return what an address counts as: IPv6 by its /64, which is what one customer is given."""
+    """Return the network that an address counts for: the /64 of IPv6, as one customer has it."""
     try:
         parsed = ip_address(address)
     except ValueError:  # of a Unix socket

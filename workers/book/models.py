@@ -75,7 +75,7 @@ User.add_index(
 
 User.add_index(
     # Rows of the common book are not in this index, so their saves cost no more: their ids are
-    # found in the table. As every index, it is also in the order of the ids.
+    # found in the table. Like every index, it is sorted by id within a book.
     User.index(User.book, name="user_generated").where(
         User.username.is_null() & (User.book != SQL("0"))
     )
