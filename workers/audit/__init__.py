@@ -1,1 +1,1 @@
-"""The audit record: who did what to whose password."""
+"""The audit record: it says who did what to whose password."""

@@ -1,4 +1,4 @@
-"""What the audit record knows as actions: each record has one, and each can be asked for."""
+"""The actions in the audit record: each record has one, and a search can select one."""
 
 from typing import Literal, get_args
 

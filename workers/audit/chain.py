@@ -1,16 +1,16 @@
-"""What the audit record is made of: its lines, the keyed chain through them, and its head.
+"""The format of the audit record: its records, the keyed chain through them, and its head.
 
-A record is one line of JSON, and the last member of it is its mac: keyed BLAKE2b with 16 bytes over
-the mac of the record before and the bytes of the line up to `,"mac":`. The number of the record is
-among those bytes. So without the key no line can be written, edited or moved, and one that is left
-out is missed by the next. A record that must stand by itself, because it is the first of its file
-or because something before it was amiss, has the mac before in its member `previous`.
+A record is one line of JSON. Its last member is its MAC: keyed BLAKE2b with 16 bytes over the MAC
+of the record before and the bytes of the line up to `,"mac":`, which include the record's number.
+So nobody without the key can write, edit or move a record, and a missing record breaks the chain at
+the next one. A record that is the first of its file, or that follows something wrong, also has the
+MAC of the record before in its member `previous`, so that it can be verified alone.
 
-The head says what the end must be: the number and the mac of the last record, and which file it is
-in and how long that is. It has a mac of its own: who has no key can put an older head back, but
-make none.
+The head describes the end: the number and MAC of the last record, the file that it is in, and the
+length of that file. It has a MAC of its own, so somebody without the key can restore an older head
+but cannot make one.
 
-Bytes in, bytes out: knows no files and no locks.
+Works on bytes: knows no files and no locks.
 """
 
 import struct
@@ -22,15 +22,15 @@ import msgspec
 
 MAC_BYTES = 16
 NO_MAC = bytes(MAC_BYTES)
-"""Stands for the mac before the very first record."""
+"""The MAC before the very first record."""
 
 LINE_BYTES_MAX = 8 * 1024
-"""No record is longer: `audit` shortens texts. So the last records of a file are found in a
-window of a fixed size, and a reader keeps little at a time."""
+"""No record is longer, because `audit.record` shortens texts. So a window of fixed size holds the
+last records of a file, and a reader keeps little at a time."""
 
 _DIGITS_BEGIN, _DIGITS_END = -2 * MAC_BYTES - 2, -2
 _BODY_END = _DIGITS_BEGIN - len(b',"mac":"')
-"""Where the parts of a line are, from its end."""
+"""The positions of the parts of a line, from its end."""
 
 _HEAD = struct.Struct("<8sQ16sQQ")
 _HEAD_TAG = b"pwaudit1"
@@ -38,25 +38,25 @@ HEAD_BYTES = _HEAD.size + MAC_BYTES
 
 
 class Head(NamedTuple):
-    """The end of the record, as of the last write."""
+    """The end of the audit record after the last write."""
 
-    n: int  # of the last record; 0 where there is none yet
+    n: int  # number of the last record; 0 if there is none yet
     mac: bytes  # of the last record
-    inode: int  # of the file it is in
+    inode: int  # of the file that it is in
     size: int  # of that file, in bytes
 
 
 class Link(msgspec.Struct):
-    """What the chain needs to know of a record."""
+    """The members of a record that the chain needs."""
 
     n: int
     previous: str | None = None
 
 
-class Line(NamedTuple):
-    """A line that has the form of a record, genuine or not."""
+class ChainRecord(NamedTuple):
+    """A record as the chain sees it, genuine or not."""
 
-    body: bytes  # up to `,"mac":`
+    body: bytes  # the line up to `,"mac":`
     mac: bytes
     n: int
     previous: bytes | None
@@ -66,25 +66,25 @@ _decode_link = msgspec.json.Decoder(Link).decode
 
 
 class Chain:
-    """The key's part: macs of records, and heads. Neither its repr nor any error shows the key."""
+    """Makes and checks MACs of records and heads. Neither its repr nor any error shows the key."""
 
     def __init__(self, key: bytes) -> None:
         self._record = blake2b(digest_size=MAC_BYTES, key=key, person=b"pwserver record")
         self._head = blake2b(digest_size=MAC_BYTES, key=key, person=b"pwserver head")
 
     def mac(self, before: bytes, body: bytes) -> bytes:
-        """Return the mac of a record whose line is `body`, behind one whose mac is `before`."""
+        """Return the MAC of the record with this body, after the record whose MAC is `before`."""
         state = self._record.copy()
         state.update(before + body)
         return state.digest()
 
     def pack_head(self, head: Head) -> bytes:
-        """Return a head as it is stored."""
+        """Return a head in the form in which it is stored, with its MAC."""
         content = _HEAD.pack(_HEAD_TAG, *head)
         return content + self._head_mac(content)
 
     def unpack_head(self, stored: bytes) -> Head | None:
-        """Return a stored head, or None for bytes that are none, or of another key."""
+        """Return a stored head, or None for bytes that are not a head made with this key."""
         content = stored[:-MAC_BYTES]
         if len(stored) != HEAD_BYTES or self._head_mac(content) != stored[-MAC_BYTES:]:
             return None
@@ -96,41 +96,41 @@ class Chain:
         return state.digest()
 
     def last_record(self, window: bytes) -> tuple[int, bytes] | None:
-        """Return number and mac of the last genuine record in the last bytes of a file.
+        """Return the number and MAC of the last genuine record in the last bytes of a file.
 
-        Lines behind it that are no records are passed over. The first line may be cut short.
+        Skips lines after it that are not records. The first line may be cut short.
         """
-        lines = [read_line(line) for line in window.split(b"\n")]
-        for at in range(len(lines) - 1, -1, -1):
-            line, before = lines[at], lines[at - 1] if at else None
-            if line is not None and (
-                self.follows(line, line.previous) or self.follows(line, before and before.mac)
+        records = [parse_record(line) for line in window.split(b"\n")]
+        for index in range(len(records) - 1, -1, -1):
+            record, before = records[index], records[index - 1] if index else None
+            if record is not None and (
+                self.follows(record, record.previous) or self.follows(record, before and before.mac)
             ):
-                return line.n, line.mac
+                return record.n, record.mac
         return None
 
-    def follows(self, line: Line, mac: bytes | None) -> bool:
-        """Tell whether a line is a genuine record behind one with this mac."""
-        return mac is not None and self.mac(mac, line.body) == line.mac
+    def follows(self, record: ChainRecord, mac: bytes | None) -> bool:
+        """Tell whether a record is genuine and follows the record with this MAC."""
+        return mac is not None and self.mac(mac, record.body) == record.mac
 
 
-def write_line(body: bytes, mac: bytes) -> bytes:
-    """Return the line of a record, newline included."""
+def format_record(body: bytes, mac: bytes) -> bytes:
+    """Return the line of a record, with its newline."""
     return b'%b,"mac":"%b"}\n' % (body, hexlify(mac))
 
 
-def read_line(line: bytes) -> Line | None:
-    """Return the parts of a line (without its newline), or None for one that is no record.
+def parse_record(line: bytes) -> ChainRecord | None:
+    """Return the record in a line (without its newline), or None if it is not a record.
 
-    Exactly what `write_line` makes is a record: the same mac in capitals is none.
+    Only what `format_record` writes is a record: the same MAC in capitals is not one.
     """
     body = line[:_BODY_END]
     try:
         mac = unhexlify(line[_DIGITS_BEGIN:_DIGITS_END])
-        if line != write_line(body, mac)[:-1]:
+        if line != format_record(body, mac)[:-1]:
             return None
         link = _decode_link(line)
         previous = None if link.previous is None else bytes.fromhex(link.previous)
     except (ValueError, msgspec.DecodeError):
         return None
-    return Line(body, mac, link.n, previous)
+    return ChainRecord(body, mac, link.n, previous)

@@ -1,7 +1,7 @@
-"""The two files of the audit record as a process holds them open, and the lock between processes.
+"""The two open files of the audit record, and the lock between the processes that write to them.
 
-Knows nothing of what is in them. Both may be moved, replaced, emptied or removed by others at any
-time; where something cannot be done it is an OSError, whose `filename` and `strerror` say what.
+Knows nothing of their content. Others may move, replace, empty or remove both files at any time.
+Failures raise an OSError whose `filename` and `strerror` say what is wrong.
 """
 
 import contextlib
@@ -13,12 +13,13 @@ import time
 from pwserver import trust
 
 _LOOK_S = 0.01
-"""How long a file that was moved away may still be written to. logrotate, which goes on only when
-all is moved, reads it later. To look each time would take longer than to write: a file whose times
-are asked for gets new ones with the next write, which the kernel then has to note elsewhere too."""
+"""How long a process may still write to a file that was moved away. logrotate reads a file only
+after it has moved all of them, which is later. Checking at every write would take longer than the
+write itself: a file whose times were read gets new ones at its next write, which dirties its inode
+too."""
 
 _YIELDS = 20
-"""How often other processes are let run for the lock before this one sleeps for it."""
+"""How often a process that waits for the lock yields before it sleeps between tries."""
 
 _PAUSE_S = 0.0002
 
@@ -26,14 +27,14 @@ _NOT_OPEN = -1
 
 
 class HeadFile:
-    """A small file that is read and written as a whole, by who has its lock."""
+    """A small file that is read and written as a whole, under its lock."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = _NOT_OPEN
 
     def lock(self, patience_s: float) -> None:
-        """Wait for the lock; raise TimeoutError where it is not to be had for so long."""
+        """Take the lock; raise TimeoutError after `patience_s`."""
         if self._descriptor == _NOT_OPEN:
             self._descriptor = open_file(self._path)
         deadline, tries = 0.0, 0
@@ -56,12 +57,12 @@ class HeadFile:
         return True
 
     def unlock(self) -> None:
-        """Let others go on. Nothing happens where the file was closed, which unlocks it too."""
+        """Release the lock. Does nothing if the file was closed, which releases it too."""
         if self._descriptor != _NOT_OPEN:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def is_in_place(self) -> bool:
-        """Tell whether the file that is locked is still the one at its path."""
+        """Tell whether the locked file is still the one at its path."""
         with contextlib.suppress(FileNotFoundError):
             return os.path.samestat(os.lstat(self._path), os.fstat(self._descriptor))
         return False
@@ -71,7 +72,7 @@ class HeadFile:
         return os.pread(self._descriptor, size_max, 0)
 
     def write(self, content: bytes) -> None:
-        """Write its content, which is always as long."""
+        """Write its content, which always has the same length."""
         os.pwrite(self._descriptor, content, 0)
 
     def close(self) -> None:
@@ -82,21 +83,21 @@ class HeadFile:
 
 
 class RecordFile:
-    """A file that is appended to, always the one at its path or one that was there a moment ago."""
+    """A file to append to: the one at its path, or one that was there a moment ago."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._descriptor = _NOT_OPEN
         self._device = 0
-        self._look_next_s = 0.0  # not before, by the monotonic clock
+        self._look_next_s = 0.0  # when to check the path again, in time of the monotonic clock
         self.inode = 0
 
     def size(self) -> int:
-        """Return how long it is now, which may be shorter than it was."""
+        """Return the file's present size, which may be less than before."""
         return os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def follow(self, *, at_once: bool = False) -> None:
-        """Open the file at the path, made again if need be, where that is another one by now."""
+        """If another file or none is at the path now, open or make that one."""
         now = time.monotonic()
         if not at_once and now < self._look_next_s:
             return
@@ -117,12 +118,12 @@ class RecordFile:
         return os.pread(self._descriptor, length_max, max(0, self.size() - length_max))
 
     def append(self, data: bytes) -> None:
-        """Append data with one call. Where that writes a part of it, the next call says why."""
+        """Append data with one write(2). After a partial write, the next one raises the reason."""
         while data:
             data = data[os.write(self._descriptor, data) :]
 
     def cut(self, size: int) -> None:
-        """Take back what was appended, as far as that is possible."""
+        """Cut the file to a size, to undo an append, if that is possible."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, size)
 
@@ -134,9 +135,9 @@ class RecordFile:
 
 
 def open_file(path: str, flags: int = 0) -> int:
-    """Open a regular file to read and write, made again, for nobody else, where there is none.
+    """Open a regular file for reading and writing; if there is none, make a private one.
 
-    A link is not followed, because it could lead anywhere, and another user's file not believed.
+    Refuses a symbolic link, because it could lead anywhere, and another user's file.
     """
     flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:

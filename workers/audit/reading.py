@@ -1,7 +1,7 @@
-"""Reading the audit record: which files it is in, and what is in them.
+"""Reads the audit record: finds its files, and reads the records in them.
 
-Reads line by line, so that files may be of any size, and takes no lock: what is written meanwhile
-is read too, or not yet. Whether it is genuine is the business of `verification`.
+Reads line by line, so that files may be of any size. It takes no lock, so records that are written
+meanwhile may be read or not. `verification` checks whether the records are genuine.
 """
 
 import re
@@ -18,14 +18,14 @@ _BUFFER_BYTES = 1024 * 1024
 
 
 class RecordFiles(NamedTuple):
-    """Where a record is."""
+    """The files of the audit record."""
 
     paths: list[Path]  # the oldest first
-    compressed: list[Path]  # these cannot be read as they are
+    compressed: list[Path]  # cannot be read without decompressing them
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """A record, as it is shown."""
+    """A record in the form in which it is shown."""
 
     n: int
     time: str  # UTC, to the millisecond, as 2026-11-22T20:34:17.123Z
@@ -39,9 +39,9 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 def record_files(path: Path) -> RecordFiles:
-    """Return the files of the record at a path as logrotate names them, by number or by date.
+    """Return the audit record's files: the one at a path, and those that logrotate has renamed.
 
-    Raises OSError where the folder cannot be read.
+    logrotate appends a number or a date. Raises OSError if the folder cannot be read.
     """
     rotated = re.compile(re.escape(path.name) + r"(?:\.(\d+)|-(\d{8}[\d-]*))(\.\w+)?")
     found = []
@@ -60,10 +60,10 @@ _MEMBERS = {*Record.__struct_fields__, "previous", "mac"}
 
 
 class Records:
-    """The records in some files, or those of a user, an application, an action, or since a time.
+    """The records in some files; those of a user, an application, an action, or since a time.
 
-    Iterating raises OSError for a file that cannot be read. It does not tell whether they are
-    genuine. `skipped` counts the lines passed over because they are no records.
+    Iterating raises OSError for a file that cannot be read. It does not check whether the records
+    are genuine. `skipped` counts the lines that were skipped because they are not records.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class Records:
 
 
 def _as_text(moment: datetime) -> str:
-    """Return a moment as records have it; such texts sort as the moments do."""
+    """Return a time in the form in which records have it; such texts sort by time."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, newlines included; of one that is too long its beginning.
+    """Yield the lines of a file with their newlines; of a line that is too long, its beginning.
 
-    One without a newline is the last: where it is being written, its rest is not taken for another.
+    Stops after a line without a newline: it may be in the middle of being written.
     """
     with path.open("rb", _BUFFER_BYTES) as file:
         while line := file.readline(LINE_BYTES_MAX):

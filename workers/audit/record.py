@@ -1,18 +1,18 @@
-"""The audit record: who did what to whose password, a line for each, in one keyed chain.
+"""Writes the audit record: who did what to whose password, one record for each, in a keyed chain.
 
-Workers, the listener and the command line append to one file. The head file (beside the database,
-wherever the record is, so that who may change the log folder alone cannot change it) says what the
-end of the record must be, and its lock orders who writes: read the head, see what file is at the
-path, write everything noted with one write(2), write the head. A file that was moved away is
-followed by a new one, and one that was emptied is begun again: logrotate needs to tell nobody.
-`chain` has the form of lines and head, `files` the files.
+Workers, the listener and the command line append to one file. The head file describes the end of
+the audit record. It is always beside the database, so that somebody who may only change the log
+folder cannot change it. Its lock orders the writers: read the head, check which file is at the
+path, write all noted records with one write(2), write the head. After a file was moved away or
+emptied, the chain continues in a new or empty file, so logrotate needs no signal. `chain` knows the
+format of records and head, `files` knows the files.
 
-Nothing is synced. A process that is killed loses nothing that `write` has returned True for. A
-power cut may lose the last seconds or tear them, and where it leaves a head that is newer than the
-file, or lines that are none, that is found as a record that was cut or edited, which it was.
+Nothing is synced. If a process is killed, no record for which `write` has returned True is lost. A
+power failure may lose or tear the records of the last seconds. If that leaves a head newer than the
+file, or broken lines, it is reported as an audit record that was cut or edited, which it was.
 
-What is found amiss is never repaired: the chain goes on from what is certain, so that
-`reading` points at the place, and a record says what was found.
+Damage is never repaired: the chain continues from the last certain record, so that `verification`
+can report the position, and a record says what was found.
 """
 
 import logging
@@ -24,22 +24,22 @@ import msgspec
 
 from pwserver.secret import Secret
 from workers.audit.actions import Action
-from workers.audit.chain import HEAD_BYTES, LINE_BYTES_MAX, NO_MAC, Chain, Head, write_line
+from workers.audit.chain import HEAD_BYTES, LINE_BYTES_MAX, NO_MAC, Chain, Head, format_record
 from workers.audit.files import HeadFile, RecordFile
 
 PATIENCE_S = 0.2
-"""How long to wait for the lock. Who holds it needs microseconds; where many processes want to run
-it may have to wait for its own turn for 50 ms and more, and a stopped one never gets it."""
+"""How long to wait for the lock. Its holder needs microseconds, but on a busy machine it may wait
+50 ms and more for the processor, and a stopped process holds it for ever."""
 
 _PATIENCE_FAILING_S = 0.01
-"""The same where the last try was in vain: a process that was stopped is not waited for twice."""
+"""The same after a try that failed, so that a stopped process is not waited for twice."""
 
 _WINDOW_BYTES = 8 * LINE_BYTES_MAX
-"""Where the last record is looked for in a file that is not as the head says."""
+"""How much of a file's end is searched for the last record if the file differs from the head."""
 
 _BODY_BYTES_MAX = LINE_BYTES_MAX // 2
 _TEXT_LENGTH_MAX = 128
-"""What is left of each text in a record that would be too long."""
+"""The length to which each text in a record is cut if the record would be too long."""
 
 CUT = "the record was cut or edited"
 HEAD_MISSING = "the head of the record was missing"
@@ -51,20 +51,20 @@ log = logging.getLogger(__name__)
 
 
 class _End(NamedTuple):
-    """Where the record goes on."""
+    """The end of the audit record, where the next record is appended."""
 
-    n: int  # of the last record
+    n: int  # number of the last record
     mac: bytes  # of the last record
     size: int  # of the file
-    is_known: bool = True  # the head says so; else the next record must stand by itself
+    is_known: bool = True  # matches the head; otherwise the next record needs `previous`
     is_whole: bool = True  # the last line has its newline
     finding: str | None = None
 
 
 class AuditLog:
-    """The record as one process writes it. Opens its files when there is something to write.
+    """One process's writer of the audit record. Opens the files at the first write.
 
-    Not to be carried over a fork: the two processes would have the lock together.
+    Do not use it on both sides of a fork, because the two processes would share the lock.
     """
 
     def __init__(self, path: Path, head_path: Path, key: Secret[bytes]) -> None:
@@ -72,14 +72,14 @@ class AuditLog:
         self._head_file = HeadFile(str(head_path))
         self._chain = Chain(key.reveal())
         self._notes: list[dict[str, Any]] = []
-        self._stored = b""  # what was in the head file when it was last seen
-        self._head: Head | None = None  # and what it means
+        self._stored = b""  # the head file's content when it was last read
+        self._head: Head | None = None  # the same, parsed
         self._second, self._second_text = -1, ""
         self._failing = False
 
     @property
     def pending(self) -> bool:
-        """Whether something is noted that `write` was not called for."""
+        """Whether records are noted but not written yet."""
         return bool(self._notes)
 
     def note(  # noqa: PLR0913  (a record has as many parts)
@@ -94,7 +94,7 @@ class AuditLog:
         times: int = 1,
         **more: str | int,
     ) -> None:
-        """Note what is to be written: that it happened, or that it happened so many times."""
+        """Note a record for the next `write`. `times` says how often it happened."""
         record = {
             "n": 0,  # until it is written
             "time": time_ms,
@@ -111,10 +111,10 @@ class AuditLog:
         self._notes.append(record)
 
     def write(self) -> bool:
-        """Write everything noted; return whether it is in the file.
+        """Write all noted records; return whether they are in the file.
 
-        If it is not, nothing of it is, and the notes are dropped. Why is logged once, until it
-        works again. Never raises. Takes no longer than `PATIENCE_S`, beside what the disk takes.
+        If it fails, no record is written and the notes are dropped. The reason is logged once,
+        until writing works again. Never raises. Takes at most `PATIENCE_S` besides the disk's time.
         """
         if not self._notes:
             return True
@@ -134,7 +134,7 @@ class AuditLog:
         return True
 
     def close(self) -> None:
-        """Close the files. What is written later opens them again."""
+        """Close the files. The next write opens them again."""
         self._file.close()
         self._head_file.close()
 
@@ -146,7 +146,7 @@ class AuditLog:
                 path, reason = error.filename or path, error.strerror or reason
             log.error("the audit record cannot be written: %s: %s", path, reason)
 
-    # --- What is done within the lock. ---
+    # --- Called with the lock held. ---
 
     def _append(self, notes: list[dict[str, Any]]) -> None:
         self._file.follow()
@@ -163,13 +163,13 @@ class AuditLog:
             record["time"] = self._time(record["time"])
             body = _body(record)
             mac = self._chain.mac(mac, body)
-            lines.append(write_line(body, mac))
+            lines.append(format_record(body, mac))
         self._write(b"".join(lines), end.size, n, mac)
         if end.finding is not None:
             log.error("%s: %s. Run: pwserver audit verify", self._file.path, end.finding)
 
     def _write(self, data: bytes, size: int, n: int, mac: bytes) -> None:
-        """Write lines and head, or neither."""
+        """Write the records' lines and the head, or neither."""
         head = Head(n, mac, self._file.inode, size + len(data))
         stored = self._chain.pack_head(head)
         try:
@@ -181,7 +181,7 @@ class AuditLog:
         self._stored, self._head = stored, head
 
     def _known_end(self) -> _End | None:
-        """Return the end that the head tells, if the file is the one that it tells of."""
+        """Return the end from the head, if the head describes this file as it is."""
         stored = self._head_file.read(HEAD_BYTES + 1)
         if stored != self._stored:
             self._stored, self._head = stored, self._chain.unpack_head(stored)
@@ -191,8 +191,8 @@ class AuditLog:
         return _End(head.n, head.mac, size)
 
     def _found_end(self) -> _End:
-        """Return the end where the head tells of another file, or of another length."""
-        if not self._head_file.is_in_place():  # others have the lock of the new one
+        """Search for the end, because the head describes another file or another length."""
+        if not self._head_file.is_in_place():  # other processes use the new head file's lock
             self._head_file.close()
             self._head_file.lock(PATIENCE_S)
         self._file.follow(at_once=True)
@@ -204,7 +204,10 @@ class AuditLog:
         return _End(n, mac, size, is_known=False, is_whole=is_whole, finding=finding)
 
     def _compare(self, last: tuple[int, bytes] | None, size: int) -> tuple[int, bytes, str | None]:
-        """Return number and mac to go on from, and what is amiss, given a file's last record."""
+        """Compare a file's last record with the head.
+
+        Returns the number and MAC to continue from, and what is wrong or None.
+        """
         head = self._head
         if head is None:
             n, mac = last or (0, NO_MAC)
@@ -213,7 +216,7 @@ class AuditLog:
             return n, mac, HEAD_MISSING if size else None
         if not size or last == (head.n, head.mac):  # a new file, or a copy
             return head.n, head.mac, None
-        if last is not None and last[0] > head.n:  # who wrote it was killed before the head
+        if last is not None and last[0] > head.n:  # the writer was killed before writing the head
             return *last, None
         return head.n, head.mac, CUT
 
@@ -226,7 +229,7 @@ class AuditLog:
 
 
 def _finding(outcome: str, time_ms: int) -> dict[str, Any]:
-    """Return a record of what is amiss with the record itself."""
+    """Return a record that says what is wrong with the audit record itself."""
     return {
         "n": 0,
         "time": time_ms,
@@ -239,12 +242,12 @@ def _finding(outcome: str, time_ms: int) -> dict[str, Any]:
 
 
 def _body(record: dict[str, Any]) -> bytes:
-    """Return a record's line up to its mac, its texts shortened where it would be too long."""
+    """Return a record's line up to its MAC; shorten its texts if it would be too long."""
     try:
         body = _encode(record)[:-1]
         if len(body) <= _BODY_BYTES_MAX:
             return body
-    except (ValueError, TypeError, OverflowError):  # such as a name that is not UTF-8
+    except (ValueError, TypeError, OverflowError):  # for example a name that is not UTF-8
         pass
     return _encode({name: _short(value) for name, value in record.items()})[:-1]
 

@@ -1,7 +1,7 @@
-"""Whether the audit record is genuine: nothing cut, edited, left out, put in or moved.
+"""Verifies the audit record: nothing may be cut, edited, left out, inserted or moved.
 
 Follows the chain through the lines of all files, the oldest first, and compares the end with the
-head. Changes nothing and takes no lock. What it cannot know, it says.
+head. Changes nothing and takes no lock. It reports what it could not check.
 """
 
 from collections import deque
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pwserver.secret import Secret
-from workers.audit.chain import HEAD_BYTES, NO_MAC, Chain, Head, Line, read_line
+from workers.audit.chain import HEAD_BYTES, NO_MAC, Chain, ChainRecord, Head, parse_record
 from workers.audit.reading import lines
 
 FINDINGS_MAX = 20
-"""What is amiss after so many is not looked for: a file of another key would be nothing else."""
+"""Verification stops after so many findings: in a file of another key every record is one."""
 
 _BRANCHES_MAX = 64
-"""Lines that the next genuine record may follow: the last one and what was put behind it."""
+"""How many records the next genuine one may follow: the last proven one and unproven ones after."""
 
 
 class Finding(NamedTuple):
-    """Something amiss, and where."""
+    """A problem, and the line that has it."""
 
     path: Path
     line: int
@@ -32,39 +32,39 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of a verification."""
+    """The result of a verification."""
 
-    records: int  # that were looked at
-    first: int | None  # the number of the first one
+    records: int  # how many were checked
+    first: int | None  # the number of the first record
     last: int | None  # the greatest number
-    findings: list[Finding]  # what is amiss
-    limits: list[str]  # what could not be checked, in sentences
+    findings: list[Finding]
+    limits: list[str]  # sentences that say what could not be checked
 
     @property
     def is_genuine(self) -> bool:
-        """Whether nothing is amiss, as far as it could be checked."""
+        """Whether there are no findings, as far as the record could be checked."""
         return not self.findings
 
 
 def verify(paths: Sequence[Path], head_path: Path | None, key: Secret[bytes]) -> Verdict:
-    """Check the records in some files, given oldest first, and that the last of them is the last.
+    """Verify the records in some files, given oldest first, and their end.
 
-    Without `head_path`, which is to be left out where the newest file is not among those given,
-    the end is not checked. Raises OSError for a file that cannot be read.
+    Leave `head_path` out if the newest file is not among them; then the end is not checked. Raises
+    OSError for a file that cannot be read.
     """
     chain = Chain(key.reveal())
     check = _Check(chain, [*paths, head_path or Path()][0])
     head: Head | None = None
     if head_path is None:
         check.limits.append("Whether the end was cut was not checked.")
-    else:  # before the files, which may grow meanwhile
+    else:  # read the head first, because the files may grow meanwhile
         head = _read_head(chain, head_path, check)
     for path in paths:
         for number, line in enumerate(lines(path), 1):
             if path == paths[-1] and not line.endswith(b"\n"):
                 check.limits.append(f"The last line of {path} is unfinished and was not checked.")
             else:
-                check.take(path, number, line)
+                check.add_line(path, number, line)
             if len(check.findings) >= FINDINGS_MAX:
                 check.limits.append("What comes behind the last finding was not checked.")
                 return check.verdict()
@@ -81,132 +81,134 @@ def _read_head(chain: Chain, path: Path, check: "_Check") -> Head | None:
         check.limits.append(f"Whether the end was cut cannot be checked: there is no {path}.")
         return None
     if head is None:
-        check.find(path, 1, "this is no head of the record, or one of another key")
+        check.add_finding(path, 1, "this is no head of the record, or one of another key")
     return head
 
 
 class _Check:
-    """The chain, followed line by line.
+    """Follows the chain line by line.
 
-    A genuine record follows the line before it. Where lines were put in between, edited or left
-    out, it may follow an earlier one, so that one thing amiss is found once, where it is, and not
-    again with every record behind it.
+    A genuine record follows the record before it. If lines were inserted, edited or left out, the
+    next genuine record may follow an earlier one. So each problem is reported once, where it is,
+    and not again for every record after it.
     """
 
     def __init__(self, chain: Chain, beginning: Path) -> None:
         self._chain = chain
-        self._before = NO_MAC  # of the line before
-        self._branches: deque[bytes] = deque(maxlen=_BRANCHES_MAX)  # macs of lines it may follow
-        self._is_proven = True  # the last record that was in order
-        self._place = (beginning, 1)
-        self._unfinished: Finding | None = None  # a line that has begun as the next record would
+        self._before = NO_MAC  # the MAC of the record before
+        # The MACs of the records that the next one may follow.
+        self._branches: deque[bytes] = deque(maxlen=_BRANCHES_MAX)
+        self._is_proven = True  # whether the last record was genuine
+        self._position = (beginning, 1)
+        self._unfinished: Finding | None = None  # a line that begins as the next record would
         self._records = 0
         self._first: int | None = None
         self._greatest = 0  # number
         self.findings: list[Finding] = []
         self.limits: list[str] = []
 
-    def find(self, path: Path, line: int, text: str) -> None:
-        """Take note of something amiss."""
+    def add_finding(self, path: Path, line: int, text: str) -> None:
+        """Note a problem."""
         self.findings.append(Finding(path, line, text))
 
-    def take(self, path: Path, number: int, text: bytes) -> None:
-        """Look at the next line."""
-        self._place = (path, number)
-        line = read_line(text.removesuffix(b"\n"))
-        if line is None:
-            self._take_no_record(text)
+    def add_line(self, path: Path, number: int, line: bytes) -> None:
+        """Check the next line."""
+        self._position = (path, number)
+        record = parse_record(line.removesuffix(b"\n"))
+        if record is None:
+            self._add_broken_line(line)
             return
         if self._unfinished is not None:
-            self._explain(self._unfinished, line)
+            self._explain(self._unfinished, record)
             self._unfinished = None
         if self._first is None:
-            self._begin(line)
-        elif self._chain.follows(line, self._before):
-            if line.n > self._greatest:
-                self._trust(line)
+            self._begin(record)
+        elif self._chain.follows(record, self._before):
+            if record.n > self._greatest:
+                self._trust(record)
         else:
-            self._find_place(line)
+            self._explain_position(record)
         self._records += 1
-        self._before = line.mac
-        self._greatest = max(self._greatest, line.n)
+        self._before = record.mac
+        self._greatest = max(self._greatest, record.n)
 
-    def _take_no_record(self, text: bytes) -> None:
-        finding = Finding(*self._place, "a line that is no record")
+    def _add_broken_line(self, line: bytes) -> None:
+        finding = Finding(*self._position, "a line that is no record")
         begun = b'{"n":%d,"time":' % (self._greatest + 1)
-        if self._unfinished is None and begun.startswith(text.rstrip(b"\n")[: len(begun)]):
+        if self._unfinished is None and begun.startswith(line.rstrip(b"\n")[: len(begun)]):
             self._unfinished = finding
         else:
             self.findings.append(finding)
 
-    def _explain(self, unfinished: Finding, line: Line) -> None:
-        """Say of a line that is no record what the record behind it tells.
+    def _explain(self, unfinished: Finding, after: ChainRecord) -> None:
+        """Decide from the record after an unfinished line whether a killed process left that line.
 
-        Where somebody was killed within a write, whoever wrote next has found that, and has begun
-        with a record that stands by itself, though it follows the one before the unfinished line.
+        If a process was killed during a write, the next writer has noticed it and has written a
+        record with `previous`, which follows the record before the unfinished line.
         """
-        if line.previous == self._before and self._chain.follows(line, self._before):
+        if after.previous == self._before and self._chain.follows(after, self._before):
             where = f"{unfinished.path}, line {unfinished.line}"
             self.limits.append(f"{where} is unfinished: who wrote it was killed.")
         else:
             self.findings.append(unfinished)
 
-    def _trust(self, line: Line) -> None:
-        """Have what comes follow this line and no other."""
+    def _trust(self, record: ChainRecord) -> None:
+        """Let the next record follow only this one."""
         self._branches.clear()
-        self._branches.append(line.mac)
+        self._branches.append(record.mac)
         self._is_proven = True
 
-    def _begin(self, line: Line) -> None:
-        self._first = line.n
-        if not self._chain.follows(line, line.previous):
-            edited = line.previous is not None
+    def _begin(self, record: ChainRecord) -> None:
+        self._first = record.n
+        if not self._chain.follows(record, record.previous):
+            edited = record.previous is not None
             what = "was edited" if edited else "was not the first of its file: the beginning is cut"
-            self.find(*self._place, f"record {line.n} {what}")
-        elif line.previous != NO_MAC:
-            self.limits.append(f"It begins at record {line.n}: older files were not given.")
-        self._trust(line)
+            self.add_finding(*self._position, f"record {record.n} {what}")
+        elif record.previous != NO_MAC:
+            self.limits.append(f"It begins at record {record.n}: older files were not given.")
+        self._trust(record)
 
-    def _find_place(self, line: Line) -> None:
-        """Say what is amiss with a record that does not follow the line before it."""
-        n, greatest = line.n, self._greatest
-        by_itself = self._chain.follows(line, line.previous)
-        proven = by_itself or any(self._chain.follows(line, mac) for mac in self._branches)
+    def _explain_position(self, record: ChainRecord) -> None:
+        """Report what is wrong with a record that does not follow the record before it."""
+        n, greatest = record.n, self._greatest
+        by_itself = self._chain.follows(record, record.previous)
+        proven = by_itself or any(self._chain.follows(record, mac) for mac in self._branches)
         if n <= greatest:
             what = "out of order, or a copy: it stands behind"
-            self.find(*self._place, f"record {n} is {what} record {greatest}")
+            self.add_finding(*self._position, f"record {n} is {what} record {greatest}")
             return
         if missing := self._missing(n):
             alone = "" if proven else f", and record {n} cannot be checked without"
-            self.find(*self._place, f"{missing} missing{alone}")
+            self.add_finding(*self._position, f"{missing} missing{alone}")
         elif by_itself:
-            self.find(*self._place, f"record {n} follows another record {greatest}")
+            self.add_finding(*self._position, f"record {n} follows another record {greatest}")
         elif not proven:
             perhaps = ", or the one before it" if not self._is_proven else ""
-            self.find(*self._place, f"record {n} was edited{perhaps}")
+            self.add_finding(*self._position, f"record {n} was edited{perhaps}")
         if proven:
-            self._trust(line)
+            self._trust(record)
         else:
-            self._branches.append(line.mac)
+            self._branches.append(record.mac)
             self._is_proven = False
 
     def _missing(self, n: int) -> str:
-        """Return which records are missing before number `n`, or nothing."""
+        """Name the records that are missing before number `n`; return nothing if none is."""
         first, last = self._greatest + 1, n - 1
         if first > last:
             return ""
         return f"record {first} is" if first == last else f"records {first} to {last} are"
 
     def end(self, head: Head) -> None:
-        """Compare the end with what the head says of it."""
+        """Compare the end with the head."""
         if self._greatest < head.n:
             text = f"the end was cut: the last record should be number {head.n}"
-            self.find(*self._place, text)
+            self.add_finding(*self._position, text)
         elif self._greatest == head.n and self._before != head.mac and not self.findings:
-            self.find(*self._place, f"record {head.n} is not the one that was written last")
+            text = f"record {head.n} is not the one that was written last"
+            self.add_finding(*self._position, text)
 
     def verdict(self) -> Verdict:
-        """Return what came of it."""
+        """Return the result."""
         if self._unfinished is not None:
             self.findings.append(self._unfinished)
         last = self._greatest if self._records else None
