@@ -1,1 +1,1 @@
-"""TLS as the service speaks it: certificates, handshakes and records."""
+"""The service's TLS: certificates, handshakes and records."""

@@ -1,7 +1,7 @@
-"""Reading the service's certificates from the files that the settings name, and checking them.
+"""Reads the service's certificates from the files that the settings name, and checks them.
 
-Done by the listener, at the start and when it is told to do so again, so that what is wrong with
-them is one plain sentence there. What is in them goes to the workers as `certificates.TlsFiles`.
+The listener does this at the start and when it is told to reload them, so that an error is reported
+there in one sentence. It passes the content to the workers as `certificates.TlsFiles`.
 """
 
 import datetime
@@ -21,18 +21,18 @@ from pwserver.secret import Secret
 from workers.tls.certificates import TlsFiles
 
 _FILE_BYTES_MAX = 1024 * 1024
-"""More than the certificates of any service, and of every authority in the world, take."""
+"""More than any service's certificates take, or those of all public authorities together."""
 
 _NOT_A_PAIR = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL says of a key that is another certificate's, also of another kind."""
+"""OpenSSL's reasons for a key that belongs to another certificate, also one of another kind."""
 
 log = logging.getLogger(__name__)
 
 
 def read(settings: Settings) -> TlsFiles:
-    """Return what stands in the files that the settings name, or raise `ConfigError`.
+    """Return the content of the files that the settings name; raise `ConfigError`.
 
-    What works now, but will not for long or not everywhere, is logged as a warning.
+    Logs a warning about an expired or not yet valid certificate and a key that everybody may read.
     """
     files = TlsFiles(
         chain=_content("tls_cert", settings.tls_cert),
@@ -56,7 +56,7 @@ def read(settings: Settings) -> TlsFiles:
 
 
 def _content(setting: str, path: str, *, secret: bool = False) -> bytes:
-    """Return what stands in the file that a setting names; nothing where the setting is empty."""
+    """Return the content of the file that a setting names, or nothing if the setting is empty."""
     if not path:
         return b""
     content = trust.read(path, setting, ConfigError, bytes_max=_FILE_BYTES_MAX)

@@ -1,6 +1,6 @@
-"""The service's certificates as processes have them: what stands in the files, and not the files.
+"""The service's certificates as processes share them: the content of the files.
 
-So all workers have the same, and one that is started later needs no file.
+So all workers have the same certificates, and a worker that is started later reads no file.
 """
 
 import marshal
@@ -15,28 +15,28 @@ from pwserver.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What stands in the files, as PEM. The key may also stand in that of the certificates."""
+    """The content of the files, in PEM. The key may be in the certificates' file."""
 
     chain: bytes = field(repr=False)  # the service's certificate and those above it
     key: Secret[bytes]
     client_ca: bytes = field(repr=False)  # empty: clients are not asked for a certificate
 
     def to_descriptor(self) -> BinaryIO:
-        """Return a file that is in memory alone, for another process to read."""
+        """Return a file that is only in memory, for another process to read."""
         return memory.file_of(marshal.dumps((self.chain, self.key.reveal(), self.client_ca)))
 
     @classmethod
     def from_descriptor(cls, descriptor: int) -> "TlsFiles":
-        """Read what another process has written, and close the descriptor."""
+        """Read the certificates from `to_descriptor`'s file, and close the descriptor."""
         with os.fdopen(descriptor, "rb") as file:
             chain, key, client_ca = marshal.load(file)
         return cls(chain, Secret(key), client_ca)
 
     def context(self) -> ssl.SSLContext:
-        """Return what connections are encrypted with. Raises ssl.SSLError.
+        """Return the context that connections are encrypted with. Raises ssl.SSLError.
 
-        No session tickets: they would arrive when the client asked for nothing, and TLS 1.3 is
-        quick enough without. `ssl` reads a key from nothing but a file.
+        It sends no session tickets: they would arrive when the client expects no data, and TLS 1.3
+        is fast enough without them. `ssl` can read a key only from a file.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3

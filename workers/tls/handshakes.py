@@ -1,9 +1,9 @@
-"""The TLS handshakes that are under way: a little of them at a time.
+"""Does TLS handshakes, for a short time in each turn of a worker.
 
-One costs up to a millisecond of the processor, and thousands may come at once, so they must not
-stand in the way of clients that are connected already. They wait on an epoll of their own, which
-the worker's epoll watches like a socket; the worker serves everybody else first, and then goes on
-with them here for a moment.
+A handshake takes up to a millisecond of processor time, and thousands may begin at once, so they
+must not delay clients that are connected already. They have an epoll of their own, which the
+worker's epoll watches like a socket. In each turn the worker serves all other clients first, and
+then advances the handshakes for a moment.
 """
 
 import select
@@ -20,10 +20,10 @@ from pwserver.wire import messages
 from workers.tls.records import Codec, HandshakeFailed
 
 _MOMENT_S = 0.002
-"""How long the others wait for handshakes in a turn, and not much longer than one step takes."""
+"""How long handshakes may delay other clients in a turn, apart from the last step."""
 
 _HANDSHAKE = 0x16
-"""The first byte of all that begins with a handshake (RFC 8446, 5.1)."""
+"""The first byte of a handshake record (RFC 8446, 5.1)."""
 
 _NOT_TLS = messages.refusal(Unavailable(messages.SPEAKS_TLS), UNSET)
 
@@ -33,8 +33,8 @@ class Arrival:
     """A client whose handshake is over."""
 
     client: socket.socket
-    codec: Codec | None  # None: it has failed
-    data: bytes  # the records that came behind it; of one that failed, what to tell the client
+    codec: Codec | None  # None: the handshake has failed
+    data: bytes  # the records after the handshake; if it failed, the last bytes to send
 
 
 class Handshakes:
@@ -42,7 +42,7 @@ class Handshakes:
 
     def __init__(self, context: ssl.SSLContext, timeout_s: float) -> None:
         self.context = context
-        """What those that begin from now on are done with."""
+        """The context for handshakes that begin from now on."""
         self._timeout_s = timeout_s
         self._epoll = select.epoll()
         self._handshakes: dict[int, _Handshake] = {}  # the oldest first
@@ -52,12 +52,12 @@ class Handshakes:
         return self._epoll.fileno()
 
     def add(self, client: socket.socket, now: float) -> None:
-        """Begin with a client that may have sent nothing yet."""
+        """Add a client that may have sent nothing yet."""
         self._handshakes[client.fileno()] = _Handshake(client, now + self._timeout_s)
         self._epoll.register(client.fileno(), select.EPOLLIN)
 
     def work(self) -> list[Arrival]:
-        """Go on with those that can, for a moment; return the clients that are through."""
+        """Advance handshakes for a moment; return the clients whose handshake is over."""
         arrivals = []
         until = time.monotonic() + _MOMENT_S
         while time.monotonic() < until and (events := self._epoll.poll(0, 1)):
@@ -74,7 +74,7 @@ class Handshakes:
         return arrivals
 
     def expire(self, now: float) -> int:
-        """Close those that have taken too long; return how many that were."""
+        """Close the connections whose handshake took too long; return their number."""
         late = []
         for handshake in self._handshakes.values():
             if handshake.deadline > now:
@@ -83,7 +83,7 @@ class Handshakes:
         return self._close(late)
 
     def close(self) -> int:
-        """Close all of them; return how many that were."""
+        """Close all connections here; return their number."""
         return self._close(list(self._handshakes.values()))
 
     def _close(self, handshakes: "list[_Handshake]") -> int:
@@ -95,20 +95,20 @@ class Handshakes:
 
 
 class _Handshake:
-    """One client on its way in."""
+    """One client's handshake."""
 
     __slots__ = ("_codec", "_unsent", "client", "deadline", "events")
 
     def __init__(self, client: socket.socket, deadline: float) -> None:
-        self._codec: Codec | None = None  # until the client begins: many come at once
+        self._codec: Codec | None = None  # made at the client's first byte: many may connect
         self._unsent = b""
         self.client = client
         self.deadline = deadline
-        self.events = select.EPOLLIN  # what is waited for at present
+        self.events = select.EPOLLIN  # the events that are waited for now
 
     @property
     def wants(self) -> int:
-        """The events of epoll to wait for."""
+        """The epoll events to wait for."""
         return select.EPOLLOUT if self._unsent else select.EPOLLIN
 
     def step(self, context: ssl.SSLContext) -> Arrival | None:
@@ -136,6 +136,6 @@ class _Handshake:
         except HandshakeFailed:
             return Arrival(self.client, None, self._codec.unsent())
         if done:
-            return Arrival(self.client, self._codec, self._codec.behind())
+            return Arrival(self.client, self._codec, self._codec.after_handshake())
         self._unsent = self._codec.unsent()
         return None

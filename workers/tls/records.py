@@ -1,18 +1,18 @@
-"""TLS as bytes: records in, text out, and the reverse. Without any input or output.
+"""Turns TLS records into text and text into records, without doing I/O.
 
-One `Codec` belongs to one connection, which receives and sends the records itself. What OpenSSL
-complains of stays in this file: a `Codec` that is broken says so, and says no more.
+One `Codec` belongs to one connection, which receives and sends the records itself. No other file
+sees OpenSSL's errors: a broken `Codec` sets `ended` and returns no more text.
 """
 
 import contextlib
 import ssl
 
 _RECORD_TEXT_BYTES_MAX = 16 * 1024
-"""What one record holds (RFC 8446, 5.1), so one `read` takes all of it."""
+"""The most text in one record (RFC 8446, 5.1), so one `read` returns all of a record."""
 
 
 class HandshakeFailed(Exception):
-    """The client does not speak TLS 1.3 as it must, or has a certificate that is not accepted."""
+    """The client broke the TLS 1.3 protocol, or its certificate is not accepted."""
 
 
 class Codec:
@@ -24,17 +24,17 @@ class Codec:
         self._arrived = ssl.MemoryBIO()
         self._unsent = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._unsent, server_side=True)
-        self._told = False  # that we send no more
+        self._told = False  # we have sent close_notify
         self.ended = False
-        """Whether no more text will come: the client has said so, or broke the protocol."""
+        """Whether no more text will come: the client has ended TLS, or broken the protocol."""
 
     # --- The handshake. ---
 
     def shake(self, data: bytes) -> bool:
-        """Take what arrived of the handshake; return whether it is done.
+        """Process handshake data from the client; return whether the handshake is done.
 
-        However it stands, there may be something to send then (`unsent`): even where this raises
-        `HandshakeFailed`, because the client is told the reason.
+        Afterwards there may be data to send (`unsent`), even after a `HandshakeFailed`: the alert
+        that tells the client the reason.
         """
         self._arrived.write(data)
         try:
@@ -45,14 +45,14 @@ class Codec:
             raise HandshakeFailed from error
         return True
 
-    def behind(self) -> bytes:
-        """Return the records that arrived behind the handshake's, to be given to `decrypt`."""
+    def after_handshake(self) -> bytes:
+        """Return the records that arrived after the handshake's; pass them to `decrypt`."""
         return self._arrived.read()
 
     def peer_name(self) -> str | None:
-        """Return the one common name of the client's certificate, which was verified.
+        """Return the common name in the client's verified certificate.
 
-        None where there is no certificate, or it does not have exactly one such name.
+        None if there is no certificate, or if it does not have exactly one common name.
         """
         subject = (self._tls.getpeercert() or {}).get("subject", ())
         names = [str(pair[1]) for part in subject for pair in part if pair[0] == "commonName"]
@@ -61,21 +61,21 @@ class Codec:
     # --- The connection. ---
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the text in the records that are complete by now; set `ended` behind the last."""
+        """Return the text in the records that are complete; set `ended` after the last one."""
         self._arrived.write(data)
         try:
             text = self._tls.read(_RECORD_TEXT_BYTES_MAX)
-        except ssl.SSLWantReadError:  # a part of a record
+        except ssl.SSLWantReadError:  # the record is incomplete
             return b""
         except ssl.SSLError:
             self.ended = True
             return b""
         if text and not self._arrived.pending:
-            return text  # one record: so it is most of the time
+            return text  # one record, which is the usual case
         return self._decrypt_all(text)
 
     def _decrypt_all(self, text: bytes) -> bytes:
-        """Return a text with what is in the records behind it."""
+        """Return a text together with the text of the records after it."""
         texts = [text]
         try:
             while text and self._arrived.pending:
@@ -89,19 +89,19 @@ class Codec:
         return b"".join(texts)
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the records from which the client reads a text; nothing where TLS is broken."""
+        """Return the records of a text for the client; nothing if TLS is broken."""
         with contextlib.suppress(ssl.SSLError):
             self._tls.write(text)
         return self._unsent.read()
 
     def end(self) -> bytes:
-        """Return what tells the client that no more comes (close_notify), the first time."""
+        """Return the record that ends our side (close_notify), at the first call only."""
         if not self._told:
             self._told = True
-            with contextlib.suppress(ssl.SSLError):  # it has not said the same yet, or it is broken
+            with contextlib.suppress(ssl.SSLError):  # the client has not ended its side, or broken
                 self._tls.unwrap()
         return self.unsent()
 
     def unsent(self) -> bytes:
-        """Return what TLS has to say by itself: of the handshake, alerts, new keys."""
+        """Return records that TLS itself has to send: handshake messages, alerts, key updates."""
         return self._unsent.read() if self._unsent.pending else b""
