@@ -1,1 +1,1 @@
-"""What an administrator does to the files of a service, whether it runs or not."""
+"""The administrator's commands on the files of a service, which may be running."""

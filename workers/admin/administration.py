@@ -1,8 +1,8 @@
-"""What an administrator does to applications, in the database, while the service runs or not.
+"""The administrator's changes to applications in the database; the service may be running.
 
-Who may do so is who may use the files: there is no other administrator. Each change is one short
-transaction, and is in the audit record before it is made; where it cannot be recorded, it is not
-done. The workers take note of it within a tick.
+Everybody who may use the files is an administrator. Each change is one short transaction and is
+written to the audit record before it is made; if it cannot be recorded, it is not made. The workers
+apply it within a tick.
 """
 
 import getpass
@@ -37,14 +37,14 @@ from workers.storage.removal import REMOVED
 from workers.storage.validation import refusals
 
 _TOMBSTONE = " "
-"""What the name of an application that was removed begins with: no other name does."""
+"""The beginning of the name of a tombstone (a removed application). No other name begins so."""
 
 _PATIENCE_S = 10.0
-"""How long a service may delete nothing of a book that was removed."""
+"""How long a service may delete no user of a removed book before the command gives up."""
 
 
 class Administration:
-    """The database and the audit record in the hands of an administrator."""
+    """An administrator's access to the database and the audit record."""
 
     def __init__(self, settings: StoreSettings, keyring: Keyring, opened: APSWDatabase) -> None:
         self.settings = settings
@@ -58,7 +58,7 @@ class Administration:
     def record(
         self, action: Action, command: str, application: str | None = None, **more: int
     ) -> None:
-        """Put what is about to be done into the audit record; raise `AuditRefused`."""
+        """Write an intended change to the audit record; raise `AuditRefused`."""
         self._audit.note(
             time_ms=time.time_ns() // 1_000_000,
             application=application,
@@ -77,7 +77,7 @@ class Administration:
     # --- Applications. ---
 
     def applications(self) -> list[ApplicationRow]:
-        """Return all applications in the order in which they were added; no tombstones."""
+        """Return all applications but tombstones, in the order in which they were added."""
         return [row for row in self._rows() if not row.name.startswith(_TOMBSTONE)]
 
     def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
@@ -113,7 +113,7 @@ class Administration:
         return token
 
     def rotate(self, name: str, grace_s: float) -> Secret[str]:
-        """Give an application a new token and return it; the old one is good for a while yet."""
+        """Give an application a new token and return it; the old one is valid for `grace_s`."""
         token = new_token()
         with self._changing(name, "app rotate") as row:
             until_ms = time.time_ns() // 1_000_000 + int(grace_s * 1000)
@@ -127,12 +127,12 @@ class Administration:
         return token
 
     def revoke(self, name: str) -> None:
-        """Take an application's tokens away. Its book stays, and a new token opens it again."""
+        """Revoke an application's tokens. Its book stays, and a new token opens it again."""
         with self._changing(name, "app revoke") as row:
             self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
 
     def set_rights(self, name: str, may: Sequence[Right]) -> None:
-        """Let an application do this, and nothing else, on open connections too."""
+        """Set an application's rights, on open connections too."""
         with self._changing(name, "app set") as row:
             self._put(row._replace(may=_in_order(may)))
 
@@ -142,9 +142,9 @@ class Administration:
         return 0 if row.book == COMMON_BOOK else users_in(row.book)
 
     def mark_removed(self, name: str) -> int:
-        """Take an application's tokens and rights away for good; return its number.
+        """Remove an application's tokens and rights for good; return its number.
 
-        From then on nothing is saved into its book, and the writer deletes what is there.
+        From then on nothing is saved into its book, and the writer deletes the users in it.
         """
         with self._changing(name, "app remove", removed_too=True) as row:
             marked = row._replace(
@@ -154,7 +154,7 @@ class Administration:
         return row.id
 
     def finish_removal(self, number: int) -> None:
-        """Let the name of an application that was removed go; its number stays taken."""
+        """Free the name of a removed application; its number stays taken by a tombstone."""
         with self.database.atomic("IMMEDIATE"):
             for row in self._rows():
                 if row.id == number and row.may == REMOVED:
@@ -162,7 +162,7 @@ class Administration:
 
     @staticmethod
     def _drop_tombstones(below: int) -> None:
-        """Drop those of so long ago that nothing of their books can be on its way any more."""
+        """Delete tombstones so old that no save into their books can still be under way."""
         is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
         Application.delete().where(is_tombstone & (Application.id < below)).execute()
 
@@ -198,18 +198,18 @@ class Administration:
 
 @contextmanager
 def administration(settings: StoreSettings) -> Iterator[Administration]:
-    """Give the administrator the database at hand; raise a `StoreError` where it cannot be had."""
+    """Open the database for an administrator; raise a `StoreError` if that is impossible."""
     keyring = read_keyring(settings.key_path)
     with database.open_to_administer(settings.path, keyring) as opened:
         yield Administration(settings, keyring, opened)
 
 
 def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], None]) -> int:
-    """End an application with its own book, if it has one; return how many users that had.
+    """Remove an application and its own book, if it has one; return the number of users in it.
 
-    Where a service runs, it deletes them: its number of users stays exact, and it takes no lock
-    from the saves. May be interrupted, and done again to go on. Not to be called with the database
-    open.
+    If a service runs, it deletes the users itself, so its number of users stays exact and no save
+    waits for a lock. After an interruption, call it again to continue. Do not call it with the
+    database open.
     """
     with administration(settings) as files:
         number, keyring = files.mark_removed(name), files.keyring
@@ -237,7 +237,7 @@ def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], No
 
 
 def _empty_at_rest(settings: StoreSettings, keyring: Keyring) -> None:
-    """Delete all users of removed books, keeping services off; where one was faster, it does."""
+    """Delete all users of removed books under the service's lock; a service that has it does so."""
     try:
         store = database.Store(settings.path, keyring.check_values, 0)
     except DatabaseRefused:
@@ -256,7 +256,7 @@ def _empty_at_rest(settings: StoreSettings, keyring: Keyring) -> None:
 
 
 def users_in(book: int) -> int:
-    """Return how many users are in an application's book, by the two indexes that there are."""
+    """Return the number of users in an application's own book, from the table's two indexes."""
     own = (User.book == book) & (User.book != SQL(str(COMMON_BOOK)))
     parts = (own & User.username.is_null(False), own & User.username.is_null())
     return sum(int(User.select().where(part).count()) for part in parts)
@@ -274,7 +274,7 @@ def _in_order(may: Sequence[Right]) -> str:
 
 
 def _normal(name: str) -> str:
-    """Return an application's name as it is kept; raise `ConfigError` for one that is refused."""
+    """Return an application's name as it is stored; raise `ConfigError` if it is refused."""
     if not name:
         raise ConfigError('"name" is empty.')
     try:

@@ -1,8 +1,8 @@
-"""Going through a whole book: is all of it there, whole and readable, and nobody else's to touch?
+"""Checks a whole book: is everything there, undamaged, readable, and safe from other users?
 
-Changes nothing, and works beside a running service: rows are read some at a time. The start of a
-service looks at less (`database.check_database`), because nobody wants to wait for it; this looks
-at everything, and goes on where something is found.
+Changes nothing, and may run beside a service, because it reads some rows at a time. The start of a
+service checks less (`database.check_database`), because it must be fast; this checks everything,
+and continues after a finding.
 """
 
 import itertools
@@ -43,14 +43,14 @@ from workers.storage.walk import in_order
 
 _ROWS_AT_A_TIME = 1000
 _NAMED_MAX = 10
-"""Users that are named of all who have the same trouble."""
+"""How many users with the same problem are named."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many rows are done, and of how many."""
+"""Called with the number of rows that are done, and of all rows."""
 
 
 def check_room(folder: Path) -> None:
-    """Raise `StorageFailed` where the disk, or a quota, has no room for more."""
+    """Raise `StorageFailed` if the disk or a quota has no room for more."""
     if reason := why_no_room(folder):
         raise StorageFailed(
             f"there is no room for more in {folder}: {reason}. What is saved is in order."
@@ -58,23 +58,23 @@ def check_room(folder: Path) -> None:
 
 
 class Examination:
-    """One look at all of a book. What was found there is counted in `users` and `applications`."""
+    """One check of a whole book. `users` and `applications` count the rows that it has read."""
 
     def __init__(self, settings: StoreSettings, *, at_rest: bool) -> None:
         self._settings = settings
-        self._at_rest = at_rest  # no service has it open: numbers taken in turn must agree
+        self._at_rest = at_rest  # no service changes it during the check, so counts must agree
         self._users_of_book: Counter[int] = Counter()
         self.applications = 0
 
     @property
     def users(self) -> int:
-        """How many users there are."""
+        """How many users were read."""
         return self._users_of_book.total()
 
     def findings(self, progress: Progress) -> Iterator[str]:
-        """Yield a sentence for everything that is not as it should be.
+        """Yield a sentence for each problem.
 
-        Raises a `StoreError` where nothing more can be looked at.
+        Raises a `StoreError` if the check cannot go on.
         """
         settings = self._settings
         yield from _leftovers(settings.key_path)
@@ -86,7 +86,7 @@ class Examination:
             yield from self._users(database, vault, progress)
             yield from self._applications(database, vault)
 
-    # --- What is in the database. ---
+    # --- The content of the database. ---
 
     def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
@@ -98,7 +98,7 @@ class Examination:
                 self._users_of_book[user.book] += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
                     progress(self.users, counted)
-                if user.key_id not in vault.keyring.keys:  # since the key file was read, perhaps
+                if user.key_id not in vault.keyring.keys:  # the key may be new
                     vault = Vault(read_keyring_again(self._settings.key_path, vault.keyring))
                 try:
                     rows.open_all(vault, user)
@@ -118,7 +118,7 @@ class Examination:
             yield f"the database counts {counted} users, and {self.users} were found."
 
     def _applications(self, database: APSWDatabase, vault: Vault) -> Iterator[str]:
-        """Look at the applications, and for users that belong to none."""
+        """Check the applications, and look for users that belong to none."""
         key = vault.keyring.for_purpose("application")
         found = applications(database.connection())
         removed = [row for row in found if row.may == REMOVED]
@@ -138,7 +138,7 @@ class Examination:
 
 
 def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[UserRow]:
-    """Yield each user once; note what is said of those whose row is out of order, by their ids."""
+    """Yield each user once; put a sentence about each row out of order into `misplaced`, by id."""
 
     def note(row: tuple[Any, ...], last: int) -> None:
         user = stored_user(row)
@@ -152,7 +152,7 @@ def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[Us
 
 
 def _out_of_order(misplaced: dict[int, str]) -> Iterator[str]:
-    """Say which rows are out of order: some, and how many."""
+    """Name some of the rows that are out of order, and count them."""
     yield from itertools.islice(misplaced.values(), _NAMED_MAX)
     if misplaced:
         yield (
@@ -165,7 +165,7 @@ def _out_of_order(misplaced: dict[int, str]) -> Iterator[str]:
 
 
 def _leftovers(key_path: Path) -> Iterator[str]:
-    """Look for key files that an interrupted change of keys has left."""
+    """Look for key files that an interrupted change of keys has left behind."""
     for path in sorted(key_path.parent.glob(f"{key_path.name}.*")):
         yield (
             f"{path} is left of a change of keys that was interrupted, and has keys in it. "
@@ -174,7 +174,7 @@ def _leftovers(key_path: Path) -> Iterator[str]:
 
 
 def _permissions(settings: StoreSettings) -> Iterator[str]:
-    """Look who may use the files. That the key file is nobody else's is seen to by who reads it."""
+    """Check who may use the files. The key file is not among them: `read_keyring` checks it."""
     database, audit = settings.path, record_files(settings.audit_path)
     files = [
         database,

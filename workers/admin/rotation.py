@@ -1,12 +1,12 @@
-"""Changing the key that passwords are sealed with, while the service runs or not.
+"""Changes the key that passwords are sealed with; the service may be running.
 
-    add       a new key comes into the key file; nothing uses it yet
-    rotate    it seals from now on, and every row that an older key sealed is sealed again
-    retire    a key that nothing needs any more goes
+    add       puts a new key into the key file; nothing uses it yet
+    rotate    seals with the newest key from now on, and seals the rows of older keys again
+    retire    removes a key that no row needs any more
 
-A rotation can be killed at any moment and run again: how far it has come is in the rows, each of
-which says its key. It does a few rows at a time, and rests in between for the sake of the service.
-A row that was changed meanwhile is left to the next pass.
+A rotation can be killed at any moment and run again, because each row says which key it is sealed
+with. It seals a few rows at a time, and rests in between so that the service can work. A row that
+was changed meanwhile is left to the next pass.
 """
 
 import time
@@ -29,21 +29,21 @@ from workers.storage.writing import NONCE_SPAN, nonce
 
 _ROWS_AT_A_TIME = 64
 _REST = 12
-"""How many times as long as it worked a rotation rests beside a running service."""
+"""How long a rotation rests beside a running service, as a multiple of its working time."""
 
 _NOTICED_S = 1.0
-"""How long after a change of the key a worker may seal with the old one: it looks once a tick, and
-one that is silent for longer gets no work."""
+"""How long after a change of the key a worker may seal with the old one: a worker checks once a
+tick, and one that stands still for longer gets no work."""
 
 _SETTLE_S = 10.0
-"""How long it may go on that rows of an older key are added."""
+"""How long workers may keep adding rows of an older key before the rotation fails."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many rows are done, and of how many."""
+"""Called with the number of rows that are done, and of all rows."""
 
 
 def key_uses() -> dict[int, int]:
-    """Return how many rows are sealed with each key that any is sealed with."""
+    """Return the number of rows that each key seals; keys without rows are left out."""
     query = User.select(User.key_id, fn.COUNT(User.id)).group_by(User.key_id).tuples()
     return dict(query.iterator())
 
@@ -66,10 +66,10 @@ def add_key(administration: Administration) -> int:
 def rotate(
     administration: Administration, progress: Progress, *, beside_service: bool
 ) -> list[int]:
-    """Seal everything with the newest key; return the ids of rows that do not open, left as is.
+    """Seal all rows with the newest key; return the ids of rows that do not open, left as they are.
 
-    Beside a service, it leaves that time to work, and ends only when no worker can have an older
-    key any more. Raises `AdministrationRefused` where one goes on to seal with an older key.
+    Beside a service, it rests after some rows, and ends only when no worker can still seal with an
+    older key. Raises `AdministrationRefused` if a worker keeps sealing with an older key.
     """
     keyring, database = administration.keyring, administration.database
     key = keyring.newest
@@ -89,7 +89,7 @@ def rotate(
         for count in _pass(database, vault, refused, rests=beside_service):
             done += count
             progress(min(done, total), total)
-        all_noticed = time.monotonic() >= noticed_at  # before it is counted what they have added
+        all_noticed = time.monotonic() >= noticed_at  # check before counting the rows left
         left = _left(key.id) - len(refused)
         if left <= 0 and all_noticed:
             return sorted(refused)
@@ -107,7 +107,7 @@ def _left(key_id: int) -> int:
 
 
 def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
-    """Go once through the rows of other keys; yield how many of some were sealed resealed."""
+    """Seal the rows of other keys again, once each; yield the number of each group."""
     connection: apsw.Connection = database.connection()
     others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
@@ -118,7 +118,7 @@ def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: boo
         changes = list(_changes(vault, map(stored_user, page), refused))
         waits = time.monotonic()
         with database.atomic("IMMEDIATE"):
-            began += time.monotonic() - waits  # for the writer: that is no work
+            began += time.monotonic() - waits  # waiting for the writer is not work
             connection.executemany(update, changes)
             generations.touch(connection)
         yield len(changes)
@@ -142,8 +142,8 @@ def _changes(
 def retire(administration: Administration, key_id: int) -> None:
     """Remove a key from the database and the key file; raise `AdministrationRefused`.
 
-    From the moment the database does not have it any more the writer takes nothing that is sealed
-    with it. Only then it is certain what is there, so it comes back where something is.
+    After the key is deleted from the database, the writer accepts no row that is sealed with it.
+    Only then is the number of its rows final; if there are any, the key is put back.
     """
     path, keyring = administration.settings.key_path, administration.keyring
     if key_id not in keyring.keys:

@@ -1,4 +1,4 @@
-"""Seeing to the service's files before anything uses them: made, and checked."""
+"""Makes and checks the service's files before anything uses them."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from workers.storage import database, validation
 
 
 def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
-    """Make the key file and the database where there are none; check those there are.
+    """Make the key file and the database if they are missing; otherwise check them.
 
-    Returns the keys and what was done, in sentences. Raises a `StoreError` with what to do, or a
-    `ConfigError` where two settings name one file.
+    Returns the keys, and sentences about what was made. Raises a `StoreError` that says what to do,
+    or a `ConfigError` if two settings name the same file.
     """
     settings.check_files()
     validation.check_sqlite()
@@ -25,7 +25,7 @@ def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
     made: list[str] = []
     if not trust.is_there(settings.key_path):
         if database.holds_a_book(settings.path):
-            database.check_is_a_book(settings.path)  # else no key is missing
+            database.check_is_a_book(settings.path)  # if it is no book, say that, not "no key"
         else:
             create_keyring(settings.key_path)
             made.append(
@@ -41,9 +41,10 @@ def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
 
 
 def _check_record(settings: StoreSettings) -> None:
-    """Raise `AuditRefused` where the record is somebody else's.
+    """Raise `AuditRefused` if the audit record belongs to another user.
 
-    Where it cannot be written, that is said later: the service does all but give out passwords.
+    If it cannot be written, the service reports that later and still does everything but give out
+    passwords.
     """
     for path in (settings.audit_path, settings.audit_head_path):
         with contextlib.suppress(OSError):
@@ -55,11 +56,12 @@ def _check_record(settings: StoreSettings) -> None:
 
 @contextlib.contextmanager
 def owners_rights(settings: StoreSettings) -> Iterator[None]:
-    """Give root, for a command, the rights of the user whose the book is; nobody else any.
+    """Run a root command with the rights of the book's owner. Does nothing for other users.
 
-    That is the owner of the database, or of the folder where there is none yet. So all that a
-    command makes is that user's, and the service can go on. Where everybody may make files, root
-    works on its own alone: another's may have been put there for it. Raises `DatabaseRefused`.
+    The owner is that of the database, or of its folder if there is no database yet. So all files
+    that a command makes belong to that user, and the service can use them. In a folder in which
+    everybody may make files, root uses only its own database, because another user may have put a
+    file there for root to use. Raises `DatabaseRefused`.
     """
     if os.geteuid() != trust.ROOT:
         yield
