@@ -4,7 +4,6 @@ It is a separate process with a lower priority, because a check takes millisecon
 seconds for a text of the checked length that is made to take long. So only clients that ask for
 checks wait for them. The checker skips a question whose deadline has passed, because its worker has
 given it up. The dictionaries (13 MiB) are loaded at the first question.
-%%
 """
 
 import logging

@@ -7,7 +7,6 @@ within the time of a sync polls for it repeatedly, and yields the processor afte
 A process that yields runs again only after the others, or at the scheduler's next tick, even if the
 others have the lowest priority: beside a program that computes in the background that takes 4 ms. A
 sleeping process would be woken sooner. So after one such delay there is no busy waiting for 0.1 s.
-%%
 """
 
 import os

@@ -274,8 +274,7 @@ class Worker:
         try:
             files = [TlsFiles.from_descriptor(descriptor) for descriptor in descriptors]
             self._handshakes.context = files[0].context()
-        # The listener has tested the certificates; only a lack of descriptors can fail here.
-        except (OSError, IndexError):
+        except (OSError, IndexError):  # too few descriptors; the listener tested the rest
             log.error("too many open files to take new certificates: the old ones stay")
 
     # --- The writer. ---

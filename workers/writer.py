@@ -175,9 +175,8 @@ class Writer:
     def _try_to_write(self) -> None:
         """Test whether an outage is over, even if no client is saving now.
 
-                The empty commit may fit into a log that refused changes have extended, where a save does
-                not fit. So the room on the disk is tested too.
-        %%
+        The empty commit may fit into a log that refused changes have extended, where a save does
+        not fit. So the room on the disk is tested too.
         """
         try:
             self._store.commit([], [])
