@@ -1,4 +1,4 @@
-"""What all tests share: a way to start services that are stopped, and looked at, afterwards."""
+"""Fixtures that all tests share. They start services, and stop and check them afterwards."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ from tests.support.harness import PATIENCE_S, Peer, Service
 from tests.support.processes import keeper
 from tests.support.tls import Authority, Issued, server_tls
 
-os.umask(0o022)  # a file that a group may write to is refused, and tests make many
+os.umask(0o022)  # the service refuses files that a group may write to, and tests make many
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
-# A machine that others slow down may stand still for seconds: that alone fails no test.
+# A shared machine may stand still for seconds; that alone must not fail a test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 vars(BaseClient)["__init__"].__kwdefaults__["timeout_s"] = 5 * PATIENCE_S
@@ -36,14 +36,14 @@ _began = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what bounds the time of a run on a machine whose speed is not known."""
+    """Add an option that limits the time of a run on a machine of unknown speed."""
     parser.addoption(
         "--minutes", type=int, metavar="N", help="skip each test that has not begun after N minutes"
     )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what starts the service or a command: its file has one of the things that do."""
+    """Mark tests that start the service or a command, by the names that their file imports."""
     if isinstance(item, pytest.Function) and (
         _STARTERS & vars(item.module).keys() or {"start", "shared_service"} & {*item.fixturenames}
     ):
@@ -51,7 +51,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what this user cannot do, and what there is no time left for."""
+    """Skip tests that this user cannot run, and tests for which there is no time left."""
     minutes: int | None = item.config.getoption("--minutes")
     if minutes is not None and time.monotonic() - _began > 60 * minutes:
         pytest.skip(f"not begun within {minutes} minutes")
@@ -60,7 +60,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_outlives_the_tests() -> Iterator[None]:
-    """Kill whatever tests have left running, and fail if there is something."""
+    """Kill the processes that tests have left running, and fail if there are any."""
     yield
     left = keeper().left
     keeper().end()
@@ -69,15 +69,15 @@ def nothing_outlives_the_tests() -> Iterator[None]:
 
 @pytest.fixture
 def service_class() -> type[Service]:
-    """Return what `start` starts."""
+    """Return the class of services that `start` starts."""
     return Service
 
 
 @pytest.fixture
 def start(tmp_path: Path, service_class: type[Service]) -> Iterator[Start]:
-    """Return a function that starts a service with some flags, once or several times in a test.
+    """Return a function that starts a service with some flags; a test may call it several times.
 
-    Whatever a test does, at its end the service has ended as `Service.end` says.
+    Whatever the test does, each service is ended and checked after it (`Service.end`).
     """
     with contextlib.ExitStack() as ends:
 
@@ -110,7 +110,7 @@ def owner(service: Service) -> Iterator[Peer]:
 
 @pytest.fixture(scope="module")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Return one service for all tests of a file that leave nothing behind in it."""
+    """Return one service for all tests of a file that leave no data in it."""
     with Service(tmp_path_factory.mktemp("shared")) as service:
         yield service.wait_until_listening()
         assert service.stop() == 0
@@ -118,25 +118,25 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return an authority for certificates, in a folder of its own."""
+    """Return a certificate authority in a folder of its own."""
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
 def issued(authority: Authority) -> Issued:
-    """Return the certificate of a good service."""
+    """Return a valid certificate for a service."""
     return authority.issue("book")
 
 
 @pytest.fixture(scope="module")
 def tls(issued: Issued) -> ssl.SSLContext:
-    """Return the TLS of a good service, for a fake one."""
+    """Return a TLS context with a valid certificate, for a fake service."""
     return server_tls(issued)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for the pauses between attempts, nor find a token it was not given."""
+    """Shorten the pauses between attempts, and hide the token file of the environment."""
     monkeypatch.setattr(retry, "PAUSE_S", 0.001)
     monkeypatch.delenv("PWSERVER_TOKEN_FILE", raising=False)
 

@@ -1,7 +1,7 @@
-"""The book as it is described, in as few lines as it takes: what a service must answer.
+"""A model of the book in as few lines as possible: it gives the replies that a service must give.
 
-It does one request after the other and knows what came of each. Where several are under way at
-once, and some are never answered, see `tests/trials/torture/ledger.py`, a model of another kind.
+It does one request after the other and knows the outcome of each. For several requests at once,
+some of them never answered, there is another kind of model: `tests/trials/torture/ledger.py`.
 """
 
 import unicodedata
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from tests.support.books_wire import DELETED, UNKNOWN_USER, UNKNOWN_VERSION, Request
 
 VERSIONS_KEPT = 10
-"""Older versions that are kept of each user, which is the service's default."""
+"""How many older versions of each user are kept: the service's default."""
 
 NOT_SAVED = {"message": "Not saved!"}
 
 
 def refused(reply: Request) -> bool:
-    """Tell whether a save was refused, for whatever reason."""
+    """Tell whether a save was refused, for any reason."""
     return bool(reply["message"] == NOT_SAVED["message"])
 
 
@@ -28,7 +28,7 @@ def composed(text: str) -> str:
 
 
 class User(NamedTuple):
-    """What a book has of a user: passwords by their versions, and labels."""
+    """A user in a book: passwords by version, and labels."""
 
     versions: dict[int, str]
     labels: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class User(NamedTuple):
 
 @dataclass(eq=False)
 class Kept:
-    """A user of the model, of whom so many older versions are kept."""
+    """A user of the model, with the last `kept` older versions."""
 
     kept: int
     labels: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Kept:
         return self.newest
 
     def now(self) -> User:
-        """Return what the book has of it."""
+        """Return the user as it is now."""
         return User(dict(self.versions), tuple(self.labels))
 
 
@@ -61,8 +61,8 @@ class Model:
     def __init__(self, kept: int = VERSIONS_KEPT) -> None:
         self._kept = kept
         self.users: dict[str, Kept] = {}
-        self.nameless: dict[str, Kept] = {}  # by password: their names are not known yet
-        self.requests: dict[str, tuple[Request, Request]] = {}  # by id: what was asked, the reply
+        self.nameless: dict[str, Kept] = {}  # by password, because the names are not known yet
+        self.requests: dict[str, tuple[Request, Request]] = {}  # by id: the request, its reply
 
     def once(self, request: Request, act: Callable[[], Request]) -> Request:
         """Do a request that saves, if none with its `request_id` was done before."""
@@ -78,7 +78,7 @@ class Model:
         return reply
 
     def is_kept(self, generated: Request) -> bool:
-        """Tell whether a password that was generated is in the book as it was saved."""
+        """Tell whether a generated password is still in the book under its version."""
         user = self.users.get(generated["username"])
         version, password = generated["version"], generated["password"]
         return user is not None and user.versions.get(version) == password

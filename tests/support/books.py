@@ -1,4 +1,4 @@
-"""A book in a file, without a service around it: what writes it, what reads it, and who waits."""
+"""A book in a file, without a service: helpers that write it, read it and wait for replies."""
 
 import shutil
 import sqlite3
@@ -45,18 +45,18 @@ def open_store(
 
 
 def take_key(store: Store, key_id: int) -> None:
-    """Let a database take what is sealed with one more key, as a rotation does."""
+    """Add a key to a database, as a rotation does, so that it accepts what the key seals."""
     row = (key_id, b"check value %d" % key_id)
     store.connection.execute("INSERT INTO key (id, check_value, seals) VALUES (?, ?, 0)", row)
 
 
 def users(*ids: int, book: int = COMMON_BOOK) -> list[Row]:
-    """Return users without a name, to be inserted."""
+    """Return rows of users without a name."""
     return [(id, book, 1, b"sealed %d" % id, id % 10**6 * 1000) for id in ids]
 
 
 class Saving(NamedTuple):
-    """A save as the writer gets it; what a test does not care about has a value already."""
+    """A save as the writer gets it, with a default for every field."""
 
     kind: int = SAVE
     key_id: int = 1
@@ -74,7 +74,7 @@ class Saving(NamedTuple):
 
 
 def row_of(store: Store, user_id: int) -> UserRow:
-    """Return a user who must be there, as workers read it."""
+    """Return the row of a user that must exist."""
     columns = ", ".join(UserRow._fields)
     select = f"SELECT {columns} FROM user WHERE id = ?"
     found = store.connection.execute(select, (user_id,)).fetchone()
@@ -99,7 +99,7 @@ def next_version(store: Store, user_id: int, kept: int = 10, **more: Any) -> Sav
 
 
 def save_often(store: Store, user_id: int, times: int) -> None:
-    """Save a new user, and new versions of it until there are so many, each sealed as its text."""
+    """Save a user `times` times; `sealed` of each version names the version and the user."""
     for version in range(1, times + 1):
         sealed = b"%d of %d" % (version, user_id)
         saving = Saving(username=f"u{user_id}", user_id=user_id, sealed=sealed)
@@ -109,7 +109,7 @@ def save_often(store: Store, user_id: int, times: int) -> None:
 
 
 def save_three_versions(store: Store) -> None:
-    """Save three versions of a password, a second apart, and an older one of somebody else."""
+    """Save three versions of a user's password, a second apart, and two of another user's."""
     store.commit([], [Saving(username="alice", user_id=5, sealed=b"v1")])
     for number in (2, 3):
         at_ms = NOW_MS + (number - 1) * 1000
@@ -119,7 +119,7 @@ def save_three_versions(store: Store) -> None:
 
 
 def add_shop(store: Store) -> None:
-    """Register an application, number 7, whose seal is not good."""
+    """Insert an application with number 7 and an invalid seal."""
     columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, x'05'"
     store.connection.execute(f"INSERT INTO application VALUES ({columns})")
 
@@ -135,7 +135,7 @@ def make_book(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION)
 
 
 def crash(path: Path, statement: str) -> None:
-    """Run a statement on a database and leave its log behind, as a process that is killed does."""
+    """Run a statement on a database and leave its log in place, as a killed process does."""
     crashing = path.with_name("crashing.db")
     shutil.move(path, crashing)
     connection = sqlite3.connect(crashing)
@@ -150,30 +150,30 @@ def crash(path: Path, statement: str) -> None:
 
 
 def new_scoreboard() -> Scoreboard:
-    """Return a scoreboard on which the writer has noted that it has opened a database."""
+    """Return a scoreboard that says that the writer has opened a database."""
     board = Scoreboard(1)
     board.opened()
     return board
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all bytes in a folder but the index of a log, which every reader writes to."""
+    """Return the files of a folder that are not empty, but not `-shm`, which readers write to."""
     files = [path for path in folder.iterdir() if not path.name.endswith("-shm")]
     return {path.name: path.read_bytes() for path in files if path.stat().st_size > 0}
 
 
 def rows_of(store: Store, table: str) -> list[tuple[Any, ...]]:
-    """Return everything in a table, in the order of its key."""
+    """Return all rows of a table, in the order of its key."""
     return store.connection.execute(f'SELECT * FROM "{table}" ORDER BY 1, 2').fetchall()
 
 
 def everything(store: Store) -> list[list[tuple[Any, ...]]]:
-    """Return all that is in the book."""
+    """Return all rows of users and requests."""
     return [rows_of(store, table) for table in ("user", "request")]
 
 
 class SomePeer(Peer):
-    """The other end of no connection: an application that may do everything in a book."""
+    """A peer without a connection: an application with all rights in a book."""
 
     def __init__(self, book: int) -> None:
         rights = frozenset((ANYBODY, KNOWN, *RIGHTS))
@@ -181,7 +181,7 @@ class SomePeer(Peer):
 
     @property
     def address(self) -> str:
-        """Where it comes from."""
+        """Some address."""
         return "127.0.0.1:50000"
 
     @property
@@ -196,11 +196,11 @@ class SomePeer(Peer):
 
 
 class Client:
-    """Who waits for replies, as a connection does."""
+    """A waiter for replies, as a connection is."""
 
     def __init__(self, book: int = COMMON_BOOK) -> None:
         self.awaited: deque[Awaited] = deque()
         self.peer: Peer = SomePeer(book)
 
     def settle(self) -> None:
-        """Do nothing: the tests look at the replies themselves."""
+        """Do nothing: the tests check the replies themselves."""

@@ -1,4 +1,4 @@
-"""What the tests of the book say to a service: requests as plain data, and who answers them."""
+"""Requests and replies of the book's tests as plain data, and helpers to send them."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ DELETED = {"message": "User deleted!"}
 
 
 class _Denied(dict[str, Any]):
-    """What is equal to any `Denied!` whose reason is a sentence; with an `id`, to that of it."""
+    """Equals any `Denied!` with the same members, whose reason may be any sentence."""
 
     def __eq__(self, reply: object) -> bool:
         if not isinstance(reply, dict):
@@ -41,22 +41,22 @@ class _Denied(dict[str, Any]):
 
 
 def denied(**more: Any) -> Request:
-    """Return what is equal to a reply `Denied!`, whatever the reason."""
+    """Return an object that equals a reply `Denied!` with these members and any reason."""
     return _Denied(message="Denied!", **more)
 
 
 DENIED = denied()
 
 _MOMENTS_S = (0.05, 0.1, 0.2, 0.4, *[0.8] * 20)
-"""How long a worker is given to answer alone: at first as long as nearly all need, and never so
-long that one that stands still meanwhile could be taken for one that hangs."""
+"""How long a worker may take to answer alone: the first times are enough for nearly all, and none
+is so long that the service could take a stopped worker for one that hangs."""
 
 UNKNOWN_TOKEN = "pwserver_" + "A" * 43
-"""A token as the service makes them, that it never made."""
+"""A token in the right format that the service never made."""
 
 
 def save(username: str | None = None, password: str = "abc123", **more: Any) -> Request:
-    """Return a save; without a name it is the basic contract's."""
+    """Return a save; without a name, a save of the basic contract."""
     named = {} if username is None else {"username": username}
     return {"message": "save_password", "password": password, **named, **more}
 
@@ -67,7 +67,7 @@ def get(username: str, **more: Any) -> Request:
 
 
 def verify(username: str, password: str) -> Request:
-    """Return the question whether a password is the newest of a user."""
+    """Return a request to compare a password with a user's newest."""
     return {"message": "verify_password", "username": username, "password": password}
 
 
@@ -97,7 +97,7 @@ def listing(**query: Any) -> Request:
 
 
 def saved(username: str, version: int) -> Request:
-    """Return the reply to a named save; a guest is not told the version."""
+    """Return the reply to a named save of an application; a guest's reply has no version."""
     return {"message": "Password saved!", "username": username, "version": version}
 
 
@@ -108,7 +108,7 @@ def ask_all(peer: Peer, requests: Sequence[object]) -> list[Any]:
 
 
 def password_of(peer: Peer, username: str, **more: Any) -> str:
-    """Return a password that must be there."""
+    """Return the password of a user that must exist."""
     reply = peer.ask(get(username, **more))
     assert reply["message"] == "return_password", reply
     return str(reply["password"])
@@ -122,7 +122,7 @@ def versions_of(peer: Peer, username: str) -> list[int]:
 
 
 def pages(peer: Peer, **query: Any) -> Iterator[list[Request]]:
-    """Yield the users of a listing, a page at a time, as a program that reads it all does."""
+    """Yield the users of a listing, page by page, as a program that reads all of it does."""
     after: str | None = ""
     while after is not None:
         reply = peer.ask(listing(after=after, **query))
@@ -137,7 +137,7 @@ def names(peer: Peer, **query: Any) -> list[str]:
 
 
 def generated_names(peer: Peer) -> list[str]:
-    """Return the names that the service made."""
+    """Return the names that the service has generated."""
     return names(peer, prefix="user-")
 
 
@@ -168,24 +168,24 @@ EXAMPLES: dict[str, Request] = {
         {"message": "authenticate", "token": UNKNOWN_TOKEN},
     )
 }
-"""Each command with all its fields. They can be done one after the other, in this order, by who may
-do everything; but nobody has the token."""
+"""Each command with all its fields. An application with all rights can do them in this order; only
+the token is unknown."""
 
 
-# --- Who serves a connection. ---
+# --- Connections and their workers. ---
 
 
 def peer_from(service: Service, address: str) -> Peer:
-    """Return a guest's connection from some loopback address, as from a machine of its own."""
+    """Return a guest's connection from another loopback address, as if from another machine."""
     there = ("127.0.0.1", service.port)
     return Peer.over(socket.create_connection(there, PATIENCE_S, source_address=(address, 0)))
 
 
 def worker_of(service: Service, peer: Peer) -> str:
-    """Return the name of the worker that has a connection, with all replies read.
+    """Return the name of the worker that has a connection, on which all replies have been read.
 
-    It is the one that answers while the others are stopped. Who does not answer within a moment is
-    tried again later, for longer, so a busy machine makes this slower, and never wrong.
+    It is the worker that answers while the others are stopped. A worker that does not answer in
+    time is tried again later, for longer, so on a busy machine this is slower but never wrong.
     """
     children = service.children()
     workers = [name for name in children if name.startswith("worker ")]
@@ -201,7 +201,7 @@ def worker_of(service: Service, peer: Peer) -> str:
 
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Let processes stand still for a while."""
+    """Stop processes (SIGSTOP) during a `with`."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -219,7 +219,7 @@ def _stands_still(pid: int) -> bool:
 
 @contextlib.contextmanager
 def on_each_worker(service: Service) -> Iterator[tuple[Peer, Peer]]:
-    """Give a connection to worker 1 and one to worker 2, each of who may do everything."""
+    """Yield a connection to worker 1 and one to worker 2, both with all rights."""
     with contextlib.ExitStack() as stack:
         found: dict[str, Peer] = {}
 
@@ -232,11 +232,11 @@ def on_each_worker(service: Service) -> Iterator[tuple[Peer, Peer]]:
         yield found["worker 1"], found["worker 2"]
 
 
-# --- Several applications, and the file. ---
+# --- Several clients at once, and the file. ---
 
 
 def at_once(tasks: Iterable[Callable[[], object]]) -> None:
-    """Run tasks in threads that begin together; raise what went wrong in one of them."""
+    """Run tasks in threads that begin together; raise the first exception of one of them."""
     todo = list(tasks)
     barrier = threading.Barrier(len(todo))
     failures: list[BaseException] = []
@@ -258,7 +258,7 @@ def at_once(tasks: Iterable[Callable[[], object]]) -> None:
 
 
 def rows(database: Path, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """Return what another program reads in the database; it changes nothing."""
+    """Return the rows of a query, read as another program reads the database."""
     uri = f"file:{database}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         return connection.execute(query, parameters).fetchall()

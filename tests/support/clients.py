@@ -1,6 +1,6 @@
-"""Both clients behind one face, for what must be the same with either; and every command.
+"""Both clients behind one interface, for tests that must pass with either; and every command.
 
-A command is what is called, sent, answered and returned.
+A command holds the method's arguments, the request, the reply and the method's result.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from pwserver import (
 from tests.support.fake_service import ALIVE, SAVED, SAVED_AS, TIME, Message
 
 Work = Callable[[Any], Any]
-"""What is done with a client: a call of one method."""
+"""A call of one method of a client."""
 
 Use = Callable[..., list[Any]]
-"""Does some work with a client of a URL and returns what came of each: `use(url, *works, **...)`"""
+"""Does calls with a client of a URL and returns their results: `use(url, *works, **options)`."""
 
 
 def use_client(url: str, *works: Work, **options: Any) -> list[Any]:
-    """Do some work with a `Client`."""
+    """Do some calls with a `Client`."""
     with Client(url, **options) as book:
         return [work(book) for work in works]
 
 
 def use_async_client(url: str, *works: Work, **options: Any) -> list[Any]:
-    """Do some work with an `AsyncClient`, in an event loop of its own."""
+    """Do some calls with an `AsyncClient`, in an event loop of its own."""
 
     async def main() -> list[Any]:
         async with AsyncClient(url, **options) as book:
@@ -54,15 +54,15 @@ with_both_clients = pytest.mark.parametrize(
 )
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, *places: str) -> list[str]:
-    """Have every name lead to some addresses, in this order; return where those asked for are."""
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
+    """Resolve every name to these addresses, in this order; return a list of the names asked."""
     looked_up: list[str] = []
-    addresses = [(host, int(port)) for host, _, port in (each.partition(":") for each in places)]
+    parsed = [(host, int(port)) for host, _, port in (each.partition(":") for each in addresses)]
 
     def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
         looked_up.append(host)
         kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
-        return [(*kind, address) for address in addresses]
+        return [(*kind, address) for address in parsed]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return looked_up
@@ -89,7 +89,7 @@ def delete(book: Any) -> Any:
 
 
 def pings(number: int) -> Work:
-    """Return what asks so often, in one pipeline."""
+    """Return a call that pings this often in one pipeline."""
 
     def work(book: Any) -> Any:
         many = book.pipeline()
@@ -107,7 +107,7 @@ AT = datetime(2026, 11, 22, 17, 20, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Command:
-    """One use of a method; `request` is without the request id, which `saves` says there is."""
+    """One use of a method. If `saves`, the request also has a `request_id`, left out here."""
 
     request: Message
     reply: Message
@@ -118,7 +118,7 @@ class Command:
 
     @property
     def name(self) -> str:
-        """The method's name, which is the message's."""
+        """The name of the method and of the message."""
         return str(self.request["message"])
 
     def check(self, sent: Message) -> None:
@@ -248,4 +248,4 @@ COMMANDS = [
 ]
 
 BY_NAME = {command.name: command for command in COMMANDS}
-"""One use of each command, the fuller one where there are two."""
+"""One use of each command, the one with more fields if there are two."""

@@ -1,8 +1,8 @@
-"""Services that answer what they are told to, or misbehave on purpose: peers for client tests.
+"""Fake services for tests of the clients: they give fixed answers, or misbehave on purpose.
 
-They listen on a free port of the loopback, in the clear or with TLS, or on a Unix socket, and serve
-every connection in a thread of its own. What a connection sees is a behaviour: the first connection
-gets the first of a list, and so on, and those behind the end of the list all get the last.
+They listen on a free port of the loopback, with or without TLS, or on a Unix socket, and serve each
+connection in a thread of its own. A behaviour serves a connection: the first connection gets the
+first one of a list, and so on, and connections after the end of the list get the last one.
 """
 
 import json
@@ -46,20 +46,20 @@ class Conversation:
         return request
 
     def say(self, reply: Message | bytes) -> None:
-        """Send a reply: bytes as they are."""
+        """Send a reply: bytes as they are, a message as JSON."""
         data = reply if isinstance(reply, bytes) else json.dumps(reply).encode() + b"\n"
         self.connection.sendall(data)
 
     def close(self) -> None:
         """Close the connection for good."""
-        with suppress(OSError):  # so that a reader in another thread ends
+        with suppress(OSError):  # shut it down first, so that a reader in another thread ends
             self.connection.shutdown(socket.SHUT_RDWR)
         self._lines.close()
         self.connection.close()
 
 
 class FakeService:
-    """Serves until the end of a `with`, and remembers what it was asked, in order."""
+    """A service that runs until the end of a `with`; `requests` has its requests in order."""
 
     def __init__(
         self, *behaviours: Behaviour, tls: ssl.SSLContext | None = None, unix: Path | None = None
@@ -68,23 +68,23 @@ class FakeService:
         self._tls = tls
         if unix is None:
             self._server = socket.create_server(("127.0.0.1", 0), backlog=256)
-            self.place = f"127.0.0.1:{self._server.getsockname()[1]}"
+            self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
         else:
             self._server = socket.create_server(str(unix), family=socket.AF_UNIX, backlog=256)
-            self.place = str(unix)
+            self.address = str(unix)
         scheme = "pwserver+unix" if unix else "pwservers" if tls else "pwserver"
-        self.url = f"{scheme}://{self.place}"
-        self.url_with_token = f"{scheme}://{TOKEN}@{self.place}"
+        self.url = f"{scheme}://{self.address}"
+        self.url_with_token = f"{scheme}://{TOKEN}@{self.address}"
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []  # as accepted, below any TLS
         self._lock = threading.Lock()
-        self.open = 0  # connections now
+        self.open = 0  # connections that are open now
         self.requests: list[Message] = []
-        self.open_most = 0  # connections at a time
+        self.open_most = 0  # the most connections that were open at once
 
     @property
     def connections(self) -> int:
-        """How many there were in all."""
+        """How many connections there were in all."""
         return len(self._connections)
 
     def __enter__(self) -> Self:
@@ -106,7 +106,7 @@ class FakeService:
         with suppress(OSError):  # the end of the test
             while True:
                 connection, _ = self._server.accept()
-                if connection.family != socket.AF_UNIX:  # what is said has arrived at once
+                if connection.family != socket.AF_UNIX:  # send replies without delay
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 behave = self._behaviours[min(self.connections, len(self._behaviours) - 1)]
                 self._connections.append(connection)
@@ -135,7 +135,7 @@ class FakeService:
 
 
 def authenticate(behave: Behaviour, reply: Message | bytes = AUTHENTICATED) -> Behaviour:
-    """Take a token and answer it, and then behave so."""
+    """Read the token and answer it, then behave like `behave`."""
 
     def first(conversation: Conversation) -> None:
         if conversation.read() is not None:
@@ -146,7 +146,7 @@ def authenticate(behave: Behaviour, reply: Message | bytes = AUTHENTICATED) -> B
 
 
 def answer(*replies: Message | bytes) -> Behaviour:
-    """Answer so many requests with these, in order; then read on, without a word, to the end."""
+    """Answer the first requests with these replies, in order; then read on without answering."""
 
     def behave(conversation: Conversation) -> None:
         for reply in replies:
@@ -160,7 +160,7 @@ def answer(*replies: Message | bytes) -> Behaviour:
 
 
 def answer_then_hang_up(*replies: Message | bytes, unanswered: int = 0) -> Behaviour:
-    """Answer so many requests, read so many more, and close."""
+    """Answer the first requests, read `unanswered` more, and close."""
 
     def behave(conversation: Conversation) -> None:
         for reply in replies:
@@ -173,14 +173,14 @@ def answer_then_hang_up(*replies: Message | bytes, unanswered: int = 0) -> Behav
 
 
 hang_up = answer_then_hang_up(unanswered=1)
-"""Take a request and close without a word."""
+"""Read a request and close without an answer."""
 
 silence = answer()
 """Read and never answer."""
 
 
 def answer_all(reply_to: Callable[[Message], Message]) -> Behaviour:
-    """Answer every request with what a function makes of it."""
+    """Answer every request with what a function returns for it."""
 
     def behave(conversation: Conversation) -> None:
         while (request := conversation.read()) is not None:
@@ -190,7 +190,7 @@ def answer_all(reply_to: Callable[[Message], Message]) -> Behaviour:
 
 
 def echo(request: Message) -> Message:
-    """Say the password of a user `name` is `password of name`; take everything else well."""
+    """Return `password of <name>` for any user's password, and success for everything else."""
     if request["message"] == "get_password":
         name = request["username"]
         found = {"username": name, "password": f"password of {name}", "version": 1}

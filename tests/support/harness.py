@@ -1,4 +1,4 @@
-"""A real service for tests: started as a user starts it, on a free port, in a folder of its own."""
+"""A real service for tests, started as a user starts it, on a free port in a folder of its own."""
 
 import contextlib
 import ipaddress
@@ -29,16 +29,16 @@ READY = re.compile(
     r"(?m)listening on (?:(\S+):(\d+)(?: \(TLS\))?(?: and .+)?|.+), database (.*), (\d+) workers?$"
 )
 PATIENCE_S = 60.0
-"""How long a test waits for something that must happen: generous, for slow and busy machines."""
+"""How long a test waits for something that must happen: long enough for slow, busy machines."""
 
 _MOMENT_S = 2.0
-"""How long the children of a listener that is gone may take to follow it."""
+"""How long the children may run on after their listener has ended."""
 
 SAVED = b'{"message": "Password saved!"}\n'
 
 
 def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Return the first true value of a condition, asked again and again; fail if there is none."""
+    """Poll a condition and return its first true value; fail if there is none in time."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -48,7 +48,7 @@ def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATI
 
 
 def steady(value: Callable[[], Any], what: str) -> Any:
-    """Return a value once it has been the same for longer than a tick of the service."""
+    """Return a value after it has been the same for longer than a tick of the service."""
     last, since = value(), time.monotonic()
 
     def unchanged() -> bool:
@@ -62,9 +62,9 @@ def steady(value: Callable[[], Any], what: str) -> Any:
 
 
 def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
-    """Return an address that other machines reach this one by; skip the test where there is none.
+    """Return an address at which other machines reach this one; skip the test if there is none.
 
-    It is the one this machine would send from; nothing is sent to find that out.
+    It is the address that this machine would send from; finding it sends nothing.
     """
     somewhere = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 class Peer:
-    """A client made of a plain socket, as a main application is."""
+    """A client with a plain socket, like a main application."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         connected = socket.create_connection((host, port), PATIENCE_S)
@@ -94,7 +94,7 @@ class Peer:
 
     @classmethod
     def over(cls, connected: socket.socket) -> Self:
-        """Return a client on a socket that is connected: with TLS, say, or a Unix socket."""
+        """Return a client on a connected socket, for example one with TLS or a Unix socket."""
         peer = cls.__new__(cls)
         peer._use(connected)
         return peer
@@ -119,7 +119,7 @@ class Peer:
         )
 
     def line(self) -> bytes:
-        """Return the next reply as it came, or nothing at the end."""
+        """Return the next reply as bytes, or nothing at the end."""
         return self._file.readline()
 
     def reply(self) -> Any:
@@ -150,7 +150,7 @@ class Peer:
         self.socket.shutdown(socket.SHUT_WR)
 
     def ended(self) -> bool:
-        """Tell whether the service has closed the connection, waiting for that or for bytes."""
+        """Wait for the end of the connection or for bytes; tell whether it was the end."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:
@@ -163,9 +163,9 @@ class Peer:
 
 
 class Service:
-    """A running `pwserver serve`, in a session of its own, by which its processes are known.
+    """A running `pwserver serve`, in a session of its own that identifies its processes.
 
-    To be used in a `with`, behind which it has ended: see `end`.
+    Use it in a `with`, which calls `end`.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Service:
         self.end()
 
     def wait_until_listening(self) -> Self:
-        """Read the first line of standard output and take the port from it."""
+        """Read the first line of standard output, and the port from it."""
         assert self.process.stdout is not None
         self.banner = self.process.stdout.readline().decode().rstrip("\n")
         found = READY.search(self.banner)
@@ -207,7 +207,7 @@ class Service:
 
     @property
     def stderr(self) -> str:
-        """What was logged so far."""
+        """The log so far."""
         return (self.folder / "stderr").read_text()
 
     def peer(self) -> Peer:
@@ -236,7 +236,7 @@ class Service:
     def _registered_owner(self) -> Secret[str]:
         with administration(StoreSettings(database=str(self.database))) as files:
             if any(row.name == "owner" for row in files.applications()):
-                return files.rotate("owner", grace_s=3600.0)  # a service here had it before
+                return files.rotate("owner", grace_s=3600.0)  # an earlier service here made it
             return files.add("owner", RIGHTS, common=True)
 
     def add_application(
@@ -247,7 +247,7 @@ class Service:
             return files.add(name, may, common=common).reveal()
 
     def administration(self) -> AbstractContextManager[Administration]:
-        """Return what an administrator works with, to be used in a `with`."""
+        """Return the service's `Administration`, to be used in a `with`."""
         return administration(StoreSettings(database=str(self.database)))
 
     @property
@@ -261,18 +261,18 @@ class Service:
         return named_children(self.process.pid)
 
     def all_children(self) -> dict[str, int]:
-        """Return the process id of every child, waiting for all of them to be started."""
+        """Wait until all children are started, and return their process ids."""
         others = {"fork server", "writer", "checker", "console"}
         expected = others | {f"worker {number}" for number in range(1, self.workers + 1)}
         eventually(lambda: set(self.children()) == expected, "all children run")
         return self.children()
 
     def child(self, name: str) -> int:
-        """Return the process id of a child, waiting for it to be started."""
+        """Wait until a child is started, and return its process id."""
         return int(eventually(lambda: self.children().get(name), f"{name} runs"))
 
     def replace(self, name: str, signal_number: int = signal.SIGKILL) -> int:
-        """Send a signal to a child; return the process id of the one that takes its place."""
+        """Send a signal to a child; return the process id of its successor."""
         old = self.child(name)
         os.kill(old, signal_number)
 
@@ -289,14 +289,14 @@ class Service:
         return self.ended()
 
     def ended(self) -> int:
-        """Wait for the end; return the exit code."""
+        """Wait until the service ends; return its exit code."""
         try:
             with contextlib.suppress(ValueError):
                 self.process.communicate(timeout=PATIENCE_S)
             code = self.process.wait(PATIENCE_S)
         finally:
             self._errors.close()
-        if not session(self.process.pid):  # otherwise it is for `end`, or for the end of the tests
+        if not session(self.process.pid):  # otherwise `end`, or the keeper, kills what is left
             keeper().forget(self.process.pid)
         return code
 
@@ -318,19 +318,19 @@ class Service:
         assert "Traceback" not in self.stderr, self.stderr
 
     def left_over(self) -> list[int]:
-        """Return the processes that are alive, but for those that end within a moment."""
+        """Give the processes a moment to end; return those that are still alive."""
         with contextlib.suppress(AssertionError):
             eventually(lambda: not session(self.process.pid), "all have ended", _MOMENT_S)
         return session(self.process.pid)
 
 
 def named_children(pid: int) -> dict[str, int]:
-    """Return the process id of every named child of a service, given that of the service."""
+    """Return the process id of every named child of a service with this process id."""
     return named(_descendants(pid))
 
 
 def named(pids: Iterable[int]) -> dict[str, int]:
-    """Return those processes of a service that have a name, by their names."""
+    """Return the processes that have a name of the service, by their names."""
     titles = {pid: process_title(pid) for pid in pids}
     return {
         title.removeprefix("pwserver: "): pid
@@ -340,7 +340,7 @@ def named(pids: Iterable[int]) -> dict[str, int]:
 
 
 def process_title(pid: int) -> str:
-    """Return what the process list shows of a process."""
+    """Return the title of a process in the process list."""
     try:
         shown = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -360,7 +360,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def meanwhile(*tasks: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Run tasks in threads of their own until the end of a `with`, which sets their event."""
+    """Run each task in a thread during a `with`; its end sets their event and joins them."""
     over = threading.Event()
     threads = [threading.Thread(target=task, args=(over,)) for task in tasks]
     for thread in threads:

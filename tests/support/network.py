@@ -1,8 +1,8 @@
-"""Two machines and a cable between them, made of network namespaces: it can be pulled, and mended.
+"""Two machines with a cable between them, made of network namespaces; a test can pull the cable.
 
-Nothing of this machine's own network is touched. A socket belongs for ever to the namespace that
-its thread was in when it was made, so a test can have sockets in both. The addresses are of a
-network for documentation (RFC 5737), which is nobody's.
+This machine's own network is not touched. A socket belongs for ever to the namespace that its
+thread was in when it was made, so a test can have sockets in both. The addresses belong to a
+network for documentation (RFC 5737).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Machine:
     process: "subprocess.Popen[bytes]"
 
     def ip(self, *arguments: str) -> None:
-        """Run `ip` on it."""
+        """Run `ip` on this machine."""
         command = ["nsenter", f"--net={self._path}", "ip", *arguments]
         subprocess.run(command, check=True, capture_output=True)
 
@@ -41,13 +41,13 @@ class Machine:
         return f"/proc/{self.process.pid}/ns/net"
 
     def enter(self) -> None:
-        """Be on it from now on, with this thread, or with the program that is run next."""
+        """Move this thread, and programs that it starts, to this machine from now on."""
         with open(self._path, "rb") as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
 
     def do(self, task: Callable[[], T]) -> T:
-        """Return what a task returns that is done on it."""
+        """Run a task on this machine and return its result."""
         results: list[T] = []
 
         def work() -> None:
@@ -77,11 +77,11 @@ class Network:
         return self.service.do(lambda: Peer(port, SERVICE_ADDRESS))
 
     def pull_the_cable(self) -> None:
-        """Have every packet between the two be lost from now on."""
+        """Lose every packet between the two machines from now on."""
         self.client.ip("link", "set", self.ends[1], "down")
 
     def mend_the_cable(self) -> None:
-        """Have packets arrive again."""
+        """Let packets arrive again."""
         self.client.ip("link", "set", self.ends[1], "up")
 
 
@@ -104,7 +104,7 @@ def _machine() -> Iterator[Machine]:
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    """Make two machines and connect them; skip the test where that cannot be done."""
+    """Make two machines and connect them; skip the test if that is impossible."""
     needs.tool("ip", "unshare", "nsenter")
     with _machine() as one, _machine() as other:
         made = Network(one, other)

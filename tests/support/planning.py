@@ -1,4 +1,4 @@
-"""A worker without its loop: requests are planned by its own code, and committed in a book."""
+"""A worker without its loop: its own code plans requests, and a book commits them."""
 
 import socket
 from pathlib import Path
@@ -35,7 +35,7 @@ Change = SavePassword | RestorePassword | LabelUser | DeleteUser
 
 
 class Planner:
-    """A new book that knows two keys, and a worker that seals with the first of them."""
+    """A new book that has two keys, and a worker that seals with the first one."""
 
     def __init__(self, path: Path, versions_kept: int = 10) -> None:
         self.store = open_store(path)
@@ -74,7 +74,7 @@ class Planner:
         self.context.vault = Vault(BOTH_KEYS, key.id)
 
     def do(self, *changes: Change) -> None:
-        """Plan each of these as a worker does, and commit it; raise a `Refused`."""
+        """Plan each change as a worker does, and commit it; raise a `Refused`."""
         for change in changes:
             self.context.now_ms += 1000
             assert self.store.commit([], [self._write(change).plan()]) == [DONE]
@@ -90,7 +90,7 @@ class Planner:
         return Delete(context, client, change)
 
     def row(self, name: str) -> UserRow:
-        """Return the row of a user who must be there."""
+        """Return the row of a user that must exist."""
         user = self.context.reader.find(0, name)
         assert user is not None
         return user

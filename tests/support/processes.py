@@ -1,9 +1,9 @@
-"""How tests start processes: each in a session of its own, and none of them outlives the tests.
+"""Starts processes for tests, each in a session of its own, and lets none outlive the tests.
 
 `launch` starts a program and tells the keeper, a small process that reads a pipe from the tests'
 process. When that pipe ends, however the tests ended (a failure, Ctrl-C, a timeout, SIGKILL), the
-keeper kills every session that is left. Knows nothing of what is started. `CONTEXT` is for
-processes of multiprocessing's, which share numbers with a test.
+keeper kills every session that is left. Knows nothing of the programs. `CONTEXT` starts
+multiprocessing's processes, which share numbers with a test.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ for leader in left:
 
 
 class Keeper:
-    """What this process has started and not yet seen the end of."""
+    """The sessions that this process has started and that have not ended yet."""
 
     def __init__(self) -> None:
         self.left: set[int] = set()
@@ -49,12 +49,12 @@ class Keeper:
         )
 
     def keep(self, leader: int) -> None:
-        """Kill the processes of this session when the tests end, unless they end before."""
+        """Kill the processes of this session at the end of the tests if they still run."""
         self.left.add(leader)
         self._tell(f"+{leader}\n")
 
     def forget(self, leader: int) -> None:
-        """Note that the processes of this session have ended: its number may be given again."""
+        """Note that the processes of this session have ended, so its number may be reused."""
         self.left.discard(leader)
         self._tell(f"-{leader}\n")
 
@@ -63,7 +63,7 @@ class Keeper:
         self._process.stdin.write(line)
 
     def end(self) -> None:
-        """Have everything killed that is left."""
+        """Make the keeper kill the sessions that are left."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -71,12 +71,12 @@ class Keeper:
 
 @functools.cache
 def keeper() -> Keeper:
-    """Return the keeper of this process, made when it is first needed."""
+    """Return the keeper of this process; make it at the first call."""
     return Keeper()
 
 
 def launch(command: Sequence[str], **popen: Any) -> "subprocess.Popen[Any]":
-    """Start a program in a session of its own, which `end_session` or the tests' end will end."""
+    """Start a program in a session of its own, to be ended by `end_session` or the keeper."""
     process = subprocess.Popen(command, **{**popen, "start_new_session": True})
     keeper().keep(process.pid)
     return process
@@ -84,9 +84,9 @@ def launch(command: Sequence[str], **popen: Any) -> "subprocess.Popen[Any]":
 
 @contextlib.contextmanager
 def launched(command: Sequence[str], **popen: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """Start a program for the time of a test, which waits for its end; whatever is left is killed.
+    """Run a program during a `with`, which waits for its end.
 
-    Its pipes are closed, too.
+    Afterwards kill the processes that are left, and close the program's pipes.
     """
     process = launch(command, **popen)
     try:
@@ -99,13 +99,13 @@ def launched(command: Sequence[str], **popen: Any) -> Iterator["subprocess.Popen
 
 
 def end_session(process: "subprocess.Popen[Any]") -> list[int]:
-    """Kill what is left of a program and of all it started; return the ids of those processes."""
+    """Kill a program and the processes that it started, if they still run; return their ids."""
     leader = process.pid
     left = session(leader)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):  # those that /proc does not show
+    with contextlib.suppress(OSError):  # also kill those that /proc does not show
         os.killpg(leader, signal.SIGKILL)
     process.wait()
     keeper().forget(leader)
@@ -113,7 +113,7 @@ def end_session(process: "subprocess.Popen[Any]") -> list[int]:
 
 
 def session(leader: int) -> list[int]:
-    """Return the processes of a session that are alive, orphans among them, as far as is seen."""
+    """Return the living processes of a session that /proc shows, orphans too."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -124,16 +124,16 @@ def session(leader: int) -> list[int]:
 
 
 def is_shown(pid: int) -> bool:
-    """Tell whether /proc shows a process, which it does not where it is hidden from this user."""
+    """Tell whether /proc shows a process; some are hidden from this user."""
     try:
-        own = os.readlink("/proc/self") == str(os.getpid())  # otherwise it shows another namespace
+        own = os.readlink("/proc/self") == str(os.getpid())  # otherwise of another namespace
     except OSError:
         return False
     return own and os.path.exists(f"/proc/{pid}/stat")
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process exists and is not merely waiting to be reaped."""
+    """Tell whether a process exists and is not a zombie."""
     if not is_shown(os.getpid()):
         return _exists(pid)
     try:
@@ -153,7 +153,7 @@ def _exists(pid: int) -> bool:
 
 
 def age_s(pid: int) -> float:
-    """Return the seconds since a process was started; 0 for one that is gone."""
+    """Return the seconds since a process was started; 0 if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The `pwserver` command as it is used: by programs through pipes, and by people on terminals."""
+"""Runs the `pwserver` command as programs do, through pipes, and as people do, on a terminal."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ENVIRONMENT = {
         for key, value in os.environ.items()
         if not key.startswith("PWSERVER_") and key != "PYTHONUNBUFFERED"  # would hide what is late
     },
-    "TERM": "dumb",  # on which nothing is bold, so that no escape is a good one
+    "TERM": "dumb",  # has no bold text, so any escape sequence in the output is a fault
     "COLUMNS": "100",
 }
 
@@ -28,7 +28,7 @@ TREE_ENVIRONMENT = {
     **ENVIRONMENT,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")])),
 }
-"""The same, in which the modules of this tree are found from any folder: the tests' own, too."""
+"""The same, but Python finds this tree's modules, also the tests', from any folder."""
 
 _COMMAND = (sys.executable, "-m", "pwserver")
 _ON_ITS_TERMINAL = (
@@ -39,12 +39,12 @@ _ON_ITS_TERMINAL = (
     "from pwserver.__main__ import main\n"
     "main()",
 )
-"""The same for the leader of a session: /dev/tty is its standard input then, and Ctrl-C for it."""
+"""The same command with standard input as its controlling terminal (for /dev/tty and Ctrl-C)."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a command; a terminal shows standard output and standard error as one."""
+    """The result of a command; on a terminal, `out` has standard output and standard error."""
 
     code: int
     out: str
@@ -57,7 +57,7 @@ class Ran:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The one JSON line that was printed, by a command that went well and said no more."""
+        """The one JSON line that was printed by a command that succeeded and printed no more."""
         assert (self.code, self.err) == (0, ""), self
         (only,) = self.records
         return only
@@ -65,7 +65,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands are typed: a folder, and variables of the environment."""
+    """A shell in which commands run: a folder, and variables of the environment."""
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
@@ -86,8 +86,8 @@ class Shell:
     def type(self, *arguments: str, typed: str = "", stdin: bytes | None = None) -> Ran:
         """Run a command to its end on a terminal of its own; type a line when it asks for one.
 
-        With `stdin`, only what it prints is on the terminal. Fails where anything was shown that a
-        terminal would act on.
+        With `stdin`, only its output goes to the terminal. Fails if the output has any control
+        character that a terminal would obey.
         """
         ours, its = pty.openpty()
         process = launch(
@@ -113,18 +113,18 @@ class Shell:
 
 
 def shell_at(service: Service, folder: Path) -> Shell:
-    """Return a shell in which commands find a service, and a token that may do everything."""
+    """Return a shell with the URL of a service and a token with all rights."""
     token_file = write_token(folder, service.token)
     return Shell(folder, {"PWSERVER_URL": url_of(service), "PWSERVER_TOKEN_FILE": token_file})
 
 
 def guest_shell_at(service: Service, folder: Path) -> Shell:
-    """Return a shell in which commands find a service, and no token."""
+    """Return a shell with the URL of a service and no token."""
     return Shell(folder, {"PWSERVER_URL": url_of(service)})
 
 
 def write_token(folder: Path, token: str) -> str:
-    """Write a token into a file that its owner alone may read; return the file's name."""
+    """Write a token into a file that only its owner may read; return the file's name."""
     file = folder / "token"
     file.touch(0o600)
     file.write_text(f"{token}\n")
@@ -132,25 +132,25 @@ def write_token(folder: Path, token: str) -> str:
 
 
 def url_of(service: Service) -> str:
-    """Return where a service is, for who has no token."""
+    """Return the URL of a service without a token."""
     return f"pwserver://127.0.0.1:{service.port}"
 
 
 def client_of(service: Service) -> Client:
-    """Return a client that may do everything in the common book.
+    """Return a client with all rights in the common book.
 
-    With it what a command is to find is prepared, and what it has done is looked at.
+    With it tests prepare the book for a command and check what the command has done.
     """
     return Client(service.url)
 
 
 def _shown(terminal: int, typed: str) -> str:
-    """Return all that appears on a terminal until the program on it ends."""
+    """Return the text that appears on a terminal until its program ends; type the answers."""
     shown, lines = b"", typed.splitlines(keepends=True)
     while True:
         try:
             data = os.read(terminal, 4096)
-        except OSError:  # how Linux says that nobody has the other end open
+        except OSError:  # on Linux: the other end has been closed
             return shown.decode().replace("\r\n", "\n")
         shown += data
         if lines and shown.endswith((b": ", b"] ")):  # it asks

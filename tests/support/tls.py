@@ -1,7 +1,8 @@
-"""TLS in tests: an authority and the certificates that it issues, and who speaks with them.
+"""TLS in tests: a certificate authority, its certificates, and the clients that use them.
 
-Certificates are PEM files. A service has one by `tls_flags`, and a fake one by `server_tls`. There
-are two clients: one as applications have it, and one for a test that comes between its bytes.
+Certificates are PEM files. Give one to a service by `tls_flags`, and to a fake service by
+`server_tls`. There are two clients: `tls_peer` is like an application's, and `TlsByHand` lets a
+test handle the bytes between TLS and the socket.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate and its key: the files, and what the other side sees of it."""
+    """A certificate and its key: the files, and the serial number that the other side sees."""
 
     cert: Path
     key: Path
@@ -36,7 +37,7 @@ class Issued:
 
 
 class Authority:
-    """Signs certificates. Its own one is in the file `path`; two of a folder are told apart."""
+    """Signs certificates. Its own one is in the file `path`; a folder may hold several."""
 
     def __init__(self, folder: Path, name: str = "test authority") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,10 +62,10 @@ class Authority:
         starts_days: float = -1,
         also_named: Sequence[str] = (),
     ) -> Issued:
-        """Make a certificate for some hosts, good for a server and for a client, and its key.
+        """Make a certificate for some hosts, for a server or a client, and its key.
 
         Its common name is `name`. It is valid from `starts_days` from now until `days` from now:
-        with a negative `days` it has expired. With `also_named` it has more common names than one.
+        with a negative `days` it has expired. `also_named` adds more common names.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         starts_days = min(starts_days, days - 1)
@@ -89,7 +90,7 @@ class Authority:
     def _extensions(
         self, hosts: Sequence[str], key: ec.EllipticCurvePrivateKey
     ) -> list[tuple[x509.ExtensionType, bool]]:
-        """Return what a certificate says besides the name, and what must be understood of it."""
+        """Return the extensions of a certificate, and whether each is critical."""
         return [
             (x509.BasicConstraints(False, path_length=None), True),
             (x509.SubjectAlternativeName(list(map(_general_name, hosts))), False),
@@ -143,11 +144,11 @@ def _builder(
     )
 
 
-# --- Who speaks with them. ---
+# --- Servers and clients. ---
 
 
 def server_tls(issued: Issued, clients: Authority | None = None) -> ssl.SSLContext:
-    """Return the TLS of a service with a certificate, which wants one from clients as well."""
+    """Return a service's TLS context; with `clients`, it demands their certificates too."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(issued.cert, issued.key)
     context.num_tickets = 0
@@ -163,7 +164,7 @@ def tls_flags(issued: Issued) -> list[str]:
 
 
 def trusting(authority: Authority, issued: Issued | None = None) -> ssl.SSLContext:
-    """Return what a client has that trusts an authority, and shows a certificate if it has one."""
+    """Return the TLS context of a client that trusts an authority and may show a certificate."""
     context = ssl.create_default_context(cafile=str(authority.path))
     if issued is not None:
         context.load_cert_chain(issued.cert, issued.key)
@@ -171,7 +172,7 @@ def trusting(authority: Authority, issued: Issued | None = None) -> ssl.SSLConte
 
 
 def tls_peer(service: Service, context: ssl.SSLContext, host: str = "127.0.0.1") -> Peer:
-    """Return a new connection over TLS, which notices an end without a close_notify."""
+    """Return a new TLS connection that raises an error at an end without a close_notify."""
     connected = socket.create_connection((host, service.port), PATIENCE_S)
     return Peer.over(
         context.wrap_socket(connected, server_hostname="localhost", suppress_ragged_eofs=False)
@@ -179,7 +180,7 @@ def tls_peer(service: Service, context: ssl.SSLContext, host: str = "127.0.0.1")
 
 
 def serial_of(peer: Peer) -> int:
-    """Return the serial number of the certificate that the service has shown."""
+    """Return the serial number of the service's certificate on this connection."""
     assert isinstance(peer.socket, ssl.SSLSocket)
     certificate = peer.socket.getpeercert()
     assert certificate is not None
@@ -187,7 +188,7 @@ def serial_of(peer: Peer) -> int:
 
 
 class TlsByHand:
-    """A client whose TLS is apart from its socket, so that a test can come between."""
+    """A client whose TLS is separate from its socket, so that a test can handle the bytes."""
 
     def __init__(self, service: Service, context: ssl.SSLContext) -> None:
         self.socket = socket.create_connection(("127.0.0.1", service.port), PATIENCE_S)
@@ -203,13 +204,13 @@ class TlsByHand:
         self.socket.close()
 
     def hello(self) -> bytes:
-        """Return what is to be sent first."""
+        """Return the first bytes to send."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
         return self._unsent.read()
 
     def answer(self) -> bytes:
-        """Take what the service sends; return what is to be sent to finish the handshake."""
+        """Receive the service's part of the handshake; return the bytes that finish it."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -218,12 +219,12 @@ class TlsByHand:
                 self._arrived.write(self.socket.recv(65536))
 
     def records(self, text: bytes) -> bytes:
-        """Return the records that say a text."""
+        """Return the records of a text."""
         self._tls.write(text)
         return self._unsent.read()
 
     def farewell(self) -> bytes:
-        """Return the record that says that nothing more comes (close_notify)."""
+        """Return the record that ends the client's side (close_notify)."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
         return self._unsent.read()
@@ -234,7 +235,7 @@ class TlsByHand:
         self.socket.sendall(self.answer())
 
     def read_to_the_end(self) -> bytes:
-        """Return what the service says until it says that it has ended."""
+        """Return the text that the service sends before its close_notify."""
         text = b""
         while True:
             try:

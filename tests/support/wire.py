@@ -1,4 +1,4 @@
-"""What the tests of the wire protocol share: streams, how they are read, and what is drawn."""
+"""Helpers for tests of the wire protocol: reading streams, and Hypothesis strategies."""
 
 import json
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ brief = settings(thorough, max_examples=80)
 
 
 class Outcome(NamedTuple):
-    """What came of some packets."""
+    """The result of reading some packets."""
 
     messages: list[Any]
     broken: bool
@@ -44,9 +44,9 @@ def read(packets: Iterable[bytes], limit: int = LIMIT) -> Outcome:
     return Outcome(messages + reader.end(), reader.broken)
 
 
-def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
-    """Split a stream at some places; those behind its end are taken modulo its length."""
-    ends = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
+def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
+    """Split a stream at some positions, taken modulo its length."""
+    ends = sorted({position % (len(stream) + 1) for position in positions} | {0, len(stream)})
     return [stream[a:b] for a, b in pairwise(ends)]
 
 
@@ -77,17 +77,17 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "token": SOME_TEXT.map(lambda text: text[:TOKEN_LENGTH_MAX]),
     "id": IDS,
 }
-"""What each field of any request may be; a field that is not here makes every test fail."""
+"""A strategy for each field of any request; a missing field makes every test fail."""
 
 
 def tag(kind: type[Message]) -> str:
-    """Return what a message of some kind is called on the wire."""
+    """Return the name of a kind of message on the wire."""
     return str(kind.__struct_config__.tag)
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, Message]:
-    """Draw a message as some client may write it, and what it must be read as."""
+    """Draw a message's text as a client may write it, and the message that it must be read as."""
     kind = draw(st.sampled_from(REQUESTS))
     fields = {}
     for field in structs.fields(kind):

@@ -46,7 +46,7 @@ def test_a_wrong_certificate_is_refused(
     context = server_tls(authority.issue("wrong", **options))
     with (
         FakeService(silence, tls=context) as service,
-        pytest.raises(TlsFailed, match=f"^{service.place} is not trusted: {words}") as failure,
+        pytest.raises(TlsFailed, match=f"^{service.address} is not trusted: {words}") as failure,
     ):
         use(service.url_with_token, save, ca_file=authority.path)
     assert not isinstance(failure.value, FateUnknown)
@@ -95,7 +95,7 @@ def test_the_dot_that_ends_a_full_name_is_in_no_certificate(
     """The name is looked up with it, so that no domain is put behind it, and proven without."""
     context = server_tls(authority.issue("book", hosts=["book.example"]))
     with FakeService(answer(ALIVE), tls=context) as service:
-        looked_up = resolve_to(monkeypatch, service.place)
+        looked_up = resolve_to(monkeypatch, service.address)
         use(service.url.replace("127.0.0.1", "book.example."), ping, ca_file=authority.path)
     assert looked_up == ["book.example."]
 
@@ -107,7 +107,7 @@ def test_only_tls_1_3_is_spoken(use: Use, issued: Issued, authority: Authority) 
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
         FakeService(silence, tls=context) as service,
-        pytest.raises(TlsFailed, match=rf"^{service.place} does not speak TLS 1\.3\.$"),
+        pytest.raises(TlsFailed, match=rf"^{service.address} does not speak TLS 1\.3\.$"),
     ):
         use(service.url, save, ca_file=authority.path)
 
@@ -173,9 +173,9 @@ def test_a_service_without_tls_is_found_out(
 
     with (
         FakeService(plain) as service,
-        pytest.raises(TlsFailed, match=f"^{service.place} does not speak TLS; if it should not"),
+        pytest.raises(TlsFailed, match=f"^{service.address} does not speak TLS; if it should not"),
     ):
-        use(f"pwservers://{TOKEN}@{service.place}", save, ca_file=authority.path)
+        use(f"pwservers://{TOKEN}@{service.address}", save, ca_file=authority.path)
     assert service.connections == 1
 
 
@@ -204,7 +204,7 @@ def test_a_handshake_that_is_never_answered_costs_the_timeout(
 
     began = time.monotonic()
     with FakeService(mute) as service:
-        url = f"pwservers://{service.place}"
+        url = f"pwservers://{service.address}"
         with pytest.raises(ConnectionFailed, match="did not answer in time") as failure:
             use(url, save, ca_file=authority.path, timeout_s=0.2)
     assert 0.19 < time.monotonic() - began < 5
@@ -215,7 +215,7 @@ class Interceptor:
     """Stands between client and service; breaks off so many connections in the handshake."""
 
     def __init__(self, service: FakeService, breaks: int) -> None:
-        self._to = service.place.split(":")
+        self._to = service.address.split(":")
         self._breaks = breaks
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"pwservers://127.0.0.1:{self._server.getsockname()[1]}"

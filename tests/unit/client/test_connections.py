@@ -201,7 +201,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
 ) -> None:
     """Many names have an address of IPv6 first, and many networks lose what goes there."""
     with FakeService(answer(ALIVE)) as service, full_backlog() as lost:
-        resolve_to(monkeypatch, lost, service.place)
+        resolve_to(monkeypatch, lost, service.address)
         use("pwserver://book.example", ping, timeout_s=4, attempts_max=1)
 
 
