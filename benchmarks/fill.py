@@ -64,8 +64,8 @@ def _rows(vault: Vault, book: int, users: int) -> Iterator[UserRow]:
     clock = IdClock(0)
     clock.advance(now_ns - users * 1000)
     empty = UserRow(0, 1, vault.key_id, b"", now_ns // 1_000_000, book, None, None, None)
-    for place in range(users):
-        user = scattered(place, users)
+    for position in range(users):
+        user = scattered(position, users)
         yield seal(
             vault, password_of(user), empty._replace(id=clock.next(), username=name_of(user))
         )

@@ -91,8 +91,8 @@ def show(before_ms: list[float], during_ms: list[float]) -> None:
     """Print both rows."""
     rows: list[list[str]] = []
     for what, times_ms in (("before", sorted(before_ms)), ("during the burst", sorted(during_ms))):
-        places = (len(times_ms) // 2, len(times_ms) * 99 // 100, -1)
-        figures = [f"{times_ms[place]:.2f}" for place in places]
+        positions = (len(times_ms) // 2, len(times_ms) * 99 // 100, -1)
+        figures = [f"{times_ms[position]:.2f}" for position in positions]
         rows.append([what, f"{len(times_ms):,}", *figures])
     print_sheet(Sheet("Latencies in ms", ["pings", "answered", "p50", "p99", "max"], rows))
 

@@ -106,8 +106,8 @@ class Limit:
         """Write and sync pages, for so long in each way."""
         file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            places = itertools.count(0, len(PAGE))
-            self.rates[APPENDED].append(_rate(_syncing(file), lambda: next(places), seconds))
+            offsets = itertools.count(0, len(PAGE))
+            self.rates[APPENDED].append(_rate(_syncing(file), lambda: next(offsets), seconds))
             os.pwrite(file, bytes(OVERWRITTEN_BYTES), 0)
             os.fsync(file)
             round_and_round = itertools.cycle(range(0, OVERWRITTEN_BYTES, len(PAGE)))
@@ -123,8 +123,8 @@ def rows(batch: int) -> str:
 
 
 def _syncing(file: int) -> Callable[[int], None]:
-    def write(place: int) -> None:
-        os.pwrite(file, PAGE, place)
+    def write(offset: int) -> None:
+        os.pwrite(file, PAGE, offset)
         os.fdatasync(file)
 
     return write

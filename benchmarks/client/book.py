@@ -55,9 +55,9 @@ def members(group: int, users: int) -> int:
     return min(GROUP_USERS, users - group * GROUP_USERS)
 
 
-def scattered(place: int, users: int) -> int:
-    """Return which of so many users is the `place`th to be prepared."""
-    return place * _SCATTER % users
+def scattered(position: int, users: int) -> int:
+    """Return which of so many users is the `position`th to be prepared."""
+    return position * _SCATTER % users
 
 
 def password_of(user: int) -> str:

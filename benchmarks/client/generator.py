@@ -157,7 +157,7 @@ class Session(ABC):
 
 
 class Connection:
-    """One connection's place in the script and what it still waits for."""
+    """One connection's position in the script and what it still waits for."""
 
     __slots__ = (
         "asked",
@@ -172,13 +172,13 @@ class Connection:
         "unsent",
     )
 
-    def __init__(self, link: Link, place: int, replies: Replies, requests: int) -> None:
+    def __init__(self, link: Link, position: int, replies: Replies, requests: int) -> None:
         self.fd = link.fileno()
         self.recv = link.recv
         self.send = link.send
-        self.asked = place
+        self.asked = position
         """The next request to send."""
-        self.awaited = place
+        self.awaited = position
         """The request whose reply comes next."""
         self.left = requests
         """How many requests it may still send."""
@@ -204,9 +204,9 @@ class LastingSession(Session):
                 link = job.access.link(CONNECT_TIMEOUT_S)
                 self.links.append(link)
                 link.setblocking(False)
-                place, replies = self.script.place(index), self.script.replies()
+                position, replies = self.script.position(index), self.script.replies()
                 self.accounts.append(replies)
-                self.connections[link.fileno()] = Connection(link, place, replies, requests)
+                self.connections[link.fileno()] = Connection(link, position, replies, requests)
                 self.epoll.register(link.fileno(), select.EPOLLIN)
         except BaseException:
             self.close()

@@ -38,11 +38,11 @@ need not say what each of them waits for."""
 class Errand:
     """One connection after another: the request that is under way."""
 
-    __slots__ = ("begun_ns", "left", "link", "place", "received", "replies", "source", "unsent")
+    __slots__ = ("begun_ns", "left", "link", "position", "received", "replies", "source", "unsent")
 
-    def __init__(self, source: str, place: int, replies: Replies, requests: int) -> None:
+    def __init__(self, source: str, position: int, replies: Replies, requests: int) -> None:
         self.source = source
-        self.place = place
+        self.position = position
         self.replies = replies
         self.left = requests
         """How many requests it may still send."""
@@ -69,7 +69,7 @@ class OnceSession(Session):
             replies = self.script.replies()
             self.accounts.append(replies)
             source = sources[index % len(sources)]
-            self.errands.append(Errand(source, self.script.place(index), replies, requests))
+            self.errands.append(Errand(source, self.script.position(index), replies, requests))
 
     def begin(self) -> None:
         """Begin all errands."""
@@ -98,7 +98,7 @@ class OnceSession(Session):
         errand.left -= 1
         self.in_flight += 1
         errand.begun_ns = now_ns
-        errand.unsent = self.script.requests(errand.place, 1)
+        errand.unsent = self.script.requests(errand.position, 1)
         errand.link = link = self.connect(errand.source)
         self.ask(errand)
         fd = link.fileno()
@@ -136,8 +136,8 @@ class OnceSession(Session):
         errand.received = b""
         if len(replies) > 1:
             raise BenchmarkFailed("the server sent more replies than it was asked for")
-        errand.replies.check(errand.place, replies)
-        errand.place = (errand.place + 1) % self.script.circle
+        errand.replies.check(errand.position, replies)
+        errand.position = (errand.position + 1) % self.script.circle
         if now_ns < self.clock.stop_ns:
             self.set_out(errand, time.perf_counter_ns())
 

@@ -34,11 +34,11 @@ class Replies(ABC):
 
     @abstractmethod
     def check(self, first: int, replies: list[bytes]) -> None:
-        """Check the replies to the requests from place `first` on; raise `BenchmarkFailed`."""
+        """Check the replies to the requests from position `first` on; raise `BenchmarkFailed`."""
 
 
 class Expecting(Replies, Generic[_Expected]):
-    """Checks against a list, laid out beforehand, of what each place must be answered."""
+    """Checks against a list, laid out beforehand, of what each position must be answered."""
 
     def __init__(self, expected: list[_Expected]) -> None:
         super().__init__()
@@ -194,9 +194,9 @@ class NewNames(Replies):
         self._name = name
 
     def check(self, first: int, replies: list[bytes]) -> None:
-        """Compare with the whole reply that each place must get."""
-        for place, reply in enumerate(replies, first):
-            expected = saved_start(self._name(place)) + b"1}"
+        """Compare with the whole reply that each position must get."""
+        for position, reply in enumerate(replies, first):
+            expected = saved_start(self._name(position)) + b"1}"
             if reply != expected:
                 _fail(expected, reply)
         self.users += len(replies)
@@ -211,8 +211,8 @@ class Prepared(Replies):
 
     def check(self, first: int, replies: list[bytes]) -> None:
         """Compare what stands before the version; a first one is a new user."""
-        for place, reply in enumerate(replies, first):
-            start = saved_start(self._name(place))
+        for position, reply in enumerate(replies, first):
+            start = saved_start(self._name(position))
             version = reply[len(start) : -1]
             if not (reply.startswith(start) and version.isdigit() and reply.endswith(b"}")):
                 _fail(start, reply)

@@ -1,9 +1,9 @@
 """The loads: what a client process asks, request by request, and which replies it must get.
 
-A `Script` is what all connections of a process ask: each place of it is one request. Most loads are
-a `Circle`: requests and what they must be answered are laid out before the clock starts, and sent
-round and round. New names are a `Series`, made as they are asked for, because each may be used only
-once; making one, and the reply that it must get, takes 1.3 to 1.8 microseconds.
+A `Script` is what all connections of a process ask, one request at each position. Most loads are a
+`Circle`: requests and their expected replies are made before the clock starts, and sent again and
+again. New names are a `Series`, made when they are sent, because each may be used only once; making
+one, and its expected reply, takes 1.3 to 1.8 microseconds.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _NAME_STEP = 0x9E3779B97F4B  # odd, so that a product modulo 2**48 occurs once; 
 
 
 class Script(ABC):
-    """What the connections of a process ask. Behind the last place, `circle`, comes the first."""
+    """The requests of a process's connections. After the last position, `circle`, comes the first."""
 
     circle: int
 
     @abstractmethod
-    def place(self, index: int) -> int:
+    def position(self, index: int) -> int:
         """Return where connection `index` begins."""
 
     @abstractmethod
     def requests(self, first: int, number: int) -> bytes:
-        """Return the requests from place `first` on, no more than may be in flight at once."""
+        """Return the requests from position `first` on, no more than may be in flight at once."""
 
     @abstractmethod
     def replies(self) -> Replies:
@@ -81,14 +81,14 @@ class Circle(Script):
     ) -> None:
         self.circle = len(requests)
         self._step = self.circle // job.connections + 7  # not in step with the mix
-        places = [place % self.circle for place in range(self.circle + job.point.depth)]
-        lines = [requests[place] for place in places]
+        positions = [position % self.circle for position in range(self.circle + job.point.depth)]
+        lines = [requests[position] for position in positions]
         self._starts = list(itertools.accumulate(map(len, lines), initial=0))
         self._bytes = b"".join(lines)
         self._kind = kind
-        self._expected = [expected[place] for place in places]
+        self._expected = [expected[position] for position in positions]
 
-    def place(self, index: int) -> int:
+    def position(self, index: int) -> int:
         """Begin far from the others."""
         return index * self._step % self.circle
 
@@ -106,16 +106,16 @@ class Series(Script):
 
     circle = 1 << _NAME_BITS
 
-    def place(self, index: int) -> int:
+    def position(self, index: int) -> int:
         """Begin where no other connection comes."""
         return index << _SERIES_BITS
 
     def requests(self, first: int, number: int) -> bytes:
         """Make them."""
-        return b"".join([self.request(place) for place in range(first, first + number)])
+        return b"".join([self.request(position) for position in range(first, first + number)])
 
     @abstractmethod
-    def request(self, place: int) -> bytes:
+    def request(self, position: int) -> bytes:
         """Make one."""
 
 
@@ -125,13 +125,13 @@ class New(Series):
     def __init__(self, job: Job) -> None:
         self._salt = job.salt
 
-    def name(self, place: int) -> str:
-        """Return the name of a place."""
-        return f"new-{place * _NAME_STEP % (1 << _NAME_BITS):012x}-{self._salt}"
+    def name(self, position: int) -> str:
+        """Return the name of a position."""
+        return f"new-{position * _NAME_STEP % (1 << _NAME_BITS):012x}-{self._salt}"
 
-    def request(self, place: int) -> bytes:
+    def request(self, position: int) -> bytes:
         """Save a user."""
-        return book.save_request(f"{place:08}-Tr0ub4dor&3", self.name(place))
+        return book.save_request(f"{position:08}-Tr0ub4dor&3", self.name(position))
 
     def replies(self) -> Replies:
         """Return the checks of one more connection."""
@@ -146,17 +146,17 @@ class Prepare(Series):
         mine = shares(job.requests_max, job.connections)
         self._begin = list(itertools.accumulate(mine, initial=job.first))
 
-    def place(self, index: int) -> int:
+    def position(self, index: int) -> int:
         """Begin where the share of the connection before ends."""
         return self._begin[index]
 
-    def name(self, place: int) -> str:
-        """Return the name of a place."""
-        return book.name_of(book.scattered(place, self._users))
+    def name(self, position: int) -> str:
+        """Return the name of a position."""
+        return book.name_of(book.scattered(position, self._users))
 
-    def request(self, place: int) -> bytes:
+    def request(self, position: int) -> bytes:
         """Save a user."""
-        user = book.scattered(place, self._users)
+        user = book.scattered(position, self._users)
         return book.save_request(book.password_of(user), book.name_of(user))
 
     def replies(self) -> Replies:

@@ -77,15 +77,15 @@ def passwords(peer: Peer) -> dict[int, str | None]:
 
 def flip_bytes(file: Path, seed: int, flips: int) -> None:
     """Change a bit in some bytes of a file, in places that the seed says."""
-    places = random.Random(seed)
+    rng = random.Random(seed)
     with file.open("r+b") as damaged:
         size = file.stat().st_size
         for _ in range(flips):
-            place = places.randrange(size)
-            damaged.seek(place)
+            position = rng.randrange(size)
+            damaged.seek(position)
             byte = damaged.read(1)[0]
-            damaged.seek(place)
-            damaged.write(bytes([byte ^ 1 << places.randrange(8)]))
+            damaged.seek(position)
+            damaged.write(bytes([byte ^ 1 << rng.randrange(8)]))
 
 
 @pytest.mark.parametrize("damage", ["header", "first page", "cut", "emptied"])

@@ -63,16 +63,18 @@ def test_urls_that_name_a_service(url: str, parts: ServiceUrl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "place", "shown"),
+    ("scheme", "address", "shown"),
     [
         ("pwserver", "book.example", "book.example:12345"),
         ("pwservers", "[::1]:7", "[::1]:7"),
         ("pwserver+unix", "/run/pw.sock", "/run/pw.sock"),
     ],
 )
-def test_a_url_may_bring_a_token_and_does_not_show_it(scheme: str, place: str, shown: str) -> None:
-    """Errors name the place alone, and nothing that prints the parts prints the token."""
-    where = parse(f"{scheme}://{TOKEN}@{place}")
+def test_a_url_may_bring_a_token_and_does_not_show_it(
+    scheme: str, address: str, shown: str
+) -> None:
+    """Errors name the address alone, and nothing that prints the parts prints the token."""
+    where = parse(f"{scheme}://{TOKEN}@{address}")
     assert where.token == Secret(TOKEN)
     assert str(where) == shown
     assert TOKEN not in repr(where) + pprint.pformat(where)

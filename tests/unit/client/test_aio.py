@@ -166,8 +166,8 @@ def test_nobody_there_is_a_connection_failure() -> None:
         pass
     with pytest.raises(ConnectionFailed) as failure:
         use(service, delete, attempts_max=2)
-    place = service.url.removeprefix("pwserver://")
-    assert str(failure.value) == f"{place} cannot be reached: Connection refused."
+    address = service.url.removeprefix("pwserver://")
+    assert str(failure.value) == f"{address} cannot be reached: Connection refused."
 
 
 def test_half_a_character_is_invalid() -> None:

@@ -187,12 +187,12 @@ def full_backlog() -> Iterator[str]:
     """Give an address at which a connection is neither made nor refused."""
     with ExitStack() as opened:
         listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        place = listening.getsockname()
+        address = listening.getsockname()
         for _ in range(4):
             waiting = opened.enter_context(socket.socket())
             waiting.setblocking(False)
-            waiting.connect_ex(place)
-        yield f"{place[0]}:{place[1]}"
+            waiting.connect_ex(address)
+        yield f"{address[0]}:{address[1]}"
 
 
 @with_both_clients

@@ -65,7 +65,7 @@ def test_whatever_is_lost_each_is_done_at_most_once_and_told_truly(
     kinds: list[str], losses: list[tuple[int, int] | None]
 ) -> None:
     """Changes are done once, in order, if the result says so; and at most once if it is open."""
-    asked = [KINDS[kind](f"{kind} {place}") for place, kind in enumerate(kinds)]
+    asked = [KINDS[kind](f"{kind} {index}") for index, kind in enumerate(kinds)]
     exchange = RetriedCalls(asked, Limits(60, 1, 5))
     book = Book()
     ahead = iter(losses)
@@ -82,9 +82,9 @@ def test_whatever_is_lost_each_is_done_at_most_once_and_told_truly(
         results = exchange.results()
     except ConnectionFailed as error:
         results = [error, *[FateUnknown("not told")] * (len(kinds) - 1)]
-    for place, (kind, result) in enumerate(zip(kinds, results, strict=True)):
+    for index, (kind, result) in enumerate(zip(kinds, results, strict=True)):
         if kind != "read" and not isinstance(result, FateUnknown):
-            assert (place in done) == (not isinstance(result, ConnectionFailed))
+            assert (index in done) == (not isinstance(result, ConnectionFailed))
 
 
 def test_pauses_grow_up_to_a_bound() -> None:

@@ -139,9 +139,9 @@ def test_pages_of_users_end(damaged: Path) -> None:
 def rows(tmp_path: Path) -> Iterator[apsw.Connection]:
     """Return a table of seven rows, in memory."""
     connection = apsw.Connection(":memory:")
-    connection.execute("CREATE TABLE t (id INTEGER, place INTEGER)")
-    for place, id in enumerate((1, 2, 5, 3, 4, 6, 7)):
-        connection.execute("INSERT INTO t VALUES (?, ?)", (id, place))
+    connection.execute("CREATE TABLE t (id INTEGER, position INTEGER)")
+    for position, id in enumerate((1, 2, 5, 3, 4, 6, 7)):
+        connection.execute("INSERT INTO t VALUES (?, ?)", (id, position))
     yield connection
     connection.close()
 
@@ -150,7 +150,7 @@ def rows(tmp_path: Path) -> Iterator[apsw.Connection]:
 def test_a_row_out_of_order_is_told_and_passed_over(rows: apsw.Connection, at_a_time: int) -> None:
     """What comes after it is still read, each row once."""
     told: list[tuple[int, int]] = []
-    select = "SELECT id FROM t WHERE id > ? ORDER BY place"
+    select = "SELECT id FROM t WHERE id > ? ORDER BY position"
     pages = in_order(
         rows, select, at_a_time=at_a_time, misplaced=lambda row, last: told.append((row[0], last))
     )
@@ -160,6 +160,6 @@ def test_a_row_out_of_order_is_told_and_passed_over(rows: apsw.Connection, at_a_
 
 def test_who_changes_rows_stops_at_the_damage(rows: apsw.Connection) -> None:
     """A rotation makes nothing worse; it says what to run."""
-    select = "SELECT id FROM t WHERE id > ? ORDER BY place"
+    select = "SELECT id FROM t WHERE id > ? ORDER BY position"
     with pytest.raises(DatabaseRefused, match="row 3 stands after row 5"):
         list(in_order(rows, select, at_a_time=10))

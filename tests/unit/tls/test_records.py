@@ -84,12 +84,12 @@ def test_records_may_come_in_any_pieces(texts: list[bytes], cuts: list[int]) -> 
 @brief
 @given(TEXTS, CUTS, st.integers(0, 1 << 20), st.integers(1, 255))
 def test_a_changed_byte_is_never_taken_for_another_text(
-    texts: list[bytes], cuts: list[int], place: int, change: int
+    texts: list[bytes], cuts: list[int], position: int, change: int
 ) -> None:
     """With any byte altered, a part of the text comes at most, and never anything else."""
     client = Client()
     records = bytearray(client.records(texts))
-    records[place % len(records)] ^= change
+    records[position % len(records)] ^= change
     said = b""
     for packet in cut(bytes(records), cuts):
         if not client.codec.ended:
