@@ -12,6 +12,7 @@ from pathlib import Path
 import setproctitle
 
 from pwserver import logs
+from pwserver.errors import PwserverError
 from pwserver.fork_server import LISTENERS_SIGNALS
 from pwserver.ipc import send_control
 
@@ -71,10 +72,17 @@ def become_child(name: str) -> None:
 
 
 def say_why(control: socket.socket, error: Exception) -> None:
-    """Send the listener one line about the error that ends this process."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    """Send the listener one line about the error that ends this process.
+
+    Only errors of the system, of imports and of our own have texts that cannot hold a secret.
+    """
+    reason = ""
+    if isinstance(error, OSError):
+        reason = f": {error.strerror or 'no reason is given'}"
+    elif isinstance(error, ImportError | PwserverError):
+        reason = f": {error}"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {reason} ({Path(last.filename).name}, line {last.lineno})"
+    text = f"{type(error).__name__}{reason} ({Path(last.filename).name}, line {last.lineno})"
     with contextlib.suppress(OSError):
         send_control(control, ENDING + text.encode(errors="replace")[:_REASON_BYTES_MAX])
 

@@ -63,7 +63,7 @@ class Dialect:
 
 
 def save_line(password: str) -> bytes:
-    """Return a save as the seed spells it."""
+    """Return a save as the basic contract spells it."""
     return f'{{"message": "save_password", "password": "{password}"}}\n'.encode()
 
 

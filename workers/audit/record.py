@@ -1,6 +1,6 @@
 """Writes the audit record: who did what to whose password, one record for each, in a keyed chain.
 
-Workers, the listener and the command line append to one file. The head file describes the end of
+Workers and the command line append to one file. The head file describes the end of
 the audit record. It is always beside the database, so that somebody who may only change the log
 folder cannot change it. Its lock orders the writers: read the head, check which file is at the
 path, write all noted records with one write(2), write the head. After a file was moved away or
@@ -114,7 +114,7 @@ class AuditLog:
         """Write all noted records; return whether they are in the file.
 
         If it fails, no record is written and the notes are dropped. The reason is logged once,
-        until writing works again. Never raises. Takes at most `PATIENCE_S` besides the disk's time.
+        until writing works again. Never raises. Waits at most twice `PATIENCE_S` for locks.
         """
         if not self._notes:
             return True

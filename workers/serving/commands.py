@@ -1,6 +1,6 @@
 """The command table: each message that a client may send, and the function that handles it.
 
-To add a command: a message in `pwserver.wire.messages`, a row here, a test. Most commands handle
+ARCHITECTURE.md says what else a new command needs besides a row here. Most commands handle
 one request at a time (`each`): a function gets the worker's `Context`, the connection and the
 request, and returns the reply, or an `Awaited` if the reply comes later, or raises a `Refused`,
 which becomes the reply. The commands that matter for speed get all consecutive requests of their
@@ -11,8 +11,8 @@ the connection's earlier writes are answered, and it holds back the requests aft
 request sees exactly the requests before it on its connection.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
-`ANYBODY` for any client. A client on this machine without a token may `save` and `count`, but only
-by the commands that are for `guests`: they reveal nothing.
+`ANYBODY` for any client. A client on this machine without a token may do only the commands
+that are for `guests`: they reveal nothing.
 """
 
 import contextlib

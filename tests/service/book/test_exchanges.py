@@ -10,8 +10,8 @@ SAVE = {"message": "save_password", "password": "abc123"}
 COUNT = {"message": "number_of_users"}
 
 
-def test_the_seed_exchanges_are_exact(peer: Peer) -> None:
-    """The three replies of the seed are the contract's, byte for byte."""
+def test_the_exchanges_of_the_basic_contract_are_exact(peer: Peer) -> None:
+    """The three replies are the contract's, byte for byte."""
     peer.send(SAVE, COUNT, {"message": "another_message", "data": "some_data"})
     assert peer.line() == b'{"message": "Password saved!"}\n'
     assert peer.line() == b'{"message": "return_number_of_users", "number_of_users": 1}\n'

@@ -74,7 +74,7 @@ def test_a_pruned_password_is_gone_from_the_file(start: Start, tmp_path: Path) -
     assert left_in(tmp_path, seen) == [sealed for sealed in seen if sealed in kept]
 
 
-def test_passwords_of_the_seed_can_be_erased(start: Start, tmp_path: Path) -> None:
+def test_passwords_of_the_basic_contract_can_be_erased(start: Start, tmp_path: Path) -> None:
     """A user without a name of its own is deleted as thoroughly, after a kill as well."""
     service = start()
     with service.owner() as peer:

@@ -39,7 +39,7 @@ def test_save_count_and_ping(service: Service, tmp_path: Path) -> None:
     assert shell.run("count", *at, "--json").record == {"number_of_users": 1}
 
 
-def test_demo_shows_the_seed_messages_and_leaves_nothing(service: Service, tmp_path: Path) -> None:
+def test_demo_shows_the_basic_contract_and_leaves_nothing(service: Service, tmp_path: Path) -> None:
     """It prints each message sent and received, of a service of its own and into no other book."""
     shell = guest_shell_at(service, tmp_path)
     temporary = tmp_path / "temporary"
