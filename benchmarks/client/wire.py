@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from benchmarks.client.dialects import DIALECTS
 from benchmarks.client.links import HttpLink, Link
 
-SEED_LOADS = ("save", "count", "mixed")
+BASIC_LOADS = ("save", "count", "mixed")
 """What every server knows: saves, counts, or nine saves and a count in turn on each connection."""
 
 BOOK_LOADS = ("named", "new", "get", "verify", "list")
 """What needs a book of names: saves under a name that is there, and under a new one; reading a
 password, comparing one, and listing the users of a prefix, all of users that are there."""
 
-LOADS = (*SEED_LOADS, *BOOK_LOADS)
+LOADS = (*BASIC_LOADS, *BOOK_LOADS)
 PREPARE = "prepare"
 """Not a load to measure: saves every user of the book's loads for the first time."""
 
@@ -152,14 +152,14 @@ def _tls_context(authority: str) -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How the loads get into a server: those of the seed, as a rule as guests, and the book's."""
+    """How the loads get into a server: the basic contract's, as a rule as guests, and the book's."""
 
-    seed: Access
+    basic: Access
     book: Access
 
     def of(self, load: str) -> Access:
         """Return the way of a load."""
-        return self.book if load in (*BOOK_LOADS, PREPARE) else self.seed
+        return self.book if load in (*BOOK_LOADS, PREPARE) else self.basic
 
 
 ONCE = "once"

@@ -15,8 +15,8 @@ from benchmarks.client.book import USERS_MAX
 from benchmarks.client.client_process import allow_many_files
 from benchmarks.client.dialects import SAVED_REPLY, save_line
 from benchmarks.client.wire import (
+    BASIC_LOADS,
     LOADS,
-    SEED_LOADS,
     Access,
     BenchmarkFailed,
     Control,
@@ -84,8 +84,8 @@ def _filled(bench: Bench, stack: ExitStack, users: int) -> Subject:
         fill(empty.database, empty.database.with_suffix(".key"), APPLICATION, users)
     service = stack.enter_context(Filled(home, token))
     ways = service.ways()
-    known = LOADS if users else SEED_LOADS
-    subject = Subject(service, ways, users, known, number_of_users(ways.seed))
+    known = LOADS if users else BASIC_LOADS
+    subject = Subject(service, ways, users, known, number_of_users(ways.basic))
     bench.keep("growth", file_bytes(users), "bytes", [service.database.stat().st_size])
     bench.keep("growth", memory_bytes(users), "bytes", [service.usage().memory_bytes])
     return subject
@@ -112,7 +112,7 @@ def idle(bench: Bench) -> None:
         alone = bench.subject(stack, Service(REFERENCE, bench.home()))
         beside = bench.subject(stack, Service(WITH_IDLE, bench.home()))
         before = beside.target.usage().memory_bytes
-        stack.enter_context(silent.idle(beside.ways.seed, number))
+        stack.enter_context(silent.idle(beside.ways.basic, number))
         after = beside.target.usage().memory_bytes
         bench.keep("idle", PER_IDLE, "bytes", [(after - before) / number])
         wanted = points(["save", "count"], [USUAL])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.client.wire import SEED_LOADS, Point
+from benchmarks.client.wire import BASIC_LOADS, Point
 from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Bench, points
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.results.subjects import Subject
@@ -35,7 +35,7 @@ ORDER = (REFERENCE, "redis", "postgres", *SLOW)
 def throughput(bench: Bench) -> None:
     """Measure all loads at all sizes."""
     with ExitStack() as stack:
-        everything = points(SEED_LOADS, bench.pace.sizes)
+        everything = points(BASIC_LOADS, bench.pace.sizes)
         slow = [point for point in SLOW_POINTS if point in everything]
         bench.contest(
             "throughput",

@@ -13,10 +13,10 @@ from benchmarks.client.book import knows_the_book, versions_in, wants_a_token
 from benchmarks.client.clients import Clients
 from benchmarks.client.generator import Outcome
 from benchmarks.client.wire import (
+    BASIC_LOADS,
     BOOK_LOADS,
     LINES,
     LOADS,
-    SEED_LOADS,
     BenchmarkFailed,
     Ways,
     number_of_users,
@@ -50,15 +50,15 @@ class Subject:
     def prepare(cls, target: Target, users: int, loads: Sequence[str], clients: Clients) -> Subject:
         """Fill `target` up to `users` users: with names, if any of `loads` needs them."""
         ways = target.ways()
-        if ways.seed.dialect != LINES:
+        if ways.basic.dialect != LINES:
             return cls._of_another(target, ways, users)
         if {*loads} & {*BOOK_LOADS} and wants_a_token(ways.book):
             raise BenchmarkFailed(
                 f"{target.name} reads nothing out to guests; name a file with the token of an "
                 "application, which has a book of its own: --token-file"
             )
-        known = LOADS if knows_the_book(ways.book) else SEED_LOADS
-        subject = cls(target, ways, users, known, number_of_users(ways.seed))
+        known = LOADS if knows_the_book(ways.book) else BASIC_LOADS
+        subject = cls(target, ways, users, known, number_of_users(ways.basic))
         if users:
             subject._fill(bool({*loads} & {*known} & {*BOOK_LOADS}), clients)
         subject.check_users()
@@ -67,7 +67,7 @@ class Subject:
     @classmethod
     def _of_another(cls, target: Target, ways: Ways, users: int) -> Subject:
         """Take a server of another protocol, which was given its users when it was started."""
-        subject = cls(target, ways, users, SEED_LOADS, number_of_users(ways.seed))
+        subject = cls(target, ways, users, BASIC_LOADS, number_of_users(ways.basic))
         if subject.users_before != users:
             raise BenchmarkFailed(
                 f"{target.name} was to be started with {users} users, "
@@ -85,7 +85,7 @@ class Subject:
             self.versions_before = versions_in(self.ways.book)
             self.add(clients.prepare(self.ways.book, self.users))
         elif missing:
-            self.add(clients.preload(self.ways.seed, missing))
+            self.add(clients.preload(self.ways.basic, missing))
         if self.users_after != self.users:
             raise BenchmarkFailed(
                 f"{self.target.name} has {self.users_after} users with those of this benchmark, "
@@ -104,7 +104,7 @@ class Subject:
 
     def check_users(self) -> None:
         """Raise unless the users grew by exactly the new ones that were acknowledged."""
-        number = number_of_users(self.ways.seed)
+        number = number_of_users(self.ways.basic)
         if number != self.users_after:
             raise BenchmarkFailed(
                 f"{self.target.name} has {number} users; {self.users_before} it had and "

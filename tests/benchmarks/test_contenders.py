@@ -58,7 +58,7 @@ def test_a_contender_is_filled_takes_saves_and_is_gone(
     """It begins with its users, counts each save that it acknowledged, and ends all processes."""
     before = children()
     with start(name, home) as contender:
-        way = contender.ways().seed
+        way = contender.ways().basic
         assert number_of_users(way) == USERS
         earlier = contender.usage()
         outcome = clients.measure(way, Point("save", 2, 1), 0, (0.0, SECONDS))

@@ -19,7 +19,7 @@ def test_filled_users_are_as_good_as_saved_ones(tmp_path: Path) -> None:
     fill(empty.database, empty.database.with_suffix(".key"), APPLICATION, USERS)
     with Filled(tmp_path, token) as service:
         ways = service.ways()
-        assert number_of_users(ways.seed) == USERS
+        assert number_of_users(ways.basic) == USERS
         with Control(ways.book) as control:
             for user in range(USERS):
                 assert control.ask(get_request(user)).startswith(password_start(user))

@@ -63,7 +63,7 @@ def test_every_way_of_asking_counts_what_it_was_acknowledged(
 ) -> None:
     """One request in flight, several, and a connection for each: no save is told but not kept."""
     with start(name, home) as contender:
-        way = contender.ways().seed
+        way = contender.ways().basic
         for point in (
             Point("mixed", 2, 1),
             Point("mixed", 2, 8),
@@ -81,7 +81,7 @@ def test_every_way_of_asking_counts_what_it_was_acknowledged(
 
 def test_postgres_says_what_is_wrong(home: Path) -> None:
     """An error is handed on as the reply, on one line, so it is found where replies are checked."""
-    with start("postgres", home) as contender, Control(contender.ways().seed) as control:
+    with start("postgres", home) as contender, Control(contender.ways().basic) as control:
         assert b'prepared statement "nonsense" does not exist' in control.ask(b"nonsense\n")
 
 
@@ -90,7 +90,7 @@ def test_a_postgres_that_goes_away_is_a_failure_in_words(home: Path) -> None:
     with start("postgres", home) as contender:
         import psycopg  # noqa: PLC0415 - installed, or the test was skipped
 
-        way = contender.ways().seed
+        way = contender.ways().basic
         end_all_others = (
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -220,7 +220,7 @@ def test_only_a_number_is_a_number_of_users(dialect: Dialect) -> None:
 def test_idle_connections_are_held_and_looked_after(home: Path, clients: Clients) -> None:
     """They disturb no other, and a server that does not keep them is found out."""
     with start_null(home) as target:
-        way = target.ways().seed
+        way = target.ways().basic
         with idle(way, 50):
             outcome = clients.measure(way, Point("save", 2, 1), 0, SECONDS)
         assert number_of_users(way) == outcome.users > 0

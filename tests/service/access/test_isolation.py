@@ -172,7 +172,7 @@ def _told(line: bytes, name: str) -> bytes:
     if b'"return_generated_password"' in told:
         before, _, rest = told.partition(b'"password":"')
         return before + rest[8:]
-    if b'"return_number_of_users"' in told:  # of all books, as the contract has it: saves are counted
+    if b'"return_number_of_users"' in told:  # of all books, says the contract: saves are counted
         return told.rstrip(b"0123456789}\n")
     return told
 
