@@ -152,7 +152,7 @@ def _tls_context(authority: str) -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How the loads get into a server: the basic contract's, as a rule as guests, and the book's."""
+    """How the loads get into a server: the basic contract's (mostly as guests), and the book's."""
 
     basic: Access
     book: Access

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from html import escape
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ OURS, THEIRS = "#3987d6", "#8c8c8c"
 """Both can be seen on white and on black."""
 
 INK = "#000000"
-STYLE = {
+STYLE: Any = {  # matplotlib names every key in a type
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 11,
