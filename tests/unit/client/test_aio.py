@@ -263,7 +263,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again() -> None:
         go_on.set()
 
     with FakeService(refuse, answer(ALIVE)) as service:
-        use(service, work, timeout_s=2, connections_max=1)
+        use(service, work, connections_max=1)
         assert service.connections == 2
 
 

@@ -27,7 +27,7 @@ from tests.support.fake_service import (
     answer_then_hang_up,
     echo,
 )
-from tests.support.harness import eventually
+from tests.support.harness import PATIENCE_S, eventually
 from tests.support.processes import launched
 from tests.support.tls import Authority, server_tls
 
@@ -107,7 +107,7 @@ def test_waiting_for_a_connection_ends_at_the_timeout() -> None:
                     pool.ask(RetriedCalls([commands.ping()], Limits(0.05, 1, 1)))
                 return super().request()
 
-        pool.ask(Nested([commands.ping()], Limits(5, 1, 1)))
+        pool.ask(Nested([commands.ping()], Limits(PATIENCE_S, 1, 1)))
         pool.close()
 
 
@@ -175,7 +175,7 @@ def test_a_connection_with_half_a_request_on_it_is_not_used_again() -> None:
 
     go_on = threading.Event()
     with FakeService(refuse, answer(ALIVE)) as service:
-        with Client(service.url, timeout_s=2, connections_max=1) as book:
+        with Client(service.url, connections_max=1) as book:
             with pytest.raises(InvalidMessage, match="too long"):
                 book.save_password("x" * 32 * 1024 * 1024)
             book.ping()
@@ -202,7 +202,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
     """Many names have an address of IPv6 first, and many networks lose what goes there."""
     with FakeService(answer(ALIVE)) as service, full_backlog() as lost:
         resolve_to(monkeypatch, lost, service.address)
-        use("pwserver://book.example", ping, timeout_s=4, attempts_max=1)
+        use("pwserver://book.example", ping, timeout_s=8, attempts_max=1)
 
 
 def test_close_closes_and_the_next_call_connects_again() -> None:

@@ -42,6 +42,7 @@ def test_who_is_held_up_sleeps_for_a_while(
         time.sleep(0.005)
 
     monkeypatch.setattr(os, "sched_yield", hold_up)
+    monkeypatch.setattr("workers.waiting._PAUSE_S", 60.0)
     lookout = Lookout(watched, patience_s=0.001)
     assert lookout.look() == []
     assert len(yields) == 1
