@@ -111,7 +111,7 @@ class Writer:
         try:
             store.begin_log()
         except apsw.Error as error:
-            log.warning("the log cannot be begun: %s", _reason(error))
+            log.warning("the write-ahead log cannot be started: %s", _reason(error))
         store.count_users()
         self._scoreboard.users = store.users
         self._scoreboard.opened()

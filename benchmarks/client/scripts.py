@@ -48,7 +48,7 @@ _NAME_STEP = 0x9E3779B97F4B  # odd, so that a product modulo 2**48 occurs once; 
 
 
 class Script(ABC):
-    """The requests of a process's connections. After position `circle` comes the first again."""
+    """The requests of a process's connections. After `circle` positions comes the first again."""
 
     circle: int
 

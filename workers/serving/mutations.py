@@ -85,9 +85,9 @@ class Save(Write):
     def _refuse_to_guests(self, waiter: Waiter) -> None:
         """Raise `Denied` if the answer would tell a guest whether a user exists."""
         if self._if_version is not UNSET:
-            reason = 'Nobody saves with "if_version" without a token.'
+            reason = 'A client without a token may not save with "if_version".'
         elif self._name is not None and generated_id(self._name) is not None:
-            reason = "Under names that the service makes, nobody saves without a token."
+            reason = "A client without a token may not save under a name that the service makes."
         else:
             return
         self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")

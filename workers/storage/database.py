@@ -430,7 +430,7 @@ def check_can_be_made(path: Path) -> None:
     except FileNotFoundError:
         reason = _why_no_file(path)
     except UnicodeEncodeError:
-        reason = "has a name, or a folder, that is not UTF-8, and SQLite knows no other."
+        reason = "has a name, or a folder, that is not UTF-8, which SQLite requires."
     except OSError as error:
         reason = f"cannot be used: {error.strerror}."
     if reason:
