@@ -38,7 +38,7 @@ from benchmarks.comparison.bench import QUICK, Bench, Pace
 from benchmarks.comparison.chapters import chapters
 from benchmarks.comparison.contests import million, once, throughput, workers
 from benchmarks.results import machine, terminal
-from benchmarks.results.options import duration, positive, words
+from benchmarks.results.options import above_zero, positive, words
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.servers import contenders
 
@@ -70,7 +70,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     add("--quick", action="store_true", help="everything in five minutes, to see that it works")
     add("--rounds", type=positive, help=f"medians are of these (default: {Pace.rounds})")
-    add("--seconds", type=duration, help=f"measured time of each (default: {Pace.seconds})")
+    add("--seconds", type=above_zero, help=f"measured time of each (default: {Pace.seconds})")
     add("--clients", type=positive, default=2, help="client processes (default: %(default)s)")
     add(
         "--directory",

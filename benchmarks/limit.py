@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 
 from playhouse.apsw_ext import APSWDatabase
 
-from benchmarks.results.options import duration, positive
+from benchmarks.results.options import above_zero, positive
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.spread import Spread
 from benchmarks.results.terminal import print_sheet
@@ -149,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--directory", help="where files are written; it decides which disk")
     parser.add_argument(
-        "--seconds", type=duration, default=0.5, help="of each measurement (default: %(default)s)"
+        "--seconds", type=above_zero, default=0.5, help="of each measurement (default: %(default)s)"
     )
     parser.add_argument(
         "--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)"

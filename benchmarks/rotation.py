@@ -29,7 +29,7 @@ from rich.progress import track
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed, Point
 from benchmarks.results.campaign import Result, Round
-from benchmarks.results.options import duration, positive, sizes
+from benchmarks.results.options import above_zero, positive, sizes
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.results.report import SIZE, size_of
 from benchmarks.results.sheets import Sheet
@@ -176,7 +176,7 @@ def command_line() -> argparse.ArgumentParser:
         help="connections, with DEPTH requests in flight on each (default: %(default)s)",
     )
     add("--users", type=positive, default=100_000, help="saved first (default: %(default)s)")
-    add("--seconds", type=duration, default=2.0, help="measured time (default: %(default)s)")
+    add("--seconds", type=above_zero, default=2.0, help="measured time (default: %(default)s)")
     add("--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)")
     add(
         "--directory",

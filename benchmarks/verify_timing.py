@@ -41,7 +41,7 @@ from rich.progress import track
 from benchmarks.client import book
 from benchmarks.client.dialects import save_line
 from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
-from benchmarks.results.options import duration, positive
+from benchmarks.results.options import above_zero, positive
 from benchmarks.results.paired import CONFIDENCE, Comparison, trimmed
 from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
@@ -181,7 +181,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     add(
         "--bound",
-        type=duration,
+        type=above_zero,
         default=BOUND_NS,
         metavar="NS",
         help="the greatest difference that is let pass (default: %(default)s)",

@@ -47,12 +47,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def duration(text: str) -> float:
-    """Read a number of seconds above 0."""
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
-    return seconds
+def above_zero(text: str) -> float:
+    """Read a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def sizes(text: str) -> list[Size]:
@@ -154,8 +154,8 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         "of another source tree, such as a git worktree of an older commit; each for the loads it "
         "knows",
     )
-    add("--seconds", type=duration, default=2.0, help="measured time (default: %(default)s)")
-    add("--warmup-seconds", type=duration, default=0.5, help="before it (default: %(default)s)")
+    add("--seconds", type=above_zero, default=2.0, help="measured time (default: %(default)s)")
+    add("--warmup-seconds", type=above_zero, default=0.5, help="before it (default: %(default)s)")
     add("--rounds", type=positive, default=3, help="medians are of these (default: %(default)s)")
     add("--clients", type=positive, default=2, help="client processes (default: %(default)s)")
     add("--workers", type=positive, help="workers of the service (default: its own default)")

@@ -28,19 +28,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.fill import fill
+from benchmarks.results.options import positive
+from benchmarks.results.progress import messages, progress
 from pwserver import Client, PwserverError
 from tests.support.harness import meanwhile
 from tests.support.processes import age_s, launched
 from tests.trials import report
-from tests.trials.report import (
-    TrialFailed,
-    messages,
-    percentile,
-    positive,
-    print_table,
-    progress,
-    verdict,
-)
+from tests.trials.report import TrialFailed, percentile, print_table, verdict
 from tests.trials.restarted import RestartedService
 from workers.admin.administration import administration
 from workers.admin.setup import prepare

@@ -29,23 +29,15 @@ from statistics import median
 
 import pytest
 
+from benchmarks.results.options import above_zero, positive, words
+from benchmarks.results.progress import messages, progress
 from pwserver.wire.messages import Right
 from tests.support.harness import Peer, Service
 from tests.support.network import SERVICE_ADDRESS, Network, network
 from tests.support.processes import Usage, end_session, launch, session
 from tests.support.shell import TREE_ENVIRONMENT
 from tests.trials import report
-from tests.trials.report import (
-    TrialFailed,
-    above_zero,
-    messages,
-    percentile,
-    positive,
-    print_table,
-    progress,
-    verdict,
-    words,
-)
+from tests.trials.report import TrialFailed, percentile, print_table, verdict
 
 HALF_OPEN, GREEDY = "half-open", "greedy"
 NUMBERS = {"guess": 64, "slow": 2000, "silent": 100, HALF_OPEN: 500, GREEDY: 20}

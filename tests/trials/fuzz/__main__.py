@@ -29,12 +29,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.results.options import above_zero
+from benchmarks.results.progress import messages
 from tests.trials import report
 from tests.trials.fuzz import corpora
 from tests.trials.fuzz.corpora import CORPUS, TARGETS
 from tests.trials.fuzz.seeds import seeds
 from tests.trials.fuzz.words import dictionary
-from tests.trials.report import TrialFailed, above_zero, messages, verdict
+from tests.trials.report import TrialFailed, verdict
 from workers.serving.commands import TABLE
 
 PROJECT = Path(__file__).resolve().parents[3]

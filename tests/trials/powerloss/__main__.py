@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from random import Random
 
+from benchmarks.results.options import positive, words
+from benchmarks.results.progress import progress
 from tests.trials import report
 from tests.trials.powerloss.disk import Names
 from tests.trials.powerloss.opening import Audit
@@ -33,7 +35,7 @@ from tests.trials.powerloss.promises import Kind
 from tests.trials.powerloss.scenarios import SCENARIOS, record
 from tests.trials.powerloss.traced import SERVICE, UNSYNCED
 from tests.trials.powerloss.trial import PARTS, Tally, Trial, run
-from tests.trials.report import TrialFailed, positive, progress, words
+from tests.trials.report import TrialFailed
 
 
 def try_all(options: argparse.Namespace) -> Tally:

@@ -23,8 +23,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmarks.results.options import above_zero, words
+from benchmarks.results.terminal import terminal
 from tests.trials import report
-from tests.trials.report import above_zero, terminal, verdict, words
+from tests.trials.report import verdict
 from tests.trials.restarted import RestartedService
 from tests.trials.torture.faults import FAULTS, FaultInjector
 from tests.trials.torture.trial import Plan, Trial
