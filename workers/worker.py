@@ -151,7 +151,7 @@ class Worker:
                 if event == select.EPOLLOUT:
                     touched.add(connection)
                 else:
-                    intake.add(connection, touched)
+                    intake.add(connection)
             elif fd == self._control.fileno():
                 self._on_control()
             elif self._writer is not None and fd == self._writer.fileno():
@@ -160,11 +160,11 @@ class Worker:
                 self._on_checker()
             elif handshakes is not None and fd == handshakes.fileno():
                 shake = True
-        intake.do_lines(touched)
+        intake.do_lines()
         if intake.waiting:
             if touched:
                 self._send_all()  # single requests are answered before the queued connections
-            intake.do_rest(touched)
+            intake.do_rest()
         self._send_all()
         if handshakes is not None and shake:
             self._shake_hands(handshakes)
@@ -227,8 +227,8 @@ class Worker:
             elif text == STOP:
                 self._stopping = True
                 # Handle what was received earlier before `drain` receives more.
-                self._intake.do_lines(self._touched)
-                self._intake.do_rest(self._touched, all_of_it=True)
+                self._intake.do_lines()
+                self._intake.do_rest(all_of_it=True)
                 _wake(self._context.delays.end())
                 if self._handshakes is not None:
                     self._count_closed(self._handshakes.close())

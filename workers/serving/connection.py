@@ -109,55 +109,62 @@ class Connection:
         """Whether nothing is unfinished, so that `Intake` may receive for this connection."""
         return self.settled and not (self.awaited or self.ending)
 
-    def receive(self) -> bool:
-        """Receive data and handle its requests; return whether `flush` must be called."""
+    def touch(self) -> None:
+        """Have the loop call `flush` at the end of its turn."""
+        self._touched.add(self)
+
+    def receive(self) -> None:
+        """Receive data and handle its requests."""
         try:
             data = self.recv(RECEIVE_BYTES)
         except OSError as error:
-            return self.receive_nothing(error)
+            self.receive_nothing(error)
+            return
         if self._tls is not None and data and not self.ending:
-            return self.receive_records(data)
-        return self.receive_text(data)
+            self.receive_records(data)
+        else:
+            self.receive_text(data)
 
-    def receive_nothing(self, error: OSError) -> bool:
-        """Handle a failed receive: no data yet, or a broken connection; return as `receive`."""
+    def receive_nothing(self, error: OSError) -> None:
+        """Handle a failed receive: no data yet, or a broken connection."""
         if isinstance(error, BlockingIOError):
             self._emptied = True
-            return False
-        self._peer_gone = True
-        return self.receive_text(b"")
+        else:
+            self._peer_gone = True
+            self.receive_text(b"")
 
-    def receive_records(self, data: bytes) -> bool:
-        """Handle TLS records, as far as they are complete; return as `receive` does."""
+    def receive_records(self, data: bytes) -> None:
+        """Handle TLS records, as far as they are complete."""
         assert self._tls is not None
-        text = self._tls.decrypt(data)
-        due = self.receive_text(text) if text else False
+        if text := self._tls.decrypt(data):
+            self.receive_text(text)
         if self._tls.ended and not self.ending:
-            due = self.receive_text(b"")
+            self.receive_text(b"")
         if answer := self._tls.unsent():  # TLS has messages of its own to send
             self._unsent += answer
-        return due or bool(answer)
+            self.touch()
 
     def turn_away(self, last_words: bytes) -> None:
         """Send the last bytes, as they are, to a client whose handshake failed, then close."""
         self._unsent = last_words
         self.ending = True
 
-    def receive_text(self, data: bytes) -> bool:
-        """Handle received text, or the end of the stream (no bytes); return as `receive` does."""
+    def receive_text(self, data: bytes) -> None:
+        """Handle received text, or the end of the stream (no bytes)."""
         if not data or self.ending:
-            return self._receive_last(data)
+            self._receive_last(data)
+            return
         reader = self._reader
         requests = reader.feed(data)
-        due = self.handle(requests)
+        self.handle(requests)
         if reader.unsettled or self._message_deadline != NEVER:
             self._await_message(reader, begins=bool(requests))
             self.settled = self._tls is None and not reader.unsettled
-            return True
-        return due
+            self.touch()
 
-    def _receive_last(self, data: bytes) -> bool:
+    def _receive_last(self, data: bytes) -> None:
         """Handle the end of the client's stream, or discard data that comes too late."""
+        self.touch()
         if not data:
             self._peer_closed = True
             if not self.ending:
@@ -165,7 +172,6 @@ class Connection:
                 self.ending = True
             if self.lingering:
                 self.close()
-        return True
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end if the stream is broken."""
@@ -185,15 +191,16 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def handle(self, requests: list[Request | Bad]) -> bool:
-        """Do requests, consecutive ones of a kind together; return as `receive` does."""
+    def handle(self, requests: list[Request | Bad]) -> None:
+        """Do requests, consecutive ones of a kind together."""
         self.unanswered += len(requests)
         if len(requests) == 1:
             self._do(command_of(requests[0]), requests)
         else:
             for command, group in groups_of(requests):
                 self._do(command, group)
-        return bool(self._replies) or self.unanswered >= self._settings.in_flight_max
+        if self._replies or self.unanswered >= self._settings.in_flight_max:
+            self.touch()
 
     def _do(self, command: Command, requests: list[Any]) -> None:
         """Do requests, or hold them back if they must see a write that is not committed yet."""
@@ -231,7 +238,7 @@ class Connection:
 
     def settle(self) -> None:
         """Queue the replies up to the first unknown one; do the requests that they held back."""
-        self._touched.add(self)
+        self.touch()
         awaited, held = self.awaited, self._held
         while True:
             while awaited and (reply := awaited[0].reply) is not None:

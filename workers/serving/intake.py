@@ -42,7 +42,7 @@ class Intake:
         """Whether connections are queued."""
         return bool(self._queue)
 
-    def add(self, connection: Connection, touched: set[Connection]) -> None:
+    def add(self, connection: Connection) -> None:
         """Receive from a readable connection if it is idle; otherwise queue it."""
         connection.silent_since = NEVER
         if connection.queued:
@@ -52,8 +52,7 @@ class Intake:
             try:
                 data = connection.recv(LINE_BYTES)
             except OSError as error:
-                if connection.receive_nothing(error):
-                    touched.add(connection)
+                connection.receive_nothing(error)
                 return
             if data[-2:] == b"}\n" and data.count(b"\n") == 1:
                 self._connections.append(connection)
@@ -62,8 +61,8 @@ class Intake:
         connection.queued = True
         self._queue.append((connection, data))
 
-    def do_lines(self, touched: set[Connection]) -> None:
-        """Handle the lines set aside; add the connections that must `flush` to `touched`."""
+    def do_lines(self) -> None:
+        """Handle the lines set aside."""
         if not self._lines:
             return
         connections, lines = self._connections, self._lines
@@ -71,19 +70,20 @@ class Intake:
         requests = self._decoded(lines)
         if requests is None:
             for connection, line in zip(connections, lines, strict=True):
-                if connection.receive_text(line):
-                    touched.add(connection)
+                connection.receive_text(line)
         else:
-            self._do_together(connections, requests, touched)
+            self._do_together(connections, requests)
 
-    def do_rest(self, touched: set[Connection], *, all_of_it: bool = False) -> None:
-        """Handle the queue for a limited time, or all of it; fill `touched` as `do_lines` does."""
+    def do_rest(self, *, all_of_it: bool = False) -> None:
+        """Handle the queue for a limited time, or all of it."""
         until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
         while self._queue:
             connection, data = self._queue.popleft()
             connection.queued = False
-            if connection.receive() if data is None else connection.receive_text(data):
-                touched.add(connection)
+            if data is None:
+                connection.receive()
+            else:
+                connection.receive_text(data)
             if time.monotonic() > until:
                 return
 
@@ -94,21 +94,19 @@ class Intake:
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None
 
-    def _do_together(
-        self, connections: list[Connection], requests: list[Request], touched: set[Connection]
-    ) -> None:
+    def _do_together(self, connections: list[Connection], requests: list[Request]) -> None:
         saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
         for connection, request in zip(connections, requests, strict=True):
             command = command_of(request)
             if command is SAVE_PLAIN and connection.may(command):
                 book = connection.peer.caller.book
-                savers, passwords = saves.get(book) or saves.setdefault(book, ([], []))
+                savers, plain = saves.get(book) or saves.setdefault(book, ([], []))
                 savers.append((connection, [request.id]))
-                passwords.append(request)
+                plain.append(request)
                 connection.unanswered += 1
                 if connection.unanswered >= self._in_flight_max:
-                    touched.add(connection)
-            elif connection.handle([request]):
-                touched.add(connection)
-        for book, (savers, passwords) in saves.items():
-            save_together(self._context, book, savers, passwords)
+                    connection.touch()
+            else:
+                connection.handle([request])
+        for book, (savers, plain) in saves.items():
+            save_together(self._context, book, savers, plain)

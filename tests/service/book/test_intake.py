@@ -60,17 +60,17 @@ class Table:
         for client, served in pairs:
             client.setblocking(False)
             served.setblocking(False)
+        self.touched: set[Connection] = set()
         self.connections = [
-            Connection(served, self.context, settings, set()) for _, served in pairs
+            Connection(served, self.context, settings, self.touched) for _, served in pairs
         ]
 
     def turn(self) -> None:
         """Receive from all and do it, have the writer save it all, and answer."""
-        touched: set[Connection] = set()
         for connection in self._readable():
-            self.intake.add(connection, touched)
-        self.intake.do_lines(touched)
-        self.intake.do_rest(touched)
+            self.intake.add(connection)
+        self.intake.do_lines()
+        self.intake.do_rest()
         for batch in self.context.commit_queue.expire(float("inf")):
             for run in batch.runs:
                 run.settle(DONE)
@@ -127,8 +127,8 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     for client in table.clients:
         client.send(SAVE)
     for connection in table.connections:
-        table.intake.add(connection, set())
-    table.intake.do_lines(set())
+        table.intake.add(connection)
+    table.intake.do_lines()
     (batch,) = table.context.commit_queue.expire(float("inf"))
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
 
@@ -138,11 +138,10 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     saving, cut, other = table.connections[:3]
     table.clients[0].send(SAVE)
     table.clients[1].send(SAVE[:20])
-    touched: set[Connection] = set()
     for connection in (saving, cut):
-        table.intake.add(connection, set())
-    table.intake.do_lines(touched)
-    table.intake.do_rest(touched)
+        table.intake.add(connection)
+    table.intake.do_lines()
+    table.intake.do_rest()
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
     cut.receive()
@@ -175,14 +174,13 @@ def test_who_asks_one_thing_does_not_wait_for_who_asks_many(tmp_path: Path) -> N
 def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
     """Where one may be in flight, the loop is told at once that nothing more is to be received."""
     table = Table(tmp_path / "book.db", 2, Settings(in_flight_max=1))
-    touched: set[Connection] = set()
     for client, connection in zip(table.clients, table.connections, strict=True):
         client.send(SAVE)
-        table.intake.add(connection, set())
-    table.intake.do_lines(touched)
-    table.intake.do_rest(touched)
-    assert touched == {*table.connections}
-    assert not any(connection.wants for connection in touched)
+        table.intake.add(connection)
+    table.intake.do_lines()
+    table.intake.do_rest()
+    assert table.touched == {*table.connections}
+    assert not any(connection.wants for connection in table.touched)
     table.close()
 
 

@@ -150,11 +150,10 @@ class Service:
     def receive(self) -> None:
         """Take what clients have sent, do it, and send the writer its batch."""
         self._tick(0.01)
-        touched: set[Connection] = set()
         for connection in self._receiving():
-            self._intake.add(connection, touched)
-        self._intake.do_lines(touched)
-        self._intake.do_rest(touched, all_of_it=True)
+            self._intake.add(connection)
+        self._intake.do_lines()
+        self._intake.do_rest(all_of_it=True)
         self._reply()
 
     def settle(self) -> None:
