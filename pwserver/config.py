@@ -194,8 +194,9 @@ class Settings(StoreSettings, Address):
     workers: int = field(
         default=2,
         metadata={
-            "help": "Worker processes. Two keep the one writer busy on two cores; more help "
-            "where there are more cores."
+            "help": "Worker processes. The first writes for all, and serves clients itself; the "
+            "others answer while the disk is slow or the first is busy, so more help where there "
+            "are more cores."
         },
     )
     list_users: str = field(

@@ -4,7 +4,7 @@ There are three means, none of which knows what it carries:
 
 - a control channel (a SOCK_SEQPACKET pair) for messages between the listener and a child, which may
   carry open sockets (SCM_RIGHTS, unix(7));
-- a frame channel (a SOCK_STREAM pair) for batches between a worker and the writer: a length, then
+- a frame channel (a SOCK_STREAM pair) for batches to the worker that writes: a length, then
   `marshal` data. That is the fastest for plain tuples, and safe because both ends are the same
   program;
 - a scoreboard in shared memory: numbers that one process writes and others read without asking.
@@ -89,6 +89,7 @@ class FrameReader:
         self._channel = channel
         self._buffer = b""
         self.ended = False
+        self.more = False  # the last `read` left something to be read
 
     def _receive(self) -> bytes:
         try:
@@ -98,6 +99,7 @@ class FrameReader:
 
     def read(self) -> Iterator[Any]:
         """Yield the frames that have arrived; set `ended` if the other side is gone."""
+        self.more = False
         try:
             data = self._receive()
         except BlockingIOError:
@@ -105,6 +107,7 @@ class FrameReader:
         except OSError:
             data = b""
         self.ended = not data
+        self.more = len(data) == _RECEIVE_BYTES
         buffer = self._buffer + data if self._buffer else data
         at = 0
         while len(buffer) - at >= _LENGTH.size:
@@ -135,8 +138,8 @@ class Scoreboard:
     """Numbers in shared memory, each an aligned 64-bit word that is read and written as a whole.
 
     Each child has two more: `beats`, which it changes as long as it is well, and `closed`, the
-    connections that a worker has closed since it was started. Children are numbered: 0 is the
-    writer, the workers follow, then the checker and the console.
+    connections that a worker has closed since it was started. Children are numbered: the workers
+    from 1, then the checker and the console.
     """
 
     users = _Number(0, int)
@@ -147,6 +150,15 @@ class Scoreboard:
 
     openings = _Number(2, int)
     """How often the writer has opened a database: readers follow it."""
+
+    commit_us = _Number(8, int)
+    """How long a commit takes at present, in microseconds; the writer's."""
+
+    commit_since_us = _Number(9, int)
+    """When the present commit began, in microseconds of the monotonic clock, or 0; the writer's."""
+
+    writer_load = _Number(10, int)
+    """How busy the worker that writes is, in percent of a processor; its own."""
 
     workers = _Number(3, int)
     """How many workers can be given work; the listener's."""
@@ -159,7 +171,7 @@ class Scoreboard:
     _outage_since_ms = _Number(6, int)
     _outage_reason = _Number(7, int)
 
-    _SHARED_WORDS = 8
+    _SHARED_WORDS = 11
     """Words that stand before those of the children."""
 
     def __init__(self, children: int) -> None:
@@ -202,20 +214,24 @@ class Scoreboard:
 
     def beat(self, child: int) -> None:
         """Note that a child is well."""
-        self.words[self._SHARED_WORDS + 2 * child] += 1
+        self.words[self._words_of(child)] += 1
 
     def beats(self, child: int) -> int:
         """Return a number that differs from the last one if the child was well in between."""
-        return int(self.words[self._SHARED_WORDS + 2 * child])
+        return int(self.words[self._words_of(child)])
 
     def closed(self, child: int) -> int:
         """Return how many connections a worker has closed since it was started."""
-        return int(self.words[self._SHARED_WORDS + 1 + 2 * child])
+        return int(self.words[self._words_of(child) + 1])
 
     def add_closed(self, child: int, number: int = 1) -> None:
         """Count connections that a worker has closed."""
-        self.words[self._SHARED_WORDS + 1 + 2 * child] += number
+        self.words[self._words_of(child) + 1] += number
 
     def reset(self, child: int) -> None:
         """Begin again for a child that is about to be started."""
-        self.words[self._SHARED_WORDS + 1 + 2 * child] = 0
+        self.words[self._words_of(child) + 1] = 0
+
+    def _words_of(self, child: int) -> int:
+        """Return where a child's two words are."""
+        return self._SHARED_WORDS + 2 * (child - 1)

@@ -43,8 +43,8 @@ COMMIT_AWAITED_S = 0.0003
 times what a sync takes. Between two polls it yields the processor to others."""
 
 BATCH_AWAITED_S = 0.00015
-"""How long the writer polls for another batch before it sleeps: the time in which a client and its
-worker come back with the next request over the loopback."""
+"""How long the worker that writes polls for more after a small commit, before it sleeps: the time
+in which a client, or another worker for it, comes back with the next request over the loopback."""
 
 HANDOVERS_MAX = 64
 """Connections accepted in one turn of the listener, so that its other duties are never starved."""

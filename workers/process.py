@@ -17,13 +17,14 @@ from pwserver.fork_server import LISTENERS_SIGNALS
 from pwserver.ipc import send_control
 
 CLIENTS = b"C"  # to a worker: clients' sockets; their number (one byte) follows
-WRITER = b"W"  # to a worker: its channel to the writer, in place of the last one
+WRITER = b"W"  # to a worker: its channel to the one that writes, in place of the last one
 CHECKER = b"K"  # to a worker: its channel to the checker, in place of the last one
-CHANNEL = b"N"  # to the writer or the checker: the channel to a worker
+CHANNEL = b"N"  # to the worker that writes, or the checker: the channel to another worker
 TLS = b"T"  # to a worker: new certificates, in a file in memory
-STOP = b"S"  # finish what was received and end
+STOP = b"S"  # finish what was received and end; the worker that writes ends at the second one
 READY = b"R"  # to the listener: this child can take work
 ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
+FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -85,6 +86,13 @@ def say_why(control: socket.socket, error: Exception) -> None:
     text = f"{type(error).__name__}{reason} ({Path(last.filename).name}, line {last.lineno})"
     with contextlib.suppress(OSError):
         send_control(control, ENDING + text.encode(errors="replace")[:_REASON_BYTES_MAX])
+
+
+def say_fatal(control: socket.socket, error: PwserverError) -> None:
+    """Tell the listener to end the service, because of an error that another start would meet."""
+    text = FATAL + bytes([error.exit_code]) + str(error).encode()[:_REASON_BYTES_MAX]
+    with contextlib.suppress(OSError):  # the listener may be dead
+        send_control(control, text)
 
 
 def say_ready(control: socket.socket) -> None:

@@ -1,8 +1,8 @@
 """Busy waiting for an event that is expected soon, for a bounded time.
 
 Waking a sleeping process takes time, and so does waking an idle processor: 25 microseconds on a
-virtual machine, and a save passes between processes four times. So a process that expects an event
-within the time of a sync polls for it repeatedly, and yields the processor after each poll.
+virtual machine, and a save passes between processes two or four times. So a process that expects an
+event within the time of a sync polls for it repeatedly, and yields the processor after each poll.
 
 A process that yields runs again only after the others, or at the scheduler's next tick, even if the
 others have the lowest priority: beside a program that computes in the background that takes 4 ms. A

@@ -1,49 +1,76 @@
 """A worker process: the event loop that serves its client connections.
 
-One turn: wait for events, handle the requests that have arrived (for a limited time), send the rows
-of all connections to the writer as one batch, and send each connection its replies with one call.
-The listener passes client sockets over the control channel; the writer answers over the frame
-channel. The command table knows what a message means; this file does not.
+One turn: wait for events, receive from clients and handle their requests (for a limited time), send
+the replies that are known, commit the changes, and send the replies to them. Each connection gets
+its replies with one call.
+
+Worker 1 has the `Writer`. It commits the changes of its own connections, which never leave the
+process, together with the batches that the other workers have sent to it. Another worker's part of
+a commit is to send its batch to worker 1 and to receive the answer in a later turn.
+
+The listener passes client sockets over the control channel. The command table knows what a message
+means; this file does not.
 
 The loop is our own, on epoll, because the service lives by its speed: on asyncio with uvloop the
 same work was 0.7 to 0.9 times as fast.
 """
 
+import functools
 import logging
 import select
 import socket
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pwserver.config import Settings
+from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import Scoreboard, receive_control
-from pwserver.limits import COMMIT_AWAITED_S, TICK_S
+from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
 from workers.auth.throttle import GuessTable, Throttle
 from workers.book.keyring import Keyring
 from workers.book.models import IdClock
 from workers.book.vault import Vault
-from workers.process import CHECKER, CLIENTS, STOP, TLS, WRITER, become_child, say_ready
+from workers.process import (
+    CHANNEL,
+    CHECKER,
+    CLIENTS,
+    STOP,
+    TLS,
+    WRITER,
+    become_child,
+    say_fatal,
+    say_ready,
+)
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import Batch, CommitQueue
+from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
 from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.reading import BookReader
+from workers.storage.reading import BookReader, ReadingConnection
 from workers.waiting import Events, Lookout
+from workers.writer import Writer
 
 if TYPE_CHECKING:  # a service without TLS does not load it
     from workers.tls.certificates import TlsFiles
     from workers.tls.handshakes import Handshakes
     from workers.tls.records import Codec
 
+WRITES = 1
+"""The number of the worker that writes."""
+
 _EVENTS_MAX = 256
-"""Events taken in one turn. The rows of one turn go to the writer together."""
+"""Events taken in one turn. The rows of one turn are committed together."""
+
+_AWAITED_CHANGES_MAX = 4
+"""After a commit of so few changes their clients may have the service to themselves, and the next
+request is worth waiting for. With more clients there is always one whose request has arrived."""
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +92,29 @@ def main(
 ) -> None:
     """Run worker number `start.number` until the listener says to stop or has died."""
     become_child(f"worker {start.number}")
+    if start.number != WRITES:
+        _run(control, bell, scoreboard, start, None)
+        return
+    settings = start.settings
+    try:
+        kept_ms = int(settings.requests_kept_s * 1000)
+        writer = Writer(settings.path, start.keyring.check_values, kept_ms, scoreboard)
+        _run(control, bell, scoreboard, start, writer)
+    except (StoreError, StorageFailed) as error:
+        say_fatal(control, error)
+        sys.exit(error.exit_code)
+
+
+def _run(
+    control: socket.socket,
+    bell: socket.socket,
+    scoreboard: Scoreboard,
+    start: WorkerStart,
+    writer: Writer | None,
+) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
-    reader = BookReader(settings.path, scoreboard)
+    connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
+    reader = BookReader(scoreboard, connect)
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
@@ -82,14 +130,17 @@ def main(
         bell=bell,
         versions_kept=settings.versions_kept,
     )
-    Worker(control, context, start).run()
+    Worker(control, context, start, writer).run()
 
 
 class Worker:
     """The connections of one process and the loop that serves them."""
 
-    def __init__(self, control: socket.socket, context: Context, start: WorkerStart) -> None:
+    def __init__(
+        self, control: socket.socket, context: Context, start: WorkerStart, writer: Writer | None
+    ) -> None:
         self._control = control
+        self._writer = writer  # None: another worker writes
         self._context = context
         self._commit_queue = context.commit_queue
         self._settings = start.settings
@@ -98,83 +149,152 @@ class Worker:
         self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or need another look
         self._watched: set[Connection] = set()  # have a deadline
-        self._writer: socket.socket | None = None
-        self._writer_events = 0
+        self._channel: socket.socket | None = None  # to the worker that writes
+        self._channel_events = 0
         self._checker: socket.socket | None = None
         self._ready = False
         self._stopping = False
+        self._needed = writer is not None  # other processes use the database, although it stops
         self._listener_gone = False
+        self._ticked_at = 0.0
+        self._used_s = time.process_time()  # of the processor, until then
         self._epoll = select.epoll()
-        self._lookout = Lookout(self._epoll, COMMIT_AWAITED_S, _EVENTS_MAX)
-        self._epoll.register(control, select.EPOLLIN)
+        patience_s = COMMIT_AWAITED_S if writer is None else BATCH_AWAITED_S
+        self._lookout = Lookout(self._epoll, patience_s, _EVENTS_MAX)
+        self._handlers: dict[int, Callable[[], None]] = {}  # of what is not a client
+        self._watch(control, self._on_control)
         self._handshakes: Handshakes | None = None
+        self._handshakes_wait = False
         if start.tls is not None:
             from workers.tls import handshakes  # noqa: PLC0415
 
             self._handshakes = handshakes.Handshakes(
                 start.tls.context(), start.settings.handshake_timeout_s
             )
-            self._epoll.register(self._handshakes, select.EPOLLIN)
+            self._watch(self._handshakes, self._on_handshakes)
 
     def run(self) -> None:
         """Serve until told to stop and all is answered, or until the listener has died."""
-        next_tick = 0.0
-        while not self._listener_gone and (
-            not self._stopping or self._connections or not self._commit_queue.empty
-        ):
+        if self._writer is not None:
+            self._look_at_the_clock()
+            self._begin(self._writer.newest_id())
+        while not self._listener_gone and not self._finished:
             self._turn(self._wait())
-            if self._context.now >= next_tick:
+            if self._context.now >= self._ticked_at + TICK_S:
                 self._tick()
-                next_tick = self._context.now + TICK_S
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def _finished(self) -> bool:
+        """Whether this worker was told to stop, and nobody needs it any more."""
+        return (
+            self._stopping
+            and not self._needed
+            and not self._connections
+            and self._commit_queue.empty
+        )
+
+    def _begin(self, newest_id: int) -> None:
+        """Begin to take work: the newest id in the database is known."""
+        self._context.ids.after(newest_id)
+        self._context.refresh()
+        self._ready = True
+        say_ready(self._control)
 
     def _wait(self) -> Events:
-        """Wait for events. While a batch is in flight, busy-wait before sleeping."""
-        if self._intake.waiting:
-            return self._epoll.poll(0, _EVENTS_MAX)
-        if self._commit_queue.in_flight:
+        """Wait for events. If one is expected soon, busy-wait before sleeping."""
+        if self._has_work:
+            pause_s = 0.0 if self._writer is None else self._writer.owed_s
+            return self._epoll.poll(pause_s, _EVENTS_MAX)
+        if self._expects_event:
             events = self._lookout.look()
             if events:
                 return events
         return self._epoll.poll(TICK_S, _EVENTS_MAX)
 
+    @property
+    def _has_work(self) -> bool:
+        """Whether there is something to do without another event."""
+        if self._intake.waiting:
+            return True
+        writer = self._writer
+        return writer is not None and (not self._commit_queue.empty or writer.more_to_do)
+
+    @property
+    def _expects_event(self) -> bool:
+        """Whether an answer of the writer, or the next request after a commit, comes soon."""
+        if self._writer is None:
+            return self._commit_queue.in_flight
+        return 0 < self._writer.changes <= _AWAITED_CHANGES_MAX
+
+    def _watch(self, channel: "socket.socket | Handshakes", handler: Callable[[], None]) -> None:
+        """Call a handler whenever a channel is readable."""
+        self._epoll.register(channel, select.EPOLLIN)
+        self._handlers[channel.fileno()] = handler
+
     def _turn(self, events: list[tuple[int, int]]) -> None:
-        context = self._context
-        now_ns = time.time_ns()
-        context.now_ms = now_ns // 1_000_000
-        context.ids.advance(now_ns)
-        context.now = time.monotonic()
+        self._look_at_the_clock()
         connections, touched, intake = self._connections, self._touched, self._intake
-        handshakes, shake = self._handshakes, False
+        others: list[int] = []
         for fd, event in events:
             connection = connections.get(fd)
-            if connection is not None:
-                if event == select.EPOLLOUT:
-                    touched.add(connection)
-                else:
-                    intake.add(connection)
-            elif fd == self._control.fileno():
-                self._on_control()
-            elif self._writer is not None and fd == self._writer.fileno():
-                self._on_writer()
-            elif self._checker is not None and fd == self._checker.fileno():
-                self._on_checker()
-            elif handshakes is not None and fd == handshakes.fileno():
-                shake = True
+            if connection is None:
+                others.append(fd)
+            elif event == select.EPOLLOUT:
+                touched.add(connection)
+            else:
+                intake.add(connection)
+        for fd in others:  # after the clients: a new one may get the number of a channel that ends
+            if (handler := self._handlers.get(fd)) is not None:
+                handler()
         intake.do_lines()
         if intake.waiting:
             if touched:
                 self._send_all()  # single requests are answered before the queued connections
             intake.do_rest()
         self._send_all()
-        if handshakes is not None and shake:
-            self._shake_hands(handshakes)
+        if self._writer is not None:
+            self._commit(self._writer)
+        if self._handshakes_wait and self._handshakes is not None:
+            self._handshakes_wait = False
+            self._shake_hands(self._handshakes)
+            self._send_all()
+
+    def _look_at_the_clock(self) -> None:
+        """Set the time for all that is done until it is called again."""
+        context = self._context
+        now_ns = time.time_ns()
+        context.now_ms = now_ns // 1_000_000
+        context.ids.advance(now_ns)
+        context.now = time.monotonic()
+
+    def _commit(self, writer: Writer) -> None:
+        """Commit what this worker and the others have received, and answer it."""
+        batches = [] if writer.owed_s else self._commit_queue.take()
+        try:
+            writer.commit(batches)
+        except PwserverError:  # the service ends; its last words are that nobody knows
+            for batch in batches:
+                batch.outcome = batch.outcome or UNKNOWN
+            self._answer(batches)
+            raise
+        self._answer(batches)
+        writer.rest()
+
+    def _answer(self, batches: list[Batch]) -> None:
+        """Reply to the changes of this worker's own connections."""
+        if batches:
+            self._context.now = time.monotonic()  # the commit may have taken long
+            self._settle(batches)
             self._send_all()
 
     def _send_all(self) -> None:
-        """Send the writer its batch, and send each touched connection its replies."""
+        """Send each touched connection its replies, and another worker that writes its batch."""
         context, connections, touched = self._context, self._connections, self._touched
-        self._commit_queue.send()
-        self._expect_writer()
+        if self._writer is None:
+            self._commit_queue.send()
+            self._expect_writer()
         if context.audit.pending and not context.audit.write():
             for connection in connections.values():
                 connection.withhold()
@@ -220,42 +340,56 @@ class Worker:
                     self._count_closed(lost)
             elif text == WRITER:
                 self._change_writer(descriptors)
+            elif text == CHANNEL:
+                self._add_worker(descriptors)
             elif text == CHECKER:
                 self._change_checker(descriptors)
             elif text == TLS:
                 self._change_certificates(descriptors)
             elif text == STOP:
-                self._stopping = True
-                # Handle what was received earlier before `drain` receives more.
-                self._intake.do_lines()
-                self._intake.do_rest(all_of_it=True)
-                _wake(self._context.delays.end())
-                if self._handshakes is not None:
-                    self._count_closed(self._handshakes.close())
-                for connection in self._connections.values():
-                    connection.drain()
-                self._touched.update(self._connections.values())
+                self._stop()
             else:
                 self._listener_gone = True
                 return
 
+    def _stop(self) -> None:
+        """Handle what clients have sent by now, and nothing after that.
+
+        At the second call no other process uses the database any more, so the writer may close it.
+        """
+        if self._stopping:
+            self._needed = False
+            return
+        self._stopping = True
+        # Handle what was received earlier before `drain` receives more.
+        self._intake.do_lines()
+        self._intake.do_rest(all_of_it=True)
+        _wake(self._context.delays.end())
+        if self._handshakes is not None:
+            self._count_closed(self._handshakes.close())
+        for connection in self._connections.values():
+            connection.drain()
+        self._touched.update(self._connections.values())
+
     def _add_client(self, fd: int) -> None:
-        client = socket.socket(fileno=fd)
+        client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)  # not to ask the kernel
         client.setblocking(False)
         if self._handshakes is not None and client.family != socket.AF_UNIX:
             self._handshakes.add(client, self._context.now)
         else:
-            self._connect(client).receive()  # most clients have sent their first request by now
+            self._intake.add(self._connect(client))  # most have sent their first request by now
 
     def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
         """Make a connection of a client's socket, start to serve it and return it."""
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
-        self._touched.add(connection)
         return connection
 
     # --- TLS. ---
+
+    def _on_handshakes(self) -> None:
+        self._handshakes_wait = True  # until those who have sent requests are answered
 
     def _shake_hands(self, handshakes: "Handshakes") -> None:
         """Advance the handshakes for a moment; serve the clients that have finished theirs."""
@@ -277,37 +411,53 @@ class Worker:
         except (OSError, IndexError):  # too few descriptors; the listener tested the rest
             log.error("too many open files to take new certificates: the old ones stay")
 
-    # --- The writer. ---
+    # --- The worker that writes, as the others see it. ---
 
     def _change_writer(self, descriptors: list[int]) -> None:
-        if self._writer is not None:
+        if self._channel is not None:
             self._on_writer()  # read the last answers of the old writer
         if descriptors:
-            self._writer = socket.socket(fileno=descriptors[0])
-            self._writer.setblocking(False)
-            self._settle(self._commit_queue.attach(self._writer))
-            self._writer_events = select.EPOLLIN
-            self._epoll.register(self._writer, select.EPOLLIN)
+            if self._channel is not None:
+                del self._handlers[self._channel.fileno()]
+            self._channel = socket.socket(fileno=descriptors[0])
+            self._channel.setblocking(False)
+            self._settle(self._commit_queue.attach(self._channel))
+            self._channel_events = select.EPOLLIN
+            self._watch(self._channel, self._on_writer)
 
     def _on_writer(self) -> None:
+        assert self._channel is not None
         answered, gone = self._commit_queue.receive()
         self._settle(answered)
         if gone:
-            self._writer = None
+            del self._handlers[self._channel.fileno()]
+            self._channel = None
             self._settle(self._commit_queue.detach())
         elif not self._ready and self._commit_queue.newest_id is not None:
-            self._context.ids.after(self._commit_queue.newest_id)
-            self._context.refresh()
-            self._ready = True
-            say_ready(self._control)
+            self._begin(self._commit_queue.newest_id)
 
     def _expect_writer(self) -> None:
         """Wait for room in the channel to the writer if it was full."""
-        if self._writer is not None:
+        if self._channel is not None:
             events = select.EPOLLIN | (select.EPOLLOUT if self._commit_queue.unsent else 0)
-            if events != self._writer_events:
-                self._epoll.modify(self._writer, events)
-                self._writer_events = events
+            if events != self._channel_events:
+                self._epoll.modify(self._channel, events)
+                self._channel_events = events
+
+    # --- The other workers, as the worker that writes sees them. ---
+
+    def _add_worker(self, descriptors: list[int]) -> None:
+        if self._writer is not None and descriptors:
+            (fd,) = descriptors
+            self._writer.add_worker(fd)
+            self._epoll.register(fd, select.EPOLLIN)
+            self._handlers[fd] = functools.partial(self._receive_batches, self._writer, fd)
+
+    def _receive_batches(self, writer: Writer, fd: int) -> None:
+        if not writer.receive(fd):
+            del self._handlers[fd]
+
+    # --- Replies to changes. ---
 
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
@@ -322,23 +472,31 @@ class Worker:
 
     def _change_checker(self, descriptors: list[int]) -> None:
         if descriptors:
+            if self._checker is not None:
+                del self._handlers[self._checker.fileno()]
             self._checker = socket.socket(fileno=descriptors[0])
             self._checker.setblocking(False)
             _wake(self._context.checks.attach(self._checker))
-            self._epoll.register(self._checker, select.EPOLLIN)
+            self._watch(self._checker, self._on_checker)
 
     def _on_checker(self) -> None:
+        assert self._checker is not None
         answered, gone = self._context.checks.receive()
         _wake(answered)
         if gone:
+            del self._handlers[self._checker.fileno()]
             self._checker = None
             _wake(self._context.checks.detach())
 
     # --- Deadlines. ---
 
     def _tick(self) -> None:
-        now = self._context.now
-        self._context.scoreboard.beat(self._number)
+        now, scoreboard = self._context.now, self._context.scoreboard
+        scoreboard.beat(self._number)
+        if self._writer is not None:
+            self._publish_load(now)
+            self._writer.tick()
+        self._ticked_at = now
         if self._handshakes is not None:
             self._count_closed(self._handshakes.expire(now))
         if self._ready:
@@ -346,7 +504,7 @@ class Worker:
         _wake(self._context.delays.expire(now))
         self._settle(self._commit_queue.expire(now - self._settings.save_timeout_s))
         _wake(self._context.checks.expire(now))
-        if self._context.scoreboard.crowded:
+        if scoreboard.crowded:
             self._make_room(now)
         for connection in list(self._watched):
             if connection.waiting:
@@ -356,6 +514,13 @@ class Worker:
                 self._watched.discard(connection)
         if self._touched:
             self._turn([])
+
+    def _publish_load(self, now: float) -> None:
+        """Publish how much of a processor this worker has used since the last tick."""
+        used_s, elapsed_s = time.process_time(), now - self._ticked_at
+        share = (used_s - self._used_s) / elapsed_s
+        self._context.scoreboard.writer_load = round(100 * share)
+        self._used_s = used_s
 
     def _make_room(self, now: float) -> None:
         """End idle connections, because new clients wait for room."""

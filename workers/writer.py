@@ -1,30 +1,33 @@
-"""The writer process: the only process that writes to the database.
+"""The writer: the part of worker 1 that writes to the database. No other process does.
 
-One turn: receive every waiting batch from all workers, commit them as one transaction, publish the
-new number of users, and only then answer the workers. Durability depends on this order, and all of
-it is in `_commit`.
+A commit makes the batches of all workers, its own among them, durable as one transaction, publishes
+the new number of users, and only then answers them. Durability depends on this order, and all of it
+is in `_commit`. Everything else that takes time, such as a checkpoint, is done in `rest`, after the
+worker has sent its replies.
 
 A batch fails as a whole. The writer never retries it silently, because a sync that failed once may
 falsely succeed the next time (https://wiki.postgresql.org/wiki/Fsync_Errors). After a failed sync
 the service ends.
+
+Knows nothing of the worker's clients and loop.
 """
 
 import contextlib
 import errno
 import logging
-import select
 import socket
-import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
-from pwserver.errors import PwserverError, StorageFailed
-from pwserver.ipc import FrameReader, Scoreboard, frame, receive_control, send_control
-from pwserver.limits import BATCH_AWAITED_S, CHECKPOINT_PAGES, TICK_S
+from pwserver.errors import StorageFailed
+from pwserver.ipc import FrameReader, Scoreboard, frame
+from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row
-from workers.process import CHANNEL, STOP, become_child, say_ready
+from workers.serving.commit_queue import Answer, Batch
 from workers.storage.database import Store
 from workers.storage.disk_space import why_no_room
 from workers.storage.outage import (
@@ -37,12 +40,7 @@ from workers.storage.outage import (
     Outage,
 )
 from workers.storage.validation import CheckValues
-from workers.storage.writing import KeyRetired, Operation, Result
-from workers.waiting import Events, Lookout
-
-FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
-
-_REASON_BYTES_MAX = 2000
+from workers.storage.writing import STALE, KeyRetired, Operation
 
 _REASONS: dict[type[Exception], str] = {
     apsw.ConstraintError: "The clock went back and an id was taken; send it again.",
@@ -50,127 +48,213 @@ _REASONS: dict[type[Exception], str] = {
 }
 """Why one batch was not saved although others can be."""
 
-NUMBER = 0
-"""The writer's index on the scoreboard."""
+_COMMIT_US_MAX = 10_000
+"""The longest time of a commit that counts, so that one stall is soon forgotten."""
+
+_COMMIT_WEIGHT = 8
+"""A commit's time changes the published one by an eighth of the difference."""
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class WriterStart:
-    """What the writer is started with. The writer never has a key, only check values."""
-
-    path: Path
-    keys: CheckValues
-    requests_kept_ms: int
+_OWED_S = 0.001
+"""How long worker 1 lets another worker go first: more than a batch takes to come back."""
 
 
-Batch = tuple[list[Row], list[Operation]]
+class _Work(NamedTuple):
+    """A batch, and what to call with its answer."""
+
+    rows: list[Row]
+    operations: list[Operation]
+    answer: Callable[[Answer], None]
+    is_own: bool
 
 
-@dataclass(eq=False)
-class Worker:
-    """The channel to a worker."""
+class Channel:
+    """The channel to a worker that does not write."""
 
-    channel: socket.socket
-    reader: FrameReader
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._reader = FrameReader(self._socket)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the worker is gone."""
+        return self._reader.ended
 
-def main(control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
-    """Run the writer until the listener says to stop or has died."""
-    become_child("writer")
-    try:
-        Writer(control, scoreboard, start).run()
-    except PwserverError as error:
-        text = FATAL + bytes([error.exit_code]) + str(error).encode()[:_REASON_BYTES_MAX]
-        with contextlib.suppress(OSError):  # the listener may be dead
-            send_control(control, text)
-        sys.exit(error.exit_code)
+    def batches(self) -> list[tuple[list[Row], list[Operation]]]:
+        """Return the batches that have arrived, in their order."""
+        batches = list(self._reader.read())
+        while self._reader.more:
+            batches += self._reader.read()
+        return batches
+
+    def send(self, content: Answer | int) -> None:
+        """Send the newest id, or a batch's answer. A worker that is gone is noticed later."""
+        try:
+            self._socket.send(frame(content))
+        except OSError:
+            with contextlib.suppress(OSError):  # a worker that cannot be answered is cut off
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
 
 
 class Writer:
-    """The database connection and the loop that writes to it."""
+    """The connection that writes, and the channels to the workers that do not.
 
-    def __init__(self, control: socket.socket, scoreboard: Scoreboard, start: WriterStart) -> None:
-        self._control = control
+    Raises a `StoreError` if the database must not be written to, and `StorageFailed` after a failed
+    sync.
+    """
+
+    def __init__(
+        self, path: Path, keys: CheckValues, requests_kept_ms: int, scoreboard: Scoreboard
+    ) -> None:
+        self._path = path
+        self._keys = keys
+        self._requests_kept_ms = requests_kept_ms
         self._scoreboard = scoreboard
-        self._start = start
         self._outage = Outage(scoreboard)
-        self._store = self._open(start.keys)
-        self._workers: dict[int, Worker] = {}
+        self._store = self._open(keys)
+        self._channels: dict[int, Channel] = {}
+        self._received: list[_Work] = []
         self._checkpoint_at = CHECKPOINT_PAGES
-        self._stopping = False
-        self._epoll = select.epoll()
-        self._lookout = Lookout(self._epoll, BATCH_AWAITED_S)
-        self._epoll.register(control, select.EPOLLIN)
-        say_ready(control)
+        self._more_to_empty = False
+        self._owed_until = 0.0
+        self.changes = 0  # rows and operations of the last `commit`; 0: there was nothing to do
 
     def _open(self, keys: CheckValues) -> Store:
         """Open the database and tell the readers on the scoreboard."""
-        store = Store(self._start.path, keys, self._start.requests_kept_ms)
+        store = Store(self._path, keys, self._requests_kept_ms)
         try:
             store.begin_log()
         except apsw.Error as error:
             log.warning("the write-ahead log cannot be started: %s", _reason(error))
         store.count_users()
         self._scoreboard.users = store.users
+        self._scoreboard.commit_since_us = 0
         self._scoreboard.opened()
         return store
 
-    def run(self) -> None:
-        """Commit the workers' batches until told to stop."""
-        events: Events = []
-        more_to_do = False
-        while not self._stopping:
-            events = events or self._epoll.poll(0 if more_to_do else TICK_S)
-            self._scoreboard.beat(NUMBER)
-            batches = self._receive(events)
-            if batches:
-                self._commit(batches)
-            elif self._outage.lasts:
-                self._try_to_write()
-            more_to_do = not batches and not self._files_changed() and self._empty_books()
-            self._checkpoint()
-            events = self._lookout.look() if batches else []
+    def connect(self) -> apsw.Connection:
+        """Return the connection, which may be read from between two commits.
+
+        The scoreboard's `openings` tell when it is another one.
+        """
+        return self._store.connection
+
+    def newest_id(self) -> int:
+        """Return the greatest id in the database, or 0."""
+        return self._store.newest_id()
+
+    @property
+    def more_to_do(self) -> bool:
+        """Whether `rest` should be called again soon, even if there is nothing to commit."""
+        return self._more_to_empty
+
+    def close(self) -> None:
+        """Close it all. Raises `DatabaseRefused` if another database was copied over this one."""
+        for channel in self._channels.values():
+            channel.close()
         self._store.close()
 
-    def _receive(self, events: list[tuple[int, int]]) -> list[tuple[Worker, Batch]]:
-        """Return every batch that has arrived, keeping the order within each worker."""
-        batches: list[tuple[Worker, Batch]] = []
-        for fd, _ in events:
-            worker = self._workers.get(fd)
-            if worker is None:
-                self._on_control()
-                continue
-            batches += [(worker, batch) for batch in worker.reader.read()]
-            if worker.reader.ended:
-                self._forget(worker)
-        return batches
+    # --- The other workers. ---
 
-    def _commit(self, batches: list[tuple[Worker, Batch]]) -> None:
-        """Make batches durable, then answer their workers."""
-        rows = [row for _, (batch, _) in batches for row in batch]
-        operations = [operation for _, (_, batch) in batches for operation in batch]
+    def add_worker(self, fd: int) -> None:
+        """Take the channel to a worker, and tell the worker the newest id."""
+        channel = self._channels[fd] = Channel(fd)
+        channel.send(self.newest_id())
+
+    def receive(self, fd: int) -> bool:
+        """Receive what has arrived on a channel; return whether the worker is still there."""
+        channel = self._channels[fd]
+        batches = channel.batches()
+        if batches:
+            self._received += [_Work(*batch, channel.send, is_own=False) for batch in batches]
+            self._owed_until = 0.0
+        if channel.ended:
+            del self._channels[fd]
+            channel.close()
+            return False
+        return True
+
+    @property
+    def owed_s(self) -> float:
+        """For how long, in seconds, this worker should commit nothing of its own; 0 as a rule.
+
+        An operation of another worker was stale, because this worker was faster with the same name.
+        It would be again, and again, if the other could not go first once.
+        """
+        return max(0.0, self._owed_until - time.monotonic()) if self._owed_until else 0.0
+
+    # --- A turn. ---
+
+    def commit(self, own: list[Batch]) -> None:
+        """Make what has been received and this worker's own batches durable, and answer them."""
+        work, self._received = self._received, []
+        work += [_Work(batch.rows, batch.operations, batch.answer, is_own=True) for batch in own]
+        self.changes = 0
+        if work:
+            self._commit(work)
+
+    def _commit(self, work: list[_Work]) -> None:
+        rows = [row for each in work for row in each.rows]
+        operations = [operation for each in work for operation in each.operations]
+        self.changes = len(rows) + len(operations)
+        began_us = self._scoreboard.commit_since_us = time.monotonic_ns() // 1000
         try:
+            users = self._store.users
             results = self._store.commit(rows, operations)
             while not self._store.files.undisturbed() and self._files_changed():
                 # The commit went into a removed file: write it again to the new one.
+                users = self._store.users
                 results = self._store.commit(rows, operations)
         except (apsw.ConstraintError, KeyRetired) as error:
-            if len(batches) == 1:
-                self._answer(batches, _REASONS[type(error)])
+            if len(work) == 1:
+                work[0].answer(_REASONS[type(error)])
             else:
-                for batch in batches:
-                    self._commit([batch])
+                for each in work:
+                    self._commit([each])
             return
         except apsw.Error as error:
             reason = _reason(error, self._store.connection.system_errno)
-            self._answer(batches, reason)
-            self._outage.refused(len(rows) + len(operations), reason)
+            for each in work:
+                each.answer(reason)
+            self._outage.refused(self.changes, reason)
             return
+        finally:
+            self._note_time(began_us)
         self._scoreboard.users = self._store.users
-        self._answer(batches, results)
+        at = 0
+        for each in work:
+            its_results = results[at : at + len(each.operations)]
+            each.answer((users, its_results))
+            users += len(each.rows)
+            at += len(each.operations)
+            if STALE in its_results and not each.is_own:
+                self._owed_until = time.monotonic() + _OWED_S
         self._outage.written()
+
+    def _note_time(self, began_us: int) -> None:
+        """Publish how long commits take, for the choice of a new connection's worker."""
+        scoreboard = self._scoreboard
+        scoreboard.commit_since_us = 0
+        took_us = min(time.monotonic_ns() // 1000 - began_us, _COMMIT_US_MAX)
+        scoreboard.commit_us += (took_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+
+    def rest(self) -> None:
+        """Do what is due after the replies of a turn, so that no client waits for it."""
+        self._checkpoint()
+        if self._more_to_empty and not self.changes:
+            self._more_to_empty = self._empty_books()
+
+    def tick(self) -> None:
+        """Look, once a tick, for what no commit has noticed: an outage's end, removed files."""
+        if self._outage.lasts and not self.changes:
+            self._try_to_write()
+        self._more_to_empty = not self._files_changed() and self._empty_books()
 
     def _try_to_write(self) -> None:
         """Test whether an outage is over, even if no client is saving now.
@@ -184,23 +268,10 @@ class Writer:
             log.debug("still nothing can be written: %s", _reason(error))
             return
         self._scoreboard.users = self._store.users  # the commit may have deleted some
-        if reason := why_no_room(self._start.path.parent):
+        if reason := why_no_room(self._path.parent):
             log.debug("still there is no room for more: %s", reason)
             return
         self._outage.written()
-
-    def _answer(self, batches: list[tuple[Worker, Batch]], outcome: str | list[Result]) -> None:
-        """Answer batches with their operations' results, or with the reason for the failure."""
-        at = 0
-        for worker, (_, operations) in batches:
-            answer = outcome
-            if not isinstance(outcome, str):
-                answer = outcome[at : at + len(operations)]
-                at += len(operations)
-            try:
-                worker.channel.send(frame(answer))
-            except OSError:  # the worker has died, and its connections with it
-                self._forget(worker)
 
     def _files_changed(self) -> bool:
         """Reopen the book if a file of it was removed; return whether commits were lost.
@@ -213,9 +284,13 @@ class Writer:
         if not removed and not files.log_removed:
             return False
         in_use = self._store.keys()  # the sealing key is the last one and must stay the last
-        others = {key: value for key, value in self._start.keys.items() if key not in in_use}
+        others = {key: value for key, value in self._keys.items() if key not in in_use}
         keys = others | in_use
-        if not self._store.close_after_removal():
+        try:
+            if not self._store.close_after_removal():
+                return False
+        except apsw.Error as error:
+            log.warning("the removed log cannot be copied to the database: %s", _reason(error))
             return False
         if removed:
             log.warning("the database was removed or replaced; what is at its path is used now")
@@ -239,7 +314,7 @@ class Writer:
         return True
 
     def _checkpoint(self) -> None:
-        """Copy a long log to the database. Called after the replies, so no client waits for it."""
+        """Copy a long log to the database."""
         if self._store.log_pages < self._checkpoint_at:
             return
         try:
@@ -254,31 +329,6 @@ class Writer:
         self._checkpoint_at = pages + CHECKPOINT_PAGES
         if complete:
             self._store.log_pages = 0
-
-    # --- The listener. ---
-
-    def _on_control(self) -> None:
-        while (message := receive_control(self._control)) is not None:
-            text, descriptors = message
-            if text == CHANNEL and descriptors:
-                self._add_worker(descriptors[0])
-            elif text == STOP or not text:
-                self._stopping = True
-                return
-
-    def _add_worker(self, fd: int) -> None:
-        channel = socket.socket(fileno=fd)
-        channel.setblocking(False)
-        self._workers[fd] = Worker(channel, FrameReader(channel))
-        self._epoll.register(fd, select.EPOLLIN)
-        try:
-            channel.send(frame(self._store.newest_id()))
-        except OSError:
-            self._forget(self._workers[fd])
-
-    def _forget(self, worker: Worker) -> None:
-        self._workers.pop(worker.channel.fileno(), None)
-        worker.channel.close()
 
 
 def _reason(error: apsw.Error, system_errno: int = 0) -> str:

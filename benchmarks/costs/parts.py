@@ -6,7 +6,6 @@ The requests are those of an application that may do everything, in a book of it
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import ssl
 import time
@@ -33,7 +32,7 @@ from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.name_queues import NameQueues
 from workers.storage.database import Store
-from workers.storage.reading import BookReader
+from workers.storage.reading import BookReader, ReadingConnection
 from workers.tls.certificates import TlsFiles
 from workers.tls.records import Codec
 
@@ -58,7 +57,8 @@ def context_of(path: Path) -> Context:
     scoreboard.opened()
     bell, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     bell.setblocking(False)  # nobody listens; full, it is passed over
-    reader, commit_queue = BookReader(path, scoreboard), CommitQueue()
+    reader = BookReader(scoreboard, ReadingConnection(path).connect)
+    commit_queue = CommitQueue()
     record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
     return Context(
         vault=Vault(KEYRING),
@@ -100,7 +100,7 @@ def turn(context: Context, bursts: Iterable[bytes]) -> Callable[[], None]:
         client.send(next(unsent))
         _begin_turn(context)
         connection.receive()
-        for batch in context.commit_queue.expire(math.inf):  # takes them off the queue
+        for batch in context.commit_queue.take():
             for run in batch.runs:
                 run.settle(DONE)
         assert context.audit.write()
@@ -202,7 +202,7 @@ class Saves:
         began = time.perf_counter()
         _begin_turn(context)
         connection.receive()
-        (batch,) = context.commit_queue.expire(math.inf)  # takes it off the queue
+        (batch,) = context.commit_queue.take()
         received = time.perf_counter()
         batch.results = self._store.commit(batch.rows, batch.operations)
         if self._store.log_pages > CHECKPOINT_PAGES:

@@ -1,4 +1,4 @@
-"""Accepting connections and handing each to the worker that has the fewest.
+"""Accepting connections and handing each to a worker, which `chosen` chooses.
 
 The listener reads no byte of a connection. At the limit of connections it accepts nothing until one
 ends: new clients wait in the kernel's backlog instead of being refused, which costs no time. The
@@ -10,8 +10,9 @@ import logging
 import resource
 import select
 import socket
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
@@ -26,16 +27,30 @@ OWN_FILES = 48
 needs 30, and those of the clients it is handing over. With a limit of 64, which few shells have,
 there is room for 16 clients a worker, and a crowd that has gone is worked off in half a second."""
 
+_WORKERS_IN_OWN = 16
+"""The worker that writes has a channel to each of the others. For so many there is room above."""
+
+SLOW_COMMIT_US = 1000
+"""A commit of this time is slow. On a quick disk a commit takes a tenth of it."""
+
+BUSY_PERCENT = 90
+"""A worker that uses so much of a processor has no time to spare."""
+
+LEAD_MAX = 256
+"""So many connections more than another the worker that writes may have, although it has time to
+spare: as many as it receives from in one turn."""
+
 
 def connections_per_worker(settings: Settings) -> int:
     """Return how many connections a worker may have, raising the limit of open files if it can."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = -(-settings.connections_max // settings.workers)
-    needed = wanted + OWN_FILES
+    own = OWN_FILES + max(0, settings.workers - _WORKERS_IN_OWN)
+    needed = wanted + own
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    allowed = max(1, min(wanted, soft - OWN_FILES))
+    allowed = max(1, min(wanted, soft - own))
     if allowed < wanted:
         log.warning(
             "the limit of open files (%d) allows %d connections, not %d",
@@ -44,6 +59,30 @@ def connections_per_worker(settings: Settings) -> int:
             settings.connections_max,
         )
     return allowed
+
+
+def chosen(
+    places: Mapping[Child, int], writing: Child, *, slow: bool, busy: bool, tls: bool
+) -> Child | None:
+    """Return the worker to give the next connection to, or None if there is no free place.
+
+    A save costs the least on the worker that writes (`writing`), because it need not pass to
+    another process. So that one gets the connection, unless
+
+    - it is `busy`, or has many more than another: then the worker with the most free `places` gets
+      it, for the processors that there may be when all of them ask at once;
+    - its commits are `slow`: then another worker gets it, because a read should not wait for the
+      disk, and beside a slow disk the passage costs nothing;
+    - the connection has `tls`: then another worker gets it, whose handshakes and encryption need
+      not take turns with the commits.
+    """
+    free = [worker for worker in places if places[worker] > 0]
+    others = [worker for worker in free if worker is not writing]
+    leads = writing in free and max(places.values()) - places[writing] >= LEAD_MAX
+    if writing in free and not (slow or busy or tls or leads):
+        return writing
+    candidates = others if others and (slow or tls) else free
+    return max(candidates, key=places.__getitem__, default=None)
 
 
 class Listener:
@@ -55,6 +94,8 @@ class Listener:
         scoreboard: Scoreboard,
         per_worker_max: int,
         message: bytes,
+        *,
+        tls: bool,
     ) -> None:
         self._listening = listening
         self._sockets = [each.socket for each in listening]  # the one whose turn it is comes first
@@ -62,6 +103,8 @@ class Listener:
         self._scoreboard = scoreboard
         self._per_worker_max = per_worker_max
         self._message = message  # announces sockets to a worker
+        self._tls = tls  # connections over TCP are encrypted
+        self.writing: Child | None = None  # the worker that writes
         self.stuck = False
         self._complained = False  # the log has the present trouble already
 
@@ -110,25 +153,36 @@ class Listener:
         Sets `stuck` where the system or the workers have no room, so that it is no use to try again
         at once.
         """
-        room = {worker: self._room(worker) for worker in self._handed}
+        places = {worker: self._room(worker) for worker in self._handed}
         batches: dict[Child, list[socket.socket]] = {worker: [] for worker in self._handed}
+        slow, busy = self._commits_are_slow(), self._scoreboard.writer_load >= BUSY_PERCENT
         self.stuck = False
         waiting = deque(self._sockets)
         for _ in range(HANDOVERS_MAX):
-            worker = max(room, key=room.__getitem__, default=None)
-            if worker is None or room[worker] <= 0:
+            if not any(free > 0 for free in places.values()):
                 self.stuck = True
                 break
             client = self._accept_from(waiting)
             if client is None:
                 break
+            tls = self._tls and client.family != socket.AF_UNIX
+            assert self.writing is not None
+            worker = chosen(places, self.writing, slow=slow, busy=busy, tls=tls)
+            assert worker is not None
             batches[worker].append(client)
-            room[worker] -= 1
+            places[worker] -= 1
         for worker, clients in batches.items():
             if clients:
                 worker.post(self._message + bytes([len(clients)]), clients)
                 self._handed[worker] += len(clients)
         return sum(map(len, batches.values()))
+
+    def _commits_are_slow(self) -> bool:
+        """Tell whether commits take long at present, or the one that is under way does."""
+        if self._scoreboard.commit_us >= SLOW_COMMIT_US:
+            return True
+        since_us = self._scoreboard.commit_since_us
+        return since_us > 0 and time.monotonic_ns() // 1000 - since_us >= SLOW_COMMIT_US
 
     def _accept_from(self, waiting: deque[socket.socket]) -> socket.socket | None:
         """Accept a client. The sockets take turns; those without waiting clients are removed.

@@ -1,7 +1,7 @@
 """A small event loop on epoll: descriptors, what to call when they can be read, and signals.
 
-It knows nothing of the service. The listener runs on it; the workers and the writer have loops of
-their own, in which every microsecond counts.
+It knows nothing of the service. The listener runs on it; the workers have a loop of their own, in
+which every microsecond counts.
 """
 
 import select

@@ -6,7 +6,8 @@ nobody up. In `pwserver`, only this file, `sockets` and some commands import `wo
 
 A stop loses nothing because of its order. The listener accepts the clients that already wait and
 stops listening. The workers finish what they received, answer it and end, and the console ends its
-page. Then the writer and the checker end, for whom there is no more work.
+page. Worker 1 ends after them: it writes for the others, and who closes the database last copies
+the log into it. Then the checker has no more work.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from pwserver.server.listener import Listener, connections_per_worker
 from pwserver.server.loop import Loop
 from pwserver.server.sockets import open_all
 from pwserver.server.terminal import Terminal
-from workers import checker, process, worker, writer
+from workers import checker, process, worker
 from workers.admin import setup
 from workers.auth import throttle
 from workers.book import models, names
@@ -49,7 +50,6 @@ log = logging.getLogger(__name__)
 _PRELOAD = [
     "pwserver.server.console",
     "workers.worker",
-    "workers.writer",
     "workers.checker",
 ]
 _FULL_PAUSE_S = 0.01
@@ -81,7 +81,7 @@ def serve(settings: Settings) -> ExitCode:
     process.protect_memory()
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
-    scoreboard = Scoreboard(settings.workers + 3)
+    scoreboard = Scoreboard(settings.workers + 2)
     with contextlib.ExitStack() as opened:
         pool = _pool(scoreboard)  # it loads its modules while the store is checked
         opened.callback(pool.close)
@@ -94,7 +94,9 @@ def serve(settings: Settings) -> ExitCode:
         for sentence in made:
             log.info("%s", sentence)
         setproctitle.setproctitle("pwserver: listener")
-        listener = Listener(listening, scoreboard, per_worker_max, process.CLIENTS)
+        listener = Listener(
+            listening, scoreboard, per_worker_max, process.CLIENTS, tls=tls is not None
+        )
         server = Supervisor(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
         return server.run()
 
@@ -145,25 +147,26 @@ class Supervisor:
         self._pool = pool
         self._scoreboard = scoreboard
         self._terminal = terminal
-        self._writer_keys = keyring.check_values  # as the present writer was given them
+        self._writer_keys = keyring.check_values  # as the worker that writes was given them
         self._guess_table = throttle.GuessTable(settings.workers)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
-        self._writer = Child("writer", writer.NUMBER, writer.main, self._writer_arguments)
         self._workers = [self._worker(number) for number in range(1, settings.workers + 1)]
+        self._writing = self._workers[worker.WRITES - 1]
         self._checker = Child(
             "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
         self._console = self._make_console(settings.workers + 2)
-        pool.children = [self._writer, self._checker, *self._workers, *self._console]
+        pool.children = [*self._workers, self._checker, *self._console]
         self._listener = listener
+        self._listener.writing = self._writing
         self._announced = False
         self._accepting = False
         self._accept_at = 0.0
         self._stop_by: float | None = None  # set while stopping
         self._stop_asked_at = 0.0
-        self._writer_told = False
+        self._last_told = False  # the worker that writes knows that the others have ended
         self._exit_code = ExitCode.OK
 
     # --- The children and what they are started with. ---
@@ -176,19 +179,16 @@ class Supervisor:
             log.warning("%s The keys known so far are used.", error)
         return self._keyring
 
-    def _writer_arguments(self) -> tuple[object, ...]:
-        self._writer_keys = self._keys().check_values
-        kept_ms = int(self._settings.requests_kept_s * 1000)
-        start = writer.WriterStart(self._settings.path, self._writer_keys, kept_ms)
-        return self._scoreboard, start
-
     def _worker(self, number: int) -> Child:
         def arguments() -> tuple[object, ...]:
+            keyring = self._keys()
+            if number == worker.WRITES:
+                self._writer_keys = keyring.check_values
             start = worker.WorkerStart(
                 number,
                 next(self._serials),
                 self._settings,
-                self._keys(),
+                keyring,
                 self._tls,
                 self._guess_table,
             )
@@ -252,7 +252,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Print where the service listens, as soon as a request would be answered there."""
-        if self._announced or not all(each.ready for each in [self._writer, *self._workers]):
+        if self._announced or not all(each.ready for each in self._workers):
             return
         self._announced = True
         _say(
@@ -268,11 +268,11 @@ class Supervisor:
         return self._pool.until_start_s(time.monotonic(), pause_s)
 
     def _start_due(self) -> None:
-        """Start the children that are due. During a stop only the writer is worth a restart."""
+        """Start the children that are due; during a stop only the worker that writes."""
         due = self._pool.children
         if self._stop_by is not None:
             needed = self._exit_code == ExitCode.OK and any(w.running for w in self._workers)
-            due = [self._writer] if needed else []
+            due = [self._writing] if needed else []
         self._pool.start_due(due, time.monotonic(), self._started)
 
     def _started(self, child: Child) -> None:
@@ -280,17 +280,21 @@ class Supervisor:
         self._loop.watch(child.control.fileno(), functools.partial(self._on_message, child))
         if child in self._workers:
             self._listener.restarted(child)
-            for server in (self._writer, self._checker):
-                if server.running:
-                    self._connect(child, server)
-        elif child in (self._writer, self._checker):
+            if self._checker.running:
+                self._connect(child, self._checker)
+            if child is not self._writing and self._writing.running:
+                self._connect(child, self._writing)
+        if child in (self._writing, self._checker):
             for each in self._workers:
-                if each.running:
+                if each.running and each is not child:
                     self._connect(each, child)
+        if self._stop_by is not None:
+            child.post(process.STOP)
+            self._last_told = False
 
     def _connect(self, child: Child, server: Child) -> None:
-        """Connect a worker with the writer or the checker: send each its end of a channel."""
-        to_writer = server is self._writer
+        """Connect a worker with the one that writes, or with the checker, by a channel."""
+        to_writer = server is self._writing
         ends = frame_channel() if to_writer else control_channel()
         server.post(process.CHANNEL, ends[:1])
         child.post(process.WRITER if to_writer else process.CHECKER, ends[1:])
@@ -306,7 +310,7 @@ class Supervisor:
                 child.became_ready()
                 self._count_workers()
                 self._announce()
-            elif text[:1] == writer.FATAL:
+            elif text[:1] == process.FATAL:
                 self._child_failed(ExitCode(text[1]), text[2:].decode(errors="replace"))
             elif text[:1] == process.ENDING:
                 self._child_ends(child, text[1:].decode(errors="replace"))
@@ -323,9 +327,9 @@ class Supervisor:
             self._fail(ExitCode.FAILED, f"{child.name} cannot be started: {reason}")
 
     def _child_failed(self, code: ExitCode, reason: str) -> None:
-        """End the service, unless the writer only lacked a key that was added during its start."""
+        """End the service, unless worker 1 only lacked a key that was added during its start."""
         if code == ExitCode.STORE and self._keys().check_values != self._writer_keys:
-            log.info("the writer is started once more: the key file has changed")
+            log.info("%s is started once more: the key file has changed", self._writing.name)
         else:
             self._fail(code, reason)
 
@@ -395,7 +399,7 @@ class Supervisor:
     # --- Stopping. ---
 
     def _fail(self, code: ExitCode, reason: str) -> None:
-        """End the service, because the writer said that it cannot go on."""
+        """End the service, because it cannot go on."""
         log.error("%s", reason)
         if self._exit_code == ExitCode.OK:
             self._exit_code = code
@@ -431,9 +435,14 @@ class Supervisor:
             log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
             self._give_up()
             return True
-        others = any(child.running for child in [*self._workers, *self._console])
-        if not others and not self._writer_told:
-            self._writer_told = True
-            self._tell([self._writer])
+        others = [child for child in self._workers if child is not self._writing] + self._console
+        if any(child.running for child in others):
+            return False
+        if self._writing.running:
+            if not self._last_told:
+                self._last_told = True
+                self._tell([self._writing])
+            return False
+        if self._checker.running:
             self._checker.kill()  # nobody waits for what it is at
-        return not (others or self._writer.running or self._checker.running)
+        return not self._checker.running

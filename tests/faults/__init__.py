@@ -12,7 +12,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | the listener is killed | SIGKILL | processes/test_processes_killed.py |
 | the fork server is killed | SIGKILL | processes/test_fork_server.py |
 | everything is killed | SIGKILL to all under saves, restart | processes/test_processes_killed.py |
-| a process hangs | SIGSTOP, to a worker, to the writer, to all | processes/test_processes_hang.py |
+| a process hangs | SIGSTOP, to each worker, to all | processes/test_processes_hang.py |
 | a worker dies with a socket on its way | SIGSTOP, SIGKILL | processes/test_processes_hang.py |
 | power loss | every write and sync recorded, every state rebuilt | trials/powerloss/ |
 | a sync or a write fails | strace: EIO, ENOSPC and others | storage/test_disk_fails.py |

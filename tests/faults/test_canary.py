@@ -97,7 +97,7 @@ def everything_with(password: str) -> list[Request]:
 def test_a_password_is_nowhere_but_in_its_answer(start: Start) -> None:
     """Saved, got, verified, checked and refused, while everything is killed once: no trace."""
     service = start()
-    for name in ("", "checker", "worker 1", "worker 2", "writer", "console"):
+    for name in ("", "checker", "worker 1", "worker 2", "console"):
         with service.owner() as peer:
             answers = ask_all(peer, everything_with(CANARY))
             assert answers[4]["password"] == CANARY
@@ -157,7 +157,7 @@ def test_a_token_is_nowhere_at_all(start: Start) -> None:
     with service.peer() as peer:
         for wrong in almost(token):
             assert peer.authenticate(wrong)["message"] in ("Denied!", "Invalid message!")
-    for name in ("", "worker 1", "writer"):
+    for name in ("", "worker 1", "worker 2"):
         with service.peer() as guest, service.owner() as owner, service.peer() as stranger:
             assert stranger.authenticate("wrong") == DENIED
             for peer in (guest, owner, stranger):
@@ -335,7 +335,7 @@ def test_nobody_looks_into_the_memory(start: Start) -> None:
         other.kill()
     assert {"environ", "maps", "auxv"} <= seen[other.pid], "it would be seen"
     assert open_to_others(*all_processes(service)) == {}
-    for name in ("writer", "worker 1", "worker 2", "checker", "console"):
+    for name in ("worker 1", "worker 2", "checker", "console"):
         service.replace(name)
     assert open_to_others(*all_processes(service)) == {}
 
@@ -380,7 +380,7 @@ def test_no_process_leaves_a_core_file(start: Start) -> None:
     with service.owner() as peer:
         ask_all(peer, everything_with(CANARY))
     before = {file.name for file in service.folder.iterdir()}
-    for name in ("writer", "worker 1", "worker 2"):
+    for name in ("worker 1", "worker 2"):
         service.replace(name, signal.SIGSEGV)
     assert {file.name for file in service.folder.iterdir()} == before
 

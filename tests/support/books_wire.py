@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,9 @@ DENIED = denied()
 _MOMENTS_S = (0.05, 0.1, 0.2, 0.4, *[0.8] * 20)
 """How long a worker may take to answer alone: the first times are enough for nearly all, and none
 is so long that the service could take a stopped worker for one that hangs."""
+
+_UNTIL_SUSPECTED_S = 1.6
+"""After how long the listener gives no connections to a worker that is stopped."""
 
 UNKNOWN_TOKEN = "pwserver_" + "A" * 43
 """A token in the right format that the service never made."""
@@ -181,24 +185,6 @@ def peer_from(service: Service, address: str) -> Peer:
     return Peer.over(socket.create_connection(there, PATIENCE_S, source_address=(address, 0)))
 
 
-def worker_of(service: Service, peer: Peer) -> str:
-    """Return the name of the worker that has a connection, on which all replies have been read.
-
-    It is the worker that answers while the others are stopped. A worker that does not answer in
-    time is tried again later, for longer, so on a busy machine this is slower but never wrong.
-    """
-    children = service.children()
-    workers = [name for name in children if name.startswith("worker ")]
-    for moment_s, name in itertools.product(_MOMENTS_S, workers):
-        with stopped(*(children[other] for other in workers if other != name)):
-            peer.send(PING)
-            alone = bool(select.select([peer.socket], [], [], moment_s)[0])
-        assert peer.reply() == ALIVE
-        if alone:
-            return name
-    raise AssertionError("no worker has the connection")
-
-
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
     """Stop processes (SIGSTOP) during a `with`."""
@@ -218,18 +204,42 @@ def _stands_still(pid: int) -> bool:
 
 
 @contextlib.contextmanager
+def peers_at(service: Service, worker: str, number: int = 1) -> Iterator[list[Peer]]:
+    """Yield new connections of guests to one worker.
+
+    The others are stopped meanwhile, until the listener gives them no connections. What was given
+    to them even so is not answered in time, and closed.
+    """
+    children = service.children()
+    others = [pid for name, pid in children.items() if "worker " in name and name != worker]
+    pauses_s = itertools.chain([0.0], itertools.repeat(_UNTIL_SUSPECTED_S))
+    found: list[Peer] = []
+    with contextlib.ExitStack() as stack:
+        for pause_s, moment_s in zip(pauses_s, _MOMENTS_S, strict=False):
+            with stopped(*others):
+                time.sleep(pause_s)
+                for peer in [service.peer() for _ in range(number - len(found))]:
+                    peer.send(PING)
+                    if select.select([peer.socket], [], [], moment_s)[0]:
+                        assert peer.reply() == ALIVE
+                        found.append(stack.enter_context(peer))
+                    else:
+                        peer.close()
+            if len(found) == number:
+                break
+        else:
+            raise AssertionError(f"{worker} is not given {number} connections")
+        yield found
+
+
+@contextlib.contextmanager
 def on_each_worker(service: Service) -> Iterator[tuple[Peer, Peer]]:
     """Yield a connection to worker 1 and one to worker 2, both with all rights."""
-    with contextlib.ExitStack() as stack:
-        found: dict[str, Peer] = {}
-
-        def both_are_there() -> bool:
-            peer = stack.enter_context(service.owner())
-            found.setdefault(worker_of(service, peer), peer)
-            return len(found) == 2
-
-        eventually(both_are_there, "both workers have a connection")
-        yield found["worker 1"], found["worker 2"]
+    token = service.token
+    with peers_at(service, "worker 1") as (one,), peers_at(service, "worker 2") as (two,):
+        for peer in (one, two):
+            assert peer.authenticate(token)["message"] == "Authenticated!"
+        yield one, two
 
 
 # --- Several clients at once, and the file. ---

@@ -131,7 +131,7 @@ class Command:
 
 ALICE = {"username": "alice"}
 LISTED = {**ALICE, "labels": ["work"], "version": 2, "time_saved": TIME}
-PARTS = {"writer": "running", "worker 1": "running"}
+PARTS = {"worker 1": "running", "worker 2": "running"}
 
 COMMANDS = [
     Command(

@@ -262,7 +262,7 @@ class Service:
 
     def all_children(self) -> dict[str, int]:
         """Wait until all children are started, and return their process ids."""
-        others = {"fork server", "writer", "checker", "console"}
+        others = {"fork server", "checker", "console"}
         expected = others | {f"worker {number}" for number in range(1, self.workers + 1)}
         eventually(lambda: set(self.children()) == expected, "all children run")
         return self.children()

@@ -26,7 +26,7 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Label, Restore, Save
 from workers.serving.name_queues import NameQueues, Write
-from workers.storage.reading import BookReader
+from workers.storage.reading import BookReader, ReadingConnection
 from workers.storage.writing import DONE
 
 _TIMEOUT_S = 5.0
@@ -41,7 +41,8 @@ class Planner:
         self.store = open_store(path)
         take_key(self.store, NEXT_KEY.id)
         scoreboard = new_scoreboard()
-        reader, commit_queue = BookReader(path, scoreboard), CommitQueue()
+        reader = BookReader(scoreboard, ReadingConnection(path).connect)
+        commit_queue = CommitQueue()
         record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
         table = GuessTable(1)
         self.context = Context(

@@ -2,12 +2,12 @@
 
     python -m tests.trials.recovery
 
-Starts a service with a million users in its book, and some clients that save. The writer and a
-worker are killed in turn, each long after its start, and timed is how long it takes until a client
-that comes now has a save acknowledged. Then everything is killed, again and again, and timed is how
-long it takes from the new start until a save is acknowledged. At last a sync fails (strace's fault
-injection; left out where there is no strace), and timed is how long it takes until the service has
-ended, which must be with an error, and without having acknowledged the save.
+Starts a service with a million users in its book, and some clients that save. The worker that
+writes and another are killed in turn, each long after its start, and timed is how long it takes
+until a client that comes now has a save acknowledged. Then everything is killed, again and again,
+and timed is how long it takes from the new start until a save is acknowledged. At last a sync fails
+(strace's fault injection; left out where there is no strace), and timed is how long it takes until
+the service has ended, which must be with an error, and without having acknowledged the save.
 
 The run fails, with exit code 1 and a sentence, where the 99th percentile after a child's death is
 300 ms or more, a start takes 3 seconds or more, or the end a second or more.
@@ -39,7 +39,7 @@ from tests.trials.restarted import RestartedService
 from workers.admin.administration import administration
 from workers.admin.setup import prepare
 
-CHILDREN = ("writer", "worker 1")
+CHILDREN = ("worker 1", "worker 2")
 EVERYTHING, FAILED_SYNC = "everything", "a sync that failed, until the end"
 LIMITS_S = {
     **dict.fromkeys(CHILDREN, (0.99, 0.3)),
@@ -111,7 +111,7 @@ def after_everything(service: RestartedService, url: str) -> float:
 
 def after_a_failed_sync(service: RestartedService, url: str) -> float:
     """Let the next sync fail; return the seconds from the save that needs it to the end."""
-    writer = str(service.children()["writer"])
+    writer = str(service.children()["worker 1"])
     command = ["strace", "-f", *INJECTION, "-p", writer]
     with launched(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None

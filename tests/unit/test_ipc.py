@@ -226,35 +226,39 @@ def test_every_number_has_its_own_place() -> None:
     board = Scoreboard(3)
 
     def numbers() -> list[int]:
-        children = range(3)
+        children = range(1, 4)
         return [
             board.users,
             board.listing_wanted,
             board.openings,
             board.workers,
+            board.commit_us,
+            board.commit_since_us,
+            board.writer_load,
             *(board.beats(child) for child in children),
             *(board.closed(child) for child in children),
         ]
 
     started_s = board.started_s
-    assert numbers() == [0] * 10
+    assert numbers() == [0] * 13
     board.users = 2**63
     board.listing_wanted = True
-    assert numbers() == [2**63, True, *[0] * 8]
+    assert numbers() == [2**63, True, *[0] * 11]
     board.opened()
     board.opened()
     board.workers = 5
-    assert numbers() == [2**63, True, 2, 5, *[0] * 6]
-    for child in range(3):
-        for _ in range(child + 1):
+    board.commit_us, board.commit_since_us, board.writer_load = 6, 7, 8
+    assert numbers() == [2**63, True, 2, 5, 6, 7, 8, *[0] * 6]
+    for child in range(1, 4):
+        for _ in range(child):
             board.beat(child)
         board.add_closed(child, 10 + child)
         board.add_closed(child)
-    assert numbers() == [2**63, True, 2, 5, 1, 2, 3, 11, 12, 13]
-    board.reset(1)
+    assert numbers() == [2**63, True, 2, 5, 6, 7, 8, 1, 2, 3, 12, 13, 14]
+    board.reset(2)
     board.listing_wanted = False
     board.workers = 1
-    assert numbers() == [2**63, False, 2, 1, 1, 2, 3, 11, 0, 13]
+    assert numbers() == [2**63, False, 2, 1, 6, 7, 8, 1, 2, 3, 12, 0, 14]
     assert board.started_s == started_s
 
 
@@ -271,8 +275,8 @@ def write_numbers(board: Scoreboard) -> None:
     board.users = 10_000_000
     board.listing_wanted = True
     board.opened()
-    board.beat(1)
-    board.add_closed(1, 5)
+    board.beat(2)
+    board.add_closed(2, 5)
 
 
 def test_other_processes_see_the_numbers() -> None:
@@ -283,5 +287,5 @@ def test_other_processes_see_the_numbers() -> None:
     child.join()
     assert child.exitcode == 0
     assert (board.users, board.listing_wanted, board.openings) == (10_000_000, True, 1)
-    assert (board.beats(0), board.beats(1)) == (0, 1)
-    assert (board.closed(0), board.closed(1)) == (0, 5)
+    assert (board.beats(1), board.beats(2)) == (0, 1)
+    assert (board.closed(1), board.closed(2)) == (0, 5)

@@ -8,7 +8,8 @@ kind in one call, so that a pipeline of saves costs one call.
 
 `waits` means that the command must see the effect of the writes before it. It is held back until
 the connection's earlier writes are answered, and it holds back the requests after it, so that every
-request sees exactly the requests before it on its connection.
+request sees exactly the requests before it on its connection. `joins` tells whether it need not be
+held back, because the commit of these writes answers it too.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
 `ANYBODY` for any client. A client on this machine without a token may do only the commands
@@ -71,6 +72,7 @@ class Command:
     right: str
     waits: bool = True
     guests: bool = False
+    joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
@@ -112,14 +114,26 @@ def save_together(
 
 
 def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
-    """Answer from the scoreboard, and wake the console, which prints the users later."""
+    """Answer from the scoreboard, or after the saves before it from the transaction that does them.
+
+    Wakes the console, which prints the users later.
+    """
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
         scoreboard.listing_wanted = True
         with contextlib.suppress(OSError):  # full: the console will wake anyway
             context.bell.send(b"!")
+    if waiter.awaited:
+        ids = [request.id for request in requests]
+        context.commit_queue.add_counts(waiter, ids, scoreboard)
+        return ()
     users = scoreboard.users
     return [messages.return_number_of_users(users, request.id) for request in requests]
+
+
+def count_joins(context: Context, waiter: Waiter) -> bool:
+    """Tell whether a count can be answered by the commit of the saves before it."""
+    return context.commit_queue.may_count(waiter)
 
 
 def ping(context: Context, waiter: Waiter, requests: list[Ping]) -> Replies:
@@ -220,6 +234,7 @@ TABLE = (
         "counts the users; the service prints them on its console",
         "count",
         guests=True,
+        joins=count_joins,
     ),
     Command(
         GetPassword,

@@ -1,27 +1,38 @@
 """A worker's queue of batches to the writer, and the connections that wait for them.
 
-Rows and operations of one turn go into one batch, and a few batches are in flight while the writer
-commits. The writer answers batches in the order in which they were sent. This file knows what was
+Rows and operations of one turn go into one batch. The worker that writes takes its batches at the
+end of the turn and commits them. The others send them to it over a channel, and a few are in flight
+while it commits; it answers them in the order in which they were sent. This file knows what was
 sent and answered, and what to reply when the writer is slow, restarting or dead; it does not know
 what a row or an operation means. A batch is settled when it has an outcome.
+
+A count of users that follows plain saves on its connection goes into their batch, so that a
+pipeline of saves and counts needs one commit. Its number is that of the users before the batch and
+of the rows before it. That is the order in which a transaction happens: its rows, batch by batch,
+then its operations.
 """
 
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pwserver.errors import NotSaved, Unavailable
-from pwserver.ipc import FrameReader, frame
+from pwserver.ipc import FrameReader, Scoreboard, frame
 from pwserver.limits import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_MAX
-from pwserver.wire.messages import Id, encode, passwords_saved
+from pwserver.wire.messages import Id, encode, passwords_saved, return_number_of_users
 from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
 from workers.storage.writing import Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
 """A connection, and the ids of consecutive plain saves on it."""
+
+Answer = tuple[int, list[Result]] | str
+"""The writer's answer to a batch: the number of users before it and the operations' results, or the
+reason why nothing of it was done."""
 
 ROW_OVERHEAD_BYTES = 64
 """The approximate memory that a queued row takes besides its sealed password."""
@@ -51,29 +62,59 @@ def not_saved(outcome: Outcome, id: Id) -> bytes:
     return encode(word, id, error=outcome.reason)
 
 
-class Run(Awaited):
-    """Consecutive plain saves of one connection in one batch."""
+class Run(Awaited, ABC):
+    """Consecutive plain saves, or counts of users, of one connection in one batch."""
 
-    __slots__ = ("batch", "ids", "waiter")
+    __slots__ = ("alone", "batch", "ids", "waiter")
 
-    def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id]) -> None:
+    def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id], *, alone: bool) -> None:
         self.reply = None
         self.waiter = waiter
         self.batch = batch
         self.ids = ids
+        self.alone = alone  # its connection awaits nothing before it but runs
 
     @property
     def requests(self) -> int:
-        """How many saves this answers."""
+        """How many requests this answers."""
         return len(self.ids)
 
     def settle(self, outcome: Outcome) -> None:
-        """Make the replies to all saves, and have the connection send them."""
-        if outcome.done:
-            self.reply = passwords_saved(self.ids)
-        else:
-            self.reply = b"".join([not_saved(outcome, id) for id in self.ids])
+        """Make the replies to all requests, and have the connection send them."""
+        self.reply = self._replies(outcome)
         self.waiter.settle()
+
+    @abstractmethod
+    def _replies(self, outcome: Outcome) -> bytes:
+        """Return the joined replies."""
+
+
+class Saves(Run):
+    """Consecutive plain saves."""
+
+    __slots__ = ()
+
+    def _replies(self, outcome: Outcome) -> bytes:
+        if outcome.done:
+            return passwords_saved(self.ids)
+        return b"".join([not_saved(outcome, id) for id in self.ids])
+
+
+class Counts(Run):
+    """Consecutive counts of users, after the rows that their batch has so far."""
+
+    __slots__ = ("_rows", "_scoreboard")
+
+    def __init__(
+        self, waiter: Waiter, batch: "Batch", ids: list[Id], scoreboard: Scoreboard
+    ) -> None:
+        super().__init__(waiter, batch, ids, alone=True)
+        self._rows = len(batch.rows)
+        self._scoreboard = scoreboard
+
+    def _replies(self, outcome: Outcome) -> bytes:
+        users = self.batch.users + self._rows if outcome.done else self._scoreboard.users
+        return b"".join([return_number_of_users(users, id) for id in self.ids])
 
 
 @dataclass(slots=True, eq=False)
@@ -89,8 +130,17 @@ class Batch:
     operations: list[Operation] = field(default_factory=list)
     senders: list[Any] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    users: int = 0  # before it
     bytes: int = 0
     outcome: Outcome | None = None
+
+    def answer(self, answer: Answer) -> None:
+        """Note the writer's answer."""
+        if isinstance(answer, str):
+            self.outcome = Outcome(reason=answer)
+        else:
+            self.users, self.results = answer
+            self.outcome = DONE
 
 
 class CommitQueue:
@@ -131,14 +181,34 @@ class CommitQueue:
         batch.rows += rows
         for waiter, ids in savers:
             awaited = waiter.awaited
-            if awaited:
-                last = awaited[-1]
-                if isinstance(last, Run) and last.batch is batch:
-                    last.ids += ids
-                    continue
-            run = Run(waiter, batch, ids)
+            last = awaited[-1] if awaited else None
+            if isinstance(last, Saves) and last.batch is batch:
+                last.ids += ids
+                continue
+            alone = last is None or (isinstance(last, Run) and last.alone)
+            run = Saves(waiter, batch, ids, alone=alone)
             batch.runs.append(run)
             awaited.append(run)
+
+    def may_count(self, waiter: Waiter) -> bool:
+        """Tell whether the batch that is sent next can answer a count on a connection.
+
+        It can if the connection awaits only runs, and the last of them is in that batch.
+        """
+        last = waiter.awaited[-1]
+        return (
+            isinstance(last, Run)
+            and last.alone
+            and bool(self._queued)
+            and last.batch is self._queued[-1]
+        )
+
+    def add_counts(self, waiter: Waiter, ids: list[Id], scoreboard: Scoreboard) -> None:
+        """Add counts of users to the batch that is sent next; see `may_count`."""
+        batch = self._queued[-1]
+        counts = Counts(waiter, batch, ids, scoreboard)
+        batch.runs.append(counts)
+        waiter.awaited.append(counts)
 
     def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
         """Queue an operation of `size` bytes; its sender gets the result when it is known."""
@@ -154,6 +224,13 @@ class CommitQueue:
         batch.bytes += size
         self._queued_bytes += size
         return batch
+
+    def take(self) -> list[Batch]:
+        """Remove all batches from the queue and return them, for the worker that writes."""
+        taken = list(self._queued)
+        self._queued.clear()
+        self._queued_bytes = 0
+        return taken
 
     def send(self) -> None:
         """Send as many batches as may be in flight and keep the rest. Called once a turn."""
@@ -200,8 +277,8 @@ class CommitQueue:
     def receive(self) -> tuple[list[Batch], bool]:
         """Return the batches that the writer has answered, and whether the writer is gone.
 
-        The writer's first frame is the newest id in the database; `send` waits for it. An answer is
-        the list of the operations' results, or the reason why nothing of the batch was done.
+        The writer's first frame is the newest id in the database; `send` waits for it. The others
+        are an `Answer` each.
         """
         assert self._reader is not None
         answered: list[Batch] = []
@@ -210,11 +287,7 @@ class CommitQueue:
                 self.newest_id = answer
                 continue
             batch = self._in_flight.popleft()
-            if isinstance(answer, str):
-                batch.outcome = Outcome(reason=answer)
-            else:
-                batch.outcome = DONE
-                batch.results = answer
+            batch.answer(answer)
             answered.append(batch)
         return answered, self._reader.ended
 

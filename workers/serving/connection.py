@@ -78,7 +78,7 @@ class Connection:
         self._settings = settings
         self._touched = touched  # the connections that must `flush`
         self._tls = tls  # None: the connection is not encrypted
-        self._reader: Reader[Request] = request_reader(settings.message_bytes_max)
+        self._reader: Reader[Request] | None = None  # single lines do not need one
         self._held: deque[tuple[Command, list[Any]]] = deque()
         self._emptied = False  # the last receive found no data
         self._replies: list[bytes] = []
@@ -148,6 +148,7 @@ class Connection:
         """Send the last bytes, as they are, to a client whose handshake failed, then close."""
         self._unsent = last_words
         self.ending = True
+        self.touch()
 
     def receive_text(self, data: bytes) -> None:
         """Handle received text, or the end of the stream (no bytes)."""
@@ -155,6 +156,8 @@ class Connection:
             self._receive_last(data)
             return
         reader = self._reader
+        if reader is None:
+            reader = self._reader = request_reader(self._settings.message_bytes_max)
         requests = reader.feed(data)
         self.handle(requests)
         if reader.unsettled or self._message_deadline != NEVER:
@@ -168,10 +171,15 @@ class Connection:
         if not data:
             self._peer_closed = True
             if not self.ending:
-                self.handle(self._reader.end())
+                self._end_message()
                 self.ending = True
             if self.lingering:
                 self.close()
+
+    def _end_message(self) -> None:
+        """Handle what there is of an incomplete message, because no more will come."""
+        if self._reader is not None:
+            self.handle(self._reader.end())
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end if the stream is broken."""
@@ -204,10 +212,16 @@ class Connection:
 
     def _do(self, command: Command, requests: list[Any]) -> None:
         """Do requests, or hold them back if they must see a write that is not committed yet."""
-        if self._held or (self.awaited and command.waits):
+        if self._held or self._must_wait(command):
             self._held.append((command, requests))
         else:
             self._answer(command, requests)
+
+    def _must_wait(self, command: Command) -> bool:
+        """Tell whether a command waits for the replies that are awaited now."""
+        if not self.awaited or not command.waits:
+            return False
+        return not command.joins(self._context, self)
 
     def may(self, command: Command) -> bool:
         """Tell whether this client may use a command."""
@@ -244,7 +258,7 @@ class Connection:
             while awaited and (reply := awaited[0].reply) is not None:
                 self.unanswered -= awaited.popleft().requests
                 self._replies.append(reply)
-            if not held or (awaited and held[0][0].waits):
+            if not held or self._must_wait(held[0][0]):
                 return
             self._answer(*held.popleft())
 
@@ -346,5 +360,5 @@ class Connection:
             self.close()
         elif self._message_deadline < now:
             self._message_deadline = NEVER
-            self.handle(self._reader.end())
+            self._end_message()
             self.ending = True

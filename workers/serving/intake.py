@@ -72,7 +72,7 @@ class Intake:
             for connection, line in zip(connections, lines, strict=True):
                 connection.receive_text(line)
         else:
-            self._do_together(connections, requests)
+            self._do_together(connections, lines, requests)
 
     def do_rest(self, *, all_of_it: bool = False) -> None:
         """Handle the queue for a limited time, or all of it."""
@@ -94,9 +94,13 @@ class Intake:
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None
 
-    def _do_together(self, connections: list[Connection], requests: list[Request]) -> None:
+    def _do_together(
+        self, connections: list[Connection], lines: list[bytes], requests: list[Request]
+    ) -> None:
+        """Do the requests of lines that came together; queue those for which there is no time."""
+        until = time.monotonic() + LONG_TEXTS_S
         saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
-        for connection, request in zip(connections, requests, strict=True):
+        for connection, line, request in zip(connections, lines, requests, strict=True):
             command = command_of(request)
             if command is SAVE_PLAIN and connection.may(command):
                 book = connection.peer.caller.book
@@ -106,7 +110,10 @@ class Intake:
                 connection.unanswered += 1
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
-            else:
+            elif time.monotonic() < until:
                 connection.handle([request])
+            else:
+                connection.queued = True
+                self._queue.append((connection, line))
         for book, (savers, plain) in saves.items():
             save_together(self._context, book, savers, plain)

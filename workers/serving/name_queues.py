@@ -121,7 +121,7 @@ class NameQueues:
         except Exception as error:
             refusal = refusal_of(error)
             write.record(refusal.message)
-            return write.refused(refusal)
+            return _refused(write, refusal)
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
         self._commit_queue.add_operation(write, operation, size, now)
         return None
@@ -138,6 +138,14 @@ class NameQueues:
             del self._queues[write.key]
             return None
         return queue[0]
+
+
+def _refused(write: Write, refusal: Refused) -> bytes:
+    """Return the reply to a request that cannot be planned, whatever goes wrong with it."""
+    try:
+        return write.refused(refusal)
+    except Exception as error:
+        return messages.refusal(refusal_of(error), write.id)
 
 
 def refusal_of(error: Exception) -> Refused:

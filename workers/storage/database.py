@@ -1,7 +1,8 @@
 """Opens the database, and does its commits and checkpoints.
 
-Only the writer saves passwords. Workers and the console open the file `query_only` and keep their
-read transactions short, because an open one keeps the write-ahead log from being reused.
+Only worker 1, which has the writer, saves passwords. The others and the console open the file
+`query_only`. All keep their read transactions short, because an open one keeps the write-ahead log
+from being reused.
 """
 
 import contextlib

@@ -1,15 +1,16 @@
 """Reads the book, for the workers' answers and for the console's listing.
 
-A `BookReader` is a worker's `query_only` connection. It sees committed data and does not wait: if
-the database cannot be read now, it raises `Unavailable`. A transaction lasts for one answer,
-because an open one keeps the write-ahead log from being reused. The writer reports on the
-scoreboard when it has opened another database, and the reader then opens that one.
+A `BookReader` sees committed data and does not wait: if the database cannot be read now, it raises
+`Unavailable`. A transaction lasts for one answer, because an open one keeps the write-ahead log
+from being reused. The writer reports on the scoreboard when it has opened another database, and the
+reader then reads that one. The worker that writes reads through the connection that writes, because
+closing that would release the locks of a second one in the same process (fcntl(2)).
 """
 
 import contextlib
 import functools
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -53,13 +54,28 @@ class Entry(NamedTuple):
     labels: list[str]
 
 
-class BookReader:
-    """A worker's view of the database. All methods raise `Unavailable` if it cannot be read."""
+class ReadingConnection:
+    """A `query_only` connection, for a process that does not write."""
 
-    def __init__(self, path: Path, scoreboard: Scoreboard) -> None:
-        self._scoreboard = scoreboard
-        self._opened = 0  # the number of the writer's opening that is read; 0: none
+    def __init__(self, path: Path) -> None:
         self._database = database_to_read(path)
+
+    def connect(self) -> apsw.Connection:
+        """Open the database that is at the path now, in place of the one that was."""
+        self._database.close()
+        return open_to_read(self._database)
+
+
+class BookReader:
+    """A worker's view of the database. All methods raise `Unavailable` if it cannot be read.
+
+    `connect` returns the connection to the writer's present database.
+    """
+
+    def __init__(self, scoreboard: Scoreboard, connect: Callable[[], apsw.Connection]) -> None:
+        self._scoreboard = scoreboard
+        self._connect = connect
+        self._opened = 0  # the number of the writer's opening that is read; 0: none
         self._connection: apsw.Connection
         self._build_statements()
 
@@ -220,9 +236,8 @@ class BookReader:
 
     def _open(self) -> None:
         self._opened = 0
-        self._database.close()
         openings = self._scoreboard.openings
-        self._connection = open_to_read(self._database)
+        self._connection = self._connect()
         self._opened = openings
 
     def _build_statements(self) -> None:

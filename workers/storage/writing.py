@@ -4,8 +4,8 @@ The workers send two kinds of work. Rows of users saved without a name depend on
 are inserted together. Operations were planned from what a worker had read. An operation identifies
 the row to change by the nonce of its sealed password, which no two rows ever share. If that row has
 changed meanwhile, the operation changes nothing and its result is `STALE`; the worker reads and
-plans again. So two clients that save the same name at once make two versions, although the writer
-cannot open passwords.
+plans again. So two clients that save the same name at once make two versions, although it is
+their workers that seal.
 
 A save that arrives after its application's book was removed is answered as done, as if it had
 arrived just before the removal and been deleted with the book.

@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.conftest import Start
 from tests.faults.inject import open_files
+from tests.support.books_wire import peers_at
 from tests.support.harness import Service, eventually, steady
 from workers.admin import rotation
 
@@ -21,12 +22,12 @@ def fork_server(service: Service) -> int | None:
 def test_it_dies_while_it_makes_a_child(start: Start) -> None:
     """The child that it owes is taken for dead, and comes from another fork server."""
     service = start()
-    with service.peer() as peer:
+    with peers_at(service, "worker 2") as (peer,):
         old = service.all_children()["fork server"]
-        writer = service.child("writer")
+        writer = service.child("worker 1")
         os.kill(old, signal.SIGSTOP)
         os.kill(writer, signal.SIGKILL)
-        eventually(lambda: "writer died" in service.stderr, "the death is noticed")
+        eventually(lambda: "worker 1 died" in service.stderr, "the death is noticed")
         steady(lambda: open_files(service.process.pid), "a child was asked for")
         with contextlib.suppress(ProcessLookupError):  # it took too long, and was replaced
             os.kill(old, signal.SIGKILL)
@@ -38,11 +39,11 @@ def test_it_dies_while_it_makes_a_child(start: Start) -> None:
 def test_a_key_comes_while_it_makes_the_writer(start: Start) -> None:
     """A writer that was given the keys before is started once more, with all of them."""
     service = start()
-    with service.peer() as peer:
+    with peers_at(service, "worker 2") as (peer,):
         held = service.all_children()["fork server"]
         os.kill(held, signal.SIGSTOP)
-        os.kill(service.child("writer"), signal.SIGKILL)
-        eventually(lambda: "writer died" in service.stderr, "the death is noticed")
+        os.kill(service.child("worker 1"), signal.SIGKILL)
+        eventually(lambda: "worker 1 died" in service.stderr, "the death is noticed")
         steady(lambda: open_files(service.process.pid), "the listener waits for the fork server")
         with service.administration() as files:
             rotation.add_key(files)

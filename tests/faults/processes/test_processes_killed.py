@@ -1,9 +1,8 @@
-"""A worker, the writer, the listener, or all of them are killed, also again and again."""
+"""A worker, the one that writes, the listener, or all are killed, also again and again."""
 
 import os
 import signal
 import time
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -12,7 +11,7 @@ from tests.faults.canary import SAVE
 from tests.faults.conftest import Start
 from tests.faults.inject import is_silent, open_files
 from tests.faults.tally import saving, users_in
-from tests.support.books_wire import worker_of
+from tests.support.books_wire import peers_at
 from tests.support.harness import Peer, Service, eventually, steady
 from tests.support.processes import is_alive
 
@@ -20,8 +19,8 @@ from tests.support.processes import is_alive
 @pytest.mark.root
 @pytest.mark.parametrize(
     "victims",
-    [["worker 1", "worker 2"], ["writer"], ["worker 1", "writer", "worker 2"]],
-    ids=["workers", "writer", "both"],
+    [["worker 1", "worker 2"], ["worker 1"], ["worker 2"]],
+    ids=["both workers", "the one that writes", "the other"],
 )
 def test_killed_every_200_ms_under_load(start: Start, victims: list[str]) -> None:
     """What was acknowledged is there, nothing else but what nobody knew of, and nothing leaks."""
@@ -45,23 +44,14 @@ def test_killed_every_200_ms_under_load(start: Start, victims: list[str]) -> Non
         assert f"{victim} died" in service.stderr
 
 
-def test_the_other_workers_connections_go_on(service: Service) -> None:
-    """Connections are spread evenly; those of a killed worker end, the others notice nothing."""
-    found: Counter[str] = Counter()
-    peers: list[Peer] = []
-
-    def spread_evenly() -> bool:
-        peers.append(service.peer())
-        assert peers[-1].save()["message"] == "Password saved!"
-        found[worker_of(service, peers[-1])] += 1
-        return len(peers) >= 4 and found["worker 1"] == found["worker 2"]
-
-    eventually(spread_evenly, "both workers have as many connections")
-    service.replace("worker 1")
-    alive = [peer for peer in peers if _still_saves(peer)]
-    assert len(alive) == len(peers) / 2
-    for peer in peers:
-        peer.close()
+@pytest.mark.parametrize(("killed", "other"), [("worker 1", "worker 2"), ("worker 2", "worker 1")])
+def test_the_other_workers_connections_go_on(service: Service, killed: str, other: str) -> None:
+    """Those of a killed worker end, the others notice nothing, whichever of the two writes."""
+    with peers_at(service, killed, 2) as ending, peers_at(service, other, 2) as going_on:
+        for peer in (*ending, *going_on):
+            assert peer.save()["message"] == "Password saved!"
+        service.replace(killed)
+        assert [_still_saves(peer) for peer in (*ending, *going_on)] == [False] * 2 + [True] * 2
 
 
 def _still_saves(peer: Peer) -> bool:
@@ -72,36 +62,35 @@ def _still_saves(peer: Peer) -> bool:
         return False
 
 
-def test_connections_outlive_the_writer(service: Service) -> None:
-    """However often the writer dies, mid-batch or not, no connection ends, and each saves on."""
-    peers = [service.peer() for _ in range(10)]
-    saved = unknown = 0
-    for _ in range(4):
-        for peer in peers:
-            peer.send(*[SAVE] * 200)
-        service.replace("writer")
-        words = [peer.reply()["message"] for peer in peers for _ in range(200)]
-        assert set(words) <= {"Password saved!", "Unavailable!", "Not saved!"}
-        saved += words.count("Password saved!")
-        unknown += words.count("Unavailable!")
-    eventually(lambda: peers[0].save()["message"] == "Password saved!", "saves go on")
-    assert saved + 1 <= peers[0].count() <= saved + 1 + unknown
-    for peer in peers:
-        peer.close()
+def test_connections_of_the_others_outlive_the_writer(service: Service) -> None:
+    """However often the worker that writes dies, those of another go on, and each saves on."""
+    with peers_at(service, "worker 2", 10) as peers:
+        saved = unknown = 0
+        for _ in range(4):
+            for peer in peers:
+                peer.send(*[SAVE] * 200)
+            service.replace("worker 1")
+            words = [peer.reply()["message"] for peer in peers for _ in range(200)]
+            assert set(words) <= {"Password saved!", "Unavailable!", "Not saved!"}
+            saved += words.count("Password saved!")
+            unknown += words.count("Unavailable!")
+        eventually(lambda: peers[0].save()["message"] == "Password saved!", "saves go on")
+        assert saved + 1 <= peers[0].count() <= saved + 1 + unknown
 
 
-def test_a_save_in_flight_to_a_dead_writer_is_told_so(service: Service, peer: Peer) -> None:
+def test_a_save_in_flight_to_a_dead_writer_is_told_so(service: Service) -> None:
     """What nobody can know is said: not "saved", and never "not saved"."""
-    assert peer.save()["message"] == "Password saved!"
-    os.kill(service.child("writer"), signal.SIGSTOP)
-    peer.send({**SAVE, "id": 5}, {"message": "ping", "id": 6})
-    assert is_silent(peer), "a stopped writer cannot have answered"
-    service.replace("writer")
-    reply = peer.reply()
-    assert (reply["message"], reply["id"]) == ("Unavailable!", 5)
-    assert "may or may not" in reply["error"]
-    assert peer.reply() == {"message": "Alive!", "id": 6}
-    assert peer.save()["message"] == "Password saved!"
+    with peers_at(service, "worker 2") as (peer,):
+        assert peer.save()["message"] == "Password saved!"
+        os.kill(service.child("worker 1"), signal.SIGSTOP)
+        peer.send({**SAVE, "id": 5}, {"message": "ping", "id": 6})
+        assert is_silent(peer), "a writer that is stopped cannot have answered"
+        service.replace("worker 1")
+        reply = peer.reply()
+        assert (reply["message"], reply["id"]) == ("Unavailable!", 5)
+        assert "may or may not" in reply["error"]
+        assert peer.reply() == {"message": "Alive!", "id": 6}
+        assert peer.save()["message"] == "Password saved!"
 
 
 def test_repeated_death_is_met_with_a_pause(service: Service) -> None:

@@ -53,7 +53,7 @@ def test_no_folder_for_temporary_files_is_used(start: Start, tmp_path: Path) -> 
     assert list(folder.iterdir()) == []
     folder.rmdir()
     service.replace("fork server")
-    for name in ("writer", "worker 1", "worker 2"):
+    for name in ("worker 1", "worker 2"):
         service.replace(name)
     with service.peer() as peer:
         assert peer.save()["message"] == SAVED
@@ -101,7 +101,7 @@ def test_it_goes_on_and_stops_without_standard_streams(
         eventually(lambda: saves(free_port), "it serves")
         with Peer(free_port) as peer:  # its listing goes to standard output
             assert peer.count() > 0
-        for name in ("worker 1", "worker 2", "console", "writer"):
+        for name in ("worker 1", "worker 2", "console"):
             old = eventually(lambda: named_children(process.pid).get(name), f"{name} runs")  # noqa: B023
             os.kill(old, signal.SIGKILL)
         eventually(lambda: saves(free_port), "it serves again")

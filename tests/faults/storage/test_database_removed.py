@@ -26,6 +26,7 @@ from tests.support.books_wire import (
     names,
     on_each_worker,
     password_of,
+    peers_at,
     save,
     saved,
     verify,
@@ -69,23 +70,29 @@ def test_a_fresh_book_is_seen_by_every_worker(start: Start, tmp_path: Path) -> N
     So are its applications: they are to be registered again.
     """
     service = start("--workers", "3")
-    peers = [service.owner() for _ in range(6)]
-    for version, peer in enumerate(peers, 1):
-        assert peer.ask(save("alice", f"old {version}")) == saved("alice", version)
-    (tmp_path / "user_data.db").unlink()
-    with service.peer() as guest:
-        eventually(lambda: guest.count() == 0, "the book is fresh", 1.0)
-    for peer in peers:
-        eventually(lambda: peer.ask(get("alice")) == DENIED, "it is seen", 1.0)  # noqa: B023
-    register_again(service, *peers)
-    for peer in peers:
-        assert peer.ask(get("alice")) == UNKNOWN_USER
-        assert names(peer) == []
-    for version, peer in enumerate(peers, 1):
-        assert peer.ask(save("alice", f"new {version}")) == saved("alice", version)
-    for peer in peers:
-        assert password_of(peer, "alice") == "new 6"
-        peer.close()
+    token = service.token
+    with contextlib.ExitStack() as stack:
+        peers = [
+            peer
+            for worker in ("worker 1", "worker 2", "worker 3")
+            for peer in stack.enter_context(peers_at(service, worker, 2))
+        ]
+        for version, peer in enumerate(peers, 1):
+            assert peer.authenticate(token)["message"] == "Authenticated!"
+            assert peer.ask(save("alice", f"old {version}")) == saved("alice", version)
+        (tmp_path / "user_data.db").unlink()
+        with service.peer() as guest:
+            eventually(lambda: guest.count() == 0, "the book is fresh", 1.0)
+        for peer in peers:
+            eventually(lambda: peer.ask(get("alice")) == DENIED, "it is seen", 1.0)  # noqa: B023
+        register_again(service, *peers)
+        for peer in peers:
+            assert peer.ask(get("alice")) == UNKNOWN_USER
+            assert names(peer) == []
+        for version, peer in enumerate(peers, 1):
+            assert peer.ask(save("alice", f"new {version}")) == saved("alice", version)
+        for peer in peers:
+            assert password_of(peer, "alice") == "new 6"
 
 
 def test_nothing_is_acknowledged_into_a_removed_database(service: Service, tmp_path: Path) -> None:

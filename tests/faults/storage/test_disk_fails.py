@@ -11,7 +11,7 @@ from tests.faults.canary import SAVE
 from tests.faults.conftest import Start
 from tests.faults.inject import is_silent, system_calls
 from tests.faults.tally import saving, users_in
-from tests.support.books_wire import PING
+from tests.support.books_wire import PING, peers_at
 from tests.support.harness import Service, eventually
 
 SYNCS = "fsync,fdatasync"
@@ -24,7 +24,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
     service = start()
     with service.peer() as peer, service.peer() as idle:
         assert peer.save() == idle.save() == {"message": "Password saved!"}
-        with system_calls(service.child("writer"), SYNCS, "error=EIO"):
+        with system_calls(service.child("worker 1"), SYNCS, "error=EIO"):
             began = time.monotonic()
             peer.send(*[SAVE] * 3)
             for _ in range(3):
@@ -45,15 +45,15 @@ def test_after_a_failed_sync_nothing_is_acknowledged(start: Start) -> None:
 
 @pytest.mark.root("to let system calls fail")
 def test_a_failed_sync_is_heard_by_a_listener_that_was_held_up(start: Start) -> None:
-    """The writer's last words count, even where it ended with messages to it unread.
+    """The last words of worker 1 count, even where it ended with messages to it unread.
 
-    A worker is replaced while the sync lasts, so that the listener tells the writer about it; the
-    listener itself stands still while the writer ends, and finds its connection reset.
+    Another worker is replaced while the sync lasts, so that the listener tells worker 1 about it;
+    the listener itself stands still while worker 1 ends, and finds its connection reset.
     """
     service = start("--workers", "2")
     with service.peer() as peer:
         assert peer.save() == {"message": "Password saved!"}
-        with system_calls(service.child("writer"), SYNCS, "error=EIO:delay_enter=2500ms"):
+        with system_calls(service.child("worker 1"), SYNCS, "error=EIO:delay_enter=2500ms"):
             peer.send(SAVE)
             time.sleep(0.3)
             service.replace("worker 2")
@@ -71,7 +71,7 @@ def test_a_sync_that_fails_under_load_loses_nothing(start: Start) -> None:
     service = start()
     with saving(service, 8) as savers:
         eventually(lambda: savers.tally.saved > 100, "saves are acknowledged")
-        with system_calls(service.child("writer"), SYNCS, "error=EIO"):
+        with system_calls(service.child("worker 1"), SYNCS, "error=EIO"):
             assert service.ended() == 6
     users = users_in(service.database)
     assert savers.tally.accounts_for(users), (savers.tally, users)
@@ -85,7 +85,7 @@ def test_a_sync_that_fails_at_a_checkpoint_ends_the_service(start: Start) -> Non
     service = start()
     with service.peer() as peer:
         peer.save()
-        with system_calls(service.child("writer"), SYNCS, "error=EIO", service.database):
+        with system_calls(service.child("worker 1"), SYNCS, "error=EIO", service.database):
             replies = 0
             peer.send(*[GREAT] * 1500)
             while b'"Password saved!"' in peer.line():
@@ -117,7 +117,7 @@ def test_writes_that_fail_are_not_saved(start: Start, error: str) -> None:
     with service.peer() as peer, service.owner() as other:
         for _ in range(3):
             assert peer.save()["message"] == "Password saved!"
-        with system_calls(service.child("writer"), "pwrite64", f"error={error}"):
+        with system_calls(service.child("worker 1"), "pwrite64", f"error={error}"):
             for _ in range(3):
                 reply = peer.save()
                 assert reply["message"] == "Not saved!", reply
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_has_no_room_is_tried_again(start: Start) -> None:
     """The log grows on and nothing is lost; once there is room the log is copied."""
     service = start()
     with service.peer() as peer:
-        with system_calls(service.child("writer"), "pwrite64", "error=ENOSPC", service.database):
+        with system_calls(service.child("worker 1"), "pwrite64", "error=ENOSPC", service.database):
             peer.send(*[GREAT] * 1500)
             assert {peer.reply()["message"] for _ in range(1500)} == {"Password saved!"}
             warning = "the log cannot be copied to the database: The disk is full."
@@ -150,11 +150,12 @@ def test_a_checkpoint_that_has_no_room_is_tried_again(start: Start) -> None:
 
 @pytest.mark.root("to let system calls fail")
 def test_a_slow_disk_keeps_only_saves_waiting(start: Start) -> None:
-    """While a sync takes two seconds, pings, counts and reads are answered at once."""
+    """While a sync takes two seconds, pings, counts and reads at another worker go on at once."""
     service = start()
-    with service.peer() as saver, service.owner() as other:
+    with service.peer() as saver, peers_at(service, "worker 2") as (other,):
+        other.authenticate(service.token)
         other.ask({**SAVE, "username": "alice"})
-        with system_calls(service.child("writer"), SYNCS, "delay_enter=2s"):
+        with system_calls(service.child("worker 1"), SYNCS, "delay_enter=2s"):
             began = time.monotonic()
             saver.send(SAVE)
             answered = 0
@@ -170,11 +171,28 @@ def test_a_slow_disk_keeps_only_saves_waiting(start: Start) -> None:
             assert saver.count() == 2
 
 
+@pytest.mark.root("to let system calls fail")
+def test_clients_of_the_worker_that_writes_wait_as_long_as_the_disk(start: Start) -> None:
+    """All their requests are answered after the sync; who connects meanwhile does not wait."""
+    service = start()
+    with peers_at(service, "worker 1", 2) as (saver, other):
+        with system_calls(service.child("worker 1"), SYNCS, "delay_enter=2s"):
+            saver.send(SAVE)
+            assert is_silent(saver, 0.3)
+            other.send(PING)
+            with service.peer() as late:
+                assert late.ask(PING) == {"message": "Alive!"}
+                assert is_silent(other, 0.05), "the sync is not over"
+            assert saver.reply() == {"message": "Password saved!"}
+            assert other.reply() == {"message": "Alive!"}
+        assert other.count() == 1
+
+
 def test_what_waits_for_a_slow_disk_is_bounded(start: Start) -> None:
     """Past the limit saves are "Not saved!" at once, counts go on; those before it are saved."""
-    service = start("--workers", "1", "--in-flight-max", "1000000", "--save-timeout-s", "60")
-    writer = service.child("writer")
-    with service.peer() as peer, service.peer() as other:
+    service = start("--in-flight-max", "1000000", "--save-timeout-s", "60")
+    with peers_at(service, "worker 2", 2) as (peer, other):
+        writer = service.child("worker 1")
         peer.save()
         os.kill(writer, signal.SIGSTOP)  # a disk that is as slow as can be
         peer.socket.sendall((json.dumps(GREAT).encode() + b"\n") * 6000)
@@ -196,9 +214,9 @@ def refusal(service: Service) -> str:
 
 def test_saves_that_wait_too_long_are_given_up_in_order(start: Start) -> None:
     """Saves that waited too long are answered after those that were sent before them."""
-    service = start("--save-timeout-s", "0.5", "--workers", "1")
-    writer = service.child("writer")
-    with service.peer() as peer, service.peer() as other:
+    service = start("--save-timeout-s", "0.5")
+    with peers_at(service, "worker 2", 2) as (peer, other):
+        writer = service.child("worker 1")
         assert peer.save() == {"message": "Password saved!"}
         os.kill(writer, signal.SIGSTOP)
         for number in range(4):  # two batches go to the writer, the others wait

@@ -135,7 +135,7 @@ def test_files_that_may_grow_no_further(start: Start, room: int) -> None:
     service = start()
     with service.peer() as peer:
         assert peer.save()["message"] == "Password saved!"
-        writer = service.child("writer")
+        writer = service.child("worker 1")
         log = service.database.with_name("user_data.db-wal")
         limit = log.stat().st_size + room
         resource.prlimit(writer, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

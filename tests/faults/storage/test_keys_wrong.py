@@ -100,7 +100,7 @@ def test_a_key_file_of_another_service_is_not_taken(service: Service) -> None:
         assert peer.ask(save("after", f"{CANARY} 2"))["message"] == "Password saved!"
     assert "was replaced by a key file of another service. Put it back." in service.stderr
     service.key_file.write_bytes(good)
-    for name in ("worker 1", "worker 2", "writer"):
+    for name in ("worker 1", "worker 2"):
         service.replace(name)
     with service.owner() as peer:
         assert password_of(peer, "before") == f"{CANARY} 1"
@@ -112,7 +112,7 @@ def test_a_key_file_that_goes_stops_nobody(service: WatchedService) -> None:
     with service.owner() as peer:
         ask_all(peer, [save("before", f"{CANARY} 1")])
     service.key_file.unlink()
-    for name in ("worker 1", "worker 2", "writer"):
+    for name in ("worker 1", "worker 2"):
         service.replace(name)
     with service.owner() as peer:
         ask_all(peer, [save("after", f"{CANARY} 2")])

@@ -35,6 +35,7 @@ from tests.support.books_wire import (
     on_each_worker,
     password_of,
     peer_from,
+    peers_at,
     rows,
     save,
     saved,
@@ -67,12 +68,16 @@ def authenticated(application: str, may: Sequence[Right] = RIGHTS) -> Request:
 @contextlib.contextmanager
 def connections_of(service: Service, *tokens: str) -> Iterator[list[Peer]]:
     """Give connections that have shown these tokens, each to both workers: two for each token."""
-    with contextlib.ExitStack() as stack:
+    number = len(tokens)
+    with (
+        peers_at(service, "worker 1", number) as some,
+        peers_at(service, "worker 2", number) as more,
+    ):
         peers = []
-        for token in tokens:
-            for peer in stack.enter_context(on_each_worker(service)):
+        for token, *pair in zip(tokens, some, more, strict=True):
+            for peer in pair:
                 assert peer.authenticate(token)["message"] == "Authenticated!"
-                peers.append(peer)
+            peers += pair
         yield peers
 
 
@@ -196,19 +201,20 @@ def rotate(service: Service, name: str, grace_s: float) -> str:
 def test_a_new_token_leaves_time_for_the_change(shared_service: Service, name: str) -> None:
     """For the grace period both are good, and no open connection notices; then one is."""
     old = shared_service.add_application(name)
-    with connections_of(shared_service, old) as old_peers:
-        old_peers[0].ask(save("a", "kept"))
+    with connections_of(shared_service, old, old, old) as peers:
+        peers[0].ask(save("a", "kept"))
         began = time.monotonic()
         new = rotate(shared_service, name, grace_s=1.5)
-        with connections_of(shared_service, old, new) as peers:
-            assert [password_of(peer, "a") for peer in [*old_peers, *peers]] == ["kept"] * 6
-            lost, kept = [*old_peers, *peers[:2]], peers[2:]
-            eventually(partial(all_are_lost, lost), "the old token is lost", 1.5 + NOTICED_S)
-            assert time.monotonic() - began > 1.4, "it was good for as long as was said"
-            assert [password_of(peer, "a") for peer in kept] == ["kept"] * 2
-            for peer in kept:
-                assert peer.authenticate(new) == authenticated(name)
-                assert peer.authenticate(old) == DENIED
+        for peer, token in zip(peers[2:], [old, old, new, new], strict=True):
+            assert peer.authenticate(token) == authenticated(name)
+        assert [password_of(peer, "a") for peer in peers] == ["kept"] * 6
+        lost, kept = peers[:4], peers[4:]
+        eventually(partial(all_are_lost, lost), "the old token is lost", 1.5 + NOTICED_S)
+        assert time.monotonic() - began > 1.4, "it was good for as long as was said"
+        assert [password_of(peer, "a") for peer in kept] == ["kept"] * 2
+        for peer in kept:
+            assert peer.authenticate(new) == authenticated(name)
+            assert peer.authenticate(old) == DENIED
 
 
 def test_without_a_grace_period_the_old_token_is_lost(shared_service: Service, name: str) -> None:

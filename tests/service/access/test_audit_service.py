@@ -288,7 +288,7 @@ def test_what_was_written_between_copy_and_truncation_is_missed(
 def test_a_killed_worker_leaves_the_chain_whole(service: Service, shell: Shell) -> None:
     """Whatever it was at when it died: what it had answered is recorded, and all is genuine."""
     with reading(service, 4) as got:
-        for name in ("worker 1", "worker 2", "writer", "worker 1", "worker 2"):
+        for name in ("worker 1", "worker 2", "worker 1", "worker 2"):
             more(got)
             service.replace(name)
         more(got)

@@ -23,10 +23,10 @@ from tests.support.books_wire import (
     delete,
     on_each_worker,
     peer_from,
+    peers_at,
     save,
     saved,
     verify,
-    worker_of,
 )
 from tests.support.harness import Peer, Service, eventually
 from workers.auth.throttle import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
@@ -78,11 +78,14 @@ class Town:
     def peers(self, application: str | None) -> Iterator[list[Peer]]:
         """Give many connections from one address, to both workers."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(on_each_worker(self.service))  # each is there to be given some
-            found = [stack.enter_context(self.peer(application)) for _ in range(CONNECTIONS)]
-            assert [peer.ask(PING) for peer in found] == [ALIVE] * CONNECTIONS
-            first = worker_of(self.service, found[0])
-            assert any(worker_of(self.service, peer) != first for peer in found)
+            found = [
+                peer
+                for worker in ("worker 1", "worker 2")
+                for peer in stack.enter_context(peers_at(self.service, worker, CONNECTIONS // 2))
+            ]
+            if application is not None:
+                for peer in found:
+                    peer.authenticate(self.tokens[application])
             yield found
 
     @contextlib.contextmanager
@@ -214,8 +217,8 @@ def test_a_burst_from_many_addresses_gets_no_more_answers(town: Town) -> None:
 
 def test_the_right_password_is_no_quicker_where_wrong_ones_wait(town: Town) -> None:
     """It is not compared before its time, so that an early answer tells nothing."""
-    town.exhaust()
     with town.peer_on_each_worker() as peers:
+        town.exhaust()
         for peer in peers:
             reply, seconds = timed(peer, RIGHT)
             assert reply == REFUSED or (reply == VALID and seconds >= DELAYS_S[2])
@@ -233,10 +236,12 @@ def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
 
 def test_hanging_up_is_no_way_around(town: Town) -> None:
     """A guess counts although nobody waits for the answer, over a new connection each."""
-    for guess in WRONG_TOKENS:
-        with town.peer(None) as hasty:
-            hasty.send(guess)
-    with on_each_worker(town.service) as peers:  # both have come to what was sent before
+    with on_each_worker(town.service) as peers:
+        for guess in WRONG_TOKENS:
+            with town.peer(None) as hasty:
+                hasty.send(guess)
+        with town.peer(None) as last:
+            assert last.ask(PING) == ALIVE, "what was sent before is done"
         for peer in peers:
             assert timed(peer, WRONG_TOKENS[0])[1] >= DELAYS_S[1]
 
@@ -246,10 +251,9 @@ def test_a_new_worker_knows_what_was_guessed(town: Town) -> None:
     town.exhaust()
     for worker in ("worker 1", "worker 2"):
         town.service.replace(worker)
-    with town.peer_on_each_worker() as peers:
-        for peer in peers:
-            reply, seconds = timed(peer, WRONG_PASSWORDS[0])
-            assert reply == REFUSED or seconds >= DELAYS_S[0]
+    with town.peer() as peer:
+        reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+        assert reply == REFUSED or seconds >= DELAYS_S[0]
 
 
 # --- Everybody else. ---

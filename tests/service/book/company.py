@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pwserver.wire.messages import RIGHTS
-from tests.support.books_wire import PING, worker_of
-from tests.support.harness import Peer, Service, eventually
+from tests.support.books_wire import peers_at
+from tests.support.harness import Peer, Service
 
 COMMON, OWN = 2, 2
 """Applications of a company that share the common book, and that have one of their own."""
@@ -16,7 +16,7 @@ COMMON, OWN = 2, 2
 COMPANIES = 70
 """As many as there are examples, or a few more."""
 
-WORKERS = 2
+WORKERS = ("worker 1", "worker 2")
 
 
 class Seat(NamedTuple):
@@ -37,6 +37,7 @@ class Premises:
         self._folder, self._flags = folder, flags
         self._tokens: list[str] = []
         self.seats: list[Seat] = []
+        self._connections = contextlib.ExitStack()
         self.service = self._start()
         try:
             self._companies = itertools.cycle(self._registered())
@@ -61,26 +62,13 @@ class Premises:
 
     def _connect(self) -> None:
         """Give each application a connection to each worker."""
-        for seat in self.seats:
-            seat.peer.close()
-        with contextlib.ExitStack() as spare:
-            found: dict[str, list[Peer]] = {}
-
-            def enough() -> bool:
-                peer = self.service.peer()
-                peer.ask(PING)
-                peers = found.setdefault(worker_of(self.service, peer), [])
-                if len(peers) < COMMON + OWN:
-                    peers.append(peer)
-                else:
-                    spare.enter_context(peer)
-                return sum(map(len, found.values())) == WORKERS * (COMMON + OWN)
-
-            eventually(enough, "each worker has a connection of each application")
+        self._connections.close()
         self.seats = [
             Seat(place, max(0, place - COMMON + 1), peer)
-            for _, peers in sorted(found.items())
-            for place, peer in enumerate(peers)
+            for worker in WORKERS
+            for place, peer in enumerate(
+                self._connections.enter_context(peers_at(self.service, worker, COMMON + OWN))
+            )
         ]
 
     def move_in(self) -> None:
@@ -97,8 +85,7 @@ class Premises:
 
     def stop_and_start(self) -> None:
         """Stop the service as an operator does, and start it again."""
-        for seat in self.seats:
-            seat.peer.close()  # else the service would wait a second for that
+        self._connections.close()  # else the service would wait a second for that
         self.close()
         self._start_again()
 
@@ -114,13 +101,16 @@ class Premises:
 
     def kill_worker(self) -> None:
         """Kill a worker; its clients connect again."""
-        self.service.replace("worker 1")
-        self._connect()
-        self._authenticate()
+        self._kill("worker 2")
 
     def kill_writer(self) -> None:
-        """Kill the writer; nobody need connect again."""
-        self.service.replace("writer")
+        """Kill the worker that writes; its clients connect again."""
+        self._kill("worker 1")
+
+    def _kill(self, worker: str) -> None:
+        self.service.replace(worker)
+        self._connect()
+        self._authenticate()
 
     def close(self) -> None:
         """Stop the service; it must end well."""

@@ -55,7 +55,7 @@ _examples = itertools.count()
 
 # --- Sequences of requests. ---
 
-WHO = st.integers(0, WORKERS * (COMMON + OWN) - 1)
+WHO = st.integers(0, len(WORKERS) * (COMMON + OWN) - 1)
 NAMES = st.sampled_from(
     ["a", "b", "B", "b c", "caf\xe9", "cafe\u0301", "user-", "user-0123456789abc", "\u4e2d"]
 )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from tests.conftest import Start
 from tests.support.books_wire import (
     ALIVE,
     COUNT,
@@ -24,6 +25,7 @@ from tests.support.books_wire import (
     names,
     on_each_worker,
     password_of,
+    peers_at,
     restore,
     save,
     saved,
@@ -37,15 +39,18 @@ from tests.support.harness import PATIENCE_S, Peer, Service, eventually
 
 @contextlib.contextmanager
 def many_peers(service: Service, number: int) -> Iterator[list[Peer]]:
-    """Give connections to both workers, at least so many."""
-    with contextlib.ExitStack() as stack:
-        peers = [*stack.enter_context(on_each_worker(service))]
-        peers += [stack.enter_context(service.owner()) for _ in range(number - len(peers))]
+    """Give connections to both workers, half to each."""
+    token, half = service.token, number // 2
+    with peers_at(service, "worker 1", half) as some, peers_at(service, "worker 2", half) as others:
+        peers = [peer for pair in zip(some, others, strict=True) for peer in pair]
+        for peer in peers:
+            assert peer.authenticate(token)["message"] == "Authenticated!"
         yield peers
 
 
-def test_saves_of_one_name_at_once_make_as_many_versions(service: Service) -> None:
+def test_saves_of_one_name_at_once_make_as_many_versions(start: Start) -> None:
     """Sixteen applications save one name through both workers: none is lost, none made twice."""
+    service = start("--save-timeout-s", "60")
     answers: list[tuple[int, str]] = []
 
     def use(peer: Peer, client: int) -> None:

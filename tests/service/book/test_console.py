@@ -292,5 +292,6 @@ def test_others_are_quick_while_a_long_listing_is_printed(service: Service) -> N
     assert log_file.stat().st_size < 24 * 1024 * 1024
     service.process.stdout, unread = None, service.process.stdout
     assert service.stop() == 0
+    assert not log_file.exists(), "who closes last copies it, although the console was in the way"
     assert unread is not None
     unread.close()

@@ -71,7 +71,7 @@ class Table:
             self.intake.add(connection)
         self.intake.do_lines()
         self.intake.do_rest()
-        for batch in self.context.commit_queue.expire(float("inf")):
+        for batch in self.context.commit_queue.take():
             for run in batch.runs:
                 run.settle(DONE)
         for connection in self.connections:
@@ -129,7 +129,7 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     for connection in table.connections:
         table.intake.add(connection)
     table.intake.do_lines()
-    (batch,) = table.context.commit_queue.expire(float("inf"))
+    (batch,) = table.context.commit_queue.take()
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
 
 
@@ -145,7 +145,7 @@ def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> N
     assert (saving.idle, cut.idle, other.idle) == (False, False, True)
     table.clients[1].send(SAVE[20:])
     cut.receive()
-    for batch in table.context.commit_queue.expire(float("inf")):
+    for batch in table.context.commit_queue.take():
         for run in batch.runs:
             run.settle(DONE)
     assert saving.idle
@@ -169,6 +169,39 @@ def test_who_asks_one_thing_does_not_wait_for_who_asks_many(tmp_path: Path) -> N
         table.turn()
     assert all(client.recv(100).startswith(ALIVE) for client in greedy)
     table.close()
+
+
+def test_counts_in_a_pipeline_of_saves_are_answered_by_one_commit(table: Table) -> None:
+    """In their order, each with the number of the saves before it."""
+    count = b'{"message": "number_of_users"}\n'
+    table.clients[0].send((SAVE * 2 + count) * 10 + PING)
+    table.turn()
+    (*lines, last) = table.clients[0].recv(65536).splitlines(keepends=True)
+    assert last == ALIVE
+    assert lines == [
+        line
+        for number in range(1, 11)
+        for line in (
+            SAVED,
+            SAVED,
+            b'{"message": "return_number_of_users", "number_of_users": %d}\n' % (2 * number),
+        )
+    ]
+
+
+def test_saves_do_not_wait_for_many_long_requests(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is no time for in a turn waits for the next one; saves are done in this one."""
+    monkeypatch.setattr("workers.serving.intake.LONG_TEXTS_S", 0.0)
+    for number, client in enumerate(table.clients):
+        client.send(PING if number % 2 else SAVE)
+    table.turn()
+    assert [client.recv(100) for client in table.clients[::2]] == [SAVED] * 4
+    assert table.intake.waiting
+    while table.intake.waiting:
+        table.turn()
+    assert [client.recv(100) for client in table.clients[1::2]] == [ALIVE] * 4
 
 
 def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:

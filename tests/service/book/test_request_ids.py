@@ -26,12 +26,12 @@ from tests.support.books_wire import (
     on_each_worker,
     pages,
     password_of,
+    peers_at,
     restore,
     rows,
     save,
     saved,
     versions_of,
-    worker_of,
 )
 from tests.support.harness import Peer, Service, eventually
 
@@ -102,18 +102,19 @@ def test_a_save_sent_twice_in_one_burst_is_saved_once(shared_service: Service, k
 
 @pytest.mark.parametrize("victim", ["worker", "writer", "everything", "stop"])
 def test_a_save_is_known_after_a_crash(start: Start, victim: str) -> None:
-    """After the death of the worker, of the writer, of all, or a stop, ids are not forgotten."""
+    """After the death of the worker, of the one that writes, of all, or a stop, ids are known."""
     service = start()
-    with service.owner() as peer:
+    with peers_at(service, "worker 2") as (peer,):
+        assert peer.authenticate(service.token)["message"] == "Authenticated!"
         requests = [save_of(kind, peer) for kind in KINDS]
         first = ask_all(peer, requests)
         after = whole_book(peer)
         assert not [reply for reply in first if "error" in reply]
         if victim == "worker":
-            service.replace(worker_of(service, peer))
+            service.replace("worker 2")
             assert peer.ended()
         elif victim == "writer":
-            service.replace("writer")
+            service.replace("worker 1")
             assert ask_all(peer, requests) == first
         elif victim == "everything":
             service.kill_everything()
@@ -129,11 +130,12 @@ def test_a_save_is_known_after_a_crash(start: Start, victim: str) -> None:
 
 def test_a_save_of_unknown_fate_may_be_sent_again(start: Start) -> None:
     """Answered "Unavailable!" because the writer died, each kind of save is done just once."""
-    service = start("--workers", "1")
-    with service.owner() as peer, service.owner() as other:
+    service = start()
+    with peers_at(service, "worker 2", 2) as (peer, other):
+        assert peer.authenticate(service.token)["message"] == "Authenticated!"
         requests = [save_of(kind, peer) for kind in KINDS]
         total = peer.count()
-        writer = service.child("writer")
+        writer = service.child("worker 1")
         os.kill(writer, signal.SIGSTOP)
         peer.send(*requests)
         assert other.ask(PING) == ALIVE, "the worker has passed on what came before"
@@ -171,7 +173,7 @@ def test_every_save_is_done_once_whatever_is_killed(start: Start) -> None:
             plain_saved.append(1)
 
     def kill() -> None:
-        for victim in ("worker 1", "writer", "worker 2", "writer", "worker 1", "writer"):
+        for victim in ("worker 1", "worker 2") * 3:
             before = len(plain_saved)
             eventually(lambda: len(plain_saved) > before + 20, "saves go on")  # noqa: B023
             service.replace(victim)

@@ -21,6 +21,7 @@ from tests.support.books_wire import (
     names,
     on_each_worker,
     password_of,
+    peers_at,
     rows,
     save,
     versions_of,
@@ -197,7 +198,7 @@ def test_a_rotation_may_be_killed_while_it_begins(service: Service, shell: Shell
     assert uses(service) == {2: 200}
 
 
-@pytest.mark.parametrize("victim", ["writer", "worker 1", "worker 2", "all", "stop"])
+@pytest.mark.parametrize("victim", ["worker 1", "worker 2", "all", "stop"])
 def test_the_service_may_die_during_a_rotation(start: Start, shell: Shell, victim: str) -> None:
     """The rotation goes on to its end without it, and a service that is started reads all."""
     service = start()
@@ -219,7 +220,7 @@ def test_the_service_may_die_during_a_rotation(start: Start, shell: Shell, victi
     assert uses(service) == {2: USERS}
     check(service)
     done(shell.run("key", "retire", "1"))
-    for name in ("writer", "worker 1", "worker 2"):
+    for name in ("worker 1", "worker 2"):
         service.replace(name)
     check(service)
     assert service.stop() == 0
@@ -287,9 +288,10 @@ def passwords_of(service: Service) -> list[str]:
 def test_what_comes_to_the_writer_too_late_is_not_saved(service: Service, shell: Shell) -> None:
     """What is sealed with a key that has been retired meanwhile is refused, and that is said."""
     done(shell.run("key", "add"))
-    with service.peer() as peer, service.owner() as owner:
+    with peers_at(service, "worker 2", 2) as (peer, owner):
+        assert owner.authenticate(service.token)["message"] == "Authenticated!"
         assert owner.ask(save("alice", "before"))["version"] == 1
-        with stopped(service, "writer"):
+        with stopped(service, "worker 1"):
             peer.send(save(password="lost"), save("bob", "lost"))
             owner.send(save("alice", "lost"), label("alice", "lost"))
             done(shell.run("key", "rotate"))
@@ -311,9 +313,9 @@ def test_what_comes_to_the_writer_behind_a_rotation_makes_the_key_needed(
 ) -> None:
     """What was saved with the old key keeps it from being retired until the next rotation."""
     done(shell.run("key", "add"))
-    with service.peer() as peer:
+    with peers_at(service, "worker 2") as (peer,):
         assert peer.save("before")["message"] == "Password saved!"
-        with stopped(service, "writer"):
+        with stopped(service, "worker 1"):
             peer.send(save(password="late"))
             done(shell.run("key", "rotate"))
         assert peer.reply()["message"] == "Password saved!"

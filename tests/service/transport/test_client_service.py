@@ -268,12 +268,12 @@ def test_a_save_waits_for_a_service_that_is_being_restarted(start: Start) -> Non
         assert saved.result() == Saved("alice", 1)
 
 
-VICTIMS = ["worker 1", "writer", "worker 2", "writer"]
+VICTIMS = ["worker 1", "worker 2", "worker 1", "worker 2"]
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
 def test_every_save_is_done_once_whatever_is_killed(start: Start, named: bool) -> None:
-    """While workers and the writer are killed, users are as many as saves that returned.
+    """While both workers are killed, users are as many as saves that returned.
 
     More only by those whose fate the client said nobody knows.
     """

@@ -1,8 +1,8 @@
 """Any bytes as what three clients send, one after the other or at once, and what is answered.
 
 An input is packets, dealt to the clients in turn: an application of the common book, one with a
-book of its own, and a guest. Behind `TOGETHER` the next packet arrives while the one before is in
-the writer's hands, and behind `LATER` when everything is answered. JSON texts have neither byte.
+book of its own, and a guest. Behind `TOGETHER` the next packet arrives while the one before waits
+to be committed, and behind `LATER` when everything is answered. JSON texts have neither byte.
 
 What must come is told by a reader apart: a reply to each message, in order, with its id, and with a
 word that the command table has for it. Passwords and tokens are looked for in all that leaves the
@@ -178,7 +178,8 @@ def packets(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def check_memory(connection: Connection) -> None:
     """Check that a connection keeps no more than its limits say."""
-    assert len(connection._reader._buffer) <= SETTINGS.message_bytes_max
+    if connection._reader is not None:
+        assert len(connection._reader._buffer) <= SETTINGS.message_bytes_max
     kept = len(connection._unsent) + sum(map(len, connection._replies))
     assert kept <= REPLIES_BYTES_MAX + _LINES_BYTES_MAX
 

@@ -1,9 +1,9 @@
-"""A worker and the writer in this process, without their loops: bytes in, commits, bytes out.
+"""The worker that writes in this process, without its loop: bytes in, commits, bytes out.
 
 Everything that a request meets is the service's own: connections on sockets, what came alone taken
-together, the queue to the writer over a channel, the database in a file, the audit record, the
-checker's judgement. Only who calls them when is here, and the clock, which stands unless it is told
-to go on: so the same input does the same each time. Between inputs the book is emptied.
+together, the writer and its database in a file, the audit record, the checker's judgement. Only who
+calls them when is here, and the clock, which stands unless it is told to go on: so the same input
+does the same each time. Between inputs the book is emptied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from select import EPOLLIN
 
 from pwserver.config import Settings
-from pwserver.ipc import FrameReader, Scoreboard, frame, frame_channel
+from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS
@@ -35,8 +35,8 @@ from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.database import Store
 from workers.storage.reading import BookReader
+from workers.writer import Writer
 
 NOW_MS = 1_770_000_000_000  # early in 2026
 NOW_S = 1e9
@@ -70,12 +70,13 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "user_data.db"
         self._record, self._head = folder / "audit.log", folder / "audit-head"
-        self.store = Store(self._path, _KEYRING.check_values, REQUESTS_KEPT_MS)
-        register()  # as long as the models' database is the one that is written to
         self.scoreboard = Scoreboard(1)
-        self.scoreboard.opened()
+        keys = _KEYRING.check_values
+        self._writer = Writer(self._path, keys, REQUESTS_KEPT_MS, self.scoreboard)
+        self.store = self._writer._store
+        register()
         self._guesses = GuessTable(1)
-        reader = BookReader(self._path, self.scoreboard)
+        reader = BookReader(self.scoreboard, self._writer.connect)
         self.commit_queue = CommitQueue()
         self.context = Context(
             vault=Vault(_KEYRING),
@@ -94,10 +95,6 @@ class Service:
         )
         self._intake = Intake(self.context, SETTINGS)
         self._connections: list[Connection] = []
-        ours, self._writer = frame_channel()
-        self.commit_queue.attach(ours)
-        self._frames = FrameReader(self._writer)
-        self._writer.send(frame(0))
         ours, self._checker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._checker.setblocking(False)
@@ -110,11 +107,10 @@ class Service:
 
     def close(self) -> None:
         """Close everything."""
-        self.commit_queue.detach()
         self.context.checks.detach()
-        for each in (self._writer, self._checker, self.context.bell):
+        for each in (self._checker, self.context.bell):
             each.close()
-        self.store.close()
+        self._writer.close()
 
     def begin_anew(self) -> None:
         """Empty the book, forget who guessed wrong, and set the clock back."""
@@ -148,7 +144,7 @@ class Service:
     # --- What a worker's loop does. ---
 
     def receive(self) -> None:
-        """Take what clients have sent, do it, and send the writer its batch."""
+        """Take what clients have sent, do it, and reply as far as nothing waits for the writer."""
         self._tick(0.01)
         for connection in self._receiving():
             self._intake.add(connection)
@@ -177,9 +173,9 @@ class Service:
     def _settle_all(self) -> None:
         """Have the writer, the checker and the clock answer whatever waits for them."""
         context = self.context
-        self._write()
-        answered, _ = self.commit_queue.receive()
-        for batch in answered:
+        batches = self.commit_queue.take()
+        self._writer.commit(batches)
+        for batch in batches:
             assert batch.outcome is not None
             for run in batch.runs:
                 run.settle(batch.outcome)
@@ -203,19 +199,10 @@ class Service:
             waiter.settle()
 
     def _reply(self) -> None:
-        self.commit_queue.send()
         assert self.context.audit.write(), "the audit record cannot be written"
         for connection in self._connections:
             if not connection.closed:
                 connection.flush()
-
-    # --- What the writer does. ---
-
-    def _write(self) -> None:
-        for rows, operations in self._frames.read():
-            results = self.store.commit(rows, operations)
-            self.scoreboard.users = self.store.users
-            self._writer.send(frame(results))
 
     # --- What is left when everything is answered. ---
 

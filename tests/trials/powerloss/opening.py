@@ -1,8 +1,8 @@
 """An image as the service opens it when the power is back, and what is found in it.
 
-What opens it is what the service opens it with: the listener's preparations, and the writer's
-`Store` with its count. Then everything in it is read and opened with the key, one more save is
-committed, and the audit record goes on.
+What opens it is what the service opens it with: the listener's preparations, and the `Store` of the
+worker that writes, with its count. Then everything in it is read and opened with the key, one more
+save is committed, and the audit record goes on.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m tests.trials.torture --minutes 10 --seed 1
 
 A service of its own, with several applications at work in it. Several times a second something is
-done to it, drawn by the seed: workers, the writer, the checker, the console, the listener, the fork
-server or all at once are killed or stopped; the disk fills and empties; the database is removed,
+done to it, drawn by the seed: workers, the checker, the console, the listener, the fork server or
+all at once are killed or stopped; the disk fills and empties; the database is removed,
 backed up and restored; keys and tokens are rotated, and a rotation is killed. A model of what was
 acknowledged is held against the book after every restart of the whole service, and at the end
 against all of it.

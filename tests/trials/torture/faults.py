@@ -23,8 +23,8 @@ from tests.trials.torture.trial import Trial
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 DEADLY_WEIGHTS = (90, 5, 5)
 
-NEEDED = ("writer", "worker ")
-"""The beginnings of the titles of those without whom nothing is saved."""
+NEEDED = ("worker 1", "worker ")
+"""The beginnings of the titles of those without whom nothing is saved: first who writes."""
 
 YOUNG_S = 1.1
 """Who dies before it is a second old is started again after a pause, by design; and a fork server

@@ -1,38 +1,22 @@
 """Nothing gets into a book that is sealed with a key which the book does not have, or no more.
 
 Otherwise a key could be retired while a worker that was slow still seals with it. First the rows of
-a store alone, then the writer's loop with two workers at it.
+a store alone, then the writer with two workers at it.
 """
 
 import contextlib
-import select
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
-from pwserver.ipc import FrameReader, control_channel, frame, frame_channel, send_control
-from tests.support.books import (
-    KEYRING,
-    REQUESTS_KEPT_MS,
-    Saving,
-    new_scoreboard,
-    open_store,
-    rows_of,
-    take_key,
-    users,
-)
+from tests.support.books import Saving, new_scoreboard, open_store, rows_of, take_key, users
+from tests.support.writers import AtWriter, open_writer
 from workers.book.models import Row
-from workers.process import CHANNEL, STOP
 from workers.storage.database import Store
 from workers.storage.writing import DELETE, DONE, LABEL, KeyRetired, Operation
-from workers.writer import Writer, WriterStart
 
-PATIENCE_S = 60.0
 RETIRED = 2
 REASON = "The key that it was sealed with has been retired; send it again."
 
@@ -106,61 +90,21 @@ def test_a_deletion_needs_no_key(store: Store) -> None:
     assert store.commit([], [(DELETE, None, 9)]) == [DONE]
 
 
-class Workers:
-    """Two workers' ends of the line to a writer, which runs in a thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.scoreboard = new_scoreboard()
-        self._control, self._its_control = control_channel()
-        self._start = WriterStart(path, KEYRING.check_values, REQUESTS_KEPT_MS)
-        self._channels: list[socket.socket] = []
-        for _ in range(2):
-            ours, its = frame_channel()
-            send_control(self._control, CHANNEL, [its.fileno()])
-            its.close()
-            self._channels.append(ours)
-        self._readers = [FrameReader(channel) for channel in self._channels]
-        self._writer = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        writer = Writer(self._its_control, self.scoreboard, self._start)
-        writer.run()
-        for worker in writer._workers.values():  # which else the end of its process does
-            worker.channel.close()
-
-    def ask(self, *batches: tuple[list[Row], list[Operation]]) -> list[Any]:
-        """Send a batch from each worker, all waiting when the writer looks; return the answers."""
-        for channel, batch in zip(self._channels, batches, strict=True):
-            channel.send(frame(batch))
-        self._writer.start()
-        answers = [self._answers(*each) for each in zip(self._channels, self._readers, strict=True)]
-        send_control(self._control, STOP)
-        self._writer.join()
-        return answers
-
-    def _answers(self, channel: socket.socket, reader: FrameReader) -> Any:
-        """Return what a worker is told of its batch, which comes behind the newest id."""
-        told: list[Any] = []
-        while len(told) < 2:
-            assert select.select([channel], [], [], PATIENCE_S)[0], "the writer does not answer"
-            told += reader.read()
-            assert not reader.ended
-        return told[1]
-
-    def close(self) -> None:
-        """Close all ends."""
-        for each in (*self._channels, self._control, self._its_control):
-            each.close()
-
-
 @pytest.mark.parametrize("what", BAD)
 @pytest.mark.parametrize("first", [True, False])
 def test_one_workers_old_key_is_no_others_trouble(path: Path, what: str, first: bool) -> None:
     """Of two batches that came together the good one is done, and the other one says why not."""
-    batches = [BAD[what], GOOD] if first else [GOOD, BAD[what]]
-    with contextlib.closing(Workers(path)) as workers:
-        answers = workers.ask(*batches)
-        assert workers.scoreboard.users == 3
-    assert answers == ([REASON, [DONE]] if first else [[DONE], REASON])
+    scoreboard = new_scoreboard()
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(contextlib.closing(open_writer(path, scoreboard)))
+        workers = [opened.enter_context(contextlib.closing(AtWriter(writer))) for _ in range(2)]
+        for worker, batch in zip(workers, [BAD[what], GOOD], strict=True):
+            worker.send(*batch)
+        for worker in workers if first else reversed(workers):
+            worker.receive()
+        writer.commit([])
+        bad, good = (worker.answers() for worker in workers)
+    assert (bad, good) == ([REASON], [(1, [DONE])])
+    assert scoreboard.users == 3
     with contextlib.closing(open_store(path)) as store:
         assert [row[0] for row in rows_of(store, "user")] == [1, 2, 9]

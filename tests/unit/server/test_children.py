@@ -94,7 +94,7 @@ def test_the_pause_counts_from_the_start() -> None:
 
 def test_a_child_that_is_due_is_not_kept_waiting() -> None:
     """The listener sleeps until the first child is to be started, and no longer than it likes."""
-    children = [Child(name, 0, print, tuple) for name in ("runs", "soon", "later")]
+    children = [Child(name, 1, print, tuple) for name in ("runs", "soon", "later")]
     for child, restart_at in zip(children, (None, 10.05, 10.4), strict=True):
         child.restart_at = restart_at
     with contextlib.closing(Pool([], Scoreboard(3))) as pool:
@@ -125,7 +125,7 @@ def test_a_silent_child_hangs_after_its_time() -> None:
 
 def test_a_child_that_starts_gets_more_time() -> None:
     """A writer with a great book to open is not killed over it, but not waited for for ever."""
-    child = Child("writer", 0, print, tuple)
+    child = Child("worker 1", 1, print, tuple)
     assert 20 < silent_ticks(child, 4) < 100
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwserver.errors import DatabaseRefused, Unavailable, UnknownUser
+from pwserver.errors import DatabaseRefused, Refused, Unavailable, UnknownUser
 from pwserver.ipc import FrameReader, frame, frame_channel
 from pwserver.limits import QUEUE_BYTES_MAX
 from pwserver.wire.messages import refusal
@@ -34,6 +34,7 @@ class Planned(Write):
         self.plans = 0
         self.refuse_plan: Exception | None = None
         self.refuse_done: Exception | None = None
+        self.refuse_refusal: Exception | None = None
         self.recorded: list[str] = []
 
     def plan(self) -> Operation:
@@ -49,6 +50,11 @@ class Planned(Write):
 
     def failed(self, outcome: Outcome) -> bytes:
         return f"{self.text} failed: {outcome.reason} {outcome.known}".encode()
+
+    def refused(self, refusal: Refused) -> bytes:
+        if self.refuse_refusal is not None:
+            raise self.refuse_refusal
+        return super().refused(refusal)
 
     def record(self, outcome: str) -> None:
         self.recorded.append(outcome)
@@ -98,7 +104,7 @@ class Desk:
         """Have the writer answer a batch each; return who has a reply then."""
         assert self._theirs is not None
         for answer in answers:
-            self._theirs.send(frame(answer))
+            self._theirs.send(frame(answer if isinstance(answer, str) else (0, answer)))
         return self._settle(self.commit_queue.receive()[0])
 
     def _settle(self, batches: list[Any]) -> list[Client]:
@@ -173,6 +179,17 @@ def test_what_cannot_be_done_is_answered_at_once(desk: Desk) -> None:
     assert write.reply == UNKNOWN_USER
     desk.check_nothing_is_left()
     desk.add(Planned("alice", "b"))
+    assert desk.sent() == ["b"]
+    desk.answer([DONE])
+
+
+def test_an_altered_row_in_the_way_of_a_refusal_holds_up_nobody(desk: Desk) -> None:
+    """Where not even the refusal can be made, the write is answered, and the next one goes."""
+    write, next_one = Planned("alice", "a"), Planned("alice", "b")
+    write.refuse_plan, write.refuse_refusal = UnknownUser(), DatabaseRefused("altered")
+    desk.add(write, next_one)
+    assert write.reply is not None
+    assert b"altered; it is not given out" in write.reply
     assert desk.sent() == ["b"]
     desk.answer([DONE])
 

@@ -18,7 +18,7 @@ from tests.support.books import (
     users,
 )
 from workers.storage.database import Store, database_to_read, open_to_read
-from workers.storage.reading import BookReader
+from workers.storage.reading import BookReader, ReadingConnection
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def board() -> Scoreboard:
 @pytest.fixture
 def reader(path: Path, board: Scoreboard) -> BookReader:
     """Return a reader of the database, whether it is there or not."""
-    return BookReader(path, board)
+    return BookReader(board, ReadingConnection(path).connect)
 
 
 READS: dict[str, Callable[[BookReader], object]] = {

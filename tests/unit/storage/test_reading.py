@@ -31,7 +31,7 @@ from workers.book.models import ApplicationRow, Row, UserRow
 from workers.book.names import generated_name
 from workers.storage import reading
 from workers.storage.database import Store
-from workers.storage.reading import BookReader, Entry
+from workers.storage.reading import BookReader, Entry, ReadingConnection
 from workers.storage.writing import DELETE, DONE, LABEL, Operation
 
 GENERATED = (1, 31, 32, 2**40, 2**62 + 5)
@@ -61,7 +61,7 @@ def board() -> Scoreboard:
 @pytest.fixture
 def reader(path: Path, board: Scoreboard) -> BookReader:
     """Return a reader of the database, whether it is there or not."""
-    return BookReader(path, board)
+    return BookReader(board, ReadingConnection(path).connect)
 
 
 def names(reader: BookReader, book: int = 0, **others: Any) -> list[str]:
@@ -207,7 +207,7 @@ def all_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BookReader]:
     path = tmp_path_factory.mktemp("names") / "user_data.db"
     store = open_store(path)
     save_all_names(store)
-    yield BookReader(path, new_scoreboard())
+    yield BookReader(new_scoreboard(), ReadingConnection(path).connect)
     store.close()
 
 

@@ -17,7 +17,7 @@ from tests.support.books import KEYRING, make_book, new_scoreboard, users
 from workers.admin.check import Examination
 from workers.book.keyring import replace_keyring
 from workers.book.models import COMMON_BOOK
-from workers.storage.reading import BookReader, pages_of_users
+from workers.storage.reading import BookReader, ReadingConnection, pages_of_users
 from workers.storage.walk import in_order
 
 PAGE_BYTES = 4096
@@ -121,7 +121,7 @@ def test_pages_of_users_end(damaged: Path) -> None:
     asked: list[str] = []
 
     def walk() -> None:
-        reader = BookReader(damaged, new_scoreboard())
+        reader = BookReader(new_scoreboard(), ReadingConnection(damaged).connect)
         after: str | None = ""
         try:
             while after is not None:
