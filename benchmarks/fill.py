@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
-
 from peewee import SchemaManager
 
 from benchmarks.client.book import name_of, password_of, scattered

@@ -14,7 +14,6 @@ the end of the table. A run takes a quarter of a minute.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import os
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 
 from playhouse.apsw_ext import APSWDatabase
 
-from benchmarks.results.options import above_zero, positive
+from benchmarks.results.options import add_directory, add_pace, described
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.spread import Spread
 from benchmarks.results.terminal import print_sheet
@@ -144,16 +143,9 @@ def _rate(work: Callable[[_Given], None], prepare: Callable[[], _Given], seconds
 
 def main() -> None:
     """Measure in rounds, and print the medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--directory", help="where files are written; it decides which disk")
-    parser.add_argument(
-        "--seconds", type=above_zero, default=0.5, help="of each measurement (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)"
-    )
+    parser = described(__doc__)
+    add_pace(parser, seconds=0.5, rounds=5)
+    add_directory(parser)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="pwserver-limit-", dir=options.directory) as folder,

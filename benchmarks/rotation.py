@@ -29,7 +29,7 @@ from rich.progress import track
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed, Point
 from benchmarks.results.campaign import Result, Round
-from benchmarks.results.options import above_zero, positive, sizes
+from benchmarks.results.options import add_directory, add_pace, described, positive, sizes
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.results.report import SIZE, size_of
 from benchmarks.results.sheets import Sheet
@@ -164,9 +164,7 @@ def show(found: list[Measured]) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add(
         "--points",
@@ -176,14 +174,8 @@ def command_line() -> argparse.ArgumentParser:
         help="connections, with DEPTH requests in flight on each (default: %(default)s)",
     )
     add("--users", type=positive, default=100_000, help="saved first (default: %(default)s)")
-    add("--seconds", type=above_zero, default=2.0, help="measured time (default: %(default)s)")
-    add("--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)")
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the temporary database goes: on the disk to be measured (default: %(default)s)",
-    )
+    add_pace(parser, seconds=2.0, rounds=5)
+    add_directory(parser)
     return parser
 
 

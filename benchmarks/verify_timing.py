@@ -41,7 +41,7 @@ from rich.progress import track
 from benchmarks.client import book
 from benchmarks.client.dialects import save_line
 from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
-from benchmarks.results.options import above_zero, positive
+from benchmarks.results.options import above_zero, described, positive
 from benchmarks.results.paired import CONFIDENCE, Comparison, trimmed
 from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
@@ -168,9 +168,7 @@ def minutes_needed(found: Comparison) -> float:
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add("--samples", type=positive, default=20_000, help="of each kind (default: %(default)s)")
     add(

@@ -82,6 +82,11 @@ def saved_start(name: str) -> bytes:
     return b'{"message":"Password saved!","username":"%b","version":' % name.encode()
 
 
+def save_of(user: int) -> bytes:
+    """Return a save of a prepared user: the first one, or one more version."""
+    return save_request(password_of(user), name_of(user))
+
+
 def get_request(user: int) -> bytes:
     """Return the question for a password."""
     return request("get_password", username=name_of(user))

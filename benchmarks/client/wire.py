@@ -14,6 +14,7 @@ import functools
 import json
 import socket
 import ssl
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -189,6 +190,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.load} {self.connections}{ONCE if self.once else f'x{self.depth}'}"
+
+
+def points(loads: Iterable[str], sizes: Sequence[Size]) -> list[Point]:
+    """Return every load at every size."""
+    return [Point(load, *size) for load in loads for size in sizes]
 
 
 @dataclass(frozen=True, slots=True)

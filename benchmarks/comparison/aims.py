@@ -118,7 +118,7 @@ def _beside_idle(point: Point) -> _Finder:
 def _figure(section: str, name: str, of_unit: float = 1) -> _Finder:
     def find(kept: Kept) -> Spread | None:
         found = kept.figure(section, name)
-        return Spread(tuple(value / of_unit for value in found.values)) if found else None
+        return found and found.over(of_unit)
 
     return find
 

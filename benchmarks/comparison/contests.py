@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.client.wire import BASIC_LOADS, Point
-from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Bench, points
+from benchmarks.client.wire import BASIC_LOADS, Point, points
+from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Bench
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.results.subjects import Subject
 from benchmarks.servers import contenders

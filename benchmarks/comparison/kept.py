@@ -19,9 +19,6 @@ from benchmarks.results.spread import Spread
 REFERENCE = "pwserver"
 """Who is held against the others: every ratio is its figure divided by theirs."""
 
-DISTRIBUTION = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99)
-"""The percentiles that a distribution of latencies is kept as."""
-
 
 @dataclass(frozen=True)
 class Measured(Measurement):
@@ -37,21 +34,13 @@ class Measured(Measurement):
     """How long each round was measured."""
 
     rounds: list[Round]
-    distribution: dict[float, float]
-    """Latencies in ms by the percentage of all requests that they were enough for."""
 
     @classmethod
     def of(cls, section: str, result: Result, seconds: float) -> Measured:
         """Keep what came out of a measurement."""
-        percentiles = {each: result.latencies.percentile_ns(each) / 1e6 for each in DISTRIBUTION}
+        subject = result.subject
         return cls(
-            section,
-            result.subject.target.name,
-            result.subject.users,
-            result.point,
-            seconds,
-            result.rounds,
-            percentiles,
+            section, subject.target.name, subject.users, result.point, seconds, result.rounds
         )
 
 

@@ -45,6 +45,7 @@ from benchmarks.costs.parts import (
     tls_contexts,
     turn,
 )
+from benchmarks.results.options import add_directory
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.wire.framing import request_reader
 from workers.auth.applications import new_token, token_hash
@@ -215,40 +216,31 @@ def page_request(user: int) -> bytes:
     return book.request("list_users", prefix=book.name_of(user)[:-4])
 
 
-class Measuring:
-    """Hands each part to pyperf, which measures it in processes of their own."""
-
-    def __init__(self, runner: pyperf.Runner, folder: Path) -> None:
-        self._runner = runner
-        self._folder = folder
-
-    def cost(self, name: str, prepare: Prepare, units: int = 1) -> None:
-        """Measure what is called once it is prepared; it does so many units of what it costs."""
-        self._runner.bench_time_func(name, self._time, prepare, inner_loops=units)
-
-    def _time(self, times: int, prepare: Prepare) -> float:
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            call = prepare(Path(folder), times)
-            began = time.perf_counter()
-            for _ in range(times):
-                call()
-            return time.perf_counter() - began
-
-    def saves(self, name: str, path: Path, users: int, part: int) -> None:
-        """Measure a part of new versions of users."""
-        self._runner.bench_time_func(name, _time_of_saves, path, users, part, inner_loops=BURST)
+def timed(times: int, prepare: Prepare, folder: Path) -> float:
+    """Return how long so many calls take of what is prepared, in seconds."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        call = prepare(Path(name), times)
+        began = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - began
 
 
-def _time_of_saves(times: int, path: Path, users: int, part: int) -> float:
+def timed_saves(times: int, path: Path, users: int, part: int) -> float:
+    """Return how long a part of new versions of users takes, in seconds."""
     saves, numbers = Saves(path), drawn(users)
     total = sum(saves.do(itertools.islice(numbers, BURST))[part] for _ in range(times))
     saves.close()
     return total
 
 
-def measure(measuring: Measuring, books: dict[int, Path]) -> None:
-    """Measure all parts."""
-    cost = measuring.cost
+def measure(runner: pyperf.Runner, folder: Path) -> None:
+    """Hand all parts to pyperf, which measures each in processes of their own."""
+
+    def cost(name: str, prepare: Prepare, units: int = 1) -> None:
+        """Measure what is called once it is prepared; it does so many units of what it costs."""
+        runner.bench_time_func(name, timed, prepare, folder, inner_loops=units)
+
     for name, call in sealing():
         cost(name, one(call))
     cost("check how strong a typical password is", judge(TYPICAL))
@@ -272,10 +264,12 @@ def measure(measuring: Measuring, books: dict[int, Path]) -> None:
     cost("the same through insert_many", insert(COMMON_BOOK, through_peewee=True), BURST)
     cost("insert a row, 64 at a time, no sync, no index on names", insert_named(""), BURST)
     cost("insert a row, 64 at a time, no sync, with index on names", insert_named("UNIQUE"), BURST)
-    for users, path in books.items():
+    for users in BOOKS:
+        path = book_in(folder, users)
         among = f"among {users:,} users"
-        measuring.saves(f"plan a new version, 64 at a time, {among}", path, users, part=0)
-        measuring.saves(f"commit a new version, 64 at a time, {among}", path, users, part=1)
+        for part, what in enumerate(("plan", "commit")):
+            name = f"{what} a new version, 64 at a time, {among}"
+            runner.bench_time_func(name, timed_saves, path, users, part, inner_loops=BURST)
         cost(f"find a name {among}", find_name(path, users))
         for what, request in (
             ("get_password", book.get_request),
@@ -285,29 +279,30 @@ def measure(measuring: Measuring, books: dict[int, Path]) -> None:
             cost(f"receive and answer {what}, {among}", read_book(path, users, request))
 
 
+def book_in(folder: Path, users: int) -> Path:
+    """Return the file of the book with so many users."""
+    return folder / f"{users}.db"
+
+
 def main() -> None:
     """Make the books, in the first process alone, and have everything measured."""
 
     def hand_on(command: list[str], options: argparse.Namespace) -> None:
-        command += ["--directory", options.directory]
+        command += ["--directory", str(options.directory)]
 
     runner = pyperf.Runner(processes=3, program_args=[__file__], add_cmdline_args=hand_on)
     runner.argparser.description = __doc__
     runner.argparser.formatter_class = argparse.RawDescriptionHelpFormatter
-    runner.argparser.add_argument(
-        "--directory", help="where files are written; it decides which disk"
-    )
+    add_directory(runner.argparser)
     options = runner.parse_args()
     if options.worker:
-        folder = Path(options.directory)
-        measure(Measuring(runner, folder), {users: folder / f"{users}.db" for users in BOOKS})
+        measure(runner, options.directory)
         return
     with tempfile.TemporaryDirectory(prefix="pwserver-costs-", dir=options.directory) as name:
-        options.directory = name
-        books = {users: Path(name) / f"{users}.db" for users in BOOKS}
-        for users, path in books.items():
-            make_book(path, users)
-        measure(Measuring(runner, Path(name)), books)
+        options.directory = folder = Path(name)
+        for users in BOOKS:
+            make_book(book_in(folder, users), users)
+        measure(runner, folder)
 
 
 if __name__ == "__main__":

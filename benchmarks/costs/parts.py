@@ -196,8 +196,7 @@ class Saves:
 
         The writer's has the sync in it, and a checkpoint when it is due.
         """
-        saves = [book.save_request(book.password_of(user), book.name_of(user)) for user in users]
-        self._client.sendall(b"".join(saves))
+        self._client.sendall(b"".join(map(book.save_of, users)))
         context, connection = self._context, self._connection
         began = time.perf_counter()
         _begin_turn(context)

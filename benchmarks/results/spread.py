@@ -22,6 +22,10 @@ class Spread:
         found = tuple(values)
         return cls(found) if found else None
 
+    def over(self, unit: float) -> Spread:
+        """Return the same in a larger unit, which is so much."""
+        return Spread(tuple(value / unit for value in self.values))
+
     @property
     def median(self) -> float:
         """The value that as many rounds lie above as below."""

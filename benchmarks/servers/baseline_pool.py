@@ -26,29 +26,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from datetime import datetime
 from multiprocessing.pool import Pool
 
-from peewee import DateTimeField, Model, SqliteDatabase, TextField
+from benchmarks.servers.web_book import LOCK_TIMEOUT_S, User, database
 
 PROCESSES = 64
 BACKLOG = 4096
-LOCK_TIMEOUT_S = 3600
-"""Longer than any run: a save waits for its turn rather than fail."""
-
-database = SqliteDatabase(None)
-
-
-class User(Model):
-    """One saved password makes one user."""
-
-    password = TextField()
-    saved_at = DateTimeField(default=datetime.now)
-
-    class Meta:
-        """Bound to the file that the command line names."""
-
-        database = database
 
 
 def open_database(path: str) -> None:

@@ -15,11 +15,8 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.client.book import password_of
@@ -62,14 +59,6 @@ class Contender(Started):
         """Tell whether it answers as many requests in flight on one connection."""
         return self.pipelines or point.depth == 1
 
-    @contextmanager
-    def stopped_if_that_fails(self) -> Iterator[None]:
-        """Stop it, which runs already, if what is done in here fails."""
-        with ExitStack() as stack:
-            stack.push(self)
-            yield
-            stack.pop_all()
-
 
 class Redis(Contender):
     """Redis with its defaults, but for a log that is synced before each answer, and no snapshots.
@@ -86,17 +75,15 @@ class Redis(Contender):
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         # Protected mode takes none but 127.0.0.1; the load comes from all of the loopback network.
         command = ["redis-server", *place, "--protected-mode", "no", *durable]
+        self._users = users
         super().__init__("redis", command, home, address=address)
-        number = re.search(r"v=(\S+)", output_of("redis-server", "--version"))
-        self.banner = f"Redis {number[1] if number else '?'}, appendfsync always"
-        with self.stopped_if_that_fails():
-            self._fill(users)
+        self.banner = "Redis, appendfsync always"
 
-    def _fill(self, users: int) -> None:
+    def fill(self) -> None:
         """Append the users to the list, thousands with a command."""
         with self.address.connect(FILL_TIMEOUT_S) as connection, connection.makefile("rb") as reply:
-            for first in range(0, users, FILL_BATCH):
-                batch = range(first, min(first + FILL_BATCH, users))
+            for first in range(0, self._users, FILL_BATCH):
+                batch = range(first, min(first + FILL_BATCH, self._users))
                 connection.sendall(redis_command("RPUSH", REDIS_KEY, *map(password_of, batch)))
                 if (number := reply.readline()) != b":%d\r\n" % batch.stop:
                     raise BenchmarkFailed(f"redis has {number!r} users, not {batch.stop}")
@@ -129,13 +116,11 @@ class Postgres(Contender):
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [*as_owner, str(programs / "postgres"), "-D", str(data), *flags]
+        self._users = users
         super().__init__("postgres", command, home, address=address)
-        number = output_of(str(programs / "postgres"), "--version").split()[2]
-        self.banner = f"PostgreSQL {number}, fsync and synchronous_commit on"
-        with self.stopped_if_that_fails():
-            self._fill(users)
+        self.banner = "PostgreSQL, fsync and synchronous_commit on"
 
-    def _fill(self, users: int) -> None:
+    def fill(self) -> None:
         """Make the table and its users, and leave it as autovacuum would in time."""
         import psycopg  # noqa: PLC0415 - the other contenders do without
 
@@ -149,7 +134,7 @@ class Postgres(Contender):
                 "INSERT INTO users (password, saved_at) "
                 "SELECT lpad(n::text, 8, '0') || '-Tr0ub4dor&3', now() "
                 "FROM generate_series(0, %s::bigint - 1) AS n",
-                (users,),
+                (self._users,),
             )
             connection.execute("VACUUM ANALYZE users")
             connection.execute("CHECKPOINT")
@@ -174,7 +159,7 @@ class FastApi(Contender):
         app = "benchmarks.servers.fastapi_app:app"
         command = ["uvicorn", app, *place, *speed, "--no-access-log"]
         super().__init__("fastapi", _web(database, command), home)
-        self.banner = f"FastAPI {version('fastapi')} on uvicorn {version('uvicorn')}"
+        self.banner = "FastAPI on uvicorn"
 
 
 class Gunicorn(Contender):
@@ -195,9 +180,7 @@ class Gunicorn(Contender):
         app = "benchmarks.servers.flask_app:app"
         command = ["gunicorn", app, *place, "--workers", str(workers)]
         super().__init__("gunicorn", _web(database, command), home)
-        self.banner = (
-            f"Flask {version('flask')} on gunicorn {version('gunicorn')}, {workers} sync workers"
-        )
+        self.banner = f"Flask on gunicorn, {workers} sync workers"
 
 
 def missing() -> dict[str, str]:
@@ -233,8 +216,3 @@ def free_address() -> Address:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return Address(HOST, probe.getsockname()[1])
-
-
-def output_of(*command: str) -> str:
-    """Run a program that says something about itself, and return what it prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
