@@ -99,7 +99,7 @@ def test_the_tables_are_up_to_date(name: str) -> None:
 
 def test_the_documents_name_every_command_of_the_command_line() -> None:
     """What can be typed is documented."""
-    from pwserver.cli.app import app  # noqa: PLC0415
+    from pwserver.cli.main import app  # noqa: PLC0415
 
     names = [name for name in app if not name.startswith("-")]
     text = (README.read_text() + OPERATIONS.read_text()).replace("`pwserver ", "`")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pwserver.cli import admin, app
+from pwserver.cli import admin, main
 from pwserver.tokens import is_token
 from tests.conftest import Start
 from tests.support.books import contents
@@ -402,7 +402,7 @@ def test_every_command_and_every_flag_is_explained(
 ) -> None:
     """`--help` has a sentence for each; wrong usage is one sentence and exit code 2."""
     monkeypatch.setenv("COLUMNS", "300")
-    assert app.run([*command, "--help"]) == 0
+    assert main.run([*command, "--help"]) == 0
     usage, _, does, _, *panels = capsys.readouterr().out.splitlines()
     assert usage.startswith(f"Usage: pwserver {' '.join(command)}")
     assert re.match(r"[A-Z].*\.", does)
@@ -410,5 +410,5 @@ def test_every_command_and_every_flag_is_explained(
     assert any(entry.startswith("--key-file ") for entry in entries)
     for entry in entries:
         assert re.match(r"\S+( [A-Z]+(\.\.\.)?)?  +[A-Z].*\.", entry), entry
-    assert app.run([*command, "--no-such-flag"]) == 2
+    assert main.run([*command, "--no-such-flag"]) == 2
     assert re.fullmatch("pwserver: .+\n", capsys.readouterr().err)
