@@ -1,6 +1,6 @@
-"""The commands of the administrator that look at the audit record.
+"""The administrator's commands that read the audit record.
 
-They read files, whether the service runs or not, and change none.
+They read its files, whether the service runs or not, and change nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from workers.audit.actions import Action
 
 _Files = Annotated[
     Path,
-    Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
+    Parameter(help="Files of the record, the oldest first. None: the record and rotated files."),
 ]
 audit = App(
     name="audit",
@@ -42,18 +42,18 @@ def show_audit(
     as_json: Json = False,
     settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
-    """List what is in the record.
+    """List the lines of the record.
 
     Parameters
     ----------
     user
-        Only what concerns this username.
+        Only lines about this username.
     application
-        Only what this application did, or what was done to it.
+        Only lines about what this application did, or what was done to it.
     action
-        Only this; of two words, such as "key change", in quotes.
+        Only this action; put one of two words, such as "key change", in quotes.
     since
-        Only from then on, such as 2026-11-01 or 2026-11-01T12:30 (UTC).
+        Only lines since this time (UTC), such as 2026-11-01 or 2026-11-01T12:30.
     """
     from workers.audit.reading import Records
 
@@ -91,9 +91,9 @@ def show_audit(
 def verify_audit(
     *files: _Files, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
-    """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
+    """Check that nothing in the record was removed, edited or reordered; exit with 5 otherwise.
 
-    Of files that are named the end is not checked, unless the newest is among them.
+    If files are named, the end of the record is checked only if the newest file is among them.
     """
     from workers.admin.setup import owners_rights
     from workers.audit.verification import verify

@@ -1,7 +1,7 @@
-"""What a client is told: where the service is, who the client is, whom it trusts, and its limits.
+"""A client's options: where the service is, who the client is, whom it trusts, and its limits.
 
-Put together once, when a client is made: all files are read then, and what is wrong with them, or
-makes no sense together, is a `ConfigError` at once.
+They are read once, when a client is made, with all files. A file that cannot be used, or options
+that do not fit together, are a `ConfigError` then.
 """
 
 import os

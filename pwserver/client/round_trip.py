@@ -1,9 +1,9 @@
-"""What is said over a connection at one go, without any input or output.
+"""A request and its replies on one connection, without input or output.
 
-A `RoundTrip` says which bytes to send, and is told what arrived until it awaits no more; the
-connections of both clients drive it. The calls of an application are one, in `retry`. This file has
-what all have in common, and the one that comes before all others where there is a token: it says
-who asks.
+A `RoundTrip` returns the bytes to send, and is given what arrived until it is complete; the
+connections of both clients drive it. This file has what all round trips have in common, and the
+authentication, which comes first if there is a token. `retry` has an application's calls, and `tls`
+the handshake.
 """
 
 import time
@@ -25,13 +25,13 @@ def seconds_until(deadline: float) -> float:
 
 
 class RoundTrip(ABC):
-    """Something to send, and what is to come for it before a deadline."""
+    """Something to send, and the replies that must come before a deadline."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        """When it must be over, by `time.monotonic`."""
+        """When it must be complete, by `time.monotonic`."""
         self.awaiting = False
-        """Whether bytes may have been sent for which others are to come."""
+        """Whether bytes may have been sent to which a reply is still to come."""
 
     @property
     def seconds_left(self) -> float:
@@ -46,21 +46,21 @@ class RoundTrip(ABC):
     def take(self, data: bytes) -> None:
         """Take what arrived; nothing means that the service closed the connection.
 
-        Raises an error where the connection must not be used any more.
+        Raises an error if the connection must not be used any more.
         """
 
 
 class Replies:
-    """What a connection brings, read as replies of the service."""
+    """Reads what arrives on a connection as replies of the service."""
 
     def __init__(self) -> None:
         self._reader = framing.reply_reader(REPLY_BYTES_MAX)
 
     def take(self, data: bytes) -> Iterator[Reply]:
-        """Return an iterator over the replies that are complete by now.
+        """Return an iterator over the replies that are complete now.
 
-        Raises `ConnectionFailed` at the end of the connection, at what is no reply, and at that
-        which a service with TLS has for who speaks none.
+        Raises `ConnectionFailed` at the end of the connection, for anything but a reply, and for
+        the reply of a service that expects TLS.
         """
         if not data:
             raise ConnectionFailed("the service closed the connection.")
@@ -72,16 +72,16 @@ class Replies:
             yield reply
 
     def check_end(self) -> None:
-        """Raise `ProtocolViolation` where something stands behind the last reply."""
+        """Raise `ProtocolViolation` if anything follows the last reply."""
         if self._reader.unsettled:
             raise ProtocolViolation("the service sent more than was asked for.")
 
 
 class Authentication(RoundTrip):
-    """The token, and whether the service accepts it.
+    """Shows the token to the service, which accepts it or not.
 
-    Nothing is sent behind it before it is accepted: were it not, that would be done all the same,
-    as for somebody without a token, and in another book. Raises `Denied` where it is not.
+    No request is sent before the service has accepted the token. If it does not accept it, it would
+    still do such a request, as that of a guest and in another book. Raises `Denied` in that case.
     """
 
     def __init__(self, token: Secret[str], deadline: float) -> None:
@@ -90,12 +90,12 @@ class Authentication(RoundTrip):
         self._replies = Replies()
 
     def request(self) -> bytes:
-        """Return the message that says who asks."""
+        """Return the message with the token."""
         self.awaiting = True
         return messages.encode("authenticate", token=self._token.reveal())
 
     def take(self, data: bytes) -> None:
-        """Take what arrived of the reply."""
+        """Take a part of the reply."""
         for reply in self._replies.take(data):
             if not self.awaiting:
                 raise ProtocolViolation("the service sent more than was asked for.")

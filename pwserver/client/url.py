@@ -4,8 +4,8 @@
     pwservers://[TOKEN@]HOST[:PORT]        over TCP, with TLS
     pwserver+unix://[TOKEN@]/PATH          over a Unix socket; the path is taken as it stands
 
-Used by the clients. It knows how a URL is written, and neither connects nor resolves names. Its
-errors never repeat the URL, which people may have put a secret into.
+The clients use it. It knows how a URL is written, and neither connects nor resolves names. Its
+errors never repeat the URL, because it may have a secret in it.
 """
 
 import re
