@@ -1,12 +1,11 @@
-"""How much a burst of TLS handshakes holds up a client that is connected already.
+"""How much a burst of TLS handshakes delays a client that is connected already.
 
     python benchmarks/handshakes.py
 
-Starts a service with TLS, whose certificate is made here, and asks it for signs of life over one
-connection, one after the other: for a second, and then for as long as thousands of clients come at
-once. They are a few processes that first send the beginning of all their handshakes and then finish
-them. What the processors do for them is missing to the service: clients elsewhere would not cost
-that. Fails if a single handshake does.
+Starts a service with TLS, and pings it over one connection: for a second, and then while thousands
+of clients come at once. A few processes first send the beginning of all handshakes and then finish
+them. They use the same processors as the service; clients elsewhere would not. Fails if a single
+handshake does.
 """
 
 from __future__ import annotations

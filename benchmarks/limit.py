@@ -1,15 +1,12 @@
-"""The limit: what one process saves with no sockets, no sealing and nobody to answer.
+"""The limit: what one process saves without sockets, sealing and replies.
 
     python benchmarks/limit.py
 
-`executemany` and COMMIT with `synchronous=FULL` on pwserver's own table, with its settings of
-SQLite and rows of the size that it seals, by the number of rows that share a commit; and what is
-below that, how often the disk syncs. Nothing that commits to this table on this disk saves more,
-whatever it is written in. SQLite checkpoints by itself, at as many pages as the service does, and
-that is in the time; making the rows is not, as others do that.
-
-The database grows from round to round, which costs SQLite next to nothing: ids grow, so rows go to
-the end of the table. A run takes a quarter of a minute.
+It does `executemany` and COMMIT with `synchronous=FULL` on pwserver's own table, with its settings
+of SQLite and rows of the size that it seals, by the number of rows that share a commit; and it
+measures how often the disk syncs. Nothing that commits to this table on this disk saves more.
+SQLite's checkpoints are in the time; making the rows is not. The database grows from round to
+round, which costs next to nothing, because rows go to the end of the table.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from benchmarks.servers.contenders import STARTERS
 from benchmarks.servers.service import Service, ServiceOverTls, ServiceWithToken, check_tree
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+SERVICES: dict[str, type[Service]] = {TOKEN: ServiceWithToken, TLS: ServiceOverTls}
 
 
 def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[servers.Target, int]]:
@@ -65,12 +66,8 @@ def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[serv
             elif tree:
                 check_tree(tree)
                 yield Service(name, home, serve, tree=tree), users
-            elif name == TOKEN:
-                yield ServiceWithToken(name, home, serve), users
-            elif name == TLS:
-                yield ServiceOverTls(name, home, serve), users
             else:
-                yield Service(name, home, serve), users
+                yield SERVICES.get(name, Service)(name, home, serve), users
 
 
 def token_in(file: Path | None) -> str:

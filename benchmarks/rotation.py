@@ -2,11 +2,11 @@
 
     python benchmarks/rotation.py
 
-Starts a service of its own with users in it, and puts saves on it. Each round measures it alone and
-with `pwserver key rotate` at work; which goes first changes from round to round. When a measurement
-is over, the rotation is killed, as any may be. The next one has a new key, so that there is always
-enough for it to seal again. The run fails, with exit code 1 and a sentence, if a rotation ends
-while it is measured, and like every load test if a save that was acknowledged is not counted after.
+Starts a service of its own with users in it, and puts saves on it. Each round measures them alone
+and beside `pwserver key rotate`; which goes first changes from round to round. After a measurement
+the rotation is killed; the next one has a new key, so that there is always enough to seal again.
+The run fails, with exit code 1 and a sentence, if a rotation ends while it is measured, and if an
+acknowledged save is not counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,9 +123,6 @@ def run(options: argparse.Namespace) -> list[Measured]:
             subject.add(outcome)
             result.rounds.append(Round.of(outcome, options.seconds))
 
-        def measure_alone(measured: Measured) -> None:
-            measure(measured.alone)
-
         def measure_beside(measured: Measured) -> None:
             service.administer("key", "add")
             with closing(Rotation(service, next(keys))) as rotation:
@@ -133,7 +131,10 @@ def run(options: argparse.Namespace) -> list[Measured]:
                 rotation.check()
                 measured.sealed_per_s.append(rotation.sealed_per_s())
 
-        steps = [measure_alone, measure_beside]
+        steps: list[Callable[[Measured], None]] = [
+            lambda measured: measure(measured.alone),
+            measure_beside,
+        ]
         for _ in track(range(options.rounds), "rounds", console=messages, transient=True):
             for measured in found:
                 for step in steps:

@@ -3,22 +3,21 @@
     python benchmarks/verify_timing.py
 
 Starts a service of its own and asks it as an application, over one connection, one question after
-another, each of six kinds in turn: a wrong password of a user that is there, or a name that nobody
-has, or one that is in the book of another application; chosen names, or generated ones. A *block*
-is one question of each kind, in an order drawn again; names are drawn from many, and those that are
-not there lie between those that are. What is compared is of one length, and every reply is the
-same. The clock of the client is what an attacker on the same machine has, and nobody has a better
-one. The limit on wrong guesses is off (`unlimited.py`), because with it this would take hours.
+another, each of six kinds in turn: a wrong password of a user that is there, or of a name that
+nobody has, or of one in the book of another application; chosen names, or generated ones. A *block*
+is one question of each kind, in random order; names are drawn from many, and those that are not
+there lie between those that are. All questions have the same length and the same reply. The clock
+is the client's, as an attacker's on the same machine. The limit on wrong guesses is off
+(`unlimited.py`); with it this would take hours.
 
-Compared are, within each block (`paired.py` says how), the time of a name that nobody has and
-that of a known one, which is there or in the other book. Beside the difference stands the share of
-blocks in which the known name was the slower one: it assumes nothing at all, and is 50 % where time
-says nothing.
+`paired.py` compares, within each block, the time of a name that nobody has and that of a known one,
+which is there or in the other book. The share of blocks in which the known name was slower assumes
+nothing about the distribution; it is 50 % if time says nothing.
 
-The verdict: with the confidence given below the difference is less than the bound ("equal"), more
-("different", exit code 1), or the machine was too noisy to say (exit code 3: take more samples). An
-answer that is not "no", or a service that fails, is exit code 4. The bound is not zero, because no
-two paths through a program take the same time.
+The verdict, with the confidence given below: the difference is less than the bound ("equal"), more
+("different", exit code 1), or the machine was too noisy (exit code 3: take more samples). A wrong
+answer or a service that fails is exit code 4. The bound is not zero, because no two paths through a
+program take the same time.
 """
 
 from __future__ import annotations
@@ -89,15 +88,12 @@ def fill(asking: Access, another: Access, users: int) -> list[list[str]]:
     for access, names in ((asking, known), (another, others)):
         save_all(access, [book.save_request(PASSWORD, name) for name in names])
         save_all(access, [save_line(PASSWORD)] * users)
-    generated = generated_names(asking)
+    generated, others_generated = (
+        [user["username"] for user in book.listed(access, "user-")] for access in (asking, another)
+    )
     altered = [name[:-1] + ("0" if name[-1] == "1" else "1") for name in generated]
-    kinds = [known, others, unknown, generated, generated_names(another), altered]
+    kinds = [known, others, unknown, generated, others_generated, altered]
     return [random.sample(names, min(users, NAMES)) for names in kinds]
-
-
-def generated_names(access: Access) -> list[str]:
-    """Return the names of an application's users that were saved without one."""
-    return [user["username"] for user in book.listed(access, "user-")]
 
 
 def save_all(access: Access, saves: list[bytes]) -> None:

@@ -1,9 +1,9 @@
-"""The client processes as the run sees them: one crew, started once, that does one job at a time.
+"""The client processes as the run sees them: started once, they do one job at a time.
 
 They are started before any clock and kept for the whole run, so that no measurement pays for an
-interpreter or an import. Each gets its share of a job's connections over a pipe, says when it is
-connected, and all start at a time named to them; a barrier would leave the others waiting when one
-cannot connect. A client process reads EOF and ends when the run is gone, however it went.
+interpreter or an import. Each gets its share of a job's connections over a pipe, reports when it is
+connected, and all start at a given time; with a barrier, one that cannot connect would block the
+others. A client process reads EOF and ends when the run is gone.
 """
 
 from __future__ import annotations

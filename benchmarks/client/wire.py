@@ -1,11 +1,8 @@
-"""The wire as the benchmark speaks it: how servers are reached, and what is asked of them.
+"""How servers are reached, and what all parts of the load test name things by.
 
-Nothing here is shared with the service on purpose. A load test that took the service's own encoder
-would agree with it about anything, and would be the slower for it: here requests and replies are
-plain bytes, and those of a load are laid out before the clock starts (`scripts.py`). This file has
-what all parts of the load test name things by; `dialects.py` has the basic contract's exchanges, in
-every protocol that a server is measured by, `book.py` the book's, and `links.py` what connections
-are.
+Nothing here is shared with the service on purpose. A load test that used the service's own encoder
+would agree with it about anything, and would be slower: here requests and replies are plain bytes.
+`dialects.py` has the basic contract's exchanges in every protocol, and `book.py` the book's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The sections with pwserver alone: as the book grows, beside idle connections, without a pause,
-the start, and the limit that SQLite and the disk set.
-
-What a contender does there would say little of it: these are figures that are held against aims.
+the start, and the limit that SQLite and the disk set. Their figures are compared with aims.
 """
 
 from __future__ import annotations

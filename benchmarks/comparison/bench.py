@@ -1,7 +1,6 @@
-"""What every section of the comparison works with: clients, a folder, a pace, and what is kept.
+"""What every section of the comparison uses: clients, a folder, a pace, and what is kept.
 
-A section starts its servers, has loads put on them in turn, and adds what came out to what is kept.
-How long and how often it measures is the pace of the run.
+A section starts its servers, measures loads on them in turn, and keeps the results.
 """
 
 from __future__ import annotations

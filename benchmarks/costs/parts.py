@@ -5,16 +5,13 @@ The requests are those of an application that may do everything, in a book of it
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.client import book
 from benchmarks.fill import insert_users
-from benchmarks.servers.certificates import make_certificate
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
@@ -33,8 +30,6 @@ from workers.serving.context import Context
 from workers.serving.name_queues import NameQueues
 from workers.storage.database import Store
 from workers.storage.reading import BookReader, ReadingConnection
-from workers.tls.certificates import TlsFiles
-from workers.tls.records import Codec
 
 HOST = "127.0.0.1"
 BURST = 64
@@ -141,33 +136,6 @@ def recording(context: Context, number: int) -> Callable[[], None]:
         assert context.audit.write()
 
     return record
-
-
-def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the contexts of a service and of a client who trusts it."""
-    cert, key = make_certificate(folder, HOST)
-    service = TlsFiles(cert.read_bytes(), Secret(key.read_bytes()), b"").context()
-    return service, ssl.create_default_context(cafile=str(cert))
-
-
-class Tls:
-    """Both sides of a TLS connection, their handshake done, with nothing but memory between."""
-
-    def __init__(self, service: ssl.SSLContext, client: ssl.SSLContext) -> None:
-        self.codec = Codec(service)
-        self._arrived, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._client = client.wrap_bio(self._arrived, self._unsent, server_hostname=HOST)
-        done = False
-        while not done:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self._client.do_handshake()
-            done = self.codec.shake(self._unsent.read())
-            self._arrived.write(self.codec.unsent())
-
-    def from_client(self, text: bytes) -> bytes:
-        """Return the records in which the client sends a text."""
-        self._client.write(text)
-        return self._unsent.read()
 
 
 def open_store(path: Path) -> Store:

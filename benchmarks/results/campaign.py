@@ -1,14 +1,12 @@
 """The order of the measurements, and what comes out of each.
 
-Machines drift: another tenant, a warmer core, a disk that tidies up. So what is compared is
-measured in turn within one run: each round visits every size (connections, in flight), at every
-size every load of a group, and of each load every server; which goes first changes from round to
-round. A figure is the median of its rounds.
+Machines drift, so what is compared is measured in turn within one run: each round visits every size
+(connections, in flight), at every size every load of a group, and of each load every server; which
+goes first changes from round to round. A figure is the median of its rounds.
 
 A server lists all its users after a count, so every server is left to finish before the next
-measurement. The groups come in the order that keeps this short, and that measures what only reads
-at exactly the number of users that was asked for: reading, then mixed, then saving, each with all
-its rounds.
+measurement. Groups that only read come first, at exactly the number of users that was asked for;
+then mixed loads, then saves, each with all its rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Describes what figures depend on: the machine, and the versions of what runs on it."""
+"""Describes the machine that figures depend on, and the versions of the programs on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 import psutil
 
-from benchmarks.servers.postgres_cluster import find_programs
+from benchmarks.servers.contenders import find_programs
 from benchmarks.servers.servers import PROJECT, output_of, revision
 
 PACKAGES = ("fastapi", "uvicorn", "flask", "gunicorn", "psycopg")

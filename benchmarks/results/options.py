@@ -1,7 +1,6 @@
-"""The command line of the load test, and the readers of options that other benchmarks share.
+"""The command line of the load test, and options that other programs share.
 
-Each reader takes the text of one option and returns its value, or raises what argparse turns into a
-sentence.
+A reader takes the text of an option and returns its value; argparse prints the error it raises.
 """
 
 from __future__ import annotations

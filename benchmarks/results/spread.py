@@ -1,7 +1,4 @@
-"""A figure as several rounds gave it: the middle, and how far the rounds lie apart.
-
-Knows nothing of what was measured.
-"""
+"""A figure as several rounds gave it: its median and its range."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A server with users in it, and the check that every save that it acknowledged is there.
 
-Users are counted, and so are versions: a save of a user that is there makes no user, but one
-version. What is compared is the server's own account of them with what the clients were told.
+Users are counted, and so are versions, because a save of an existing user makes only a version. The
+server's own numbers must agree with what the clients were told.
 """
 
 from __future__ import annotations

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import re
 import shutil
 import signal
 import socket
+import stat
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +26,6 @@ from benchmarks.client.book import password_of
 from benchmarks.client.dialects import REDIS_KEY, redis_command
 from benchmarks.client.wire import Access, Address, BenchmarkFailed, Point, Ways
 from benchmarks.servers import web_book
-from benchmarks.servers.postgres_cluster import find_programs, make_cluster
 from benchmarks.servers.servers import PROJECT, Started
 
 HOST = "127.0.0.1"
@@ -39,6 +41,10 @@ PACKAGES = {
 }
 """What must be importable, by contender."""
 
+DEBIAN_PLACE = "/usr/lib/postgresql"
+RUNS_AS = "nobody"
+INITDB_TIMEOUT_S = 120.0
+INITDB_OPTIONS = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
 NO_POSTGRES = "PostgreSQL is not installed; run: apt-get install postgresql"
 
 
@@ -140,7 +146,19 @@ class Postgres(Contender):
             connection.execute("CHECKPOINT")
 
 
-class FastApi(Contender):
+class WebApplication(Contender):
+    """A Python module that serves a web application, on a database with users in it."""
+
+    pipelines = False
+
+    def __init__(self, name: str, module: Sequence[str], home: Path, users: int) -> None:
+        database = home / f"{name}.db"
+        web_book.make(database, users)
+        variable = f"{web_book.DATABASE_VARIABLE}={database}"
+        super().__init__(name, ["env", variable, sys.executable, "-m", *module], home)
+
+
+class FastApi(WebApplication):
     """FastAPI on uvicorn with uvloop and httptools, without a log of requests.
 
     One process: two answered 0.8 to 1.1 times as much at 8 and 64 connections on 2 cores, and the
@@ -148,38 +166,32 @@ class FastApi(Contender):
     """
 
     ready = re.compile(rb"Uvicorn running on http://(?P<address>\S+:\d+)")
-    pipelines = False
     stop_codes = (0, -signal.SIGTERM)  # uvicorn cleans up, and then lets the signal end it
 
     def __init__(self, home: Path, users: int) -> None:
-        database = home / "fastapi.db"
-        web_book.make(database, users)
         place = ["--app-dir", str(PROJECT), "--host", HOST, "--port", "0"]
         speed = ["--workers", "1", "--loop", "uvloop", "--http", "httptools"]
         app = "benchmarks.servers.fastapi_app:app"
-        command = ["uvicorn", app, *place, *speed, "--no-access-log"]
-        super().__init__("fastapi", _web(database, command), home)
+        module = ["uvicorn", app, *place, *speed, "--no-access-log"]
+        super().__init__("fastapi", module, home, users)
         self.banner = "FastAPI on uvicorn"
 
 
-class Gunicorn(Contender):
+class Gunicorn(WebApplication):
     """Flask on gunicorn's sync workers, as many as gunicorn advises: two a core, and one.
 
-    They close each connection behind its reply.
+    They close each connection after its reply.
     """
 
     ready = re.compile(rb"Listening at: http://(?P<address>\S+:\d+)")
-    pipelines = False
     closes = True
 
     def __init__(self, home: Path, users: int) -> None:
-        database = home / "gunicorn.db"
-        web_book.make(database, users)
         workers = 2 * (os.cpu_count() or 1) + 1
         place = ["--pythonpath", str(PROJECT), "--bind", f"{HOST}:0", "--no-control-socket"]
         app = "benchmarks.servers.flask_app:app"
-        command = ["gunicorn", app, *place, "--workers", str(workers)]
-        super().__init__("gunicorn", _web(database, command), home)
+        module = ["gunicorn", app, *place, "--workers", str(workers)]
+        super().__init__("gunicorn", module, home, users)
         self.banner = f"Flask on gunicorn, {workers} sync workers"
 
 
@@ -206,9 +218,43 @@ STARTERS: dict[str, Callable[[Path, int], Contender]] = {
 """What starts each in a folder, with so many users."""
 
 
-def _web(database: Path, module: Sequence[str]) -> list[str]:
-    """Return the command that runs a Python module with a database named to its application."""
-    return ["env", f"{web_book.DATABASE_VARIABLE}={database}", sys.executable, "-m", *module]
+def find_programs() -> Path | None:
+    """Return the folder of PostgreSQL's programs: Debian has them apart, one for each version."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    there = [path.parent for path in Path(DEBIAN_PLACE).glob("*/bin/initdb")]
+    return max(there, key=lambda path: float(path.parent.name), default=None)
+
+
+def make_cluster(programs: Path, home: Path) -> tuple[Path, list[str]]:
+    """Make a folder of data; return it, and what is to stand before commands that use it.
+
+    PostgreSQL refuses to run as root. So for root that is what changes to `nobody`: not to the user
+    `postgres`, who may have other databases, since whoever connects to ours is trusted.
+    """
+    data = home / "data"
+    data.mkdir(mode=0o700)
+    as_owner = _hand_over(data) if os.geteuid() == 0 else []
+    ran = subprocess.run(
+        [*as_owner, str(programs / "initdb"), "-D", str(data), *INITDB_OPTIONS],
+        cwd=data,
+        capture_output=True,
+        text=True,
+        timeout=INITDB_TIMEOUT_S,
+        check=False,
+    )
+    if ran.returncode:
+        raise BenchmarkFailed(f"PostgreSQL's initdb failed: {ran.stderr.strip()}")
+    return data, as_owner
+
+
+def _hand_over(data: Path) -> list[str]:
+    """Give the folder to its user, and a way there: a run's own folder lets nobody through."""
+    owner = pwd.getpwnam(RUNS_AS)
+    os.chown(data, owner.pw_uid, owner.pw_gid)
+    for folder in (data.parent, data.parent.parent):
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
+    return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
 
 
 def free_address() -> Address:

@@ -1,9 +1,7 @@
 """Answers constants and keeps nothing: what the load generator reaches when a server costs little.
 
-Its numbers are the ceiling of the generator and the loopback on a machine, to hold beside those of
-a real server. It knows the basic contract's loads alone, and counts the saves without looking at
-them, so that the run's own check holds here as well. One process, one epoll loop; no bad input is
-looked for, as nothing but the load generator talks to it.
+It knows the basic contract's loads only, and counts the saves without reading them, so that the
+run's own check holds. One process, one epoll loop; it expects no bad input.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """Starts and stops servers under test, and keeps their output from slowing them down.
 
 Each runs in a session of its own, so that Ctrl-C reaches only the load test, which then stops the
-servers, and so that whatever a server leaves behind can be swept up by its process group. It is
-ready when it prints the line that says so, and no server is asked before that.
+servers, and so that a process group has all that a server leaves behind. It is ready when it prints
+the line that says so.
 
 The settings measured are the defaults: variables of the environment that would change them are not
-passed on, and the listing that `number_of_users` prints is not turned off. It is read from its pipe
-by a thread that moves it to /dev/null with `splice` when the processors have nothing else to do:
-whole pages change hands inside the kernel, so a listing of a million users costs the load test no
-copy and no disk, and the server never blocks for long. What is special to pwserver is in
-`service.py`, and in `contenders.py` what is to servers that are not ours.
+passed on, and `number_of_users` prints its listing. A thread moves that to /dev/null with `splice`
+when the processors are idle, so a listing of a million users costs no copy and the server never
+blocks for long. `service.py` has what is special to pwserver, `contenders.py` the other programs.
 """
 
 from __future__ import annotations
