@@ -191,6 +191,13 @@ class Settings(StoreSettings, Address):
             "as if it were here."
         },
     )
+    guests: str = field(
+        default="all",
+        metadata={
+            "help": "Who may save without a name, count, generate and check without a token: `all` "
+            "programs on this machine, or `none`."
+        },
+    )
     workers: int = field(
         default=2,
         metadata={
@@ -236,8 +243,8 @@ class Settings(StoreSettings, Address):
     idle_timeout_s: float = field(
         default=60.0,
         metadata={
-            "help": "How long a client may say nothing while others wait because `connections_max` "
-            "is reached, in seconds. As long as there is room, it may for ever."
+            "help": "How long a client may ask for nothing but pings while others wait because "
+            "`connections_max` is reached, in seconds. As long as there is room, it may for ever."
         },
     )
     peer_timeout_s: float = field(
@@ -293,6 +300,8 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
+        if self.guests not in ("all", "none"):
+            raise ConfigError(f"guests is {self.guests!r}; it must be all or none.")
         self._check_ways_in()
 
     def _files(self) -> dict[str, str]:

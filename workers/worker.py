@@ -31,6 +31,7 @@ from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
+from workers.auth.peers import Accepted
 from workers.auth.throttle import GuessTable, Throttle
 from workers.book.keyring import Keyring
 from workers.book.models import IdClock
@@ -49,7 +50,7 @@ from workers.process import (
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
 from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
-from workers.serving.connection import Connection
+from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
@@ -241,10 +242,10 @@ class Worker:
             connection = connections.get(fd)
             if connection is None:
                 others.append(fd)
-            elif event == select.EPOLLOUT:
-                touched.add(connection)
-            else:
+            elif event == select.EPOLLIN:
                 intake.add(connection)
+            else:
+                self._on_other_event(connection, event)
         for fd in others:  # after the clients: a new one may get the number of a channel that ends
             if (handler := self._handlers.get(fd)) is not None:
                 handler()
@@ -260,6 +261,14 @@ class Worker:
             self._handshakes_wait = False
             self._shake_hands(self._handshakes)
             self._send_all()
+
+    def _on_other_event(self, connection: Connection, event: int) -> None:
+        """Handle room for replies, and the end of a connection."""
+        if event & (select.EPOLLERR | select.EPOLLHUP):
+            connection.lose()
+        self._touched.add(connection)
+        if event != select.EPOLLOUT and connection.events & select.EPOLLIN:
+            self._intake.add(connection)
 
     def _look_at_the_clock(self) -> None:
         """Set the time for all that is done until it is called again."""
@@ -313,9 +322,9 @@ class Worker:
             return
         wants = connection.wants
         if wants != connection.events:
-            if not wants:  # epoll reports a reset even if no event is asked for
+            if wants == UNWATCHED:
                 self._epoll.unregister(connection.fd)
-            elif not connection.events:
+            elif connection.events == UNWATCHED:
                 self._epoll.register(connection.fd, wants)
             else:
                 self._epoll.modify(connection.fd, wants)
@@ -333,8 +342,11 @@ class Worker:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text[:1] == CLIENTS:
-                for fd in descriptors:
-                    self._add_client(fd)
+                addresses = text[2:].decode().split("\n")
+                for fd, address in zip(descriptors, addresses, strict=False):
+                    # With a type and a protocol it does not ask the kernel for them.
+                    client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)
+                    self._add_client(Accepted(client, address))
                 if lost := text[1] - len(descriptors):
                     log.warning("%d connections were dropped: too many open files", lost)
                     self._count_closed(lost)
@@ -371,15 +383,14 @@ class Worker:
             connection.drain()
         self._touched.update(self._connections.values())
 
-    def _add_client(self, fd: int) -> None:
-        client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)  # not to ask the kernel
-        client.setblocking(False)
-        if self._handshakes is not None and client.family != socket.AF_UNIX:
+    def _add_client(self, client: Accepted) -> None:
+        client.socket.setblocking(False)
+        if self._handshakes is not None and client.socket.family != socket.AF_UNIX:
             self._handshakes.add(client, self._context.now)
         else:
             self._intake.add(self._connect(client))  # most have sent their first request by now
 
-    def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
+    def _connect(self, client: Accepted, codec: "Codec | None" = None) -> Connection:
         """Make a connection of a client's socket, start to serve it and return it."""
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection

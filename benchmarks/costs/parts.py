@@ -22,6 +22,7 @@ from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS
 from workers.audit.record import AuditLog
 from workers.auth.applications import ANYBODY, KNOWN, Caller, Registry
+from workers.auth.peers import Accepted, shown_address
 from workers.auth.throttle import GuessTable, Throttle
 from workers.book.keyring import KEY_BYTES, Keyring, MasterKey
 from workers.book.models import IdClock
@@ -81,9 +82,10 @@ def connect(context: Context) -> tuple[socket.socket, Connection]:
     """Return both ends of a connection: the client's, and what the worker makes of its own."""
     with socket.create_server((HOST, 0)) as listener:
         client = socket.create_connection(listener.getsockname())
-        served, _ = listener.accept()
+        served, address = listener.accept()
     served.setblocking(False)
-    connection = Connection(served, context, Settings(), set())
+    accepted = Accepted(served, shown_address(address))
+    connection = Connection(accepted, context, Settings(), set())
     connection.peer.become(CALLER)
     return client, connection
 

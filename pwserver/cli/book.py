@@ -294,12 +294,8 @@ def _user(book: Client, username: str) -> User:
 
 
 def _print_saved(words: str, saved: Saved, as_json: bool) -> None:
-    if saved.version is None:
-        sentence = f"It is the newest of {saved.username}."
-    else:
-        sentence = f"{saved.username} is at version {saved.version}."
     output.done(
-        f"{words} {sentence}",
+        f"{words} {saved.username} is at version {saved.version}.",
         {"username": saved.username, "version": saved.version},
         as_json=as_json,
     )

@@ -23,10 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a password was saved; both are None for one that was saved without a user's name.
-
-    Who has no token is not told the `version`: it would say whether the name was there before.
-    """
+    """Where a password was saved; both are None for one that was saved without a user's name."""
 
     username: str | None = None
     version: int | None = None

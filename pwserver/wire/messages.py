@@ -92,6 +92,16 @@ class SavePassword(Message, tag="save_password", frozen=True):
             and self.request_id is UNSET
         )
 
+    @property
+    def once(self) -> bool:
+        """Whether this is the contract's save with a `request_id`, and nothing else."""
+        return (
+            self.username is UNSET
+            and self.labels is UNSET
+            and self.if_version is UNSET
+            and self.request_id is not UNSET
+        )
+
 
 class NumberOfUsers(Message, tag="number_of_users", frozen=True):
     """Ask how many users there are; the service's console lists them."""

@@ -178,6 +178,7 @@ class SomePeer(Peer):
     def __init__(self, book: int) -> None:
         rights = frozenset((ANYBODY, KNOWN, *RIGHTS))
         self.caller = Caller("tests", book, list(RIGHTS), rights)
+        self.wrong_tokens = 0
 
     @property
     def address(self) -> str:
@@ -201,6 +202,9 @@ class Client:
     def __init__(self, book: int = COMMON_BOOK) -> None:
         self.awaited: deque[Awaited] = deque()
         self.peer: Peer = SomePeer(book)
+
+    def end(self) -> None:
+        """Do nothing: there is no connection to close."""
 
     def settle(self) -> None:
         """Do nothing: the tests check the replies themselves."""

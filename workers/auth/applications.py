@@ -33,7 +33,7 @@ ANYBODY = "anybody"
 """The right of every client that reaches the service, for example to ping."""
 
 KNOWN = "known"
-"""The right of every application, and of every client on this machine."""
+"""The right of every application, and of every guest."""
 
 NEEDS_TOKEN = 'This needs the token of an application that may "{right}".'
 
@@ -106,6 +106,11 @@ STRANGER = Caller(
     why_not="From another machine, everything but a ping needs the token of an application."
 )
 """A client on another machine that has shown no token."""
+
+NO_GUEST = Caller(
+    why_not="This service has no guests: everything but a ping needs the token of an application."
+)
+"""A client that has shown no token, wherever it is, to a service without guests."""
 
 WRONG_TOKEN = Caller(why_not="The service does not accept the token that was shown.")
 """A client that has shown an invalid token, wherever it is."""

@@ -3,7 +3,7 @@
 A right token is never delayed: nobody can guess 256 bits, and clients that share an address with
 somebody who tries must not suffer. The answer to a wrong token is delayed more with each wrong one
 before it. A wrong token leaves the connection without any rights, so that the requests after it do
-not go to the common book.
+not go to the common book. After `WRONG_TOKENS_MAX` of them the connection is closed.
 """
 
 from typing import Any
@@ -19,19 +19,29 @@ from workers.auth.throttle import DELAY_S_MAX
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.context import Context
 
+WRONG_TOKENS_MAX = 3
+"""Wrong tokens of one connection. An application has two, while its token is being changed, and may
+have a third that is older. Who has more knows none, and must not keep a place while it waits."""
+
 _NOT_ACCEPTED = "The service does not accept the token."
+_TOO_MANY = "Too many tokens were wrong; the connection is closed."
 
 
 def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
     """Give a client the identity of the application whose token it shows."""
+    peer = waiter.peer
+    if peer.wrong_tokens >= WRONG_TOKENS_MAX:  # it was sent together with those before it
+        return messages.denied(request.id, _TOO_MANY)
     caller = context.registry.by_token(request.token, context.now_ms)
     if caller is not None:
-        _admit(context, waiter.peer, caller)
+        _admit(context, peer, caller)
         return messages.encode(
             "Authenticated!", request.id, application=caller.application, may=caller.may
         )
-    peer = waiter.peer
     _turn_away(context, peer, WRONG_TOKEN)
+    peer.wrong_tokens += 1
+    if peer.wrong_tokens == WRONG_TOKENS_MAX:
+        waiter.end()
     limit = peer.authenticating
     delay_s = limit.delay_s(context.now)
     if delay_s is None:  # too many: it gets the same answer, but is not counted

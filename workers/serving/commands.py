@@ -13,7 +13,10 @@ held back, because the commit of these writes answers it too.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
 `ANYBODY` for any client. A client on this machine without a token may do only the commands
-that are for `guests`: they reveal nothing.
+that are for `guests`: the basic contract's, and those that concern no book.
+
+`lasts` means that the command is done even if its client is gone: it changes the book, has the
+console print it, or says in whose name the changes after it are made.
 """
 
 import contextlib
@@ -72,6 +75,7 @@ class Command:
     right: str
     waits: bool = True
     guests: bool = False
+    lasts: bool = False
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
 
 
@@ -149,8 +153,8 @@ def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
 # --- Changes to the book. ---
 
 
-def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
-    """Save as the newest version of the user that has the name."""
+def save_with_fields(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
+    """Save as the newest version of the user that has the name, or as a new user without one."""
     return _queue(context, Save(context, waiter, request, request.password))
 
 
@@ -196,15 +200,26 @@ SAVE_PLAIN = Command(
     "save",
     waits=False,
     guests=True,
+    lasts=True,
+)
+SAVE_ONCE = Command(
+    SavePassword,
+    each(save_with_fields),
+    "`Password saved!`",
+    "does the same, but once only, however often it is sent",
+    "save",
+    waits=False,
+    guests=True,
+    lasts=True,
 )
 SAVE_NAMED = Command(
     SavePassword,
-    each(save_named),
+    each(save_with_fields),
     "`Password saved!` with `username`, `version`",
     "saves it as the newest version of that user's password; a new name makes a user",
     "save",
     waits=False,
-    guests=True,
+    lasts=True,
 )
 GENERATE = Command(
     GeneratePassword,
@@ -222,10 +237,11 @@ GENERATE_NAMED = Command(
     "makes a random password and saves it in the same step",
     "save",
     waits=False,
-    guests=True,
+    lasts=True,
 )
 TABLE = (
     SAVE_PLAIN,
+    SAVE_ONCE,
     SAVE_NAMED,
     Command(
         NumberOfUsers,
@@ -234,6 +250,7 @@ TABLE = (
         "counts the users; the service prints them on its console",
         "count",
         guests=True,
+        lasts=True,
         joins=count_joins,
     ),
     Command(
@@ -264,6 +281,7 @@ TABLE = (
         "saves what an older version holds as the newest",
         "save",
         waits=False,
+        lasts=True,
     ),
     Command(
         LabelUser,
@@ -272,6 +290,7 @@ TABLE = (
         "sets a user's labels, in place of those it has",
         "save",
         waits=False,
+        lasts=True,
     ),
     Command(
         ListUsers,
@@ -288,6 +307,7 @@ TABLE = (
         "deletes a user and all versions of its password",
         "delete",
         waits=False,
+        lasts=True,
     ),
     GENERATE,
     GENERATE_NAMED,
@@ -307,6 +327,7 @@ TABLE = (
         "says which application this is; what follows on the connection is done as that one's",
         ANYBODY,
         guests=True,
+        lasts=True,
     ),
     Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
     Command(
@@ -326,7 +347,9 @@ _BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
 def command_of(request: Message | Bad) -> Command:
     """Return the row that handles a request."""
     if type(request) is SavePassword:
-        return SAVE_PLAIN if request.plain else SAVE_NAMED
+        if request.plain:
+            return SAVE_PLAIN
+        return SAVE_ONCE if request.once else SAVE_NAMED
     if type(request) is GeneratePassword:
         return GENERATE if request.username is UNSET else GENERATE_NAMED
     return _BY_MESSAGE[type(request)]

@@ -67,6 +67,8 @@ class Run(Awaited, ABC):
 
     __slots__ = ("alone", "batch", "ids", "waiter")
 
+    lasts = True
+
     def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id], *, alone: bool) -> None:
         self.reply = None
         self.waiter = waiter

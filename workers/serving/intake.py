@@ -44,7 +44,6 @@ class Intake:
 
     def add(self, connection: Connection) -> None:
         """Receive from a readable connection if it is idle; otherwise queue it."""
-        connection.silent_since = NEVER
         if connection.queued:
             return
         data = None
@@ -102,12 +101,14 @@ class Intake:
         saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
         for connection, line, request in zip(connections, lines, requests, strict=True):
             command = command_of(request)
+            connection.begun = True
             if command is SAVE_PLAIN and connection.may(command):
                 book = connection.peer.caller.book
                 savers, plain = saves.get(book) or saves.setdefault(book, ([], []))
                 savers.append((connection, [request.id]))
                 plain.append(request)
                 connection.unanswered += 1
+                connection.silent_since = NEVER
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
             elif time.monotonic() < until:

@@ -12,7 +12,6 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from pwserver.errors import (
-    Denied,
     InvalidMessage,
     NotSaved,
     Refused,
@@ -31,7 +30,6 @@ from pwserver.wire.messages import (
     RestorePassword,
     SavePassword,
 )
-from workers.auth.applications import GUEST
 from workers.book import rows
 from workers.book.models import UserRow
 from workers.book.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
@@ -61,7 +59,6 @@ class Save(Write):
         username, request_id = request.username, request.request_id
         self._context = context
         self._book = waiter.peer.caller.book
-        self._for_guest = waiter.peer.caller is GUEST
         self._name = None if username is UNSET else normal(username, "username")
         self._request_id: str | None = None
         if request_id is not UNSET:
@@ -75,23 +72,10 @@ class Save(Write):
         self._password = password
         self._version = 0  # the version that this save makes
         self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
-        if self._for_guest:
-            self._refuse_to_guests(waiter)
         if self._if_version is not UNSET and self._name is None:
             raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
         key = None if self._name is None else (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
-
-    def _refuse_to_guests(self, waiter: Waiter) -> None:
-        """Raise `Denied` if the answer would tell a guest whether a user exists."""
-        if self._if_version is not UNSET:
-            reason = 'A client without a token may not save with "if_version".'
-        elif self._name is not None and generated_id(self._name) is not None:
-            reason = "A client without a token may not save under a name that the service makes."
-        else:
-            return
-        self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
-        raise Denied(reason)
 
     def plan(self) -> Operation:
         """Save as a new version of the user that has the name, or as a new user."""
@@ -160,13 +144,8 @@ class Save(Write):
         if self._name is None:
             return messages.passwords_saved([self.id])
         return messages.encode(
-            "Password saved!", self.id, username=self._name, version=self._shown_version
+            "Password saved!", self.id, username=self._name, version=self._version
         )
-
-    @property
-    def _shown_version(self) -> int | UnsetType:
-        """The version, but not for a guest: it would tell whether the user existed before."""
-        return UNSET if self._for_guest else self._version
 
     def failed(self, outcome: Outcome) -> bytes:
         """Reply "Not saved!", or that the outcome is unknown."""
@@ -193,8 +172,6 @@ class Generate(Save):
 
     def _recall(self, user_id: int) -> None:
         """Read the password that the first request generated, as a `get_password` would."""
-        if self._for_guest:
-            raise NotSaved("It was saved before; what was generated is not given out again.")
         user = self._context.reader.find_by_id(user_id)
         kept = None
         if user is not None and (user.book, _name(user)) == (self._book, self._name):
@@ -211,7 +188,7 @@ class Generate(Save):
             self.id,
             password=self._password,
             username=self._name,
-            version=self._shown_version,
+            version=self._version,
         )
         return Recorded(reply, self.id) if self._recalled else reply
 

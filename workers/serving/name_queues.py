@@ -28,6 +28,8 @@ Key = tuple[int, str]  # a book and a name in it
 class Write(Awaited, ABC):
     """A request whose change depends on what is in the book."""
 
+    lasts = True
+
     def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
         super().__init__()
         self.waiter = waiter

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -122,6 +123,19 @@ def test_who_is_denied_is_recorded_once_with_how_often(service: Service) -> None
         ("save_password", "user-0000000000000"),
     ]
     assert sum(each.times for each in found if each.more["command"] == "delete_user") == 5
+
+
+def test_who_resets_its_connection_is_recorded_with_its_address(service: Service) -> None:
+    """The listener knows it from the moment it accepts, whatever becomes of the connection."""
+    shown = []
+    for _ in range(20):
+        with service.peer() as peer:
+            host, port = peer.socket.getsockname()
+            shown.append(f"{host}:{port}")
+            peer.send(delete("alice"))
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    found = eventually(lambda: len(records(service)) == 20 and records(service), "all are recorded")
+    assert sorted(each.address for each in found) == sorted(shown)
 
 
 def test_wrong_tokens_are_recorded_without_them(service: Service) -> None:

@@ -30,8 +30,10 @@ from tests.support.books_wire import (
 )
 from tests.support.harness import Peer, Service, eventually
 from workers.auth.throttle import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+from workers.serving.authentication import WRONG_TOKENS_MAX
 
-CONNECTIONS, GUESSES = 16, 50
+CONNECTIONS = 16
+GUESSES = WRONG_TOKENS_MAX * CONNECTIONS
 AT_ONCE_S = DELAYS_S[0]
 """What takes less was not delayed."""
 
@@ -147,14 +149,15 @@ def most(kind: Kind, seconds: float) -> float:
 @pytest.mark.parametrize("what", ["tokens", "passwords"])
 def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
     """A few are answered at once, over both workers together; then each makes the next wait."""
-    guesses, wrong = {"tokens": (WRONG_TOKENS, DENIED), "passwords": (WRONG_PASSWORDS, INVALID)}[
-        what
-    ]
-    allowance = {"tokens": TOKENS, "passwords": ADDRESS}[what].allowance
-    with town.peer_on_each_worker() as peers:
+    guesses, wrong, application, kind = {
+        "tokens": (WRONG_TOKENS, DENIED, None, TOKENS),
+        "passwords": (WRONG_PASSWORDS, INVALID, "web", ADDRESS),
+    }[what]
+    allowance = kind.allowance
+    with town.peers(application) as peers:
         took = []
         for number, guess in enumerate(guesses[: allowance + 5]):
-            reply, seconds = timed(peers[number % 2], guess)
+            reply, seconds = timed(peers[number % 2 * (CONNECTIONS // 2) + number // 2], guess)
             assert reply == wrong
             took.append(seconds)
     assert sum(took[:allowance]) < allowance * AT_ONCE_S / 2
@@ -234,6 +237,18 @@ def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
         assert time.monotonic() - began > AT_ONCE_S
 
 
+def test_after_some_wrong_tokens_a_connection_is_closed(town: Town) -> None:
+    """The last of them is still answered; a right one that was sent behind it is not taken."""
+    with town.peer(None, "127.0.0.78") as peer:
+        right = authenticate(town.tokens["web"])
+        replies = ask_all(peer, [*WRONG_TOKENS[: WRONG_TOKENS_MAX - 1], right, RIGHT])
+        assert [reply["message"] for reply in replies[-2:]] == ["Authenticated!", VALID["message"]]
+        replies = ask_all(peer, [WRONG_TOKENS[0], right, RIGHT, PING])
+        assert replies == [DENIED, DENIED, DENIED, ALIVE]
+        assert "the connection is closed" in replies[1]["error"]
+        assert peer.ended()
+
+
 def test_hanging_up_is_no_way_around(town: Town) -> None:
     """A guess counts although nobody waits for the answer, over a new connection each."""
     with on_each_worker(town.service) as peers:
@@ -264,17 +279,20 @@ def test_nobody_else_is_held_up(start: Start) -> None:
     """While one guesses, the others of the same worker, and of the same address, are served."""
     town = Town(start("--workers", "1"))
     with (
-        town.peer(None) as tokens,
+        contextlib.ExitStack() as stack,
         town.peer() as passwords,
         town.peer(None) as guest,
         town.peer("mail") as mail,
         town.peer("web", ELSEWHERE) as elsewhere,
     ):
-        tokens.send(*WRONG_TOKENS)
+        tokens = [stack.enter_context(town.peer(None)) for _ in range(CONNECTIONS)]
+        for number, peer in enumerate(tokens):
+            peer.send(*WRONG_TOKENS[number::CONNECTIONS])
         passwords.send(*WRONG_PASSWORDS)
-        for _ in range(ADDRESS.allowance + 2):  # from here on they wait
-            assert tokens.reply() == DENIED
+        for number in range(ADDRESS.allowance + 2):  # from here on they wait
             assert passwords.reply() == INVALID
+            if number < TOKENS.allowance // WRONG_TOKENS_MAX:
+                assert tokens[number].reply() == DENIED
         for _ in range(20):
             for peer, request, expected in (
                 (guest, PING, ALIVE),
@@ -321,15 +339,17 @@ def test_the_allowance_comes_back(town: Town) -> None:
 def test_a_stop_does_not_wait_for_who_guesses(town: Town) -> None:
     """What is delayed is given up, and what is behind it done: all are answered, and in time."""
     with town.peers(None) as peers:
+        guesses = [each for guess in WRONG_TOKENS[:WRONG_TOKENS_MAX] for each in (guess, PING)]
         for peer in peers:
-            peer.send(*[each for guess in WRONG_TOKENS[:10] for each in (guess, PING)])
+            peer.send(*guesses)
         assert [peer.reply() for peer in peers[:2]] == [DENIED] * 2
         began = time.monotonic()
         assert town.service.stop() == 0
         assert time.monotonic() - began < DELAYS_S[-1] - NOT_HELD_UP_S
-        replies = [peer.reply() for peer in peers for _ in range(19 if peer in peers[:2] else 20)]
+        replies = [peer.reply() for peer in peers[:2] for _ in range(2 * WRONG_TOKENS_MAX - 1)]
+        replies += [peer.reply() for peer in peers[2:] for _ in range(2 * WRONG_TOKENS_MAX)]
         given_up = {"message": "Unavailable!", "error": "The service is stopping."}
-        assert replies.count(ALIVE) == 10 * CONNECTIONS
+        assert replies.count(ALIVE) == GUESSES
         assert replies.count(given_up) > 10
         assert all(reply in (ALIVE, DENIED, given_up) for reply in replies)
         assert all(peer.ended() for peer in peers)

@@ -167,7 +167,7 @@ def test_every_user_is_listed_on_a_line(service: Service) -> None:
 
 def test_named_users_are_listed_by_their_names(service: Service) -> None:
     """A user who was saved under a name is listed under it, once, however often it was saved."""
-    with service.peer() as peer:
+    with service.owner() as peer:
         for name in ("Zoë", "alice", "Zoë"):
             reply = peer.ask({"message": "save_password", "password": "secret", "username": name})
             assert reply["message"] == "Password saved!"

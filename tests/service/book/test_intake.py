@@ -15,6 +15,7 @@ from pwserver.limits import RECEIVE_BYTES
 from tests.conftest import Start
 from tests.support.harness import eventually
 from tests.support.planning import Planner
+from workers.auth.peers import Accepted
 from workers.serving.commit_queue import DONE
 from workers.serving.connection import Connection
 from workers.serving.intake import Intake
@@ -62,7 +63,8 @@ class Table:
             served.setblocking(False)
         self.touched: set[Connection] = set()
         self.connections = [
-            Connection(served, self.context, settings, self.touched) for _, served in pairs
+            Connection(Accepted(served, ""), self.context, settings, self.touched)
+            for _, served in pairs
         ]
 
     def turn(self) -> None:

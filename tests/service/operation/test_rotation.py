@@ -292,7 +292,7 @@ def test_what_comes_to_the_writer_too_late_is_not_saved(service: Service, shell:
         assert owner.authenticate(service.token)["message"] == "Authenticated!"
         assert owner.ask(save("alice", "before"))["version"] == 1
         with stopped(service, "worker 1"):
-            peer.send(save(password="lost"), save("bob", "lost"))
+            peer.send(save(password="lost"), save(password="lost", request_id="lost"))
             owner.send(save("alice", "lost"), label("alice", "lost"))
             done(shell.run("key", "rotate"))
             done(shell.run("key", "retire", "1"))

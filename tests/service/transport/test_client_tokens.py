@@ -294,23 +294,3 @@ def test_what_needs_a_token_is_said_plainly(tmp_path: Path) -> None:
         ran = Shell(tmp_path).run("get", "alice", "--url", service.url)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == ("pwserver: Denied! This needs the token of an application that may do it.\n")
-
-
-def test_a_save_that_is_told_no_version_says_what_is_known(tmp_path: Path) -> None:
-    """People read that it is the newest, programs that there is no version to be had."""
-    reply = {"message": "Password saved!", "username": "bob"}
-    made = {"message": "return_generated_password", "username": "bob", "password": "Zq"}
-
-    def reply_to(request: Message) -> Message:
-        return reply if request["message"] == "save_password" else made
-
-    with FakeService(answer_all(reply_to)) as service:
-        shell = Shell(tmp_path, {"PWSERVER_URL": service.url})
-        saved = shell.run("save", "--username", "bob", stdin="x")
-        assert saved.record == {"username": "bob", "version": None}
-        typed = shell.type("save", "--username", "bob", typed="x\nx\n")
-        assert "Password saved! It is the newest of bob.\n" in typed.out
-        assert shell.run("generate", "--username", "bob").record == {
-            **saved.record,
-            "password": "Zq",
-        }

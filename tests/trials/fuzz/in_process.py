@@ -23,6 +23,7 @@ from pwserver.wire.messages import RIGHTS
 from workers import checker
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, sealed, token_hash
+from workers.auth.peers import Accepted
 from workers.auth.throttle import DELAY_S_MAX, GuessTable, Throttle
 from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
@@ -137,7 +138,7 @@ class Service:
         client, served = socket.socketpair()
         for end in (client, served):
             end.setblocking(False)
-        connection = Connection(served, self.context, SETTINGS, set())
+        connection = Connection(Accepted(served, ""), self.context, SETTINGS, set())
         self._connections.append(connection)
         return client, connection
 
