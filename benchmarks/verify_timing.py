@@ -47,7 +47,7 @@ from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet, terminal
 from benchmarks.servers.service import Service
-from workers.auth.throttle import APPLICATION
+from workers.auth.throttle import NAME
 
 EXIT_DIFFERENT = 1
 EXIT_UNDECIDED = 3
@@ -161,9 +161,9 @@ def show(times: list[list[int]], bound: float) -> list[str]:
 def minutes_needed(found: Comparison) -> float:
     """Return how long an attacker takes where wrong guesses are limited, as they are in a service.
 
-    Both questions of a block are wrong guesses.
+    The two questions of a block are wrong guesses for two names, and each has a limit of its own.
     """
-    return 2 * found.blocks_needed / APPLICATION.forgotten_per_s / 60
+    return found.blocks_needed / NAME.forgotten_per_s / 60
 
 
 def command_line() -> argparse.ArgumentParser:

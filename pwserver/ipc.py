@@ -146,7 +146,8 @@ class Scoreboard:
     """How many users there are; the writer's."""
 
     listing_wanted = _Number(1, bool)
-    """Whether a listing was asked for that the console has not begun; theirs who ask, and its."""
+    """Whether a listing was asked for that the console has not begun; theirs who ask, and its. The
+    listener sets it for good if no listing is ever printed."""
 
     openings = _Number(2, int)
     """How often the writer has opened a database: readers follow it."""

@@ -192,6 +192,7 @@ class Worker:
             self._stopping
             and not self._needed
             and not self._connections
+            and not self._intake.waiting
             and self._commit_queue.empty
         )
 
@@ -268,6 +269,7 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
+        context.give_time()
 
     def _commit(self, writer: Writer) -> None:
         """Commit what this worker and the others have received, and answer it."""
@@ -286,6 +288,7 @@ class Worker:
         """Reply to the changes of this worker's own connections."""
         if batches:
             self._context.now = time.monotonic()  # the commit may have taken long
+            self._context.give_time()
             self._settle(batches)
             self._send_all()
 
@@ -304,7 +307,12 @@ class Worker:
         touched.clear()
 
     def _look_after(self, connection: Connection) -> None:
-        """Update a connection's epoll events and deadline; forget it if it is closed."""
+        """Update a connection's epoll events and deadline; forget it if it is closed.
+
+        If it has more to do, it waits for its turn, also if it is closed.
+        """
+        if connection.more_to_do:
+            self._intake.go_on(connection)
         if connection.closed:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
@@ -361,9 +369,10 @@ class Worker:
             self._needed = False
             return
         self._stopping = True
-        # Handle what was received earlier before `drain` receives more.
+        # Handle what was received earlier before `drain` receives more. What there is no time for
+        # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
-        self._intake.do_rest(all_of_it=True)
+        self._intake.do_received()
         _wake(self._context.delays.end())
         if self._handshakes is not None:
             self._count_closed(self._handshakes.close())

@@ -199,6 +199,7 @@ class Supervisor:
     def _make_console(self, number: int) -> list[Child]:
         """Return the console, or nothing if the settings exclude listings."""
         if self._settings.list_users in ("none", "0"):
+            self._scoreboard.listing_wanted = True  # so that no worker asks for one
             return []
         pages = functools.partial(pages_of_lines, self._settings)
         start = console.ConsoleStart(process.become_child, pages)

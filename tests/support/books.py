@@ -175,9 +175,9 @@ def everything(store: Store) -> list[list[tuple[Any, ...]]]:
 class SomePeer(Peer):
     """A peer without a connection: an application with all rights in a book."""
 
-    def __init__(self, book: int) -> None:
+    def __init__(self, book: int, application: str | None) -> None:
         rights = frozenset((ANYBODY, KNOWN, *RIGHTS))
-        self.caller = Caller("tests", book, list(RIGHTS), rights)
+        self.caller = Caller(application, book, list(RIGHTS), rights)
 
     @property
     def address(self) -> str:
@@ -189,8 +189,7 @@ class SomePeer(Peer):
         """No limit on wrong tokens."""
         return Limit([])
 
-    @property
-    def verifying(self) -> Limit:
+    def verifying(self, name: str) -> Limit:
         """No limit on wrong passwords."""
         return Limit([])
 
@@ -198,9 +197,9 @@ class SomePeer(Peer):
 class Client:
     """A waiter for replies, as a connection is."""
 
-    def __init__(self, book: int = COMMON_BOOK) -> None:
+    def __init__(self, book: int = COMMON_BOOK, application: str | None = "tests") -> None:
         self.awaited: deque[Awaited] = deque()
-        self.peer: Peer = SomePeer(book)
+        self.peer: Peer = SomePeer(book, application)
 
     def settle(self) -> None:
         """Do nothing: the tests check the replies themselves."""

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from pwserver.config import host_in_url
 from workers.auth.applications import GUEST, STRANGER, Caller
-from workers.auth.throttle import ADDRESS, APPLICATION, TOKENS, Limit, Throttle
+from workers.auth.throttle import APPLICATION, NAME, TOKENS, Limit, Throttle
 
 _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gives them
 
@@ -26,7 +26,7 @@ class Peer:
         self._throttle = throttle
         self._address: str | None = None
         self._authenticating: Limit | None = None
-        self._verifying: Limit | None = None
+        self._verifying: Limit | None = None  # of the application
         self.caller = GUEST if insecure or is_local(connected) else STRANGER
 
     def become(self, caller: Caller) -> None:
@@ -48,18 +48,17 @@ class Peer:
             self._authenticating = self._throttle.limit((TOKENS, "", self._host))
         return self._authenticating
 
-    @property
-    def verifying(self) -> Limit:
-        """The limits on wrong passwords of this application, in all and from this address.
+    def verifying(self, name: str) -> Limit:
+        """Return the limits on wrong passwords of this application: for a name, and for all.
 
-        So the wrong passwords of one application's users do not delay another application.
+        So wrong passwords for one name delay nobody who has another name or another application.
+        The address says nothing about who guesses: it is that of the application, at which all
+        people sign in.
         """
+        application = self.caller.application or ""
         if self._verifying is None:
-            name = self.caller.application or ""
-            self._verifying = self._throttle.limit(
-                (APPLICATION, name, ""), (ADDRESS, name, self._host)
-            )
-        return self._verifying
+            self._verifying = self._throttle.limit((APPLICATION, application, ""))
+        return self._verifying.and_also(self._throttle.limit((NAME, application, name)))
 
     @property
     def _host(self) -> str:

@@ -3,8 +3,10 @@
 ARCHITECTURE.md says what else a new command needs besides a row here. Most commands handle
 one request at a time (`each`): a function gets the worker's `Context`, the connection and the
 request, and returns the reply, or an `Awaited` if the reply comes later, or raises a `Refused`,
-which becomes the reply. The commands that matter for speed get all consecutive requests of their
-kind in one call, so that a pipeline of saves costs one call.
+which becomes the reply. They do as many requests as there is time for in the turn; the connection
+keeps the others. The commands that matter for speed get all consecutive requests of their kind in
+one call, so that a pipeline of saves costs one call. What one buffer can hold of these is done in
+a millisecond, so they do not look at the clock.
 
 `waits` means that the command must see the effect of the writes before it. It is held back until
 the connection's earlier writes are answered, and it holds back the requests after it, so that every
@@ -25,6 +27,7 @@ from typing import Any
 from msgspec import UNSET
 
 from pwserver.errors import InvalidMessage
+from pwserver.limits import REPLIES_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -44,16 +47,16 @@ from pwserver.wire.messages import (
     Status,
     VerifyPassword,
 )
-from workers.auth.applications import ANYBODY, KNOWN
+from workers.auth.applications import ANYBODY, KNOWN, Caller
 from workers.serving import queries
 from workers.serving.authentication import authenticate
 from workers.serving.awaited import Awaited, Waiter
-from workers.serving.commit_queue import QUEUE_FULL, ROW_OVERHEAD_BYTES, Saver, not_saved
+from workers.serving.commit_queue import ROW_OVERHEAD_BYTES, Saver, not_saved, queue_full
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Generate, Label, Restore, Save, generate
 from workers.serving.name_queues import refusal_of
 
-Replies = Sequence[bytes | Awaited]
+Replies = Sequence[bytes | Awaited] | None
 Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 
@@ -61,8 +64,9 @@ Do = Callable[[Context, Waiter, list[Any]], Replies]
 class Command:
     """A row of the table. `reply` and `does` are its texts in docs/protocol.md.
 
-    `do` returns the replies in order, as bytes or as `Awaited`. It may also add the `Awaited` to
-    the connection itself and return nothing.
+    `do` returns the replies in order, as bytes or as `Awaited`; fewer than requests if there is no
+    time for the last ones. If it has added what is awaited to the connection itself, it returns
+    None. A command that is `quick` never leaves any.
     """
 
     message: type[Message] | type[Bad]
@@ -73,18 +77,29 @@ class Command:
     waits: bool = True
     guests: bool = False
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
+    quick: bool = False
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
-    """Make a `Do` from a function that handles one request."""
+    """Make a `Do` from a function that handles one request.
+
+    It handles at least one, and stops when the turn's time is up or when the replies have
+    `REPLIES_BYTES_MAX`.
+    """
 
     def do(context: Context, waiter: Waiter, requests: list[Any]) -> Replies:
         replies: list[bytes | Awaited] = []
+        size = 0
         for request in requests:
             try:
-                replies.append(answer(context, waiter, request))
+                reply = answer(context, waiter, request)
             except Exception as error:
-                replies.append(messages.refusal(refusal_of(error), request.id))
+                reply = messages.refusal(refusal_of(error), request.id)
+            replies.append(reply)
+            if isinstance(reply, bytes):
+                size += len(reply)
+            if size > REPLIES_BYTES_MAX or context.late:
+                break
         return replies
 
     return do
@@ -95,38 +110,42 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
 
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords of one connection and queue them for the writer."""
-    if context.commit_queue.full:
-        return [not_saved(QUEUE_FULL, request.id) for request in requests]
+    caller = waiter.peer.caller
+    if context.commit_queue.full(caller.application):
+        refusal = queue_full(caller.application)
+        return [not_saved(refusal, request.id) for request in requests]
     savers = [(waiter, [request.id for request in requests])]
-    save_together(context, waiter.peer.caller.book, savers, requests)
-    return ()
+    save_together(context, caller, savers, requests)
+    return None
 
 
 def save_together(
-    context: Context, book: int, savers: list[Saver], requests: list[SavePassword]
+    context: Context, caller: Caller, savers: list[Saver], requests: list[SavePassword]
 ) -> None:
-    """Seal passwords for one book and queue them; `requests` are in the order of `savers`."""
+    """Seal passwords of one caller and queue them; `requests` are in the order of `savers`."""
     user_ids = context.ids.take(len(requests))
     passwords = [request.password for request in requests]
-    rows = context.vault.seal_rows(passwords, user_ids, book, context.now_ms)
+    rows = context.vault.seal_rows(passwords, user_ids, caller.book, context.now_ms)
     size = sum([len(row[3]) for row in rows]) + len(rows) * ROW_OVERHEAD_BYTES
-    context.commit_queue.add(savers, rows, size, context.now)
+    context.commit_queue.add(caller.application, savers, rows, size, context.now)
 
 
 def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
     """Answer from the scoreboard, or after the saves before it from the transaction that does them.
 
-    Wakes the console, which prints the users later.
+    Wakes the console, which prints the users later. The first who asks for a listing is in the
+    audit record, and those who share it are not.
     """
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
         scoreboard.listing_wanted = True
         with contextlib.suppress(OSError):  # full: the console will wake anyway
             context.bell.send(b"!")
+        context.note(waiter.peer, "listing", None, "ok")
     if waiter.awaited:
         ids = [request.id for request in requests]
         context.commit_queue.add_counts(waiter, ids, scoreboard)
-        return ()
+        return None
     users = scoreboard.users
     return [messages.return_number_of_users(users, request.id) for request in requests]
 
@@ -196,6 +215,7 @@ SAVE_PLAIN = Command(
     "save",
     waits=False,
     guests=True,
+    quick=True,
 )
 SAVE_NAMED = Command(
     SavePassword,
@@ -235,6 +255,7 @@ TABLE = (
         "count",
         guests=True,
         joins=count_joins,
+        quick=True,
     ),
     Command(
         GetPassword,
@@ -308,7 +329,7 @@ TABLE = (
         ANYBODY,
         guests=True,
     ),
-    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
+    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True, quick=True),
     Command(
         Status,
         each(queries.status),
@@ -319,7 +340,7 @@ TABLE = (
     ),
 )
 
-_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True)
+_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True, quick=True)
 _BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
 
 

@@ -5,7 +5,9 @@ when they can do something, and `wants` tells it which events to wait for next.
 
 Two queues keep the order. `awaited` holds replies that are not known yet, because a write waits for
 the writer, and the replies after them. `_held` holds requests that must see the effect of those
-writes, and the requests after them; most of the time it is empty.
+writes, or for which there is no time in this turn, and the requests after them; most of the time it
+is empty. Those that wait for time are done in the next turns: the loop asks for `more_to_do`, and
+`Intake` calls `go_on`.
 """
 
 import socket
@@ -21,7 +23,7 @@ from workers.auth.applications import GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
 from workers.serving.awaited import Awaited, Recorded
-from workers.serving.commands import Command, command_of, groups_of
+from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is unfinished, so that `Intake` may receive for this connection."""
-        return self.settled and not (self.awaited or self.ending)
+        return self.settled and not (self.awaited or self._held or self.ending)
 
     def touch(self) -> None:
         """Have the loop call `flush` at the end of its turn."""
@@ -207,12 +209,13 @@ class Connection:
         else:
             for command, group in groups_of(requests):
                 self._do(command, group)
-        if self._replies or self.unanswered >= self._settings.in_flight_max:
+        if self._replies or self._held or self.unanswered >= self._settings.in_flight_max:
             self.touch()
 
     def _do(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, or hold them back if they must see a write that is not committed yet."""
-        if self._held or self._must_wait(command):
+        """Do requests, or hold them back: they must see a write first, or there is no time."""
+        no_time = not command.quick and self._context.late
+        if no_time or self._held or self._must_wait(command):
             self._held.append((command, requests))
         else:
             self._answer(command, requests)
@@ -229,11 +232,16 @@ class Connection:
         return command.right in caller.rights and (command.guests or caller is not GUEST)
 
     def _answer(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, and note their replies or that they are awaited."""
+        """Do requests, note their replies or that they are awaited, and hold back the rest."""
+        replies: Replies
         if self.may(command):
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, command.right, requests)
+        if replies is None:
+            return
+        if len(replies) < len(requests):
+            self._held.appendleft((command, requests[len(replies) :]))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
             if known is not None and not self.awaited:
@@ -258,9 +266,24 @@ class Connection:
             while awaited and (reply := awaited[0].reply) is not None:
                 self.unanswered -= awaited.popleft().requests
                 self._replies.append(reply)
-            if not held or self._must_wait(held[0][0]):
+            if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
             self._answer(*held.popleft())
+
+    @property
+    def more_to_do(self) -> bool:
+        """Whether requests wait for nothing but their turn, and the client takes its replies."""
+        if not self._held or self._must_wait(self._held[0][0]):
+            return False
+        return len(self._unsent) <= REPLIES_BYTES_MAX
+
+    def go_on(self) -> None:
+        """Do requests for which there was no time before: at least one, and more if there is time.
+
+        To be called only if there is `more_to_do`.
+        """
+        self._answer(*self._held.popleft())
+        self.settle()
 
     # --- Replies out. ---
 
@@ -286,6 +309,7 @@ class Connection:
             or self.ending
             or self._message_deadline != NEVER
             or self.unanswered >= self._settings.in_flight_max
+            or bool(self._held)
         )
 
     def _send(self) -> None:
@@ -346,7 +370,7 @@ class Connection:
     def is_unused(self, now: float) -> bool:
         """Tell whether the client has been silent for `idle_timeout_s` and waits for nothing."""
         self.silent_since = min(self.silent_since, now)
-        busy = self.awaited or self._unsent or self.ending
+        busy = self.awaited or self._held or self._unsent or self.ending
         return not busy and now - self.silent_since > self._settings.idle_timeout_s
 
     @property

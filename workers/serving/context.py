@@ -2,12 +2,14 @@
 
 import logging
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
+from pwserver.limits import LONG_TEXTS_S
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Context:
-    """The parts of a worker. `now` and `now_ms` are set once a turn."""
+    """The parts of a worker. `now` and `now_ms` are set once a turn.
+
+    `until` is when requests that are not done yet must wait for the next turn.
+    """
 
     vault: Vault
     key_path: Path
@@ -46,6 +51,16 @@ class Context:
     delays: Delays = field(default_factory=Delays)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
+    until: float = float("inf")  # seconds of the monotonic clock
+
+    def give_time(self) -> None:
+        """Give requests a moment from now; what is not done by then waits for its next turn."""
+        self.until = time.monotonic() + LONG_TEXTS_S
+
+    @property
+    def late(self) -> bool:
+        """Whether that moment is over."""
+        return time.monotonic() > self.until
 
     def refresh(self) -> None:
         """Apply what an administrator has changed: applications, keys. Called once a tick."""

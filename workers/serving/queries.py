@@ -73,7 +73,7 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
     was wrong: workers that compare in the same instant may each let one guess too many through.
     """
     name = normal(request.username, "username")
-    peer, limit = waiter.peer, waiter.peer.verifying
+    peer, limit = waiter.peer, waiter.peer.verifying(name)
     delay_s = limit.delay_s(context.now)
     if delay_s is None:
         context.note(peer, "verify", name, "refused: too many were wrong")

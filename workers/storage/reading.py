@@ -142,8 +142,9 @@ class BookReader:
     ) -> tuple[list[Entry], str | None]:
         """Return users in the order of their names, and the `after` of the next page.
 
-        A page ends early after `PAGE_ROWS_MAX` rows or `PAGE_BYTES_MAX` bytes; the next page
-        continues there. A page shows the book as it was at one moment.
+        A page ends early after `PAGE_ROWS_MAX` rows or `PAGE_BYTES_MAX` bytes, for which the labels
+        of users count that have not the `label`; the next page continues there. A page shows the
+        book as it was at one moment.
         """
         users: list[Entry] = []
         size = looked_at = 0
@@ -155,10 +156,14 @@ class BookReader:
                     return users, last
                 looked_at += 1
                 last = name
-                if entry is not None and (label is None or label in entry.labels):
+                if entry is None:
+                    continue
+                if label is None or label in entry.labels:
                     users.append(entry)
                     size += _ENTRY_BYTES + len(name.encode())
                     size += sum([len(each.encode()) for each in entry.labels])
+                else:
+                    size += sum(map(len, entry.labels))
         return users, None
 
     def _in_order(

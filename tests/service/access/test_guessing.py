@@ -1,7 +1,7 @@
 """Guessing at a service: slow for who guesses, over however many connections, and for nobody else.
 
-How levels and delays are counted is the matter of `test_guesses`. All clients here are on loopback,
-where each address counts as a machine of its own.
+`test_throttle` has how levels and delays are counted. All clients here are on loopback, where each
+address counts as a machine of its own for wrong tokens.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from tests.support.books_wire import (
     verify,
 )
 from tests.support.harness import Peer, Service, eventually
-from workers.auth.throttle import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+from workers.auth.throttle import DELAYS_S, NAME, TOKENS, Kind
 
 CONNECTIONS, GUESSES = 16, 50
 AT_ONCE_S = DELAYS_S[0]
@@ -97,7 +97,7 @@ class Town:
             yield list(found)
 
     def exhaust(self) -> None:
-        """Guess passwords of an application at one address, until they are refused."""
+        """Guess the password of an application's `alice`, until guesses are refused."""
         with self.peers("web") as peers:
             replies = [reply for _, reply in burst(peers, WRONG_PASSWORDS, 0.5)]
             assert REFUSED in replies
@@ -150,7 +150,7 @@ def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
     guesses, wrong = {"tokens": (WRONG_TOKENS, DENIED), "passwords": (WRONG_PASSWORDS, INVALID)}[
         what
     ]
-    allowance = {"tokens": TOKENS, "passwords": ADDRESS}[what].allowance
+    allowance = {"tokens": TOKENS, "passwords": NAME}[what].allowance
     with town.peer_on_each_worker() as peers:
         took = []
         for number, guess in enumerate(guesses[: allowance + 5]):
@@ -162,12 +162,27 @@ def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
     assert max(took) >= DELAYS_S[1]
 
 
-def test_a_guess_at_any_user_counts(town: Town) -> None:
-    """One password tried on many users is guessing too, whether there are such users or not."""
+def test_a_guess_at_a_name_counts_whether_it_is_anybodys(town: Town) -> None:
+    """Who guesses at a name that nobody has is slowed down as for one that somebody has."""
     with town.peer() as peer:
-        for number in range(ADDRESS.allowance + 1):  # some of the first is forgotten by then
-            assert timed(peer, verify(f"user {number}", "abc123"))[1] < AT_ONCE_S
-        assert timed(peer, verify("alice", "abc123"))[1] >= DELAYS_S[0]
+        for _ in range(NAME.allowance + 1):  # some of the first is forgotten by then
+            assert timed(peer, verify("nobody", "abc123"))[1] < AT_ONCE_S
+        assert timed(peer, verify("nobody", "abc123"))[1] >= DELAYS_S[0]
+
+
+def test_wrong_passwords_lock_nobody_else_out(town: Town) -> None:
+    """The users of an application sign in at its address: wrong ones for others delay no right one.
+
+    Neither many for one name do, nor a few for each of many names that nobody has.
+    """
+    with town.peer() as web, town.peers("web") as strangers:
+        assert web.ask(save("bob", "the right one")) == saved("bob", 1)
+        others = [verify(f"other {number}", "guess") for number in range(GUESSES)]
+        burst(strangers, others + WRONG_PASSWORDS, 0.5)
+        assert timed(web, WRONG_PASSWORDS[0])[1] >= DELAYS_S[0], "alice is guessed at"
+        for _ in range(10):
+            reply, seconds = timed(web, verify("bob", "the right one"))
+            assert (reply, seconds < NOT_HELD_UP_S) == (VALID, True)
 
 
 def test_who_is_right_is_never_slow(town: Town) -> None:
@@ -188,10 +203,10 @@ def test_a_burst_of_passwords_gets_no_more_answers(town: Town) -> None:
     with town.peers("web") as peers:
         answers = burst(peers, WRONG_PASSWORDS, 3.0)
     compared = [seconds for seconds, reply in answers if reply == INVALID]
-    assert ADDRESS.allowance <= len(compared) <= most(ADDRESS, 3.0)
+    assert NAME.allowance <= len(compared) <= most(NAME, 3.0)
     assert all(reply in (INVALID, REFUSED) for _, reply in answers)
     undelayed = [seconds for seconds in compared if seconds < AT_ONCE_S]
-    assert len(undelayed) <= ADDRESS.allowance + 2, "two workers may compare one each at a time"
+    assert len(undelayed) <= NAME.allowance + 2, "two workers may compare one each at a time"
 
 
 def test_a_burst_of_tokens_gets_no_more_answers(town: Town) -> None:
@@ -203,13 +218,13 @@ def test_a_burst_of_tokens_gets_no_more_answers(town: Town) -> None:
 
 
 def test_a_burst_from_many_addresses_gets_no_more_answers(town: Town) -> None:
-    """Who has many machines is limited by the application, which alone is out of breath then."""
+    """Who has many machines is limited by the name, which alone is out of breath then."""
     with contextlib.ExitStack() as stack:
-        addresses = [f"127.0.4.{number}" for number in range(2 * APPLICATION.allowance)]
+        addresses = [f"127.0.4.{number}" for number in range(2 * NAME.allowance)]
         peers = [stack.enter_context(town.peer("web", address)) for address in addresses]
         answers = burst(peers, WRONG_PASSWORDS * 2, 2.0)
         compared = [reply for _, reply in answers if reply == INVALID]
-        assert APPLICATION.allowance <= len(compared) <= most(APPLICATION, 2.0)
+        assert NAME.allowance <= len(compared) <= most(NAME, 2.0)
         with town.peer("mail", addresses[0]) as other:
             assert timed(other, WRONG_PASSWORDS[0])[1] < NOT_HELD_UP_S
             assert other.ask(RIGHT) == VALID
@@ -227,7 +242,7 @@ def test_the_right_password_is_no_quicker_where_wrong_ones_wait(town: Town) -> N
 def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
     """A verification that is delayed sees the requests before it, and none of those behind it."""
     with town.peer() as peer:
-        ask_all(peer, WRONG_PASSWORDS[: ADDRESS.allowance + 1])
+        ask_all(peer, WRONG_PASSWORDS[: NAME.allowance + 1])
         began = time.monotonic()
         replies = ask_all(peer, [save("alice", "second"), verify("alice", "second"), DELETE_ALICE])
         assert replies == [saved("alice", 2), VALID, DELETED]
@@ -270,9 +285,11 @@ def test_nobody_else_is_held_up(start: Start) -> None:
         town.peer("mail") as mail,
         town.peer("web", ELSEWHERE) as elsewhere,
     ):
+        assert elsewhere.ask(save("bob", "the right one")) == saved("bob", 1)
+        bob = verify("bob", "the right one")
         tokens.send(*WRONG_TOKENS)
         passwords.send(*WRONG_PASSWORDS)
-        for _ in range(ADDRESS.allowance + 2):  # from here on they wait
+        for _ in range(NAME.allowance + 2):  # from here on they wait
             assert tokens.reply() == DENIED
             assert passwords.reply() == INVALID
         for _ in range(20):
@@ -280,14 +297,14 @@ def test_nobody_else_is_held_up(start: Start) -> None:
                 (guest, PING, ALIVE),
                 (guest, save(), {"message": "Password saved!"}),
                 (mail, RIGHT, VALID),
-                (elsewhere, RIGHT, VALID),
+                (elsewhere, bob, VALID),
                 (elsewhere, PING, ALIVE),
             ):
                 reply, seconds = timed(peer, request)
                 assert reply == expected
                 assert seconds < NOT_HELD_UP_S
-        for peer in (mail, elsewhere):  # may be wrong themselves as often as anybody
-            reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+        for peer, guess in ((mail, WRONG_PASSWORDS[0]), (elsewhere, verify("bob", "wrong"))):
+            reply, seconds = timed(peer, guess)  # may be wrong themselves as often as anybody
             assert (reply, seconds < NOT_HELD_UP_S) == (INVALID, True)
 
 

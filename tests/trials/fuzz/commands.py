@@ -164,6 +164,7 @@ class Checker:
         assert service.commit_queue.empty
         assert not service.context.name_queues._queues
         assert not service.context.name_queues._bytes
+        assert not service.context.name_queues._shares.total
         assert all(not client.connection.awaited for client in clients)
         users = list(service.users())
         assert len(users) == service.store.users == service.scoreboard.users
