@@ -105,12 +105,11 @@ class Throttle:
         if kind is TOKENS:
             whose = _network(whose)
         data = f"{len(application)} {application}{whose}".encode("utf-8", "surrogatepass")
-        digest = blake2b(data, digest_size=8 * PARTS, key=self._seed).digest()
-        first = kind.number * PARTS
-        rows = [
-            (first + part) * ROWS + int.from_bytes(digest[8 * part : 8 * part + 8], "little") % ROWS
-            for part in range(PARTS)
-        ]
+        hashed = int.from_bytes(blake2b(data, digest_size=8, key=self._seed).digest(), "little")
+        rows = []
+        for part in range(kind.number * PARTS, (kind.number + 1) * PARTS):
+            hashed, row = divmod(hashed, ROWS)
+            rows.append(part * ROWS + row)
         return _Bucket(kind, self._numbers, rows, self._workers, self._own)
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,7 +75,7 @@ WHAT_IS_RECORDED: list[tuple[Request, tuple[str, str | None, str] | None]] = [
     (history("alice"), None),
     (label("alice", "x"), None),
     (listing(), None),
-    (COUNT, None),
+    (COUNT, ("listing", None, "ok")),
     (PING, None),
     (CHECK, None),
     (delete("alice"), ("delete", "alice", "ok")),
@@ -122,6 +123,20 @@ def test_who_is_denied_is_recorded_once_with_how_often(service: Service) -> None
         ("save_password", "user-0000000000000"),
     ]
     assert sum(each.times for each in found if each.more["command"] == "delete_user") == 5
+
+
+def test_who_asks_for_a_listing_is_recorded_once_for_each(service: Service) -> None:
+    """Whoever counts first before a listing, also without a token, and not who shares it."""
+    with service.peer() as guest, service.owner() as owner:
+        began = time.monotonic()
+        ask_all(guest, [COUNT] * 500)
+        ask_all(owner, [COUNT] * 500)
+        seconds = time.monotonic() - began
+        host, port = guest.socket.getsockname()
+    found = records(service, "listing")
+    assert (found[0].application, found[0].address) == (None, f"{host}:{port}")
+    assert {each.application for each in found} <= {None, "owner"}
+    assert len(found) <= 2 + seconds, "the console rests a second after each"
 
 
 def test_wrong_tokens_are_recorded_without_them(service: Service) -> None:
