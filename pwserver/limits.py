@@ -93,8 +93,8 @@ checked length that is made to take long takes two seconds."""
 
 CHECK_BEGINNING = 16
 """Characters of a password that are examined if the check of more takes too long. The time grows
-with their square: to a sixteenth of two seconds. As many random characters are as strong as is told
-apart."""
+with their square: 16 take a sixteenth of what 64 take. Random characters need no more for the
+greatest strength."""
 
 CHECKS_MAX = 128
 """Passwords of one worker that may wait to be checked. A caller may have as many as are free

@@ -248,7 +248,7 @@ def test_a_long_group_waits_its_turn(table: Table, monkeypatch: pytest.MonkeyPat
     greedy, modest = table.clients[:2]
     greedy.send(lines_of(*[LIST] * 100))
     replies: list[dict[str, Any]] = []
-    for turns in range(1, 101):
+    for turns in range(1, 150):
         modest.send(PING)
         table.turn()
         assert modest.recv(100) == ALIVE
