@@ -18,7 +18,6 @@ Knows nothing of the database.
 import base64
 import binascii
 import contextlib
-import fcntl
 import hmac
 import os
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from pwserver import trust
+from pwserver import lock_file, trust
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 
@@ -37,6 +36,9 @@ KEY_BYTES = 32
 
 INTEGRITY_ID = 0
 """The number of the integrity key. No password is ever sealed with it."""
+
+LOCK_WAIT_S = 30.0
+"""How long to wait for another command that changes the keys; it takes milliseconds."""
 
 _KEY_TAG = "pwserver-key-v1"
 _INTEGRITY_TAG = "pwserver-integrity-v1"
@@ -132,18 +134,36 @@ def create_keyring(path: Path) -> None:
 def changing_keyring(path: Path) -> Iterator[Keyring]:
     """Yield the keyring to a caller that will `replace_keyring`, and lock out other callers.
 
-    Raises `KeyRefused` if the file cannot be read or its folder cannot be opened.
+    Raises `KeyRefused` if the file cannot be read, or its lock is not free within `LOCK_WAIT_S`.
     """
+    lock_path = path.with_name(f"{path.name}-lock")
     try:
-        with trust.roots_rights():
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with trust.roots_rights():  # the folder may be root's
+            lock = lock_file.lock(lock_path, _owner(path), LOCK_WAIT_S)
+            if os.geteuid() == trust.ROOT:
+                os.fchown(lock, _owner(path), -1)
+    except lock_file.Untrusted as reason:
+        raise KeyRefused(f"{lock_path} {reason}") from None
+    except BlockingIOError:
+        raise KeyRefused(
+            f"{lock_path} is locked: another command has been changing the keys for "
+            f"{LOCK_WAIT_S:g} s. Nothing was done."
+        ) from None
     except OSError as error:
-        raise KeyRefused(f"{path.parent} cannot be opened: {error.strerror}.") from None
+        raise KeyRefused(f"{lock_path} cannot be opened: {error.strerror}.") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         yield read_keyring(path)
     finally:
-        os.close(folder)
+        with trust.roots_rights():
+            lock_file.unlock(lock, lock_path)
+
+
+def _owner(path: Path) -> int:
+    """Return whose the lock may be, besides root's: for root, the owner of the key file."""
+    try:
+        return os.stat(path).st_uid if os.geteuid() == trust.ROOT else os.geteuid()
+    except OSError:
+        return trust.ROOT
 
 
 def replace_keyring(path: Path, keyring: Keyring) -> None:

@@ -1,6 +1,8 @@
 """Keys, and the file that they are kept in."""
 
 import base64
+import contextlib
+import fcntl
 import os
 import stat
 import threading
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 from tests.support.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, OTHER_KEY, keyring_of
+from workers.book import keyring
 from workers.book.keyring import (
     Keyring,
     MasterKey,
@@ -357,6 +360,34 @@ def test_two_who_change_a_file_do_not_undo_each_other(path: Path) -> None:
     for each in adding:
         each.join()
     assert list(read_keyring(path).keys) == list(range(1, 22))
+
+
+def test_nobody_else_can_lock_the_keys(path: Path) -> None:
+    """A lock on the folder or on the key file, which a reader may take, keeps nobody waiting."""
+    create_keyring(path)
+    with contextlib.ExitStack() as opened:
+        for each in (path.parent, path):
+            descriptor = os.open(each, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with changing_keyring(path):
+            (lock,) = (each for each in path.parent.iterdir() if each != path)
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_lock_is_not_waited_for_without_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told in a sentence which file another command has locked."""
+    monkeypatch.setattr(keyring, "LOCK_WAIT_S", 0.1)
+    create_keyring(path)
+    with (
+        changing_keyring(path),
+        pytest.raises(KeyRefused, match=r"user_data\.key-lock is locked: .* Nothing was done\.$"),
+        changing_keyring(path),
+    ):
+        pytest.fail("two have it")
 
 
 def test_what_cannot_be_read_cannot_be_changed(path: Path) -> None:
