@@ -102,6 +102,13 @@ class StoreSettings:
             "help": "The audit record. Not set: beside the database, its name ending in `.audit`."
         },
     )
+    audit_syslog: str = field(
+        default="",
+        metadata={
+            "help": "The socket of syslog or journald that gets each record as well, such as "
+            "`/dev/log`. Not set: none."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -124,6 +131,8 @@ class StoreSettings:
         taken = {place(database): "the database"}
         taken |= {place(each): "a part of the database" for each in files_beside(database)}
         taken[place(str(Path(database).with_suffix(".lock")))] = "the lock of the service"
+        taken[place(f"{database}-lock")] = "the lock of who makes the database"
+        taken[place(f"{self.key_path}-lock")] = "the lock of who changes the keys"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
         for name, path in self._files().items():
             if not path:
@@ -189,6 +198,20 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "Let others than this machine in without encryption and without tokens, each "
             "as if it were here."
+        },
+    )
+    audit_bytes_max: int = field(
+        default=64 * 1024 * 1024,
+        metadata={
+            "help": "How long the audit record may become before the service begins a new file, in "
+            "bytes; 0 where another program, such as logrotate, does that."
+        },
+    )
+    audit_files_kept: int = field(
+        default=0,
+        metadata={
+            "help": "How many older files of the audit record the service keeps; it deletes the "
+            "oldest. 0: all."
         },
     )
     workers: int = field(
@@ -278,6 +301,13 @@ class Settings(StoreSettings, Address):
         """Check every value, so that a wrong one is one plain sentence at the start."""
         StoreSettings.__post_init__(self)
         Address.__post_init__(self)
+        if self.audit_bytes_max:  # fewer bytes than a record may have would give one file each
+            _between("audit_bytes_max", self.audit_bytes_max, 65536, 2**40)
+        _between("audit_files_kept", self.audit_files_kept, 0, 1_000_000)
+        if self.audit_files_kept and not self.audit_bytes_max:
+            raise ConfigError(
+                "audit_files_kept is set, and audit_bytes_max is 0: it has no effect."
+            )
         _between("workers", self.workers, 1, 64)
         _between("message_bytes_max", self.message_bytes_max, 256, 16 * 1024 * 1024)
         _between("connections_max", self.connections_max, 1, 1_000_000)

@@ -29,6 +29,7 @@ from pwserver.config import Settings
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
 from workers.auth.throttle import GuessTable, Throttle
@@ -123,7 +124,13 @@ def _run(
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
         registry=Registry(reader, keyring.for_purpose("application")),
-        audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
+        audit=AuditLog(
+            settings.audit_path,
+            settings.audit_head_path,
+            keyring.for_purpose("audit"),
+            rotation=Rotation(settings.audit_bytes_max, settings.audit_files_kept),
+            syslog=settings.audit_syslog,
+        ),
         throttle=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
@@ -178,10 +185,13 @@ class Worker:
         if self._writer is not None:
             self._look_at_the_clock()
             self._begin(self._writer.newest_id())
-        while not self._listener_gone and not self._finished:
-            self._turn(self._wait())
-            if self._context.now >= self._ticked_at + TICK_S:
-                self._tick()
+        try:
+            while not self._listener_gone and not self._finished:
+                self._turn(self._wait())
+                if self._context.now >= self._ticked_at + TICK_S:
+                    self._tick()
+        finally:
+            self._record_refusals(all_of_them=True)
         if self._writer is not None:
             self._writer.close()
 
@@ -292,12 +302,12 @@ class Worker:
     def _send_all(self) -> None:
         """Send each touched connection its replies, and another worker that writes its batch."""
         context, connections, touched = self._context, self._connections, self._touched
+        if context.audit.pending and not context.write_record():
+            for connection in connections.values():
+                connection.withhold()
         if self._writer is None:
             self._commit_queue.send()
             self._expect_writer()
-        if context.audit.pending and not context.audit.write():
-            for connection in connections.values():
-                connection.withhold()
         for connection in touched:
             if connection.flush():
                 self._look_after(connection)
@@ -497,6 +507,7 @@ class Worker:
             self._publish_load(now)
             self._writer.tick()
         self._ticked_at = now
+        self._record_refusals()
         if self._handshakes is not None:
             self._count_closed(self._handshakes.expire(now))
         if self._ready:
@@ -514,6 +525,12 @@ class Worker:
                 self._watched.discard(connection)
         if self._touched:
             self._turn([])
+
+    def _record_refusals(self, *, all_of_them: bool = False) -> None:
+        """Write the numbers of refusals that are due, and what could not be written before."""
+        self._context.sum_up_refusals(all_of_them=all_of_them)
+        self._context.write_record()
+        self._context.audit.tick()
 
     def _publish_load(self, now: float) -> None:
         """Publish how much of a processor this worker has used since the last tick."""

@@ -352,7 +352,11 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
             for sentence in made:
                 output.tell(sentence)
         with administration(settings) as files:
-            yield files
+            try:
+                yield files
+            finally:
+                for sentence in files.unrecorded:
+                    output.tell(sentence)
 
 
 def _state(row: "ApplicationRow") -> str:

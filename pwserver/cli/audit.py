@@ -20,6 +20,9 @@ from workers.audit.actions import Action
 # The modules of the service are loaded by the commands that need them: no client pays for them.
 # ruff: noqa: PLC0415
 
+_TRIES = 3
+"""How often to verify a record that is rotated meanwhile."""
+
 _Files = Annotated[
     Path,
     Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
@@ -91,7 +94,7 @@ def show_audit(
 def verify_audit(
     *files: _Files, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
-    """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
+    """Check that nothing in the record was cut, edited, reordered or lost; otherwise exit with 5.
 
     Of files that are named the end is not checked, unless the newest is among them.
     """
@@ -103,10 +106,14 @@ def verify_audit(
     protect_memory()
     with owners_rights(settings), _readable(settings):
         key = read_keyring(settings.key_path).for_purpose("audit")
-        paths = _files(settings, files)
-        is_whole = not files or settings.audit_path in paths
-        verdict = verify(paths, settings.audit_head_path if is_whole else None, key)
-    for finding in verdict.findings:
+        for _ in range(_TRIES):
+            paths = _files(settings, files)
+            is_whole = not files or settings.audit_path in paths
+            head_path = settings.audit_head_path if is_whole else None
+            verdict = verify(paths, head_path, key, are_all=not files)
+            if not verdict.findings or paths == _files(settings, files):
+                break  # otherwise the record was rotated meanwhile
+    for finding in (*verdict.findings, *verdict.losses):
         output.tell(str(finding))
     for limit in verdict.limits:
         output.tell(limit)
@@ -115,12 +122,18 @@ def verify_audit(
         "first": verdict.first,
         "last": verdict.last,
         "genuine": verdict.is_genuine,
+        "lost": verdict.lost,
         "findings": [*map(str, verdict.findings)],
     }
-    if not verdict.is_genuine:
+    if verdict.findings or verdict.lost:
         if as_json:
             output.record(about, as_json=True)
-        raise AuditRefused("the audit record is not as it was written.")
+        if verdict.findings:
+            raise AuditRefused("the audit record is not as it was written.")
+        raise AuditRefused(
+            f"{verdict.lost} records could not be written; the {verdict.records} others are all "
+            "genuine."
+        )
     sentence = f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine."
     output.plain([sentence], about, as_json=as_json)
     return ExitCode.OK

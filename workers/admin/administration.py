@@ -1,8 +1,9 @@
 """The administrator's changes to applications in the database; the service may be running.
 
 Everybody who may use the files is an administrator. Each change is one short transaction and is
-written to the audit record before it is made; if it cannot be recorded, it is not made. The workers
-apply it within a tick.
+written to the audit record before it is made. If it cannot be recorded, it is not made, unless it
+takes something away from somebody who may have stolen it: tokens, rights, keys. That is done all
+the same, and `unrecorded` says so. The workers apply a change within a tick.
 """
 
 import getpass
@@ -52,13 +53,26 @@ class Administration:
         self.database = opened
         self._seal_key = keyring.for_purpose("application")
         self._audit = AuditLog(
-            settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")
+            settings.audit_path,
+            settings.audit_head_path,
+            keyring.for_purpose("audit"),
+            syslog=settings.audit_syslog,
         )
+        self.unrecorded: list[str] = []  # a sentence for each change that could not be recorded
 
     def record(
-        self, action: Action, command: str, application: str | None = None, **more: int
+        self,
+        action: Action,
+        command: str,
+        application: str | None = None,
+        *,
+        must_be: bool = True,
+        **more: int,
     ) -> None:
-        """Write an intended change to the audit record; raise `AuditRefused`."""
+        """Write an intended change to the audit record.
+
+        If that is impossible, raise `AuditRefused` for what `must_be` recorded; otherwise note it.
+        """
         self._audit.note(
             time_ms=time.time_ns() // 1_000_000,
             application=application,
@@ -69,10 +83,18 @@ class Administration:
             command=command,
             **more,
         )
-        if not self._audit.write():
-            raise AuditRefused(
-                f"the audit record {self.settings.audit_path} cannot be written. Nothing was done."
-            )
+        if self._audit.write():
+            return
+        unwritten = f"the audit record {self.settings.audit_path} cannot be written"
+        if must_be:
+            raise AuditRefused(f"{unwritten}. Nothing was done.")
+        self.unrecorded.append(
+            f"WARNING: {unwritten}, so nothing in it says that `{command}` was done."
+        )
+
+    def close(self) -> None:
+        """Close the audit record."""
+        self._audit.close()
 
     # --- Applications. ---
 
@@ -115,7 +137,7 @@ class Administration:
     def rotate(self, name: str, grace_s: float) -> Secret[str]:
         """Give an application a new token and return it; the old one is valid for `grace_s`."""
         token = new_token()
-        with self._changing(name, "app rotate") as row:
+        with self._changing(name, "app rotate", must_be_recorded=False) as row:
             until_ms = time.time_ns() // 1_000_000 + int(grace_s * 1000)
             self._put(
                 row._replace(
@@ -128,12 +150,13 @@ class Administration:
 
     def revoke(self, name: str) -> None:
         """Revoke an application's tokens. Its book stays, and a new token opens it again."""
-        with self._changing(name, "app revoke") as row:
+        with self._changing(name, "app revoke", must_be_recorded=False) as row:
             self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
 
     def set_rights(self, name: str, may: Sequence[Right]) -> None:
         """Set an application's rights, on open connections too."""
-        with self._changing(name, "app set") as row:
+        gives = bool(set(may) - set(self._row(_normal(name)).may.split()))
+        with self._changing(name, "app set", must_be_recorded=gives) as row:
             self._put(row._replace(may=_in_order(may)))
 
     def users_of(self, name: str) -> int:
@@ -177,7 +200,12 @@ class Administration:
 
     @contextmanager
     def _changing(
-        self, name: str, command: str, *, removed_too: bool = False
+        self,
+        name: str,
+        command: str,
+        *,
+        removed_too: bool = False,
+        must_be_recorded: bool = True,
     ) -> Iterator[ApplicationRow]:
         name = _normal(name)
         with self.database.atomic("IMMEDIATE"):
@@ -189,7 +217,7 @@ class Administration:
                     f"the application {name!r} was altered in the database by somebody without the "
                     "key; it may do nothing. Restore the database from a backup."
                 )
-            self.record("administration", command, name)
+            self.record("administration", command, name, must_be=must_be_recorded)
             yield row
 
     def _put(self, row: ApplicationRow) -> None:
@@ -201,7 +229,11 @@ def administration(settings: StoreSettings) -> Iterator[Administration]:
     """Open the database for an administrator; raise a `StoreError` if that is impossible."""
     keyring = read_keyring(settings.key_path)
     with database.open_to_administer(settings.path, keyring) as opened:
-        yield Administration(settings, keyring, opened)
+        files = Administration(settings, keyring, opened)
+        try:
+            yield files
+        finally:
+            files.close()
 
 
 def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], None]) -> int:

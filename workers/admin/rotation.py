@@ -58,7 +58,7 @@ def add_key(administration: Administration) -> int:
     path = administration.settings.key_path
     with changing_keyring(path) as keyring:
         more = keyring.with_new_key()
-        administration.record("key change", "key add", key=more.newest.id)
+        administration.record("key change", "key add", must_be=False, key=more.newest.id)
         replace_keyring(path, more)
     return more.newest.id
 
@@ -75,7 +75,7 @@ def rotate(
     key = keyring.newest
     if sealing_key() != key.id:
         with database.atomic("IMMEDIATE"):
-            administration.record("key change", "key rotate", key=key.id)
+            administration.record("key change", "key rotate", must_be=False, key=key.id)
             Key.insert(
                 id=key.id, check_value=key.check_value, seals=True
             ).on_conflict_ignore().execute()
@@ -158,7 +158,7 @@ def retire(administration: Administration, key_id: int) -> None:
         )
     needed = _uses(key_id)
     if not needed:
-        administration.record("key change", "key retire", key=key_id)
+        administration.record("key change", "key retire", must_be=False, key=key_id)
         Key.delete().where(Key.id == key_id).execute()
         needed = _uses(key_id)
         if needed:

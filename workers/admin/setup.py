@@ -41,15 +41,15 @@ def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
 
 
 def _check_record(settings: StoreSettings) -> None:
-    """Raise `AuditRefused` if the audit record belongs to another user.
+    """Raise `AuditRefused` if the audit record belongs to another user, or others may lock it.
 
     If it cannot be written, the service reports that later and still does everything but give out
     passwords.
     """
-    for path in (settings.audit_path, settings.audit_head_path):
+    for path, private in ((settings.audit_path, False), (settings.audit_head_path, True)):
         with contextlib.suppress(OSError):
             found = os.lstat(path)
-            reason = trust.distrust(found, path, os.geteuid())
+            reason = trust.distrust(found, path, os.geteuid(), private=private)
             if reason and not trust.not_regular(found):
                 raise AuditRefused(f"the audit record {path} {reason}")
 

@@ -59,7 +59,7 @@ def _admit(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
 
 
 def _turn_away(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
-    context.note(peer, "authentication", None, "denied", **more)
+    context.note_refusal(peer, "authentication", None, "denied", **more)
     peer.become(caller)
 
 
@@ -71,7 +71,7 @@ def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> lis
     reason = peer.caller.denial(right)
     first = requests[0]
     username = getattr(first, "username", UNSET)
-    context.note(
+    context.note_refusal(
         peer,
         "denied",
         None if username is UNSET else TOKEN.sub("(a token)", username),

@@ -90,7 +90,9 @@ class Save(Write):
             reason = "A client without a token may not save under a name that the service makes."
         else:
             return
-        self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
+        self._context.note_refusal(
+            waiter.peer, "denied", self._name, "denied", command="save_password"
+        )
         raise Denied(reason)
 
     def plan(self) -> Operation:
@@ -219,6 +221,8 @@ class Generate(Save):
 class Restore(Save):
     """A save of the password of an older version."""
 
+    recorded_first = True
+
     def __init__(self, context: Context, waiter: Waiter, request: RestorePassword) -> None:
         super().__init__(context, waiter, request)
         self._restored = request.version
@@ -297,6 +301,8 @@ class Label(Change):
 
 class Delete(Change):
     """A deletion of a user with all versions of its password."""
+
+    recorded_first = True
 
     def plan(self) -> Operation:
         """Delete the user that has the name."""

@@ -5,6 +5,9 @@ which version comes next. So the next operation on the same name waits until the
 committed and can be read. Operations on different names do not wait for each other. If another
 worker has changed the same name meanwhile, the writer detects it and changes nothing, and the
 operation is planned again.
+
+An operation that is `recorded_first` goes to the writer only after the audit record says that it
+begins. Until then it waits here, for the end of the turn.
 """
 
 import logging
@@ -24,9 +27,17 @@ log = logging.getLogger(__name__)
 
 Key = tuple[int, str]  # a book and a name in it
 
+BEGUN = "begun"
+"""What the audit record says of an operation before it is done; what became of it comes later."""
+
+
+UNRECORDED = Outcome(reason="The audit record cannot be written, so this is not done.")
+
 
 class Write(Awaited, ABC):
     """A request whose change depends on what is in the book."""
+
+    recorded_first = False  # not done before the audit record says that it begins
 
     def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
         super().__init__()
@@ -35,6 +46,7 @@ class Write(Awaited, ABC):
         self.id = id
         self.size = size
         self.since = now
+        self.begun = False  # the audit record says so, or will at the end of the turn
 
     @abstractmethod
     def plan(self) -> Operation:
@@ -66,6 +78,8 @@ class NameQueues:
         self._save_timeout_s = save_timeout_s
         self._queues: dict[Key, deque[Write]] = {}
         self._bytes = 0
+        self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
+        self._can_record = True
 
     def add(self, write: Write, now: float) -> None:
         """Queue a request; its `reply` is set later, or at once if the queue is full."""
@@ -115,7 +129,9 @@ class NameQueues:
     def _start(self, write: Write, now: float) -> bytes | None:
         """Plan and queue a request; return its reply if it cannot be queued."""
         if write.since < now - self._save_timeout_s:
-            return write.failed(TOO_LATE)
+            return self._not_begun(write, TOO_LATE)
+        if write.recorded_first and not self._can_record:
+            return self._not_begun(write, UNRECORDED)
         try:
             operation = write.plan()
         except Exception as error:
@@ -123,8 +139,36 @@ class NameQueues:
             write.record(refusal.message)
             return _refused(write, refusal)
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
-        self._commit_queue.add_operation(write, operation, size, now)
+        if write.recorded_first and not write.begun:
+            write.begun = True
+            write.record(BEGUN)
+            self._unrecorded.append((write, operation, size))
+        else:
+            self._commit_queue.add_operation(write, operation, size, now)
         return None
+
+    def _not_begun(self, write: Write, outcome: Outcome) -> bytes:
+        if write.begun:  # it was planned again
+            write.record("not done")
+        return write.failed(outcome)
+
+    def go_on(self, now: float, *, recorded: bool) -> list[Waiter]:
+        """Queue the operations whose beginning is recorded now; refuse them if it could not be.
+
+        Returns the connections that have a reply now.
+        """
+        unrecorded, self._unrecorded = self._unrecorded, []
+        answered: list[Waiter] = []
+        if recorded:
+            for write, operation, size in unrecorded:
+                self._commit_queue.add_operation(write, operation, size, now)
+            return answered
+        self._can_record = False  # for those that waited behind one of these
+        for write, _, _ in unrecorded:
+            answered.append(write.waiter)
+            self._advance(self._finish(write, write.failed(UNRECORDED)), now, answered)
+        self._can_record = True
+        return answered
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:
         """Set a request's reply; return the next request on the same name."""

@@ -76,7 +76,7 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
     peer, limit = waiter.peer, waiter.peer.verifying
     delay_s = limit.delay_s(context.now)
     if delay_s is None:
-        context.note(peer, "verify", name, "refused: too many were wrong")
+        context.note_refusal(peer, "verify", name, "refused: too many were wrong")
         raise Unavailable("Too many passwords were wrong; wait some seconds.")
     valid = _is_valid(context, peer, name, request.password)
     reply = Recorded(messages.return_verify_password(valid, request.id), request.id)

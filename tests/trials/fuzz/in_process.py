@@ -199,7 +199,7 @@ class Service:
             waiter.settle()
 
     def _reply(self) -> None:
-        assert self.context.audit.write(), "the audit record cannot be written"
+        assert self.context.write_record(), "the audit record cannot be written"
         for connection in self._connections:
             if not connection.closed:
                 connection.flush()

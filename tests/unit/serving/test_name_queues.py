@@ -14,7 +14,7 @@ from pwserver.limits import QUEUE_BYTES_MAX
 from pwserver.wire.messages import refusal
 from tests.support.books import Client
 from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, UNKNOWN, CommitQueue, Outcome
-from workers.serving.name_queues import Key, NameQueues, Write
+from workers.serving.name_queues import UNRECORDED, Key, NameQueues, Write
 from workers.storage.writing import DONE, STALE, Operation, Result
 
 TIMEOUT_S = 5.0
@@ -169,6 +169,56 @@ def test_a_write_that_was_out_of_date_is_planned_again(desk: Desk) -> None:
     assert desk.sent() == ["b"]
     desk.answer([DONE])
     assert (first.plans, second.plans) == (4, 1)
+
+
+def test_what_is_recorded_first_goes_to_the_writer_after_that(desk: Desk) -> None:
+    """The record says that it begins, and after the answer what became of it; once of each."""
+    write, behind, other = Planned("alice", "a"), Planned("alice", "b"), Planned("bob", "o")
+    write.recorded_first = True
+    desk.add(write, behind, other)
+    assert desk.sent() == ["o"]
+    assert write.recorded == ["begun"]
+    assert desk.name_queues.go_on(desk.now, recorded=True) == []
+    assert desk.sent() == ["a"]
+    assert desk.answer([DONE], [STALE]) == [other.waiter]
+    assert desk.sent() == ["a"], "it is planned again, and its beginning is recorded already"
+    assert desk.answer([DONE]) == [write.waiter]
+    assert write.recorded == ["begun", "ok"]
+    assert desk.sent() == ["b"]
+    desk.answer([DONE])
+
+
+def test_what_cannot_be_recorded_first_is_not_done(desk: Desk) -> None:
+    """Neither it nor others of its kind that waited behind it; what need not be recorded is."""
+    writes = [Planned("alice", text) for text in "abc"]
+    writes[0].recorded_first = writes[1].recorded_first = True
+    desk.add(*writes)
+    assert desk.sent() == []
+    answered = desk.name_queues.go_on(desk.now, recorded=False)
+    assert answered == [write.waiter for write in writes[:2]]
+    for write in writes[:2]:
+        assert write.reply == f"{write.text} failed: {UNRECORDED.reason} True".encode()
+    assert (writes[0].recorded, writes[1].recorded, writes[1].plans) == (["begun"], [], 0)
+    assert desk.sent() == ["c"]
+    desk.answer([DONE])
+    again = Planned("alice", "d")
+    again.recorded_first = True
+    desk.add(again)
+    desk.name_queues.go_on(desk.now, recorded=True)
+    assert desk.sent() == ["d"]
+    desk.answer([DONE])
+
+
+def test_what_was_begun_and_came_too_late_is_recorded_as_not_done(desk: Desk) -> None:
+    """Whoever reads that it began also reads how it ended."""
+    write = Planned("alice", "a")
+    write.recorded_first = True
+    desk.add(write)
+    desk.name_queues.go_on(desk.now, recorded=True)
+    assert desk.sent() == ["a"]
+    desk.now = TIMEOUT_S + 0.1
+    assert desk.answer([STALE]) == [write.waiter]
+    assert write.recorded == ["begun", "not done"]
 
 
 def test_what_cannot_be_done_is_answered_at_once(desk: Desk) -> None:
