@@ -66,6 +66,10 @@ class ClientSettings(Address):
         metadata={"help": "A client certificate (PEM) that stands for an application."},
     )
     client_key: str = field(default="", metadata={"help": "The key (PEM) of `client_cert`."})
+    token_in_clear: bool = field(
+        default=False,
+        metadata={"help": "Send the token to another machine even without TLS."},
+    )
     timeout_s: float = field(
         default=10.0, metadata={"help": "How long to wait for the service, in seconds."}
     )
@@ -180,8 +184,9 @@ class Settings(StoreSettings, Address):
     tls_client_ca: str = field(
         default="",
         metadata={
-            "help": "Certificates (PEM) that client certificates must come from. One whose common "
-            "name is an application's stands for that application."
+            "help": "Authorities (PEM) that client certificates must come from, and their "
+            "revocation lists, if there are any. `app add --certificate` says which certificate "
+            "stands for which application."
         },
     )
     insecure: bool = field(

@@ -31,7 +31,9 @@ from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry
+from workers.auth.expiry import ExpiryWarnings
 from workers.auth.throttle import GuessTable, Throttle
+from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
 from workers.book.models import IdClock
 from workers.book.vault import Vault
@@ -85,6 +87,7 @@ class WorkerStart:
     keyring: Keyring
     tls: "TlsFiles | None"
     guess_table: GuessTable
+    usage_table: UsageTable
 
 
 def main(
@@ -122,7 +125,12 @@ def _run(
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
-        registry=Registry(reader, keyring.for_purpose("application")),
+        registry=Registry(
+            reader,
+            keyring.for_purpose("application"),
+            Usage(start.usage_table, start.number),
+            None if writer is None else ExpiryWarnings(),
+        ),
         audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
         throttle=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
@@ -165,6 +173,7 @@ class Worker:
         self._watch(control, self._on_control)
         self._handshakes: Handshakes | None = None
         self._handshakes_wait = False
+        self._client_ca = b"" if start.tls is None else start.tls.client_ca
         if start.tls is not None:
             from workers.tls import handshakes  # noqa: PLC0415
 
@@ -401,7 +410,11 @@ class Worker:
                 connection.receive_records(arrival.data)
 
     def _change_certificates(self, descriptors: list[int]) -> None:
-        """Use new certificates for handshakes that begin from now on."""
+        """Use new certificates for handshakes that begin from now on.
+
+        If other client certificates may be verified now, connections that were made with one end:
+        whoever comes again is verified again.
+        """
         from workers.tls.certificates import TlsFiles  # noqa: PLC0415
 
         assert self._handshakes is not None
@@ -410,6 +423,13 @@ class Worker:
             self._handshakes.context = files[0].context()
         except (OSError, IndexError):  # too few descriptors; the listener tested the rest
             log.error("too many open files to take new certificates: the old ones stay")
+            return
+        if files[0].client_ca != self._client_ca:
+            self._client_ca = files[0].client_ca
+            for connection in self._connections.values():
+                if connection.certified:
+                    connection.ending = True
+                    self._touched.add(connection)
 
     # --- The worker that writes, as the others see it. ---
 

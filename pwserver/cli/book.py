@@ -279,7 +279,12 @@ def client(settings: ClientSettings) -> Client:
     """Return a client of the service that the settings name."""
     names = ("token_file", "ca_file", "client_cert", "client_key")  # empty where not set
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return Client(settings.service_url, timeout_s=settings.timeout_s, **options)
+    return Client(
+        settings.service_url,
+        token_in_clear=settings.token_in_clear,
+        timeout_s=settings.timeout_s,
+        **options,
+    )
 
 
 def _user(book: Client, username: str) -> User:

@@ -43,6 +43,8 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
         "workers": found.workers,
         "uptime_s": found.uptime_s,
     }
+    if found.token_expires is not None:
+        about["token_expires"] = found.token_expires
     if found.write_error is not None:
         about["write_error"] = found.write_error
         about["write_error_since"] = found.write_error_since

@@ -43,22 +43,30 @@ class Access:
         return Session(self.tls, self.url)
 
 
-def access_to(
+def access_to(  # noqa: PLR0913 - as `BaseClient`
     url: str | None,
     *,
     token_file: FileName | None = None,
     ca_file: FileName | None = None,
     client_cert: FileName | None = None,
     client_key: FileName | None = None,
+    token_in_clear: bool = False,
 ) -> Access:
     """Return the access that a client's options describe, or raise `ConfigError`.
 
     Without a URL it is the one in `PWSERVER_URL`; where that is empty, the service's usual address.
     An option that is empty is as one that is None, but for `token_file`: without it the file is
     used that `PWSERVER_TOKEN_FILE` names, where it is empty none. A token in the URL goes first.
+
+    A token is not sent to another machine without TLS, unless `token_in_clear` says so.
     """
     where = parse(os.environ.get(URL_VARIABLE) or DEFAULT_URL if url is None else url)
     token = where.token or _token(token_file)
+    if token is not None and not (where.is_private or token_in_clear):
+        raise ConfigError(
+            f"{where} is another machine, and without TLS anybody in between could read the token; "
+            "use pwservers://, or set token_in_clear."
+        )
     if not where.tls:
         for name, file in (("ca_file", ca_file), ("client_cert", client_cert or client_key)):
             if file:
@@ -89,6 +97,7 @@ class BaseClient:
         ca_file: FileName | None = None,
         client_cert: FileName | None = None,
         client_key: FileName | None = None,
+        token_in_clear: bool = False,
         timeout_s: float = 10.0,
         connections_max: int = 8,
         attempts_max: int = 5,
@@ -100,6 +109,7 @@ class BaseClient:
             ca_file=ca_file,
             client_cert=client_cert,
             client_key=client_key,
+            token_in_clear=token_in_clear,
         )
         self._begin()
 

@@ -73,6 +73,7 @@ class Status:
     """How the service is doing; `parts` says which version each of its parts has.
 
     While nothing can be saved, `write_error` says why and `write_error_since` since when (UTC).
+    `token_expires` says until when the token of who asks is good, if it expires.
     """
 
     number_of_users: int
@@ -81,3 +82,4 @@ class Status:
     parts: dict[str, str]
     write_error: str | None = None
     write_error_since: datetime | None = None
+    token_expires: datetime | None = None

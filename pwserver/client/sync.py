@@ -50,7 +50,8 @@ class Client(BaseClient):
     `PWSERVER_TOKEN_FILE` names; it may also stand before an `@` in the URL. With TLS the service's
     certificate is checked, against the system's store or the authorities in `ca_file`, and the
     client shows `client_cert`, of which `client_key` is the key, if it is asked to. All these
-    files (PEM) are read now, and what is wrong with them is a `ConfigError`.
+    files (PEM) are read now, and what is wrong with them is a `ConfigError`. So is a token for
+    another machine without TLS, unless `token_in_clear` says that it may be sent so.
 
     It keeps up to `connections_max` connections, made when needed; a thread waits while all are in
     use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline; but

@@ -37,7 +37,7 @@ from pwserver.server.sockets import open_all
 from pwserver.server.terminal import Terminal
 from workers import checker, process, worker
 from workers.admin import setup
-from workers.auth import throttle
+from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
 from workers.storage import reading
@@ -149,6 +149,7 @@ class Supervisor:
         self._terminal = terminal
         self._writer_keys = keyring.check_values  # as the worker that writes was given them
         self._guess_table = throttle.GuessTable(settings.workers)
+        self._usage_table = usage.UsageTable(settings.workers)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
@@ -191,6 +192,7 @@ class Supervisor:
                 keyring,
                 self._tls,
                 self._guess_table,
+                self._usage_table,
             )
             return self._bell[1], self._scoreboard, start
 

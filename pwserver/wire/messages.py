@@ -260,6 +260,7 @@ class Reply(Discreet, frozen=True):
     parts: dict[str, str] | None = None
     write_error: str | None = None
     write_error_since: datetime | None = None
+    token_expires: datetime | None = None
     error: str | None = None
     id: int | str | None = None
 

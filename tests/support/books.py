@@ -16,7 +16,7 @@ from workers.auth.throttle import Limit
 from workers.book import history
 from workers.book.history import OlderVersion
 from workers.book.keyring import Keyring, MasterKey
-from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
+from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, ApplicationRow, Row, UserRow
 from workers.serving.awaited import Awaited
 from workers.storage.database import Store
 from workers.storage.writing import DONE, SAVE, nonce
@@ -71,6 +71,7 @@ class Saving(NamedTuple):
     older: bytes | None = None
     request_id: str | None = None
     fingerprint: int = 7
+    users_max: int = 0
 
 
 def row_of(store: Store, user_id: int) -> UserRow:
@@ -120,8 +121,13 @@ def save_three_versions(store: Store) -> None:
 
 def add_shop(store: Store) -> None:
     """Insert an application with number 7 and an invalid seal."""
-    columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, x'05'"
-    store.connection.execute(f"INSERT INTO application VALUES ({columns})")
+    put_application(store, ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", seal=b"\x05"))
+
+
+def put_application(store: Store, row: ApplicationRow) -> None:
+    """Insert an application as it is, with the seal that it has."""
+    columns = ", ".join("?" * len(row))
+    store.connection.execute(f"INSERT INTO application VALUES ({columns})", row)
 
 
 def make_book(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION) -> None:

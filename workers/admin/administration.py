@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from peewee import SQL, fn
 from playhouse.apsw_ext import APSWDatabase
@@ -80,9 +81,23 @@ class Administration:
         """Return all applications but tombstones, in the order in which they were added."""
         return [row for row in self._rows() if not row.name.startswith(_TOMBSTONE)]
 
-    def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
-        """Register an application and return its token; raise `AdministrationRefused`."""
+    def add(  # noqa: PLR0913 - an application has as many properties
+        self,
+        name: str,
+        may: Sequence[Right],
+        *,
+        common: bool,
+        lifetime_s: float = 0,
+        networks: str = "",
+        certificate: bytes | None = None,
+    ) -> Secret[str]:
+        """Register an application and return its token; raise `AdministrationRefused`.
+
+        A `lifetime_s` of 0 is for ever. `networks` are as `auth.networks.stored` makes them.
+        `certificate` is the hash of the public key of its client certificate.
+        """
         name = _normal(name)
+        now_ms = time.time_ns() // 1_000_000
         with self.database.atomic("IMMEDIATE"):
             rows = self.applications()
             if earlier := next((row for row in rows if row.name == name), None):
@@ -95,6 +110,7 @@ class Administration:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
             number = max((row.id for row in self._rows()), default=COMMON_BOOK) + 1
             self._drop_tombstones(number - APPLICATIONS_MAX)
+            self._refuse_certificate_of_another(name, certificate)
             token = new_token()
             self.record("administration", "app add", name)
             self._put(
@@ -102,43 +118,87 @@ class Administration:
                     id=number,
                     name=name,
                     book=COMMON_BOOK if common else number,
-                    may=_in_order(may),
-                    created_at_ms=time.time_ns() // 1_000_000,
+                    may=in_order(may),
+                    created_at_ms=now_ms,
                     token_hash=token_hash(token.reveal()),
-                    previous_hash=None,
-                    previous_until_ms=0,
-                    seal=b"",
+                    certificate=certificate,
+                    networks=networks,
+                    **_expiry(now_ms, lifetime_s),
                 )
             )
         return token
 
-    def rotate(self, name: str, grace_s: float) -> Secret[str]:
-        """Give an application a new token and return it; the old one is valid for `grace_s`."""
+    def rotate(
+        self,
+        name: str,
+        grace_s: float,
+        *,
+        lifetime_s: float | None = None,
+        certificate: bytes | None = None,
+    ) -> Secret[str]:
+        """Give an application a new token, and return it; without a `lifetime_s`, for as long.
+
+        The old token and the old certificate are valid for `grace_s`, but not after they expire.
+        From now on the given certificate stands for the application, or none.
+        """
         token = new_token()
         with self._changing(name, "app rotate") as row:
-            until_ms = time.time_ns() // 1_000_000 + int(grace_s * 1000)
-            self._put(
-                row._replace(
-                    token_hash=token_hash(token.reveal()),
-                    previous_hash=row.token_hash if grace_s else None,
-                    previous_until_ms=until_ms if grace_s else 0,
-                )
+            self._refuse_certificate_of_another(row.name, certificate)
+            now_ms = time.time_ns() // 1_000_000
+            until_ms = now_ms + int(grace_s * 1000)
+            if row.expires_ms:
+                until_ms = min(until_ms, row.expires_ms)
+            if lifetime_s is None:
+                lifetime_s = row.lifetime_ms / 1000
+            new = _without_credentials(row)._replace(
+                token_hash=token_hash(token.reveal()),
+                certificate=certificate,
+                **_expiry(now_ms, lifetime_s),
             )
+            if grace_s:
+                new = new._replace(
+                    previous_hash=row.token_hash,
+                    previous_certificate=row.certificate,
+                    previous_until_ms=until_ms,
+                )
+            self._put(new)
         return token
 
     def revoke(self, name: str) -> None:
-        """Revoke an application's tokens. Its book stays, and a new token opens it again."""
+        """Revoke an application's tokens and certificates.
+
+        Its book stays, and a new token opens it again.
+        """
         with self._changing(name, "app revoke") as row:
-            self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
+            self._put(_without_credentials(row))
 
     def set_rights(self, name: str, may: Sequence[Right]) -> None:
         """Set an application's rights, on open connections too."""
+        self.set_columns(name, may=in_order(may))
+
+    def set_columns(self, name: str, **columns: Any) -> None:
+        """Set what an application has, on open connections too.
+
+        `may` is as `in_order` makes it, `networks` as `auth.networks.stored` does; `certificate` is
+        the hash of a public key or None; `users_max`, `saves_per_s` and `connections_max` are
+        quotas, or 0.
+        """
         with self._changing(name, "app set") as row:
-            self._put(row._replace(may=_in_order(may)))
+            self._refuse_certificate_of_another(row.name, columns.get("certificate"))
+            if columns.get("users_max") and row.book == COMMON_BOOK:
+                raise AdministrationRefused(
+                    f"the application {row.name!r} has no book of its own, and in the common book "
+                    "nobody can tell which users are its: it can have no users-max."
+                )
+            self._put(row._replace(**columns))
+
+    def application(self, name: str) -> ApplicationRow:
+        """Return the row of an application; raise `AdministrationRefused` if there is none."""
+        return self._row(_normal(name))
 
     def users_of(self, name: str) -> int:
         """Return how many users are in an application's own book."""
-        row = self._row(_normal(name))
+        row = self.application(name)
         return 0 if row.book == COMMON_BOOK else users_in(row.book)
 
     def mark_removed(self, name: str) -> int:
@@ -147,10 +207,7 @@ class Administration:
         From then on nothing is saved into its book, and the writer deletes the users in it.
         """
         with self._changing(name, "app remove", removed_too=True) as row:
-            marked = row._replace(
-                may=REMOVED, token_hash=None, previous_hash=None, previous_until_ms=0
-            )
-            self._put(marked)
+            self._put(_without_credentials(row)._replace(may=REMOVED))
         return row.id
 
     def finish_removal(self, number: int) -> None:
@@ -191,6 +248,14 @@ class Administration:
                 )
             self.record("administration", command, name)
             yield row
+
+    def _refuse_certificate_of_another(self, name: str, certificate: bytes | None) -> None:
+        """Raise `AdministrationRefused` if a certificate stands for another application."""
+        for row in self.applications() if certificate is not None else ():
+            if row.name != name and certificate in (row.certificate, row.previous_certificate):
+                raise AdministrationRefused(
+                    f"the certificate stands for the application {row.name!r} already."
+                )
 
     def _put(self, row: ApplicationRow) -> None:
         Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
@@ -269,7 +334,26 @@ def _refuse_removed(row: ApplicationRow) -> None:
         )
 
 
-def _in_order(may: Sequence[Right]) -> str:
+def _without_credentials(row: ApplicationRow) -> ApplicationRow:
+    """Return an application's row with nothing in it that stands for the application."""
+    return row._replace(
+        token_hash=None,
+        previous_hash=None,
+        certificate=None,
+        previous_certificate=None,
+        previous_until_ms=0,
+        expires_ms=0,
+    )
+
+
+def _expiry(now_ms: int, lifetime_s: float) -> dict[str, Any]:
+    """Return the columns that say how long a new token is valid; 0 is for ever."""
+    lifetime_ms = int(lifetime_s * 1000)
+    return {"expires_ms": now_ms + lifetime_ms if lifetime_ms else 0, "lifetime_ms": lifetime_ms}
+
+
+def in_order(may: Sequence[Right]) -> str:
+    """Return rights as an application's row holds them."""
     return " ".join(right for right in RIGHTS if right in may)
 
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from pwserver.config import host_in_url
 from workers.auth.applications import GUEST, STRANGER, Caller
+from workers.auth.networks import UNIX
 from workers.auth.throttle import ADDRESS, APPLICATION, TOKENS, Limit, Throttle
 
 _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gives them
@@ -19,7 +20,15 @@ _CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gi
 class Peer:
     """The client at the other end of a connection. `caller` changes when it shows a token."""
 
-    __slots__ = ("_address", "_authenticating", "_socket", "_throttle", "_verifying", "caller")
+    __slots__ = (
+        "_address",
+        "_authenticating",
+        "_socket",
+        "_throttle",
+        "_verifying",
+        "caller",
+        "counted",
+    )
 
     def __init__(self, connected: socket.socket, throttle: Throttle, *, insecure: bool) -> None:
         self._socket = connected
@@ -27,6 +36,7 @@ class Peer:
         self._address: str | None = None
         self._authenticating: Limit | None = None
         self._verifying: Limit | None = None
+        self.counted = 0  # the number of the application whose connections this one is among
         self.caller = GUEST if insecure or is_local(connected) else STRANGER
 
     def become(self, caller: Caller) -> None:
@@ -40,6 +50,11 @@ class Peer:
         if self._address is None:
             self._address = _address(self._socket)
         return self._address
+
+    @property
+    def origin(self) -> str:
+        """The client's IP address, or `unix`: what an application's networks are compared with."""
+        return UNIX if self._socket.family == socket.AF_UNIX else self._host
 
     @property
     def authenticating(self) -> Limit:

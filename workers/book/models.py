@@ -25,7 +25,7 @@ from peewee import (
     TextField,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 COMMON_BOOK = 0
 """The book of all clients without a token. An application's own book has the application's id."""
@@ -165,7 +165,15 @@ class Application(Model):
     may                 its rights, separated by spaces
     token_hash          SHA-256 of its token, or NULL after it was revoked
     previous_hash       SHA-256 of its previous token, or NULL
-    previous_until_ms   until when the previous token is valid
+    certificate         SHA-256 of the public key of its client certificate, or NULL
+    previous_certificate  the same of its previous certificate, or NULL
+    previous_until_ms   until when the previous token and certificate are valid
+    expires_ms          until when the token and the certificate are valid; 0: for ever
+    lifetime_ms         how long a new token is valid; 0: for ever
+    networks            where it may come from, separated by spaces; empty: from anywhere
+    users_max           the most users in its own book; 0: any number
+    saves_per_s         the most saves a second; 0: any number
+    connections_max     the most connections at once; 0: any number
     seal                a keyed hash of all other columns, so that somebody who can write to the
                         database, but has no key, cannot grant rights
     """
@@ -177,7 +185,15 @@ class Application(Model):
     created_at_ms = BigIntegerField()
     token_hash = BlobField(null=True)
     previous_hash = BlobField(null=True)
+    certificate = BlobField(null=True)
+    previous_certificate = BlobField(null=True)
     previous_until_ms = BigIntegerField()
+    expires_ms = BigIntegerField()
+    lifetime_ms = BigIntegerField()
+    networks = TextField()
+    users_max = BigIntegerField()
+    saves_per_s = IntegerField()
+    connections_max = IntegerField()
     seal = BlobField()
 
     class Meta:
@@ -214,9 +230,17 @@ class ApplicationRow(NamedTuple):
     may: str
     created_at_ms: int
     token_hash: bytes | None
-    previous_hash: bytes | None
-    previous_until_ms: int
-    seal: bytes
+    previous_hash: bytes | None = None
+    certificate: bytes | None = None
+    previous_certificate: bytes | None = None
+    previous_until_ms: int = 0
+    expires_ms: int = 0
+    lifetime_ms: int = 0
+    networks: str = ""
+    users_max: int = 0
+    saves_per_s: int = 0
+    connections_max: int = 0
+    seal: bytes = b""
 
 
 APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._fields)

@@ -10,10 +10,11 @@ from typing import Any
 
 from msgspec import UNSET
 
+from pwserver.errors import Unavailable
 from pwserver.tokens import TOKEN
 from pwserver.wire import messages
 from pwserver.wire.messages import Authenticate
-from workers.auth.applications import WRONG_CERTIFICATE, WRONG_TOKEN, Caller
+from workers.auth.applications import CROWDED, WRONG_CERTIFICATE, WRONG_TOKEN, Caller
 from workers.auth.peers import Peer
 from workers.auth.throttle import DELAY_S_MAX
 from workers.serving.awaited import Awaited, Waiter
@@ -24,43 +25,61 @@ _NOT_ACCEPTED = "The service does not accept the token."
 
 def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
     """Give a client the identity of the application whose token it shows."""
-    caller = context.registry.by_token(request.token, context.now_ms)
-    if caller is not None:
-        _admit(context, waiter.peer, caller)
+    peer = waiter.peer
+    caller = context.registry.by_token(request.token, peer.origin, context.now_ms)
+    if caller is not None and caller.is_admitted:
+        if not _admit(context, peer, caller):
+            return messages.refusal(Unavailable(CROWDED.why_not), request.id)
         return messages.encode(
             "Authenticated!", request.id, application=caller.application, may=caller.may
         )
-    peer = waiter.peer
-    _turn_away(context, peer, WRONG_TOKEN)
+    _turn_away(context, peer, caller or WRONG_TOKEN)
     limit = peer.authenticating
     delay_s = limit.delay_s(context.now)
     if delay_s is None:  # too many: it gets the same answer, but is not counted
         delay_s = DELAY_S_MAX
     else:
         limit.charge(context.now)
-    denied = messages.denied(request.id, _NOT_ACCEPTED)
+    denied = messages.denied(request.id, _NOT_ACCEPTED if caller is None else caller.why_not)
     if not delay_s:
         return denied
     return context.delays.add(waiter, request.id, denied, context.now + delay_s)
 
 
-def authenticate_by_certificate(context: Context, peer: Peer, name: str) -> None:
-    """Give a client the identity of the application that its verified certificate names."""
-    caller = context.registry.by_certificate(name, context.now_ms)
-    if caller is None:
-        _turn_away(context, peer, WRONG_CERTIFICATE, certificate=name)
+def authenticate_by_certificate(context: Context, peer: Peer, key_hash: bytes) -> None:
+    """Give a client the identity of the application that its verified certificate stands for.
+
+    `key_hash` is that of the certificate's public key.
+    """
+    caller = context.registry.by_certificate(key_hash, peer.origin, context.now_ms)
+    if caller is not None and caller.is_admitted:
+        _admit(context, peer, caller, certificate=key_hash.hex())
     else:
-        _admit(context, peer, caller, certificate=name)
+        _turn_away(context, peer, caller or WRONG_CERTIFICATE, certificate=key_hash.hex())
 
 
-def _admit(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
+def _admit(context: Context, peer: Peer, caller: Caller, **more: str) -> bool:
+    """Give a client its identity, unless its application has too many connections."""
+    usage = context.registry.usage
+    if peer.counted != caller.number:
+        if not usage.enter(caller.number, caller.connections_max):
+            _turn_away(context, peer, CROWDED, **more)
+            return False
+        usage.leave(peer.counted)
+        peer.counted = caller.number
     peer.become(caller)
     context.note(peer, "authentication", None, "ok", **more)
+    return True
 
 
 def _turn_away(context: Context, peer: Peer, caller: Caller, **more: str) -> None:
+    """Leave a client without rights; if it was recognised, the record names its application."""
+    if caller.application is not None:
+        peer.become(caller)
     context.note(peer, "authentication", None, "denied", **more)
     peer.become(caller)
+    context.registry.usage.leave(peer.counted)
+    peer.counted = 0
 
 
 def denied(context: Context, peer: Peer, right: str, requests: list[Any]) -> list[bytes]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from pwserver.errors import InvalidMessage
+from pwserver.errors import InvalidMessage, NotSaved
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -44,7 +44,7 @@ from pwserver.wire.messages import (
     Status,
     VerifyPassword,
 )
-from workers.auth.applications import ANYBODY, KNOWN
+from workers.auth.applications import ANYBODY, KNOWN, Caller
 from workers.serving import queries
 from workers.serving.authentication import authenticate
 from workers.serving.awaited import Awaited, Waiter
@@ -97,9 +97,42 @@ def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -
     """Seal the passwords of one connection and queue them for the writer."""
     if context.commit_queue.full:
         return [not_saved(QUEUE_FULL, request.id) for request in requests]
+    if waiter.peer.caller.saves_are_limited:
+        return _save_limited(context, waiter, requests)
     savers = [(waiter, [request.id for request in requests])]
     save_together(context, waiter.peer.caller.book, savers, requests)
     return ()
+
+
+def _save_limited(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
+    """Save for an application with a quota of saves or users, and refuse what is beyond it.
+
+    The writer alone can tell whether there are too many users, and answers each of these saves.
+    """
+    caller = waiter.peer.caller
+    allowed = _allowed(context, caller, len(requests))
+    replies: list[bytes | Awaited] = []
+    if caller.users_max:
+        for request in requests[:allowed]:
+            replies.append(_queue(context, Save(context, waiter, request, request.password)))
+    elif allowed:
+        savers = [(waiter, [request.id for request in requests[:allowed]])]
+        save_together(context, caller.book, savers, requests[:allowed])
+    refusal = _too_many_saves(caller)
+    replies += [messages.refusal(refusal, request.id) for request in requests[allowed:]]
+    return replies
+
+
+def _allowed(context: Context, caller: Caller, saves: int) -> int:
+    """Return how many of these saves an application may do now, and count these."""
+    per_s = caller.saves_per_s
+    if not per_s:
+        return saves
+    return context.registry.usage.saves(caller.number, per_s, saves, context.now)
+
+
+def _too_many_saves(caller: Caller) -> NotSaved:
+    return NotSaved(f"The application may save {caller.saves_per_s} times a second, and no more.")
 
 
 def save_together(
@@ -151,12 +184,12 @@ def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
 
 def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
     """Save as the newest version of the user that has the name."""
-    return _queue(context, Save(context, waiter, request, request.password))
+    return _queue_save(context, Save(context, waiter, request, request.password))
 
 
 def generate_and_save(context: Context, waiter: Waiter, request: GeneratePassword) -> Awaited:
     """Generate a password, and save it as the newest version of the user that has the name."""
-    return _queue(context, Generate(context, waiter, request, generate(request)))
+    return _queue_save(context, Generate(context, waiter, request, generate(request)))
 
 
 def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
@@ -170,7 +203,7 @@ def generate_password(context: Context, waiter: Waiter, request: GeneratePasswor
 
 def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
     """Save the password of an older version again, as the newest."""
-    return _queue(context, Restore(context, waiter, request))
+    return _queue_save(context, Restore(context, waiter, request))
 
 
 def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
@@ -181,6 +214,14 @@ def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
 def delete_user(context: Context, waiter: Waiter, request: DeleteUser) -> Awaited:
     """Delete a user."""
     return _queue(context, Delete(context, waiter, request))
+
+
+def _queue_save(context: Context, save: Save) -> Awaited:
+    """Queue a save; raise `NotSaved` if its application may not save so often."""
+    caller = save.waiter.peer.caller
+    if caller.saves_are_limited and not _allowed(context, caller, 1):
+        raise _too_many_saves(caller)
+    return _queue(context, save)
 
 
 def _queue(context: Context, write: Save | Label | Delete) -> Awaited:
@@ -314,7 +355,8 @@ TABLE = (
         each(queries.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have; while nothing can be "
-        "saved also why (`write_error`) and since when (`write_error_since`)",
+        "saved also why (`write_error`) and since when (`write_error_since`); and when the "
+        "caller's token expires, if it does (`token_expires`)",
         "count",
     ),
 )

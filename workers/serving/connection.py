@@ -52,6 +52,7 @@ class Connection:
         "_touched",
         "_unsent",
         "awaited",
+        "certified",
         "closed",
         "ending",
         "events",
@@ -92,9 +93,11 @@ class Connection:
         self.events = EPOLLIN  # what the loop waits for now
         self.awaited: deque[Awaited] = deque()
         self.unanswered = 0  # requests
+        self.certified = False  # the client has shown a certificate
         self.peer = Peer(client, context.throttle, insecure=settings.insecure)
-        if tls is not None and (name := tls.peer_name()) is not None:
-            authenticate_by_certificate(context, self.peer, name)
+        if tls is not None and (key_hash := tls.peer_key_hash()) is not None:
+            self.certified = True
+            authenticate_by_certificate(context, self.peer, key_hash)
         self.silent_since = NEVER  # NEVER: the client has sent something since the last look
         self.queued = False  # in the queue of `Intake`
         self.settled = tls is None  # not encrypted, and no message is incomplete
@@ -329,6 +332,8 @@ class Connection:
         """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
+        self._context.registry.usage.leave(self.peer.counted)
+        self.peer.counted = 0
 
     # --- What the loop asks. ---
 

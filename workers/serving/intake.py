@@ -102,8 +102,9 @@ class Intake:
         saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
         for connection, line, request in zip(connections, lines, requests, strict=True):
             command = command_of(request)
-            if command is SAVE_PLAIN and connection.may(command):
-                book = connection.peer.caller.book
+            caller = connection.peer.caller
+            if command is SAVE_PLAIN and not caller.saves_are_limited and connection.may(command):
+                book = caller.book
                 savers, plain = saves.get(book) or saves.setdefault(book, ([], []))
                 savers.append((connection, [request.id]))
                 plain.append(request)

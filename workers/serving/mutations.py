@@ -39,7 +39,7 @@ from workers.serving.awaited import Recorded, Waiter
 from workers.serving.commit_queue import Outcome, not_saved
 from workers.serving.context import Context
 from workers.serving.name_queues import Write
-from workers.storage.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
+from workers.storage.writing import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
 """The approximate memory that a waiting request takes besides its password."""
@@ -61,6 +61,7 @@ class Save(Write):
         username, request_id = request.username, request.request_id
         self._context = context
         self._book = waiter.peer.caller.book
+        self._users_max = waiter.peer.caller.users_max
         self._for_guest = waiter.peer.caller is GUEST
         self._name = None if username is UNSET else normal(username, "username")
         self._request_id: str | None = None
@@ -137,12 +138,15 @@ class Save(Write):
             user.older,
             self._request_id,
             self._fingerprint,
+            self._users_max,
         )
 
     def done(self, result: Result) -> bytes:
         """Reply that it is saved, now or by an earlier request with the same `request_id`."""
         if isinstance(result, tuple):
             return self._repeated(*result)
+        if result is FULL:
+            raise NotSaved(f"The application has {self._users_max} users, as many as it may have.")
         return self._saved()
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:

@@ -161,6 +161,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
     """Tell how the service is doing."""
     scoreboard = context.scoreboard
     since_ms, reason = scoreboard.outage
+    until_ms = waiter.peer.caller.until_ms
     return messages.encode(
         "return_status",
         request.id,
@@ -170,6 +171,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         parts=_PARTS,
         write_error=REASONS[reason] if since_ms else UNSET,
         write_error_since=time_saved(since_ms) if since_ms else UNSET,
+        token_expires=time_saved(until_ms) if until_ms else UNSET,
     )
 
 

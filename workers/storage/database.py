@@ -205,6 +205,7 @@ class Store:
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self._row_writer.undone()
             raise
         # If the log is shorter than before, another process has copied all of it, and this commit
         # has begun a new log, still with the old number; the next commit makes a new one.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from tests.support.books import contents
 from tests.support.books_wire import DENIED
 from tests.support.harness import Service, eventually
 from tests.support.shell import Ran, Shell, client_of, guest_shell_at, write_token
+from tests.support.tls import Authority
 from workers.book.keyring import create_keyring
+from workers.tls.client_certificates import read_key_hash
 
 TOKEN_LINE = re.compile(r"pwserver_[\w-]{43}\n")
 GET = {"message": "get_password", "username": "alice"}
@@ -128,12 +131,85 @@ def test_the_list_has_everything_but_tokens(shell: Shell) -> None:
         "may": ["save", "delete"],
         "book": "common",
         "state": "active",
+        "expires": None,
+        "from": [],
+        "users_max": None,
+        "saves_per_s": None,
+        "connections_max": None,
         "old_token_until": None,
+        "certificate": None,
     }
     assert (desk["book"], desk["state"]) == ("its own", "revoked")
     table = shell.type("app", "list").out
     assert re.search(r"shop +save, delete +common +active", table)
     assert not [token for token in tokens if token in listed.out + table]
+
+
+def test_a_token_is_bound_when_it_is_made(shell: Shell, authority: Authority) -> None:
+    """For how long, to where it is used, and to a certificate; the list says it, and when it has
+    expired."""
+    issued = authority.issue("any name")
+    bounds = ["--expires", "90d", "--from", "10.0.0.0/8,unix", "--certificate", str(issued.cert)]
+    token_of(shell.run("app", "add", "shop", "--may", "get", *bounds))
+    shop = shell.run("app", "list").record
+    expires, added = (datetime.fromisoformat(shop[name]) for name in ("expires", "added"))
+    assert abs(expires - added - timedelta(days=90)) <= timedelta(seconds=1)
+    assert (shop["from"], shop["state"]) == (["10.0.0.0/8", "unix"], "active")
+    assert shop["certificate"] == read_key_hash(str(issued.cert)).hex()
+    token_of(shell.run("app", "rotate", "shop", "--now"))
+    again = shell.run("app", "list").record
+    assert again["expires"] >= shop["expires"], "the new one is good for as long"
+    assert (again["certificate"], again["old_token_until"]) == (None, None)
+    token_of(shell.run("app", "rotate", "shop", "--expires", "1s"))
+    eventually(lambda: shell.run("app", "list").record["state"] == "expired", "it expires")
+    token_of(shell.run("app", "rotate", "shop", "--expires", "never"))
+    last = shell.run("app", "list").record
+    assert (last["expires"], last["state"]) == (None, "active")
+
+
+def test_bounds_and_quotas_are_changed(shell: Shell, authority: Authority) -> None:
+    """Those that are given, and no others; the sentence says what was set."""
+    token_of(shell.run("app", "add", "shop", "--may", "get", "--from", "unix"))
+    quotas = ["--users-max", "5000", "--saves-per-s", "20", "--connections-max", "8"]
+    said = shell.run("app", "set", "shop", *quotas).err
+    assert said == (
+        "Application shop has users-max 5,000, has saves-per-s 20, has connections-max 8.\n"
+    )
+    shop = shell.run("app", "list").record
+    assert [shop[name] for name in ("users_max", "saves_per_s", "connections_max")] == [5000, 20, 8]
+    assert (shop["may"], shop["from"]) == (["get"], ["unix"])
+    certificate = str(authority.issue("any name").cert)
+    shell.run("app", "set", "shop", "--from", "2001:db8::/32", "--certificate", certificate)
+    shop = shell.run("app", "list").record
+    assert (shop["from"], shop["users_max"]) == (["2001:db8::/32"], 5000)
+    assert shop["certificate"] == read_key_hash(certificate).hex()
+    nothing = ["--from", "none", "--certificate", "none", "--users-max", "0", "--saves-per-s", "0"]
+    said = shell.run("app", "set", "shop", *nothing, "--json").record
+    assert said == {
+        "name": "shop",
+        "from": [],
+        "certificate": None,
+        "users_max": None,
+        "saves_per_s": None,
+    }
+    shop = shell.run("app", "list").record
+    assert (shop["from"], shop["certificate"], shop["users_max"]) == ([], None, None)
+
+
+def test_bounds_that_are_none_are_refused(shell: Shell) -> None:
+    """One sentence, exit code 2, and nothing was changed."""
+    token_of(shell.run("app", "add", "shop", "--may", "get"))
+    before = shell.run("app", "list").out
+    for arguments, words in (
+        (["set", "shop"], "nothing is to be changed: give one of the flags"),
+        (["set", "shop", "--users-max", "-1"], "users-max must be from 0"),
+        (["set", "shop", "--from", "everywhere"], "'everywhere' is no network"),
+        (["set", "shop", "--certificate", "/none"], "certificate /none cannot be read"),
+        (["rotate", "shop", "--expires", "90"], "expires is '90'; it must be a number of s, m, h"),
+        (["add", "desk", "--may", "get", "--expires", "999999999w"], "up to a hundred years"),
+    ):
+        assert words in refused(shell.run("app", *arguments), 2)
+    assert shell.run("app", "list").out == before
 
 
 def test_a_token_on_a_terminal_stands_on_a_line_of_its_own(shell: Shell) -> None:

@@ -60,7 +60,7 @@ def register() -> None:
     for number, (name, token) in enumerate(TOKENS.items(), start=1):
         book = COMMON_BOOK if number == 1 else number
         hashed = token_hash(token)
-        row = ApplicationRow(number, name, book, " ".join(RIGHTS), NOW_MS, hashed, None, 0, b"")
+        row = ApplicationRow(number, name, book, " ".join(RIGHTS), NOW_MS, hashed)
         Application.insert(sealed(row, key)._asdict()).execute()
 
 
