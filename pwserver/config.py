@@ -96,6 +96,14 @@ class StoreSettings:
             "one, or beside the database, its name ending in `.key`."
         },
     )
+    key_passphrase: str = field(
+        default="",
+        metadata={
+            "help": "Where the passphrase of a sealed key file comes from: a file that only its "
+            "owner may read, or `fd:N`, an open file descriptor. Not set: the systemd credential "
+            "`pwserver.passphrase`, or it is asked for."
+        },
+    )
     audit_file: str = field(
         default="",
         metadata={
@@ -108,7 +116,9 @@ class StoreSettings:
         for setting in dataclasses.fields(self):
             if "\0" in str(getattr(self, setting.name)):
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
-        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock"):
+        if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
+            raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
+        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock", ".revisions"):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ(str(self.path), os.path.normpath)
 
@@ -125,6 +135,7 @@ class StoreSettings:
         taken |= {place(each): "a part of the database" for each in files_beside(database)}
         taken[place(str(Path(database).with_suffix(".lock")))] = "the lock of the service"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
+        taken[place(str(self.revisions_path))] = "the revisions of the applications"
         for name, path in self._files().items():
             if not path:
                 continue
@@ -152,6 +163,11 @@ class StoreSettings:
         return credential or self.path.with_suffix(".key")
 
     @property
+    def passphrase_source(self) -> str:
+        """Where the passphrase of the key file comes from; empty: from the terminal."""
+        return self.key_passphrase or str(_credential("pwserver.passphrase") or "")
+
+    @property
     def audit_path(self) -> Path:
         """The audit record, beside the database where it is not set."""
         return Path(self.audit_file) if self.audit_file else self.path.with_suffix(".audit")
@@ -160,6 +176,11 @@ class StoreSettings:
     def audit_head_path(self) -> Path:
         """What the end of the audit record must be, beside the database wherever that is."""
         return self.path.with_suffix(".audit-head")
+
+    @property
+    def revisions_path(self) -> Path:
+        """The newest revision of each application, beside the database."""
+        return self.path.with_suffix(".revisions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +210,13 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "Let others than this machine in without encryption and without tokens, each "
             "as if it were here."
+        },
+    )
+    require_locked_memory: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse to start where memory cannot be locked, so that no key or password "
+            "reaches the swap. Not set: it is locked where the limit (`ulimit -l`) allows it."
         },
     )
     workers: int = field(

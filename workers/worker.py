@@ -122,7 +122,7 @@ def _run(
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
-        registry=Registry(reader, keyring.for_purpose("application")),
+        registry=Registry(reader, keyring, settings.revisions_path),
         audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
         throttle=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),

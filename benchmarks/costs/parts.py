@@ -67,7 +67,7 @@ def context_of(path: Path) -> Context:
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, save_timeout_s=1.0),
         reader=reader,
-        registry=Registry(reader, KEYRING.for_purpose("application")),
+        registry=Registry(reader, KEYRING, path.with_suffix(".revisions")),
         audit=AuditLog(*record, KEYRING.for_purpose("audit")),
         throttle=Throttle(GuessTable(1), 1),
         checks=Checks(1.0),

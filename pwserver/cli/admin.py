@@ -21,6 +21,7 @@ from pwserver.errors import (
     DatabaseRefused,
     ExitCode,
 )
+from pwserver.protection import protect_memory
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 
@@ -82,18 +83,18 @@ def list_applications(*, as_json: Json = False, settings: Store = STORE_DEFAULTS
     from workers.auth.applications import rights_of
 
     with _administration(settings) as files:
-        rows = files.applications()
+        rows = [(row, files.is_old_copy(row)) for row in files.applications()]
     output.records(
         (
             {
                 "name": row.name,
                 "may": rights_of(row),
                 "book": "its own" if row.book else "common",
-                "state": _state(row),
+                "state": "an old copy" if old else _state(row),
                 "old_token_until": _time(row.previous_until_ms),
                 "added": _time(row.created_at_ms),
             }
-            for row in rows
+            for row, old in rows
         ),
         as_json=as_json,
         least=("added", "old_token_until"),
@@ -213,7 +214,7 @@ def list_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> Exi
     from workers.admin import rotation
 
     with _administration(settings) as files:
-        sealing, uses = rotation.sealing_key(), rotation.key_uses()
+        sealing, uses = files.sealing_key(), rotation.key_uses()
         numbers = sorted(files.keyring.keys)
     output.records(
         (
@@ -289,6 +290,34 @@ def retire_key(
     return ExitCode.OK
 
 
+@key.command(name="protect")
+def protect_keys(
+    *, remove: bool = False, as_json: Json = False, settings: Store = STORE_DEFAULTS
+) -> ExitCode:
+    """Seal the key file with a passphrase, which every start of the service needs from then on.
+
+    The passphrase is typed, or read from standard input. A service that runs goes on, but it must be
+    started again before it can use keys that are added later.
+
+    Parameters
+    ----------
+    remove
+        Write the key file without a passphrase again.
+    """
+    from workers.admin import rotation
+
+    with _administration(settings) as files:
+        passphrase = None if remove else Secret(prompts.password(twice=True, what="passphrase"))
+        rotation.protect(files, passphrase)
+    how = "without a passphrase" if remove else "sealed with the passphrase"
+    output.said(
+        f"{settings.key_path} is {how}. Copies of it that were made before are as they were.",
+        {"key_file": str(settings.key_path), "protected": not remove},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
 # --- The whole book. ---
 
 
@@ -301,7 +330,6 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
     """
     from workers.admin.check import Examination, check_room
     from workers.admin.setup import owners_rights
-    from workers.process import protect_memory
     from workers.storage.database import is_in_use, require_a_book
     from workers.storage.validation import check_sqlite
 
@@ -335,7 +363,6 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
     """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare
-    from workers.process import protect_memory
     from workers.storage.database import is_in_use, require_a_book
 
     protect_memory()

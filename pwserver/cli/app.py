@@ -35,6 +35,7 @@ from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
+from pwserver.protection import protect_memory
 from pwserver.tokens import TOKEN
 
 CONFIG_FILE = "pwserver.toml"
@@ -97,6 +98,7 @@ def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
     """
     from workers.admin.setup import owners_rights, prepare  # noqa: PLC0415
 
+    protect_memory()
     with owners_rights(settings):
         _, made = prepare(settings)
     output.plain(

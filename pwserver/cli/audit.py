@@ -15,6 +15,7 @@ from pwserver.cli import output
 from pwserver.cli.book import STORE_DEFAULTS, Json, Store
 from pwserver.config import StoreSettings
 from pwserver.errors import AuditRefused, ExitCode
+from pwserver.protection import protect_memory
 from workers.audit.actions import Action
 
 # The modules of the service are loaded by the commands that need them: no client pays for them.
@@ -95,14 +96,13 @@ def verify_audit(
 
     Of files that are named the end is not checked, unless the newest is among them.
     """
+    from workers.admin.passphrase import open_keyring
     from workers.admin.setup import owners_rights
     from workers.audit.verification import verify
-    from workers.book.keyring import read_keyring
-    from workers.process import protect_memory
 
     protect_memory()
     with owners_rights(settings), _readable(settings):
-        key = read_keyring(settings.key_path).for_purpose("audit")
+        key = open_keyring(settings).for_purpose("audit")
         paths = _files(settings, files)
         is_whole = not files or settings.audit_path in paths
         verdict = verify(paths, settings.audit_head_path if is_whole else None, key)

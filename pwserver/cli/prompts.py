@@ -13,17 +13,17 @@ from pwserver.wire.messages import PASSWORD_LENGTH_MAX
 _INPUT_BYTES_MAX = 4 * PASSWORD_LENGTH_MAX + len("\r\n")
 
 
-def password(*, twice: bool = False) -> str:
+def password(*, twice: bool = False, what: str = "password") -> str:
     """Return a password that was typed, or all of standard input where nobody types there.
 
     `twice` is for one that is to be saved: nobody sees what they type, and it is asked for again.
     """
     try:
-        given = _typed(twice) if sys.stdin.isatty() else _standard_input()
+        given = _typed(twice, what) if sys.stdin.isatty() else _standard_input()
     except UnicodeDecodeError:
-        raise ConfigError("the password is not valid UTF-8.") from None
+        raise ConfigError(f"the {what} is not valid UTF-8.") from None
     if not given:
-        raise ConfigError("no password was given.")
+        raise ConfigError(f"no {what} was given.")
     return given
 
 
@@ -39,10 +39,10 @@ def confirm(question: str) -> None:
         raise Declined("nothing was done.")
 
 
-def _typed(twice: bool) -> str:
-    given = _line("Password: ")
+def _typed(twice: bool, what: str) -> str:
+    given = _line(f"{what.capitalize()}: ")
     if twice and given and _line("Once more: ") != given:
-        raise ConfigError("these were two different passwords; nothing was done. Try again.")
+        raise ConfigError(f"these were two different {what}s; nothing was done. Try again.")
     return given
 
 

@@ -28,6 +28,7 @@ from pwserver.config import Settings
 from pwserver.errors import ConfigError, ExitCode, KeyRefused, ServiceFailed
 from pwserver.ipc import Scoreboard, control_channel, frame_channel, receive_control
 from pwserver.limits import LISTING_PAGE, TICK_S
+from pwserver.protection import lock_memory, protect_memory
 from pwserver.server import console
 from pwserver.server.children import FAILED_STARTS_MAX, Child, Pool, reap
 from pwserver.server.instance import Instance
@@ -78,7 +79,12 @@ def serve(settings: Settings) -> ExitCode:
     terminal = Terminal()
     loop = Loop()
     loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    process.protect_memory()
+    protect_memory()
+    if not lock_memory() and settings.require_locked_memory:
+        raise ConfigError(
+            "require_locked_memory is set, and the limit does not allow it. Run `ulimit -l "
+            "unlimited` as root before, or set LimitMEMLOCK=infinity in the systemd unit."
+        )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
     scoreboard = Scoreboard(settings.workers + 2)
@@ -90,7 +96,7 @@ def serve(settings: Settings) -> ExitCode:
         listening = open_all(settings)  # before the store: if this fails, no file was made
         for each in listening:
             opened.callback(each.close)
-        keyring, made = setup.prepare(settings)
+        keyring, made = setup.prepare(settings, to_serve=True)
         for sentence in made:
             log.info("%s", sentence)
         setproctitle.setproctitle("pwserver: listener")

@@ -120,7 +120,7 @@ def save_three_versions(store: Store) -> None:
 
 def add_shop(store: Store) -> None:
     """Insert an application with number 7 and an invalid seal."""
-    columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, x'05'"
+    columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, 1, x'05'"
     store.connection.execute(f"INSERT INTO application VALUES ({columns})")
 
 

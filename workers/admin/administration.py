@@ -25,14 +25,22 @@ from pwserver.errors import (
 from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
+from workers.admin.passphrase import open_keyring
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
-from workers.auth.applications import is_genuine, new_token, sealed, token_hash
-from workers.book.keyring import Keyring, read_keyring
+from workers.auth.applications import (
+    is_genuine,
+    new_token,
+    note_revisions,
+    sealed,
+    token_hash,
+)
+from workers.auth.revisions import RevisionFile
+from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage import database
-from workers.storage.reading import applications
+from workers.storage.reading import applications, sealing_key
 from workers.storage.removal import REMOVED
 from workers.storage.validation import refusals
 
@@ -51,6 +59,7 @@ class Administration:
         self.keyring = keyring
         self.database = opened
         self._seal_key = keyring.for_purpose("application")
+        self._revisions = RevisionFile(settings.revisions_path, keyring)
         self._audit = AuditLog(
             settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")
         )
@@ -74,16 +83,42 @@ class Administration:
                 f"the audit record {self.settings.audit_path} cannot be written. Nothing was done."
             )
 
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Change applications or keys in one transaction, after which no older state is accepted.
+
+        Raises `AdministrationRefused` if the change is made, but an older state would be accepted.
+        """
+        with self.database.atomic("IMMEDIATE"):
+            yield
+        try:
+            with self.database.atomic("IMMEDIATE"):
+                note_revisions(self._revisions, self.database.connection(), self._seal_key)
+        except OSError as error:
+            path = self.settings.revisions_path
+            raise AdministrationRefused(
+                f"the change is made, but {path} cannot be written: {error.strerror}. Somebody who "
+                "can write to the database could undo it, by putting back what was in it before."
+            ) from None
+
+    def sealing_key(self) -> int:
+        """Return the number of the key that seals now."""
+        return sealing_key(self.database.connection())
+
     # --- Applications. ---
 
     def applications(self) -> list[ApplicationRow]:
         """Return all applications but tombstones, in the order in which they were added."""
         return [row for row in self._rows() if not row.name.startswith(_TOMBSTONE)]
 
+    def is_old_copy(self, row: ApplicationRow) -> bool:
+        """Tell whether an application has been changed since this row of it was written."""
+        return is_genuine(row, self._seal_key) and not self._revisions.read().allows(row)
+
     def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`."""
         name = _normal(name)
-        with self.database.atomic("IMMEDIATE"):
+        with self.deciding():
             rows = self.applications()
             if earlier := next((row for row in rows if row.name == name), None):
                 _refuse_removed(earlier)
@@ -107,6 +142,7 @@ class Administration:
                     token_hash=token_hash(token.reveal()),
                     previous_hash=None,
                     previous_until_ms=0,
+                    revision=0,
                     seal=b"",
                 )
             )
@@ -155,7 +191,7 @@ class Administration:
 
     def finish_removal(self, number: int) -> None:
         """Free the name of a removed application; its number stays taken by a tombstone."""
-        with self.database.atomic("IMMEDIATE"):
+        with self.deciding():
             for row in self._rows():
                 if row.id == number and row.may == REMOVED:
                     self._put(row._replace(name=f"{_TOMBSTONE}{number}"))
@@ -180,7 +216,7 @@ class Administration:
         self, name: str, command: str, *, removed_too: bool = False
     ) -> Iterator[ApplicationRow]:
         name = _normal(name)
-        with self.database.atomic("IMMEDIATE"):
+        with self.deciding():
             row = self._row(name)
             if not removed_too:
                 _refuse_removed(row)
@@ -193,13 +229,15 @@ class Administration:
             yield row
 
     def _put(self, row: ApplicationRow) -> None:
+        genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
+        row = row._replace(revision=self._revisions.read().next(genuine))
         Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
 
 
 @contextmanager
 def administration(settings: StoreSettings) -> Iterator[Administration]:
     """Open the database for an administrator; raise a `StoreError` if that is impossible."""
-    keyring = read_keyring(settings.key_path)
+    keyring = open_keyring(settings)
     with database.open_to_administer(settings.path, keyring) as opened:
         yield Administration(settings, keyring, opened)
 

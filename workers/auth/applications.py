@@ -15,15 +15,19 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import apsw
 import msgspec
 
 from pwserver.errors import Unavailable
 from pwserver.secret import Secret
 from pwserver.tokens import TOKEN_PREFIX
 from pwserver.wire.messages import RIGHTS, Right
+from workers.auth.revisions import RevisionFile
+from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, ApplicationRow
-from workers.storage.reading import BookReader
+from workers.storage.reading import BookReader, applications, sealing_key
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,15 @@ def is_genuine(row: ApplicationRow, key: Secret[bytes]) -> bool:
         return hmac.compare_digest(sealed(row, key).seal, row.seal)
     except (TypeError, ValueError):  # a column has a value of the wrong type
         return False
+
+
+def note_revisions(file: RevisionFile, connection: apsw.Connection, key: Secret[bytes]) -> None:
+    """Put into the file what the database has that is newer; `key` is that of the rows' seals.
+
+    Call it in a transaction that keeps other writers away. Raises as `RevisionFile.note` does.
+    """
+    rows = [row for row in applications(connection) if is_genuine(row, key)]
+    file.note(rows, sealing_key(connection))
 
 
 def rights_of(row: ApplicationRow) -> list[Right]:
@@ -117,9 +130,11 @@ WRONG_CERTIFICATE = Caller(why_not="The client certificate names no application.
 class Registry:
     """A worker's view of the applications. It must be refreshed once a tick."""
 
-    def __init__(self, reader: BookReader, key: Secret[bytes]) -> None:
+    def __init__(self, reader: BookReader, keyring: Keyring, revisions_path: Path) -> None:
         self._reader = reader
-        self._key = key
+        self._key = keyring.for_purpose("application")
+        self._known = RevisionFile(revisions_path, keyring)
+        self._revisions = self._known.revisions
         self._rows: list[ApplicationRow] = []
         self._genuine: list[ApplicationRow] = []
         self._good: dict[bytes | str, ApplicationRow] = {}  # by token hash; by name
@@ -128,10 +143,11 @@ class Registry:
 
     def refresh(self, now_ms: int) -> None:
         """Read the applications and update the connections' callers; raise `Unavailable`."""
+        self._known.look()
         rows = self._reader.applications()
         self._read_next = time.monotonic() + (10 + len(rows)) * _PAUSE_S_ROW
-        if rows != self._rows:
-            self._rows = rows
+        if rows != self._rows or self._known.revisions is not self._revisions:
+            self._rows, self._revisions = rows, self._known.revisions
             self._genuine = [row for row in rows if self._is_genuine(row)]
         self._good = {}
         for row in self._genuine:
@@ -145,6 +161,11 @@ class Registry:
             else:
                 caller.revoke()
                 del self._callers[shown]
+
+    @property
+    def sealing_key(self) -> int:
+        """The newest key that is known to have been chosen to seal passwords with."""
+        return self._known.revisions.sealing_key
 
     def by_token(self, token: str, now_ms: int) -> Caller | None:
         """Return the application that has a token, or None."""
@@ -170,9 +191,17 @@ class Registry:
         return self._callers[shown]
 
     def _is_genuine(self, row: ApplicationRow) -> bool:
-        genuine = is_genuine(row, self._key)
-        if not genuine:
+        if not is_genuine(row, self._key):
             log.error(
                 "application %s was altered behind the service's back: it may do nothing", row.id
             )
-        return genuine
+        elif not self._revisions.allows(row):
+            log.error(
+                "application %s is an old copy that was put back into the database: it may do "
+                "nothing. See in `pwserver app list` what it could do, before `pwserver app "
+                "rotate` gives it a new token",
+                row.id,
+            )
+        else:
+            return True
+        return False

@@ -25,7 +25,7 @@ from peewee import (
     TextField,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 COMMON_BOOK = 0
 """The book of all clients without a token. An application's own book has the application's id."""
@@ -120,8 +120,9 @@ def _text(stored: bytes | None) -> str | None:
 class Request(Model):
     """A save that carried a `request_id`, its fingerprint, and the version that it made.
 
-    Ids grow, so the oldest requests have the least ids. `fingerprint` is a short keyed hash of the
-    request's content.
+    Ids grow, so the oldest requests have the least ids. `fingerprint` is a keyed hash of the
+    request's content, `user_id` and `version`, so that nobody without the key makes a row, or
+    changes one, that a request is answered from.
     """
 
     id = AutoField()
@@ -166,6 +167,7 @@ class Application(Model):
     token_hash          SHA-256 of its token, or NULL after it was revoked
     previous_hash       SHA-256 of its previous token, or NULL
     previous_until_ms   until when the previous token is valid
+    revision            one more with each change of any application (see `auth.revisions`)
     seal                a keyed hash of all other columns, so that somebody who can write to the
                         database, but has no key, cannot grant rights
     """
@@ -178,6 +180,7 @@ class Application(Model):
     token_hash = BlobField(null=True)
     previous_hash = BlobField(null=True)
     previous_until_ms = BigIntegerField()
+    revision = IntegerField()
     seal = BlobField()
 
     class Meta:
@@ -216,6 +219,7 @@ class ApplicationRow(NamedTuple):
     token_hash: bytes | None
     previous_hash: bytes | None
     previous_until_ms: int
+    revision: int
     seal: bytes
 
 

@@ -51,7 +51,8 @@ class Context:
         """Apply what an administrator has changed: applications, keys. Called once a tick."""
         try:
             self.registry.refresh(self.now_ms)
-            key_id = self.reader.sealing_key()
+            # An older key than was chosen before may have been put back by somebody.
+            key_id = max(self.reader.sealing_key(), self.registry.sealing_key)
         except Unavailable as error:
             log.debug("what administrators change cannot be read now: %s", error)
             return

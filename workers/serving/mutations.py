@@ -74,7 +74,7 @@ class Save(Write):
             self._if_version = request.if_version
         self._password = password
         self._version = 0  # the version that this save makes
-        self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
+        self._content = b"" if request_id is UNSET else _content(request)
         if self._for_guest:
             self._refuse_to_guests(waiter)
         if self._if_version is not UNSET and self._name is None:
@@ -136,8 +136,16 @@ class Save(Write):
             user.labels,
             user.older,
             self._request_id,
-            self._fingerprint,
+            0 if self._request_id is None else self._fingerprint(user.id, user.version),
         )
+
+    def _fingerprint(self, user_id: int, version: int) -> int:
+        """Return the keyed hash that ties the request to what it made.
+
+        So a row of `request` that somebody without the key has altered repeats no reply.
+        """
+        made = b"%d %d %d " % (self._book, user_id, version)
+        return self._context.vault.fingerprint(made + self._content)
 
     def done(self, result: Result) -> bytes:
         """Reply that it is saved, now or by an earlier request with the same `request_id`."""
@@ -147,7 +155,7 @@ class Save(Write):
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
         """Give the first request's reply again; raise `NotSaved` if the requests differ."""
-        if fingerprint != self._fingerprint:
+        if fingerprint != self._fingerprint(user_id, version):
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
         self._recall(user_id)
@@ -321,12 +329,9 @@ def _name(user: UserRow) -> str:
     return user.username or generated_name(user.id)
 
 
-def _fingerprint(
-    context: Context, request: SavePassword | GeneratePassword | RestorePassword
-) -> int:
-    """Return a fingerprint of a request's content, without its `id` and `request_id`."""
-    content = msgspec.structs.replace(request, id=UNSET, request_id=UNSET)
-    return context.vault.fingerprint(msgspec.json.encode(content))
+def _content(request: SavePassword | GeneratePassword | RestorePassword) -> bytes:
+    """Return all of a request but its `id`, which a request that is sent again may change."""
+    return msgspec.json.encode(msgspec.structs.replace(request, id=UNSET))
 
 
 def generate(request: GeneratePassword) -> str:

@@ -130,10 +130,7 @@ class BookReader:
     def sealing_key(self) -> int:
         """Return the number of the key to seal with."""
         with self._reading() as connection:
-            row = connection.execute(self._sealing_key).fetchone()
-        if row is None:
-            raise Unavailable("The database does not say which key to seal with.")
-        return int(row[0])
+            return sealing_key(connection)
 
     # --- A page of a listing. ---
 
@@ -255,7 +252,6 @@ class BookReader:
         self._from_name = sql(names.order_by(User.username).limit(one))
         with_name = User.select(*USER, User.username.is_null(False))
         self._from_id = sql(with_name.where(User.id >= 0).order_by(User.id).limit(one))
-        self._sealing_key = sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
         self._by_id = sql(user.where(User.id == 0))
         self._by_request = sql(
             Request.select(Request.user_id, Request.version, Request.fingerprint).where(
@@ -289,6 +285,19 @@ def applications(connection: apsw.Connection) -> list[ApplicationRow]:
 @functools.cache
 def _applications() -> str:
     return sql(Application.select(*APPLICATION).order_by(Application.id))
+
+
+def sealing_key(connection: apsw.Connection) -> int:
+    """Return the number of the key to seal with; raise `Unavailable` if none is chosen."""
+    row = connection.execute(_sealing_key()).fetchone()
+    if row is None:
+        raise Unavailable("The database does not say which key to seal with.")
+    return int(row[0])
+
+
+@functools.cache
+def _sealing_key() -> str:
+    return sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
 
 
 def _unavailable(error: Exception) -> Unavailable:

@@ -60,7 +60,9 @@ def register() -> None:
     for number, (name, token) in enumerate(TOKENS.items(), start=1):
         book = COMMON_BOOK if number == 1 else number
         hashed = token_hash(token)
-        row = ApplicationRow(number, name, book, " ".join(RIGHTS), NOW_MS, hashed, None, 0, b"")
+        row = ApplicationRow(
+            number, name, book, " ".join(RIGHTS), NOW_MS, hashed, None, 0, number, b""
+        )
         Application.insert(sealed(row, key)._asdict()).execute()
 
 
@@ -85,7 +87,7 @@ class Service:
             commit_queue=self.commit_queue,
             name_queues=NameQueues(self.commit_queue, SETTINGS.save_timeout_s),
             reader=reader,
-            registry=Registry(reader, _KEYRING.for_purpose("application")),
+            registry=Registry(reader, _KEYRING, folder / "revisions"),
             audit=self._audit_log(),
             throttle=Throttle(self._guesses, 1),
             checks=Checks(SETTINGS.save_timeout_s),

@@ -97,7 +97,7 @@ def test_a_fresh_database_says_what_it_is(path: Path) -> None:
     store = open_store(path)
     assert (counted(store), store.newest_id()) == (0, 0)
     store.close()
-    assert header_field(path, 60) == SCHEMA_VERSION == 4
+    assert header_field(path, 60) == SCHEMA_VERSION == 5
     assert header_field(path, 68).to_bytes(4, "big") == b"pwSv"
 
 

@@ -161,11 +161,11 @@ def test_applications_are_read_as_they_stand(store: Store, reader: BookReader) -
     """All of them, in the order of their numbers, from the moment they are committed."""
     assert reader.applications() == []
     add_shop(store)
-    shop = ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", None, 0, b"\x05")
+    shop = ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", None, 0, 1, b"\x05")
     assert reader.applications() == [shop]
-    before = "INSERT INTO application SELECT 3, 'a', 0, '', 0, NULL, x'02', 9, x'' FROM application"
-    store.connection.execute(before)
-    other = ApplicationRow(3, "a", 0, "", 0, None, b"\x02", 9, b"")
+    columns = "3, 'a', 0, '', 0, NULL, x'02', 9, 1, x''"
+    store.connection.execute(f"INSERT INTO application VALUES ({columns})")
+    other = ApplicationRow(3, "a", 0, "", 0, None, b"\x02", 9, 1, b"")
     assert reader.applications() == [other, shop]
 
 
