@@ -296,8 +296,8 @@ def protect_keys(
 ) -> ExitCode:
     """Seal the key file with a passphrase, which every start of the service needs from then on.
 
-    The passphrase is typed, or read from standard input. A service that runs goes on, but it must be
-    started again before it can use keys that are added later.
+    The passphrase is typed, or read from standard input. A service that runs goes on, but it must
+    be started again before it can use keys that are added later.
 
     Parameters
     ----------

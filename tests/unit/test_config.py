@@ -47,6 +47,7 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
         ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head"],
     ),
     "key_file": (["", "any.key"], ["a\0b", "user_data.db", "./user_data.audit-head"]),
+    "key_passphrase": (["", "any.file", "fd:3"], ["a\0b", "fd:", "fd:-1", "fd:x"]),
     "audit_file": (
         ["", "/var/log/any"],
         ["a\0b", "user_data.db", "x/../user_data.key", "user_data.audit-head"],
@@ -61,7 +62,7 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
         ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],
     ),
 }
-SWITCHES = {"insecure"}
+SWITCHES = {"insecure", "require_locked_memory"}
 TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
 NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS)
 """What a setting needs beside it."""
