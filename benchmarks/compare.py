@@ -7,11 +7,7 @@ an hour; `--quick` takes five minutes, to see that everything works. What is not
 and left out. Run `--sections throughput,once` for some of the sections, and `--from run.json` to
 show a kept run again.
 
-This file is the order of a run. `bench.py` is what its sections share, which are in `contests.py`
-and `alone.py`; the machinery below is that of the load test (`load.py`). `contenders.py` starts
-what is not ours. `kept.py` keeps what came out, after each section, so that a late failure loses no
-hour; `aims.py` holds it against what must be reached, `chapters.py` makes tables of it, and
-`terminal.py`, `report.py` and `page.py` with its `figures.py` show them.
+The figures are kept after each section, so that a late failure loses only its own section.
 
 The run fails, with exit code 1 and a sentence, as the load test does: if a reply is wrong, a server
 goes silent, or a save that was acknowledged is not counted after.
@@ -38,7 +34,7 @@ from benchmarks.comparison.bench import QUICK, Bench, Pace
 from benchmarks.comparison.chapters import chapters
 from benchmarks.comparison.contests import million, once, throughput, workers
 from benchmarks.results import machine, terminal
-from benchmarks.results.options import above_zero, positive, words
+from benchmarks.results.options import above_zero, add_directory, described, positive, words
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.servers import contenders
 
@@ -57,9 +53,7 @@ SECTIONS = {
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add(
         "--sections",
@@ -72,12 +66,7 @@ def command_line() -> argparse.ArgumentParser:
     add("--rounds", type=positive, help=f"medians are of these (default: {Pace.rounds})")
     add("--seconds", type=above_zero, help=f"measured time of each (default: {Pace.seconds})")
     add("--clients", type=positive, default=2, help="client processes (default: %(default)s)")
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the temporary databases go: on the disk to be measured (default: %(default)s)",
-    )
+    add_directory(parser)
     add("--from", type=Path, metavar="FILE.json", help="show a kept run again; measure nothing")
     add("--json", type=Path, metavar="FILE", help="keep every round, after each section")
     add("--html", type=Path, metavar="FILE", help="write a page with charts (matplotlib)")
@@ -91,7 +80,7 @@ def measure(options: argparse.Namespace, folder: Path) -> kept.Kept:
     run = kept.Kept(
         command=shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
         began=datetime.now(UTC).isoformat(timespec="minutes"),
-        machine=machine.contest(folder),
+        machine=machine.machine(folder),
         missing=contenders.missing(),
         quick=options.quick,
     )
@@ -113,11 +102,11 @@ def measure(options: argparse.Namespace, folder: Path) -> kept.Kept:
 def pace(options: argparse.Namespace) -> Pace:
     """Return how much is measured."""
     chosen = QUICK if options.quick else Pace()
-    if options.rounds:
-        chosen = replace(chosen, rounds=options.rounds)
-    if options.seconds:
-        chosen = replace(chosen, seconds=options.seconds)
-    return chosen
+    return replace(
+        chosen,
+        rounds=options.rounds or chosen.rounds,
+        seconds=options.seconds or chosen.seconds,
+    )
 
 
 def run_and_report(options: argparse.Namespace) -> None:

@@ -1,26 +1,21 @@
-"""Fills a book with named users without a service: what would take an hour over the wire.
+"""Fills a book with named users without a service, which would take an hour over the wire.
 
 The rows are those that the service would make: its own modules make the ids, seal the passwords
 and open the database, and names and passwords are those of `book.py`, in its scattered order, so
-that every load of the book can be put on them. A user takes about 8 microseconds.
-
-Only two things are done otherwise. Nothing is synced before all is there; and the index of names is
-made at the end, in one go, because in scattered order it would be written page by page, at random.
+that every load of the book can be put on them. A user takes about 8 microseconds. Nothing is synced
+before the end, and the index of names is made at the end, because in scattered order it would be
+written page by page, at random.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
-
 from peewee import SchemaManager
 
 from benchmarks.client.book import name_of, password_of, scattered

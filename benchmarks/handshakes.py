@@ -1,12 +1,11 @@
-"""How much a burst of TLS handshakes holds up a client that is connected already.
+"""How much a burst of TLS handshakes delays a client that is connected already.
 
     python benchmarks/handshakes.py
 
-Starts a service with TLS, whose certificate is made here, and asks it for signs of life over one
-connection, one after the other: for a second, and then for as long as thousands of clients come at
-once. They are a few processes that first send the beginning of all their handshakes and then finish
-them. What the processors do for them is missing to the service: clients elsewhere would not cost
-that. Fails if a single handshake does.
+Starts a service with TLS, and pings it over one connection: for a second, and then while thousands
+of clients come at once. A few processes first send the beginning of all handshakes and then finish
+them. They use the same processors as the service; clients elsewhere would not. Fails if a single
+handshake does.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 import ssl
 import sys
 import tempfile
@@ -26,56 +26,43 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
 
 from benchmarks.client.client_process import allow_many_files
-from benchmarks.client.wire import CONTROL_TIMEOUT_S, Address, BenchmarkFailed, shares
-from benchmarks.results.options import positive
+from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, Address, BenchmarkFailed, shares
+from benchmarks.results.options import described, positive
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet
-from benchmarks.servers.certificates import make_certificate
-from benchmarks.servers.service import Service
+from benchmarks.servers.service import ServiceOverTls
 
-HOST = "127.0.0.1"
 PING, ALIVE = b'{"message": "ping"}\n', b'{"message": "Alive!"}\n'
 BEFORE_S = 1.0
 OWN_FILES = 64
 """Descriptors that a process needs besides those of its clients."""
 
 
-class Client:
-    """One client of the burst."""
-
-    def __init__(self, address: Address, context: ssl.SSLContext) -> None:
-        plain = address.connect(CONTROL_TIMEOUT_S)
-        self._tls = context.wrap_socket(plain, server_hostname=HOST, do_handshake_on_connect=False)
-
-    def begin(self) -> None:
-        """Send the first message of the handshake."""
-        self._tls.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self._tls.do_handshake()
-        self._tls.settimeout(CONTROL_TIMEOUT_S)
-
-    def finish(self) -> None:
-        """Do the rest, and see that the service takes it for done: it answers."""
-        self._tls.do_handshake()
-        self._tls.sendall(PING)
-        if not self._tls.recv(1024):
-            raise BenchmarkFailed("the service closed a connection behind its handshake")
-        self._tls.close()
-
-
-def burst(address: Address, clients: int, cert: Path) -> None:
+def burst(address: Address, clients: int, authority: str) -> None:
     """Do so many handshakes, all begun before the first is finished."""
     allow_many_files(clients + OWN_FILES)
-    context = ssl.create_default_context(cafile=str(cert))
-    begun = [Client(address, context) for _ in range(clients)]
+    context = ssl.create_default_context(cafile=authority)
+    begun = []
+    for _ in range(clients):
+        plain = address.connect(CONTROL_TIMEOUT_S)
+        begun.append(
+            context.wrap_socket(plain, server_hostname=address.host, do_handshake_on_connect=False)
+        )
     for client in begun:
-        client.begin()
+        client.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
     for client in begun:
-        client.finish()
+        client.settimeout(CONTROL_TIMEOUT_S)
+        client.do_handshake()
+        client.sendall(PING)
+        if not client.recv(1024):
+            raise BenchmarkFailed("the service closed a connection after its handshake")
+        client.close()
 
 
-def pings(connection: ssl.SSLSocket, go_on: Callable[[], bool]) -> list[float]:
+def pings(connection: socket.socket, go_on: Callable[[], bool]) -> list[float]:
     """Ask for signs of life for as long as `go_on` says; return how long each took, in ms."""
     times_ms = []
     while go_on():
@@ -99,9 +86,7 @@ def show(before_ms: list[float], during_ms: list[float]) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add("--handshakes", type=positive, default=5000, help="in the burst (default: %(default)s)")
     add("--processes", type=positive, default=2, help="that make them (default: %(default)s)")
@@ -112,24 +97,20 @@ def run(options: argparse.Namespace) -> None:
     """Start a service, ping it alone and then beside a burst, and print what was found."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pwserver-tls-")))
-        cert, key = make_certificate(home, HOST)
-        flags = ["--tls-cert", str(cert), "--tls-key", str(key)]
         pool = stack.enter_context(
             ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"))
         )
-        service = stack.enter_context(Service("pwserver", home, flags))
+        service = stack.enter_context(ServiceOverTls("pwserver", home))
         messages.print(service.banner)
-        context = ssl.create_default_context(cafile=str(cert))
-        plain = service.address.connect(CONTROL_TIMEOUT_S)
-        connection = stack.enter_context(context.wrap_socket(plain, server_hostname=HOST))
-
+        access = Access(service.address, authority=service.authority)
+        connection = stack.enter_context(access.connect(CONTROL_TIMEOUT_S))
         for started in [pool.submit(os.getpid) for _ in range(options.processes)]:
             started.result()  # so that this is over before the clock starts
         until = time.perf_counter() + BEFORE_S
         before_ms = pings(connection, lambda: time.perf_counter() < until)
         began = time.perf_counter()
         parts: list[Future[None]] = [
-            pool.submit(burst, service.address, share, cert)
+            pool.submit(burst, service.address, share, service.authority)
             for share in shares(options.handshakes, options.processes)
         ]
         during_ms = pings(connection, lambda: not all(part.done() for part in parts))

@@ -1,20 +1,16 @@
-"""The limit: what one process saves with no sockets, no sealing and nobody to answer.
+"""The limit: what one process saves without sockets, sealing and replies.
 
     python benchmarks/limit.py
 
-`executemany` and COMMIT with `synchronous=FULL` on pwserver's own table, with its settings of
-SQLite and rows of the size that it seals, by the number of rows that share a commit; and what is
-below that, how often the disk syncs. Nothing that commits to this table on this disk saves more,
-whatever it is written in. SQLite checkpoints by itself, at as many pages as the service does, and
-that is in the time; making the rows is not, as others do that.
-
-The database grows from round to round, which costs SQLite next to nothing: ids grow, so rows go to
-the end of the table. A run takes a quarter of a minute.
+It does `executemany` and COMMIT with `synchronous=FULL` on pwserver's own table, with its settings
+of SQLite and rows of the size that it seals, by the number of rows that share a commit; and it
+measures how often the disk syncs. Nothing that commits to this table on this disk saves more.
+SQLite's checkpoints are in the time; making the rows is not. The database grows from round to
+round, which costs next to nothing, because rows go to the end of the table.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import os
@@ -31,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 
 from playhouse.apsw_ext import APSWDatabase
 
-from benchmarks.results.options import above_zero, positive
+from benchmarks.results.options import add_directory, add_pace, described
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.spread import Spread
 from benchmarks.results.terminal import print_sheet
@@ -144,16 +140,9 @@ def _rate(work: Callable[[_Given], None], prepare: Callable[[], _Given], seconds
 
 def main() -> None:
     """Measure in rounds, and print the medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--directory", help="where files are written; it decides which disk")
-    parser.add_argument(
-        "--seconds", type=above_zero, default=0.5, help="of each measurement (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)"
-    )
+    parser = described(__doc__)
+    add_pace(parser, seconds=0.5, rounds=5)
+    add_directory(parser)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="pwserver-limit-", dir=options.directory) as folder,

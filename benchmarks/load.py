@@ -13,11 +13,6 @@ own in a temporary directory; `--help` lists the rest. These runs answer the usu
     python benchmarks/load.py --loads count,get,verify,list --users 1000,1000000
                                                         what reading costs, and whether it is flat
 
-This file is the order of a run, and `options.py` its command line. `campaign.py` decides what is
-measured when, `clients.py`, `generator.py` and `once.py` make the load that `scripts.py` and
-`book.py` write, `replies.py` checks it, `servers.py` and `service.py` run what is measured and
-`subjects.py` keeps the account of it; `ratios.py` compares, `report.py` and `plot.py` show it.
-
 The basic contract's loads are those of a guest, who has no token, and the book's those of an
 application with a book of its own. The run fails, with exit code 1 and a sentence, if a reply is
 not the one the contract gives, if a server goes silent, or if a save that was acknowledged is not
@@ -36,9 +31,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be started by its path
 
 from benchmarks.client.clients import Clients
-from benchmarks.client.wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed
+from benchmarks.client.wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed, points
 from benchmarks.results import report
-from benchmarks.results.campaign import Plan, Result, run
+from benchmarks.results.campaign import Plan, Result, results_of, run
 from benchmarks.results.machine import filesystem
 from benchmarks.results.options import PREPARED_USERS, command_line
 from benchmarks.results.progress import failures_said, messages, progress
@@ -48,6 +43,7 @@ from benchmarks.servers.contenders import STARTERS
 from benchmarks.servers.service import Service, ServiceOverTls, ServiceWithToken, check_tree
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+SERVICES: dict[str, type[Service]] = {TOKEN: ServiceWithToken, TLS: ServiceOverTls}
 
 
 def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[servers.Target, int]]:
@@ -70,12 +66,8 @@ def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[serv
             elif tree:
                 check_tree(tree)
                 yield Service(name, home, serve, tree=tree), users
-            elif name == TOKEN:
-                yield ServiceWithToken(name, home, serve), users
-            elif name == TLS:
-                yield ServiceOverTls(name, home, serve), users
             else:
-                yield Service(name, home, serve), users
+                yield SERVICES.get(name, Service)(name, home, serve), users
 
 
 def token_in(file: Path | None) -> str:
@@ -96,8 +88,9 @@ def measure(
         for target, users in targets(options, directory):
             stack.enter_context(target)
             messages.print(target.banner + (f"; saving {users:,} users first" if users else ""))
-            subjects.append(Subject.prepare(target, users, plan.loads, clients))
-        results = plan.results(subjects)
+            subjects.append(Subject.prepare(target, users, options.loads, clients))
+        wanted = points(options.loads, options.points)
+        results = results_of([(subject, wanted) for subject in subjects])
         now_at = stack.enter_context(progress(len(results) * plan.rounds))
         run(plan, results, clients, now_at)
         return results, subjects
@@ -107,9 +100,7 @@ def run_and_report(options: argparse.Namespace) -> None:
     """Make the run that the command line asks for, then show and keep its results."""
     if options.plot:
         from benchmarks.results import plot  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
-    plan = Plan(
-        options.loads, options.points, options.seconds, options.warmup_seconds, options.rounds
-    )
+    plan = Plan(options.seconds, options.warmup_seconds, options.rounds)
     with tempfile.TemporaryDirectory(prefix="pwserver-load-", dir=options.directory) as name:
         directory = Path(name).resolve()
         if filesystem(directory) in MEMORY_FILESYSTEMS:

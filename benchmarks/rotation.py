@@ -2,11 +2,11 @@
 
     python benchmarks/rotation.py
 
-Starts a service of its own with users in it, and puts saves on it. Each round measures it alone and
-with `pwserver key rotate` at work; which goes first changes from round to round. When a measurement
-is over, the rotation is killed, as any may be. The next one has a new key, so that there is always
-enough for it to seal again. The run fails, with exit code 1 and a sentence, if a rotation ends
-while it is measured, and like every load test if a save that was acknowledged is not counted after.
+Starts a service of its own with users in it, and puts saves on it. Each round measures them alone
+and beside `pwserver key rotate`; which goes first changes from round to round. After a measurement
+the rotation is killed; the next one has a new key, so that there is always enough to seal again.
+The run fails, with exit code 1 and a sentence, if a rotation ends while it is measured, and if an
+acknowledged save is not counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from rich.progress import track
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed, Point
 from benchmarks.results.campaign import Result, Round
-from benchmarks.results.options import above_zero, positive, sizes
+from benchmarks.results.options import add_directory, add_pace, described, positive, sizes
 from benchmarks.results.progress import failures_said, messages
 from benchmarks.results.report import SIZE, size_of
 from benchmarks.results.sheets import Sheet
@@ -122,9 +123,6 @@ def run(options: argparse.Namespace) -> list[Measured]:
             subject.add(outcome)
             result.rounds.append(Round.of(outcome, options.seconds))
 
-        def measure_alone(measured: Measured) -> None:
-            measure(measured.alone)
-
         def measure_beside(measured: Measured) -> None:
             service.administer("key", "add")
             with closing(Rotation(service, next(keys))) as rotation:
@@ -133,7 +131,10 @@ def run(options: argparse.Namespace) -> list[Measured]:
                 rotation.check()
                 measured.sealed_per_s.append(rotation.sealed_per_s())
 
-        steps = [measure_alone, measure_beside]
+        steps: list[Callable[[Measured], None]] = [
+            lambda measured: measure(measured.alone),
+            measure_beside,
+        ]
         for _ in track(range(options.rounds), "rounds", console=messages, transient=True):
             for measured in found:
                 for step in steps:
@@ -164,9 +165,7 @@ def show(found: list[Measured]) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add(
         "--points",
@@ -176,14 +175,8 @@ def command_line() -> argparse.ArgumentParser:
         help="connections, with DEPTH requests in flight on each (default: %(default)s)",
     )
     add("--users", type=positive, default=100_000, help="saved first (default: %(default)s)")
-    add("--seconds", type=above_zero, default=2.0, help="measured time (default: %(default)s)")
-    add("--rounds", type=positive, default=5, help="medians are of these (default: %(default)s)")
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the temporary database goes: on the disk to be measured (default: %(default)s)",
-    )
+    add_pace(parser, seconds=2.0, rounds=5)
+    add_directory(parser)
     return parser
 
 

@@ -3,22 +3,21 @@
     python benchmarks/verify_timing.py
 
 Starts a service of its own and asks it as an application, over one connection, one question after
-another, each of six kinds in turn: a wrong password of a user that is there, or a name that nobody
-has, or one that is in the book of another application; chosen names, or generated ones. A *block*
-is one question of each kind, in an order drawn again; names are drawn from many, and those that are
-not there lie between those that are. What is compared is of one length, and every reply is the
-same. The clock of the client is what an attacker on the same machine has, and nobody has a better
-one. The limit on wrong guesses is off (`unlimited.py`), because with it this would take hours.
+another, each of six kinds in turn: a wrong password of a user that is there, or of a name that
+nobody has, or of one in the book of another application; chosen names, or generated ones. A *block*
+is one question of each kind, in random order; names are drawn from many, and those that are not
+there lie between those that are. All questions have the same length and the same reply. The clock
+is the client's, as an attacker's on the same machine. The limit on wrong guesses is off
+(`unlimited.py`); with it this would take hours.
 
-Compared are, within each block (`paired.py` says how), the time of a name that nobody has and
-that of a known one, which is there or in the other book. Beside the difference stands the share of
-blocks in which the known name was the slower one: it assumes nothing at all, and is 50 % where time
-says nothing.
+`paired.py` compares, within each block, the time of a name that nobody has and that of a known one,
+which is there or in the other book. The share of blocks in which the known name was slower assumes
+nothing about the distribution; it is 50 % if time says nothing.
 
-The verdict: with the confidence given below the difference is less than the bound ("equal"), more
-("different", exit code 1), or the machine was too noisy to say (exit code 3: take more samples). An
-answer that is not "no", or a service that fails, is exit code 4. The bound is not zero, because no
-two paths through a program take the same time.
+The verdict, with the confidence given below: the difference is less than the bound ("equal"), more
+("different", exit code 1), or the machine was too noisy (exit code 3: take more samples). A wrong
+answer or a service that fails is exit code 4. The bound is not zero, because no two paths through a
+program take the same time.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ from rich.progress import track
 from benchmarks.client import book
 from benchmarks.client.dialects import save_line
 from benchmarks.client.wire import CONTROL_TIMEOUT_S, Access, BenchmarkFailed, Control
-from benchmarks.results.options import above_zero, positive
+from benchmarks.results.options import above_zero, described, positive
 from benchmarks.results.paired import CONFIDENCE, Comparison, trimmed
 from benchmarks.results.progress import messages
 from benchmarks.results.sheets import Sheet
 from benchmarks.results.terminal import print_sheet, terminal
 from benchmarks.servers.service import Service
-from workers.auth.throttle import APPLICATION
+from workers.auth.throttle import NAME
 
 EXIT_DIFFERENT = 1
 EXIT_UNDECIDED = 3
@@ -89,15 +88,12 @@ def fill(asking: Access, another: Access, users: int) -> list[list[str]]:
     for access, names in ((asking, known), (another, others)):
         save_all(access, [book.save_request(PASSWORD, name) for name in names])
         save_all(access, [save_line(PASSWORD)] * users)
-    generated = generated_names(asking)
+    generated, others_generated = (
+        [user["username"] for user in book.listed(access, "user-")] for access in (asking, another)
+    )
     altered = [name[:-1] + ("0" if name[-1] == "1" else "1") for name in generated]
-    kinds = [known, others, unknown, generated, generated_names(another), altered]
+    kinds = [known, others, unknown, generated, others_generated, altered]
     return [random.sample(names, min(users, NAMES)) for names in kinds]
-
-
-def generated_names(access: Access) -> list[str]:
-    """Return the names of an application's users that were saved without one."""
-    return [user["username"] for user in book.listed(access, "user-")]
 
 
 def save_all(access: Access, saves: list[bytes]) -> None:
@@ -161,16 +157,14 @@ def show(times: list[list[int]], bound: float) -> list[str]:
 def minutes_needed(found: Comparison) -> float:
     """Return how long an attacker takes where wrong guesses are limited, as they are in a service.
 
-    Both questions of a block are wrong guesses.
+    The two questions of a block are wrong guesses for two names, and each has a limit of its own.
     """
-    return 2 * found.blocks_needed / APPLICATION.forgotten_per_s / 60
+    return found.blocks_needed / NAME.forgotten_per_s / 60
 
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     add = parser.add_argument
     add("--samples", type=positive, default=20_000, help="of each kind (default: %(default)s)")
     add(

@@ -18,7 +18,7 @@ def main() -> None:
     hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if hears:  # while modules are loaded, it ends this without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from pwserver.cli.app import run  # noqa: PLC0415
+    from pwserver.cli.main import run  # noqa: PLC0415
 
     if hears:
         signal.signal(signal.SIGINT, signal.default_int_handler)

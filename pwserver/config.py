@@ -1,7 +1,7 @@
-"""Every setting, once. The limits that nobody needs to turn are in `limits`.
+"""Every setting, defined once. `limits` has the limits that nobody needs to change.
 
-A field of `Settings` is the one definition from which the flag, the `PWSERVER_...` environment
-variable, the TOML key, the help text and the table in docs/operations.md are made.
+The flag, the `PWSERVER_...` environment variable, the TOML key, the help text and the table in
+docs/operations.md are all made from a field of `Settings`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 from pwserver.errors import ConfigError
 
 NO_HOST = "none"
-"""The `host` of a service without a TCP address."""
+"""The `host` of a service that does not listen on TCP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,12 @@ class Address:
     host: str = field(
         default="127.0.0.1",
         metadata={
-            "help": "The address that the service listens on; `none` for none but that of `unix`."
+            "help": "The address that the service listens on; `none`: only the socket `unix`."
         },
     )
     port: int = field(
         default=12345,
-        metadata={"help": "Its TCP port; for `serve`, 0 picks a free one and prints it."},
+        metadata={"help": "The TCP port; with 0, `serve` chooses a free one and prints it."},
     )
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class ClientSettings(Address):
         default="",
         metadata={
             "help": "Where the service is: pwserver://HOST:PORT, pwservers:// for TLS, or "
-            "pwserver+unix:///PATH. Not set: made of host and port."
+            "pwserver+unix:///PATH. Not set: made from host and port."
         },
     )
     token_file: str = field(
@@ -57,27 +57,29 @@ class ClientSettings(Address):
     )
     ca_file: str = field(
         default="",
-        metadata={
-            "help": "The certificates (PEM) to trust in the service's. Not set: the system's."
-        },
+        metadata={"help": "The authorities' certificates (PEM) to trust. Not set: the system's."},
     )
     client_cert: str = field(
         default="",
         metadata={"help": "A client certificate (PEM) that stands for an application."},
     )
     client_key: str = field(default="", metadata={"help": "The key (PEM) of `client_cert`."})
+    token_in_clear: bool = field(
+        default=False,
+        metadata={"help": "Send the token to another machine even without TLS."},
+    )
     timeout_s: float = field(
-        default=10.0, metadata={"help": "How long to wait for the service, in seconds."}
+        default=10.0, metadata={"help": "The longest wait for the service, in seconds."}
     )
 
     def __post_init__(self) -> None:
-        """Check the values; the URL is read, and refused if need be, by `pwserver.client.url`."""
+        """Check the values; `pwserver.client.url` checks the URL."""
         super().__post_init__()
         _between("timeout_s", self.timeout_s, 0.01, 86_400)
 
     @property
     def service_url(self) -> str:
-        """The URL, made of host and port where it is not set."""
+        """The URL; if it is not set, made from host and port."""
         return self.url or f"pwserver://{host_in_url(self.host)}:{self.port}"
 
 
@@ -93,13 +95,28 @@ class StoreSettings:
         default="",
         metadata={
             "help": "The key file. Not set: the systemd credential `pwserver.key`, if there is "
-            "one, or beside the database, its name ending in `.key`."
+            "one; otherwise beside the database, with the suffix `.key`."
+        },
+    )
+    key_passphrase: str = field(
+        default="",
+        metadata={
+            "help": "Where the passphrase of a sealed key file comes from: a file that only its "
+            "owner may read, or `fd:N`, an open file descriptor. Not set: the systemd credential "
+            "`pwserver.passphrase`, or it is asked for."
         },
     )
     audit_file: str = field(
         default="",
         metadata={
-            "help": "The audit record. Not set: beside the database, its name ending in `.audit`."
+            "help": "The audit record. Not set: beside the database, with the suffix `.audit`."
+        },
+    )
+    audit_syslog: str = field(
+        default="",
+        metadata={
+            "help": "The socket of syslog or journald that gets each record as well, such as "
+            "`/dev/log`. Not set: none."
         },
     )
 
@@ -108,23 +125,28 @@ class StoreSettings:
         for setting in dataclasses.fields(self):
             if "\0" in str(getattr(self, setting.name)):
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
-        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock"):
+        if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
+            raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
+        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock", ".revisions"):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ(str(self.path), os.path.normpath)
 
     def check_files(self) -> None:
-        """Raise `ConfigError` where two settings lead to one file, by whatever links.
+        """Raise `ConfigError` if two settings lead to the same file, also through links.
 
-        Looks at the files, which making the settings does not: the defaults are made anywhere.
+        This looks at the files. Making the settings does not, because defaults are made anywhere.
         """
         self._check_that_files_differ(_resolved(self.path), _file_at)
 
     def _check_that_files_differ(self, database: str, place: Callable[[str], object]) -> None:
-        """Raise `ConfigError` where what is written to one file would damage another."""
+        """Raise `ConfigError` if writing to one file would damage another."""
         taken = {place(database): "the database"}
         taken |= {place(each): "a part of the database" for each in files_beside(database)}
         taken[place(str(Path(database).with_suffix(".lock")))] = "the lock of the service"
+        taken[place(f"{database}-lock")] = "the lock of who makes the database"
+        taken[place(f"{self.key_path}-lock")] = "the lock of who changes the keys"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
+        taken[place(str(self.revisions_path))] = "the revisions of the applications"
         for name, path in self._files().items():
             if not path:
                 continue
@@ -135,7 +157,7 @@ class StoreSettings:
                 taken[place(path)] = name
 
     def _files(self) -> dict[str, str]:
-        """Return the files that settings name, besides the database."""
+        """Return the files that settings name, other than the database."""
         return {"key_file": str(self.key_path), "audit_file": str(self.audit_path)}
 
     @property
@@ -145,21 +167,31 @@ class StoreSettings:
 
     @property
     def key_path(self) -> Path:
-        """The key file: as set, or a credential, or beside the database."""
+        """The key file: the one that is set, or a credential, or the one beside the database."""
         if self.key_file:
             return Path(self.key_file)
         credential = _credential("pwserver.key")
         return credential or self.path.with_suffix(".key")
 
     @property
+    def passphrase_source(self) -> str:
+        """Where the passphrase of the key file comes from; empty: from the terminal."""
+        return self.key_passphrase or str(_credential("pwserver.passphrase") or "")
+
+    @property
     def audit_path(self) -> Path:
-        """The audit record, beside the database where it is not set."""
+        """The audit record; if it is not set, the one beside the database."""
         return Path(self.audit_file) if self.audit_file else self.path.with_suffix(".audit")
 
     @property
     def audit_head_path(self) -> Path:
-        """What the end of the audit record must be, beside the database wherever that is."""
+        """The file that says where the audit record ends; always beside the database."""
         return self.path.with_suffix(".audit-head")
+
+    @property
+    def revisions_path(self) -> Path:
+        """The newest revision of each application, beside the database."""
+        return self.path.with_suffix(".revisions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,40 +202,73 @@ class Settings(StoreSettings, Address):
         default="", metadata={"help": "A Unix socket to listen on as well. Not set: none."}
     )
     unix_mode: str = field(
-        default="600", metadata={"help": "Its permissions: who may connect, as chmod has it."}
+        default="600",
+        metadata={"help": "The permissions of the Unix socket: who may connect, as for chmod."},
     )
     tls_cert: str = field(
         default="",
-        metadata={"help": "The service's certificate and those above it (PEM): TCP is TLS then."},
+        metadata={
+            "help": "The service's certificate and the intermediate ones (PEM). With it, all TCP "
+            "connections use TLS."
+        },
     )
-    tls_key: str = field(default="", metadata={"help": "The key of the certificate (PEM)."})
+    tls_key: str = field(default="", metadata={"help": "The key (PEM) of `tls_cert`."})
     tls_client_ca: str = field(
         default="",
         metadata={
-            "help": "Certificates (PEM) that client certificates must come from. One whose common "
-            "name is an application's stands for that application."
+            "help": "Authorities (PEM) that client certificates must come from, and their "
+            "revocation lists, if there are any. `app add --certificate` says which certificate "
+            "stands for which application."
         },
     )
     insecure: bool = field(
         default=False,
         metadata={
-            "help": "Let others than this machine in without encryption and without tokens, each "
-            "as if it were here."
+            "help": "Accept connections from other machines without encryption and without "
+            "tokens, and treat them as local ones."
+        },
+    )
+    require_locked_memory: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse to start where memory cannot be locked, so that no key or password "
+            "reaches the swap. Not set: it is locked where the limit (`ulimit -l`) allows it."
+        },
+    )
+    guests: str = field(
+        default="all",
+        metadata={
+            "help": "Who may save without a name, count, generate and check without a token: `all` "
+            "programs on this machine, or `none` of them."
+        },
+    )
+    audit_bytes_max: int = field(
+        default=64 * 1024 * 1024,
+        metadata={
+            "help": "How long the audit record may become before the service begins a new file, in "
+            "bytes; 0 where another program, such as logrotate, does that."
+        },
+    )
+    audit_files_kept: int = field(
+        default=0,
+        metadata={
+            "help": "How many older files of the audit record the service keeps; it deletes the "
+            "oldest. 0: all."
         },
     )
     workers: int = field(
         default=2,
         metadata={
-            "help": "Worker processes. The first writes for all, and serves clients itself; the "
-            "others answer while the disk is slow or the first is busy, so more help where there "
-            "are more cores."
+            "help": "The number of worker processes. The first writes for all, and serves clients "
+            "too; the others answer while the disk is slow or the first is busy. With more cores, "
+            "use more."
         },
     )
     list_users: str = field(
         default="all",
         metadata={
-            "help": "What `number_of_users` prints on the console: `all`, `none`, or a number N "
-            "for the newest N."
+            "help": "The users that `number_of_users` prints on the console: `all`, `none`, or a "
+            "number N for the newest N."
         },
     )
     message_bytes_max: int = field(
@@ -212,76 +277,103 @@ class Settings(StoreSettings, Address):
     connections_max: int = field(
         default=16384,
         metadata={
-            "help": "Connections served at once; more wait to be accepted. The limit of open "
-            "files lowers it where it must."
+            "help": "Connections served at once; others wait to be accepted. A low limit on open "
+            "files lowers it."
         },
     )
     in_flight_max: int = field(
         default=1024,
         metadata={
-            "help": "Requests of one connection that may await their reply before no more are read."
+            "help": "Unanswered requests of one connection; after so many, no more are read."
         },
     )
     handshake_timeout_s: float = field(
-        default=10.0, metadata={"help": "How long a TLS handshake may take, in seconds."}
+        default=10.0, metadata={"help": "The longest time for a TLS handshake, in seconds."}
     )
     message_timeout_s: float = field(
         default=30.0,
-        metadata={"help": "How long the rest of a message that has begun may take, in seconds."},
+        metadata={"help": "The longest time for a message to arrive after its start, in seconds."},
     )
     send_timeout_s: float = field(
         default=30.0,
-        metadata={"help": "How long a client may leave its replies unread, in seconds."},
+        metadata={"help": "The longest time that a client may not read its replies, in seconds."},
     )
     idle_timeout_s: float = field(
         default=60.0,
         metadata={
-            "help": "How long a client may say nothing while others wait because `connections_max` "
-            "is reached, in seconds. As long as there is room, it may for ever."
+            "help": "The longest time that a client may ask for nothing but pings while others "
+            "wait because `connections_max` is reached, in seconds. Otherwise there is no limit."
         },
     )
     peer_timeout_s: float = field(
         default=120.0,
         metadata={
-            "help": "How long a client's machine may be silent, not answering at all, before the "
-            "connection is given up, in seconds."
+            "help": "The time after which a connection is closed if the client's machine does not "
+            "answer at all, in seconds."
         },
     )
     save_timeout_s: float = field(
         default=5.0,
         metadata={
-            "help": "How long a save may wait for its turn to be written before it is answered "
-            "`Not saved!`, and a check before it is given up, in seconds."
+            "help": "The longest time that a save may wait to be written before it is answered "
+            "`Not saved!`, and a check before it is answered `Unavailable!`, in seconds."
+        },
+    )
+    disk_reserve_mib: int = field(
+        default=64,
+        metadata={
+            "help": "The room on the disk, in MiB, that saves leave free, for deletions, "
+            "administration and the audit record. With less, a save is answered `Not saved!`."
+        },
+    )
+    guest_saves_per_s: int = field(
+        default=0,
+        metadata={
+            "help": "The most saves a second of all clients without a token together. 0: any "
+            "number."
         },
     )
     versions_kept: int = field(
         default=10,
-        metadata={"help": "Older versions that are kept of each user's password."},
+        metadata={"help": "The number of older versions of each user's password to keep."},
     )
     requests_kept_s: float = field(
         default=86_400.0,
         metadata={
-            "help": "How long a `request_id` is remembered, in seconds: so long a save that is "
-            "sent again saves nothing."
+            "help": "How long a `request_id` is remembered, in seconds. During this time, a save "
+            "that is sent again is not done again."
         },
     )
     stop_timeout_s: float = field(
         default=10.0,
-        metadata={"help": "How long a stop may take before what is left is killed, in seconds."},
+        metadata={
+            "help": "The time after which a stop kills the processes that still run, in seconds."
+        },
     )
     hang_timeout_s: float = field(
         default=10.0,
-        metadata={"help": "How long a child may show no sign of life before it is replaced."},
+        metadata={
+            "help": "The time after which a process that does not respond is replaced, in seconds."
+        },
     )
 
     def __post_init__(self) -> None:
-        """Check every value, so that a wrong one is one plain sentence at the start."""
+        """Check every value, so that a wrong one is reported when the service starts."""
         StoreSettings.__post_init__(self)
         Address.__post_init__(self)
+        if self.audit_bytes_max:  # fewer bytes than a record may have would give one file each
+            _between("audit_bytes_max", self.audit_bytes_max, 65536, 2**40)
+        _between("audit_files_kept", self.audit_files_kept, 0, 1_000_000)
+        if self.audit_files_kept and not self.audit_bytes_max:
+            raise ConfigError(
+                "audit_files_kept is set, and audit_bytes_max is 0: it has no effect."
+            )
         _between("workers", self.workers, 1, 64)
         _between("message_bytes_max", self.message_bytes_max, 256, 16 * 1024 * 1024)
         _between("connections_max", self.connections_max, 1, 1_000_000)
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
+        _between("disk_reserve_mib", self.disk_reserve_mib, 0, 1_000_000)
+        _between("guest_saves_per_s", self.guest_saves_per_s, 0, 1_000_000)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)
@@ -293,6 +385,8 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
+        if self.guests not in ("all", "none"):
+            raise ConfigError(f"guests is {self.guests!r}; it must be all or none.")
         self._check_ways_in()
 
     def _files(self) -> dict[str, str]:
@@ -313,12 +407,12 @@ class Settings(StoreSettings, Address):
 
 
 def files_beside(database: str) -> list[str]:
-    """Return the files that SQLite has beside a database."""
+    """Return the files that SQLite keeps beside a database."""
     return [f"{database}{suffix}" for suffix in ("-wal", "-shm", "-journal")]
 
 
 def _file_at(path: str) -> object:
-    """Return what tells a file from others: its inode, or where it would be made."""
+    """Return what identifies a file: its inode, or the path where it would be made."""
     try:
         found = os.stat(path)
     except OSError:
@@ -334,18 +428,18 @@ def _resolved(path: str | os.PathLike[str]) -> str:
 
 
 def host_in_url(host: str) -> str:
-    """Return a host as it stands before a port: an IPv6 address in brackets."""
+    """Return a host as it is written before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def is_credential(path: str | os.PathLike[str]) -> bool:
-    """Tell whether systemd made the file: it guards the folder, and uses access control lists."""
+    """Return whether the file is a credential of systemd, which protects it by its own means."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and Path(path).parent == Path(folder or "")
 
 
 def _credential(name: str) -> Path | None:
-    """Return a credential that systemd gave the service, if there is such a one."""
+    """Return the file of a credential that systemd gave the service, or None."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     path = Path(folder or "", name)
     return path if folder and os.path.exists(path) else None

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pwserver.ipc import control_channel, receive_control, send_control
-from pwserver.shared_memory import SharedArray
+from pwserver.memory import SharedArray
 
 READY = b"R"  # its modules are loaded
 STARTED = struct.Struct("<cQQ")  # b"S", the number of a request, the process id
@@ -35,7 +35,11 @@ FAILED = b"F"  # it cannot go on; the reason follows
 LISTENERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What the listener alone acts on."""
 
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; import workers.fork_server as s; s.main()"
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "import pwserver.protection as p; p.protect_memory(); "
+    "import workers.fork_server as s; s.main()"
+)
 
 
 def pack(target: Callable[..., None], arguments: Sequence[Any]) -> tuple[BinaryIO, list[int]]:

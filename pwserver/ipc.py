@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from pwserver.shared_memory import SharedArray
+from pwserver.memory import SharedArray
 
 N = TypeVar("N", bound=int)
 
@@ -146,7 +146,8 @@ class Scoreboard:
     """How many users there are; the writer's."""
 
     listing_wanted = _Number(1, bool)
-    """Whether a listing was asked for that the console has not begun; theirs who ask, and its."""
+    """Whether a listing was asked for that the console has not begun; theirs who ask, and its. The
+    listener sets it for good if no listing is ever printed."""
 
     openings = _Number(2, int)
     """How often the writer has opened a database: readers follow it."""
@@ -171,7 +172,10 @@ class Scoreboard:
     _outage_since_ms = _Number(6, int)
     _outage_reason = _Number(7, int)
 
-    _SHARED_WORDS = 11
+    disk_low = _Number(11, bool)
+    """Whether the disk has less room than saves must leave free; the writer's."""
+
+    _SHARED_WORDS = 12
     """Words that stand before those of the children."""
 
     def __init__(self, children: int) -> None:

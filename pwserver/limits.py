@@ -9,7 +9,8 @@ RECEIVE_BYTES = 16 * 1024
 
 LONG_TEXTS_S = 0.001
 """How long a worker serves clients that sent many requests, before it looks again for those that
-sent one. So 200 clients that send without end delay the others by milliseconds, not by seconds."""
+sent one. So 200 clients that send without end delay the others by milliseconds, not by seconds. It
+is also looked at between two requests of one client."""
 
 LINE_BYTES = 8 * 1024
 """Read at first from a connection that was idle. That is one line as a rule, and a buffer that need
@@ -26,7 +27,13 @@ BATCHES_IN_FLIGHT_MAX = 2
 latency."""
 
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
-"""Rows a worker keeps for a writer that is slow or away. Beyond that saves are "Not saved!"."""
+"""Rows a worker keeps for a writer that is slow or away, and as much of operations on names. A
+caller may have as much of it as is free (`workers/serving/shares.py`): half, if there is no other.
+Beyond that its saves are "Not saved!"."""
+
+NAME_BYTES_MAX = 2 * 1024 * 1024
+"""Operations that wait for one name: about 2,000 short ones, twice what a connection may have in
+flight. One of them is done with each commit, so more would wait until it is too late."""
 
 CHECKPOINT_PAGES = 500
 """Pages (of 4 KiB) in the write-ahead log before they are copied to the database: 2 MB, half of
@@ -72,14 +79,26 @@ PAGE_ROWS_MAX = 2000
 """Rows examined for one page of `list_users`: about 2 ms, in which a worker does nothing else."""
 
 PAGE_BYTES_MAX = 256 * 1024
-"""About how long the reply to one `list_users` may become, whatever its `limit`."""
+"""About how long the reply to one `list_users` may become, whatever its `limit`, together with the
+labels that are read in the search for one label: reading 2,000 users with 16 long labels each would
+take 30 ms."""
 
 CHECK_LENGTH_MAX = 64
 """Characters of a password that `check_password` examines. The time it takes grows steeply with
 them, and a password that is strong so far does not get weaker by what follows."""
 
-CHECKS_MAX = 64
-"""Passwords of one worker that may wait to be checked. Beyond that the answer is "Unavailable!"."""
+CHECK_S_MAX = 0.2
+"""Seconds of a processor that a check may take: a hundred times what most take. A text of the
+checked length that is made to take long takes two seconds."""
+
+CHECK_BEGINNING = 16
+"""Characters of a password that are examined if the check of more takes too long. The time grows
+with their square: 16 take a sixteenth of what 64 take. Random characters need no more for the
+greatest strength."""
+
+CHECKS_MAX = 128
+"""Passwords of one worker that may wait to be checked. A caller may have as many as are free
+(`workers/serving/shares.py`): half, if there is no other. Beyond that it is "Unavailable!"."""
 
 APPLICATIONS_MAX = 1000
 """Applications that may be registered. Every worker examines all of them once a tick."""

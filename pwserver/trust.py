@@ -1,4 +1,4 @@
-"""Whose files are believed, and the one place that opens a private or a trusted file.
+"""Whose files are believed, and the one place that reads or writes a private or a trusted file.
 
 The rule: a file belongs to root or to the user who uses it, and nobody else may write to it. Nobody
 else may read a private one either, except that the group of root's may, because Kubernetes and
@@ -14,7 +14,9 @@ import contextlib
 import os
 import pwd
 import stat
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from pwserver.config import is_credential
 from pwserver.errors import PwserverError
@@ -70,6 +72,43 @@ def _content_or_reason(file: FileName, bytes_max: int, private: bool) -> tuple[b
     if len(content) > bytes_max:
         return b"", f"is too long: it has more than {bytes_max:,} bytes."
     return content, None
+
+
+@contextlib.contextmanager
+def written(path: Path, content: bytes, before: os.stat_result | None = None) -> Iterator[str]:
+    """Yield the name of a new, private, synced file beside `path`; delete it afterwards.
+
+    The caller gives it the name `path`. If root makes it, it gets the owner and group of the file
+    `before`. Raises OSError.
+    """
+    descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if before is not None and os.geteuid() == ROOT:
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fsync(file.fileno())
+        yield unfinished
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
+            os.unlink(unfinished)
+
+
+def replace(path: Path, content: bytes, before: os.stat_result | None = None) -> None:
+    """Make a private file, or replace it atomically, even if the power fails; raise OSError."""
+    with written(path, content, before) as unfinished:
+        os.rename(unfinished, path)
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make it durable that a file has its name."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def distrust(

@@ -19,7 +19,7 @@ import setproctitle
 from pwserver import logs
 from pwserver.fork_server import FAILED, READY, STARTED, unpack
 from pwserver.ipc import receive_control, send_control
-from workers.process import ignore_signals, protect_memory, say_why
+from workers.process import ignore_signals, say_why
 
 _FORK = multiprocessing.get_context("fork")
 _REASON_BYTES_MAX = 2000
@@ -29,7 +29,6 @@ def main() -> None:
     """Fork a child for each request until the listener is gone."""
     ignore_signals()
     channel = socket.socket(fileno=int(sys.argv[1]))
-    protect_memory()
     setproctitle.setproctitle("pwserver: fork server")
     logs.configure("fork server")
     try:

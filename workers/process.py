@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import gc
-import resource
 import signal
 import socket
 import traceback
@@ -15,6 +14,7 @@ from pwserver import logs
 from pwserver.errors import PwserverError
 from pwserver.fork_server import LISTENERS_SIGNALS
 from pwserver.ipc import send_control
+from pwserver.protection import lock_memory, protect_memory
 
 CLIENTS = b"C"  # to a worker: clients' sockets; their number (one byte) follows
 WRITER = b"W"  # to a worker: its channel to the one that writes, in place of the last one
@@ -26,23 +26,12 @@ READY = b"R"  # to the listener: this child can take work
 ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
 FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
-_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _REASON_BYTES_MAX = 2000
 
 _GARBAGE_LOOKED_FOR = 20_000
 """New objects after which the garbage collector runs. The usual paths make no cyclic garbage, and
 the default (700) would cost a twentieth of a worker's time."""
-
-
-def protect_memory() -> None:
-    """Keep this process's memory out of core files and away from processes of the same user.
-
-    If a process is not dumpable, no debugger may attach to it, and only root sees its memory,
-    environment and open files in `/proc` (prctl(2), proc(5)).
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
@@ -64,6 +53,7 @@ def ignore_signals() -> None:
 def become_child(name: str) -> None:
     """Set up a child: its name in the process list, its signals, log and garbage collector."""
     protect_memory()
+    lock_memory()
     setproctitle.setproctitle(f"pwserver: {name}")
     ignore_signals()
     logs.configure(name)

@@ -25,13 +25,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
-from workers.auth.applications import Registry
+from workers.auth.applications import Registry, limit_guests
+from workers.auth.expiry import ExpiryWarnings
 from workers.auth.throttle import GuessTable, Throttle
+from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
 from workers.book.models import IdClock
 from workers.book.vault import Vault
@@ -49,7 +53,7 @@ from workers.process import (
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
 from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
-from workers.serving.connection import Connection
+from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
@@ -85,6 +89,7 @@ class WorkerStart:
     keyring: Keyring
     tls: "TlsFiles | None"
     guess_table: GuessTable
+    usage_table: UsageTable
 
 
 def main(
@@ -98,7 +103,8 @@ def main(
     settings = start.settings
     try:
         kept_ms = int(settings.requests_kept_s * 1000)
-        writer = Writer(settings.path, start.keyring.check_values, kept_ms, scoreboard)
+        keys, reserve_bytes = start.keyring.check_values, settings.disk_reserve_mib << 20
+        writer = Writer(settings.path, keys, kept_ms, scoreboard, reserve_bytes)
         _run(control, bell, scoreboard, start, writer)
     except (StoreError, StorageFailed) as error:
         say_fatal(control, error)
@@ -113,6 +119,7 @@ def _run(
     writer: Writer | None,
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
+    limit_guests(settings.guest_saves_per_s)
     connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
     reader = BookReader(scoreboard, connect)
     context = Context(
@@ -122,8 +129,20 @@ def _run(
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
-        registry=Registry(reader, keyring.for_purpose("application")),
-        audit=AuditLog(settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")),
+        registry=Registry(
+            reader,
+            keyring,
+            settings.revisions_path,
+            Usage(start.usage_table, start.number),
+            None if writer is None else ExpiryWarnings(),
+        ),
+        audit=AuditLog(
+            settings.audit_path,
+            settings.audit_head_path,
+            keyring.for_purpose("audit"),
+            rotation=Rotation(settings.audit_bytes_max, settings.audit_files_kept),
+            syslog=settings.audit_syslog,
+        ),
         throttle=Throttle(start.guess_table, start.number),
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
@@ -165,6 +184,7 @@ class Worker:
         self._watch(control, self._on_control)
         self._handshakes: Handshakes | None = None
         self._handshakes_wait = False
+        self._client_ca = b"" if start.tls is None else start.tls.client_ca
         if start.tls is not None:
             from workers.tls import handshakes  # noqa: PLC0415
 
@@ -178,10 +198,13 @@ class Worker:
         if self._writer is not None:
             self._look_at_the_clock()
             self._begin(self._writer.newest_id())
-        while not self._listener_gone and not self._finished:
-            self._turn(self._wait())
-            if self._context.now >= self._ticked_at + TICK_S:
-                self._tick()
+        try:
+            while not self._listener_gone and not self._finished:
+                self._turn(self._wait())
+                if self._context.now >= self._ticked_at + TICK_S:
+                    self._tick()
+        finally:
+            self._record_refusals(all_of_them=True)
         if self._writer is not None:
             self._writer.close()
 
@@ -192,6 +215,7 @@ class Worker:
             self._stopping
             and not self._needed
             and not self._connections
+            and not self._intake.waiting
             and self._commit_queue.empty
         )
 
@@ -241,10 +265,10 @@ class Worker:
             connection = connections.get(fd)
             if connection is None:
                 others.append(fd)
-            elif event == select.EPOLLOUT:
-                touched.add(connection)
-            else:
+            elif event == select.EPOLLIN:
                 intake.add(connection)
+            else:
+                self._on_other_event(connection, event)
         for fd in others:  # after the clients: a new one may get the number of a channel that ends
             if (handler := self._handlers.get(fd)) is not None:
                 handler()
@@ -261,6 +285,14 @@ class Worker:
             self._shake_hands(self._handshakes)
             self._send_all()
 
+    def _on_other_event(self, connection: Connection, event: int) -> None:
+        """Handle room for replies, and the end of a connection."""
+        if event & (select.EPOLLERR | select.EPOLLHUP):
+            connection.lose()
+        self._touched.add(connection)
+        if event != select.EPOLLOUT and connection.events & select.EPOLLIN:
+            self._intake.add(connection)
+
     def _look_at_the_clock(self) -> None:
         """Set the time for all that is done until it is called again."""
         context = self._context
@@ -268,6 +300,7 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
+        context.give_time()
 
     def _commit(self, writer: Writer) -> None:
         """Commit what this worker and the others have received, and answer it."""
@@ -286,25 +319,31 @@ class Worker:
         """Reply to the changes of this worker's own connections."""
         if batches:
             self._context.now = time.monotonic()  # the commit may have taken long
+            self._context.give_time()
             self._settle(batches)
             self._send_all()
 
     def _send_all(self) -> None:
         """Send each touched connection its replies, and another worker that writes its batch."""
         context, connections, touched = self._context, self._connections, self._touched
+        if context.audit.pending and not context.write_record():
+            for connection in connections.values():
+                connection.withhold()
         if self._writer is None:
             self._commit_queue.send()
             self._expect_writer()
-        if context.audit.pending and not context.audit.write():
-            for connection in connections.values():
-                connection.withhold()
         for connection in touched:
             if connection.flush():
                 self._look_after(connection)
         touched.clear()
 
     def _look_after(self, connection: Connection) -> None:
-        """Update a connection's epoll events and deadline; forget it if it is closed."""
+        """Update a connection's epoll events and deadline; forget it if it is closed.
+
+        If it has more to do, it waits for its turn, also if it is closed.
+        """
+        if connection.more_to_do:
+            self._intake.go_on(connection)
         if connection.closed:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
@@ -313,9 +352,9 @@ class Worker:
             return
         wants = connection.wants
         if wants != connection.events:
-            if not wants:  # epoll reports a reset even if no event is asked for
+            if wants == UNWATCHED:
                 self._epoll.unregister(connection.fd)
-            elif not connection.events:
+            elif connection.events == UNWATCHED:
                 self._epoll.register(connection.fd, wants)
             else:
                 self._epoll.modify(connection.fd, wants)
@@ -333,8 +372,11 @@ class Worker:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text[:1] == CLIENTS:
-                for fd in descriptors:
-                    self._add_client(fd)
+                addresses = text[2:].decode().split("\n")
+                for fd, address in zip(descriptors, addresses, strict=False):
+                    # With a type and a protocol it does not ask the kernel for them.
+                    client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)
+                    self._add_client(Accepted(client, address))
                 if lost := text[1] - len(descriptors):
                     log.warning("%d connections were dropped: too many open files", lost)
                     self._count_closed(lost)
@@ -361,9 +403,10 @@ class Worker:
             self._needed = False
             return
         self._stopping = True
-        # Handle what was received earlier before `drain` receives more.
+        # Handle what was received earlier before `drain` receives more. What there is no time for
+        # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
-        self._intake.do_rest(all_of_it=True)
+        self._intake.do_received()
         _wake(self._context.delays.end())
         if self._handshakes is not None:
             self._count_closed(self._handshakes.close())
@@ -371,15 +414,14 @@ class Worker:
             connection.drain()
         self._touched.update(self._connections.values())
 
-    def _add_client(self, fd: int) -> None:
-        client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)  # not to ask the kernel
-        client.setblocking(False)
-        if self._handshakes is not None and client.family != socket.AF_UNIX:
+    def _add_client(self, client: Accepted) -> None:
+        client.socket.setblocking(False)
+        if self._handshakes is not None and client.socket.family != socket.AF_UNIX:
             self._handshakes.add(client, self._context.now)
         else:
             self._intake.add(self._connect(client))  # most have sent their first request by now
 
-    def _connect(self, client: socket.socket, codec: "Codec | None" = None) -> Connection:
+    def _connect(self, client: Accepted, codec: "Codec | None" = None) -> Connection:
         """Make a connection of a client's socket, start to serve it and return it."""
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
@@ -401,7 +443,11 @@ class Worker:
                 connection.receive_records(arrival.data)
 
     def _change_certificates(self, descriptors: list[int]) -> None:
-        """Use new certificates for handshakes that begin from now on."""
+        """Use new certificates for handshakes that begin from now on.
+
+        If other client certificates may be verified now, connections that were made with one end:
+        whoever comes again is verified again.
+        """
         from workers.tls.certificates import TlsFiles  # noqa: PLC0415
 
         assert self._handshakes is not None
@@ -410,6 +456,13 @@ class Worker:
             self._handshakes.context = files[0].context()
         except (OSError, IndexError):  # too few descriptors; the listener tested the rest
             log.error("too many open files to take new certificates: the old ones stay")
+            return
+        if files[0].client_ca != self._client_ca:
+            self._client_ca = files[0].client_ca
+            for connection in self._connections.values():
+                if connection.certified:
+                    connection.ending = True
+                    self._touched.add(connection)
 
     # --- The worker that writes, as the others see it. ---
 
@@ -497,6 +550,7 @@ class Worker:
             self._publish_load(now)
             self._writer.tick()
         self._ticked_at = now
+        self._record_refusals()
         if self._handshakes is not None:
             self._count_closed(self._handshakes.expire(now))
         if self._ready:
@@ -514,6 +568,12 @@ class Worker:
                 self._watched.discard(connection)
         if self._touched:
             self._turn([])
+
+    def _record_refusals(self, *, all_of_them: bool = False) -> None:
+        """Write the numbers of refusals that are due, and what could not be written before."""
+        self._context.sum_up_refusals(all_of_them=all_of_them)
+        self._context.write_record()
+        self._context.audit.tick()
 
     def _publish_load(self, now: float) -> None:
         """Publish how much of a processor this worker has used since the last tick."""

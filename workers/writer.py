@@ -29,11 +29,12 @@ from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row
 from workers.serving.commit_queue import Answer, Batch
 from workers.storage.database import Store
-from workers.storage.disk_space import why_no_room
+from workers.storage.disk_space import is_below, why_no_room
 from workers.storage.outage import (
     CANNOT_BE_OPENED,
     DISK_ERROR,
     DISK_FULL,
+    DISK_LOW,
     LOCKED,
     QUOTA_EXCEEDED,
     READ_ONLY,
@@ -110,11 +111,17 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, keys: CheckValues, requests_kept_ms: int, scoreboard: Scoreboard
+        self,
+        path: Path,
+        keys: CheckValues,
+        requests_kept_ms: int,
+        scoreboard: Scoreboard,
+        reserve_bytes: int = 0,
     ) -> None:
         self._path = path
         self._keys = keys
         self._requests_kept_ms = requests_kept_ms
+        self._reserve_bytes = reserve_bytes  # of the disk, which saves leave free
         self._scoreboard = scoreboard
         self._outage = Outage(scoreboard)
         self._store = self._open(keys)
@@ -251,10 +258,18 @@ class Writer:
             self._more_to_empty = self._empty_books()
 
     def tick(self) -> None:
-        """Look, once a tick, for what no commit has noticed: an outage's end, removed files."""
+        """Look, once a tick, for what no commit has noticed: the disk's room, removed files."""
+        self._look_for_room()
         if self._outage.lasts and not self.changes:
             self._try_to_write()
         self._more_to_empty = not self._files_changed() and self._empty_books()
+
+    def _look_for_room(self) -> None:
+        """Tell the workers, which refuse saves, whether the disk has too little room left."""
+        low = is_below(self._path.parent, self._reserve_bytes)
+        self._scoreboard.disk_low = low
+        if low:
+            self._outage.refused(0, DISK_LOW)
 
     def _try_to_write(self) -> None:
         """Test whether an outage is over, even if no client is saving now.

@@ -1,10 +1,10 @@
 """The users that the book's loads work on: their names and passwords, and what is said about them.
 
-User number 0 and up is `name-000000-00` and up: 50 users share all but the last two digits, which
-is what is listed by prefix. Names are of one length, so requests are. A user's password is made of
-its number and is the same in every version, so that reading and comparing have one right answer
-whatever was saved before. Users are saved in a scattered order, as names come in real life: else
-neighbours by name would be neighbours in the table too, and a listing would be cheaper than it is.
+User number 0 and up is `name-000000-00` and up: 50 users share all but the last two digits, the
+prefix that is listed. All requests have the same length. A user's password is made of its number
+and is the same in every version, so that reading and comparing have one right answer. Users are
+saved in a scattered order, as names come in real life; otherwise neighbours by name would be
+neighbours in the table too, and a listing would be cheaper than it is.
 
 The book's replies are compared as bytes, in the form in which the service writes them today.
 """
@@ -80,6 +80,11 @@ def save_request(password: str, name: str) -> bytes:
 def saved_start(name: str) -> bytes:
     """Return what stands before the version in the reply to a named save."""
     return b'{"message":"Password saved!","username":"%b","version":' % name.encode()
+
+
+def save_of(user: int) -> bytes:
+    """Return a save of a prepared user: the first one, or one more version."""
+    return save_request(password_of(user), name_of(user))
 
 
 def get_request(user: int) -> bytes:

@@ -44,16 +44,12 @@ def allow_many_files(needed: int = 0) -> None:
 
 def _done(job: Job, pipe: Pipe) -> Outcome | str:
     """Do one job; return what was seen, or what failed."""
+    once = job.point.once or job.access.closes
     try:
-        return _do(job, pipe)
+        with OnceSession(job) if once else LastingSession(job) as session:
+            pipe.send(None)
+            return session.run(pipe.recv())
     except BenchmarkFailed as failure:
         return str(failure)
     except OSError as error:
         return f"a connection failed: {error}"
-
-
-def _do(job: Job, pipe: Pipe) -> Outcome:
-    again = job.point.once or job.access.closes
-    with OnceSession(job) if again else LastingSession(job) as session:
-        pipe.send(None)
-        return session.run(pipe.recv())

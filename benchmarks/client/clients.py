@@ -1,9 +1,9 @@
-"""The client processes as the run sees them: one crew, started once, that does one job at a time.
+"""The client processes as the run sees them: started once, they do one job at a time.
 
 They are started before any clock and kept for the whole run, so that no measurement pays for an
-interpreter or an import. Each gets its share of a job's connections over a pipe, says when it is
-connected, and all start at a time named to them; a barrier would leave the others waiting when one
-cannot connect. A client process reads EOF and ends when the run is gone, however it went.
+interpreter or an import. Each gets its share of a job's connections over a pipe, reports when it is
+connected, and all start at a given time; with a barrier, one that cannot connect would block the
+others. A client process reads EOF and ends when the run is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.client.generator import (
     Clock,
     Outcome,
 )
-from benchmarks.client.wire import PREPARE, Access, BenchmarkFailed, Job, Point, shares
+from benchmarks.client.wire import Access, BenchmarkFailed, Job, Point, shares
 
 HEAD_START_S = 0.05
 """Between the last client's "ready" and the start, so that the news reaches all of them in time."""
@@ -102,15 +102,8 @@ class Clients:
         clock = Clock(start_ns, measure_ns, measure_ns + int(seconds * 1e9))
         return self._run(pipes, clock, warmup_s + seconds + PATIENCE_S)
 
-    def preload(self, access: Access, users: int) -> Outcome:
-        """Save exactly `users` passwords without names, as fast as the server takes them."""
-        return self._fill(access, "save", users)
-
-    def prepare(self, access: Access, users: int) -> Outcome:
-        """Save the users that the book's loads work on, as fast as the server takes them."""
-        return self._fill(access, PREPARE, users)
-
-    def _fill(self, access: Access, load: str, users: int) -> Outcome:
+    def fill(self, access: Access, load: str, users: int) -> Outcome:
+        """Save users as fast as the server takes them: by "save" without names, or by `PREPARE`."""
         pipes = self._connect(access, Point(load, *PRELOAD_SIZE), users, users)
         clock = Clock(time.perf_counter_ns(), NEVER_NS, NEVER_NS)
         return self._run(pipes, clock, PRELOAD_TIMEOUT_S)

@@ -1,12 +1,8 @@
-"""The basic contract's exchanges in every protocol that a contender speaks: what is asked and
-answered.
+"""The exchanges of the basic contract in every protocol that a contender speaks.
 
-A save and a count are all that the contenders have in common. Whatever the protocol, a reply comes
-to the checks as one line (`links.py` makes it one where it is none), so a dialect is no more than
-the bytes of two requests and of two replies. The book's exchanges, which are pwserver's alone, are
-in `book.py`.
-
-Knows bytes; knows nothing of sockets, of loads, or of the servers.
+A save and a count are all that the contenders have in common. In every protocol a reply is checked
+as one line (`links.py`), so a dialect is the bytes of two requests and of two replies. `book.py`
+has the exchanges of the book, which only pwserver has.
 """
 
 from __future__ import annotations

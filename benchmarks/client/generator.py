@@ -1,21 +1,18 @@
 """What a client process does: keeps its connections busy, checks every reply and times it.
 
 Each connection keeps `depth` requests in flight: as many as are answered are sent again, until the
-clock stops, and then every request in flight is waited for, so that nothing is left unanswered and
-the saves that were acknowledged can be counted to the last one. This is a closed loop: a slow
-server is asked less often, so percentiles are those of the requests made, not of an arrival rate.
+clock stops. Then every request in flight is waited for, so that all acknowledged saves can be
+counted. This is a closed loop: a slow server is asked less often, so percentiles are those of the
+requests made, not of an arrival rate.
 
 It shares the machine with what it measures, so it is lean: requests and replies are laid out before
 the clock starts, and a reply costs one `recv`, one `send`, one reading of the clock, one comparison
-and one bucket. How that was checked: `python benchmarks/load.py --against null` puts the
-same loads on a server that answers constants, which shows the ceiling of generator and loopback,
-and every run prints the share of a core that the client processes took (column "client CPU"). On
-the null server its user and system time were also held against a loop of nothing but `epoll`,
-`recv` and `send`: the kernel's work in those three is most of what a request costs here, and
-checking, timing and choosing what to send is about a fifth.
+and one bucket. `python benchmarks/load.py --against null` shows the ceiling of generator and
+loopback, and every run prints the share of a core that the client processes took. Of their time,
+checking, timing and choosing what to send is about a fifth; the kernel has most of the rest.
 
-Knows links and scripts; knows nothing of which server it talks to or what becomes of the times. A
-connection for each request is in `once.py`.
+It knows links and scripts, but not which server it talks to. `once.py` opens a connection for each
+request.
 """
 
 from __future__ import annotations
@@ -123,11 +120,12 @@ class Session(ABC):
                     f"no reply for {STALL_TIMEOUT_S:.0f} s, {self.in_flight} requests unanswered"
                 )
             self.handle(events)
+        hits = {bucket: number for bucket, number in enumerate(self.counts) if number}
         return Outcome(
             replies=self.replies_measured,
             users=sum(account.users for account in self.accounts),
             versions=sum(account.versions for account in self.accounts),
-            latencies=Histogram.of_buckets(self.counts, self.worst_ns),
+            latencies=Histogram(hits, self.worst_ns),
             cpu_s=self.cpu_s,
         )
 

@@ -1,13 +1,10 @@
 """Counts latencies in a fixed number of buckets whose width grows with the latency.
 
-A run records millions of latencies. A list of them would grow with the speed of the server under
-test, and with it what the generator costs; buckets cost the same at any speed, and those of several
-processes add up. The bucketing is that of HdrHistogram (hdrhistogram.org): a value is kept to its
-highest `PRECISION_BITS + 1` bits, so what is read back is at most 1/128, or 0.8 %, above what was
-recorded. The worst value is kept exactly.
-
-Knows nothing of sockets or servers. `generator.py` spells `bucket_of` out in its loop, because a
-call for each reply would cost more than the line itself.
+A list of latencies would grow with the speed of the server under test, and with it what the
+generator costs; buckets cost the same at any speed, and those of several processes add up. The
+buckets are those of HdrHistogram (hdrhistogram.org): a value is kept to its highest
+`PRECISION_BITS + 1` bits, so what is read back is at most 1/128, or 0.8 %, above what was recorded.
+The worst value is kept exactly. `generator.py` has `bucket_of` inline in its loop.
 """
 
 from __future__ import annotations
@@ -43,11 +40,6 @@ class Histogram:
 
     hits: dict[int, int] = field(default_factory=dict)
     worst_ns: int = 0
-
-    @classmethod
-    def of_buckets(cls, counts: list[int], worst_ns: int) -> Histogram:
-        """Take over the full list of buckets that a client process counted in."""
-        return cls({bucket: hits for bucket, hits in enumerate(counts) if hits}, worst_ns)
 
     @classmethod
     def merged(cls, parts: Iterable[Histogram]) -> Histogram:

@@ -1,12 +1,9 @@
-"""A connection as the load generator uses it, whatever is spoken over it: replies come as lines.
+"""A connection as the load generator uses it: in every protocol, replies come as lines.
 
-A socket is a link as it is, where each reply ends with a newline: with pwserver, and with Redis, as
-far as it is asked here. `HttpLink` makes lines of HTTP, and `postgres_link.py` of what libpq reads.
-So the generator's loop knows one kind of connection, and pays for no other: what a protocol costs a
-client is paid where it is spoken.
-
-A link reads and writes; whether a reply is right is for `replies.py` to say. What is no good reply,
-such as another status of HTTP, is handed on as a line too, which then is not the expected one.
+A socket is a link as it is if each reply ends with a newline: with pwserver, and with Redis as far
+as it is used here. `HttpLink` makes lines of HTTP, and `postgres_link.py` of what libpq reads.
+`replies.py` decides whether a reply is right: a bad one, such as another status of HTTP, is passed
+on as a line too, which then is not the expected one.
 """
 
 from __future__ import annotations

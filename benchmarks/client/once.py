@@ -1,24 +1,21 @@
-"""A connection for each request: connect, ask, hear the reply, close, and the next.
+"""A connection for each request: connect, ask, receive the reply, close, and the next.
 
-So are services met by who keeps no connection: scripts, CGI, a crowd of short-lived processes. The
-latency is counted from before the connection is begun until the reply is there; closing it is part
-of what the next one waits for. Nothing waits: while one connects, others ask or listen.
+Scripts, CGI and a crowd of short-lived processes use a service like this. The latency begins before
+`connect` and ends with the reply. Nothing waits: while one connects, others ask or listen. On
+loopback a connection is there when `connect` returns, so the request is sent at once, and only if
+that fails is it waited for. A server that closes after each reply is measured in the same way.
 
-On a loopback a connection is there when `connect` returns, so the request is sent at once, and only
-where that fails is it waited for. A server of whom we know that it closes behind its reply is met
-the same way, since connecting again is what it leaves its clients.
-
-Who closes first keeps its port for a minute, and an address has 28,232 of them. A loopback gives
-one back after a second (`tcp_tw_reuse` is 2, as it is unless somebody changed it), but above 13,000
-connections a second Linux then goes through thousands of ports to find one: replies took up to 170
-ms where they take 20. So the errands leave from several addresses of the loopback network; those
-to PostgreSQL do not, as libpq cannot, and are far too few to need it.
+Whoever closes first keeps its port for a minute, and an address has 28,232 of them. Loopback gives
+one back after a second (`tcp_tw_reuse` is 2 by default), but above 13,000 connections a second
+Linux searches through thousands of ports: replies took up to 170 ms instead of 20. So connections
+are made from several addresses of the loopback network, except those of libpq, which are few.
 """
 
 from __future__ import annotations
 
 import select
 import time
+from contextlib import suppress
 
 from benchmarks.client.generator import Session
 from benchmarks.client.histogram import bucket_of
@@ -108,10 +105,8 @@ class OnceSession(Session):
     def ask(self, errand: Errand) -> None:
         """Send the request, if the connection is there already."""
         assert errand.link is not None
-        try:
+        with suppress(*NOT_NOW):
             errand.unsent = errand.unsent[errand.link.send(errand.unsent) :]
-        except NOT_NOW:
-            return
 
     def listen(self, errand: Errand) -> None:
         """Take the reply when all of it is there, time and check it, and set out again."""

@@ -2,18 +2,15 @@
 
 A request is a line, the name of a statement and its parameter (`dialects.py`); a reply is what the
 server says of a save, the number that it counted, or its error. Each request is a transaction of
-its own, also where several are in flight: then libpq's pipeline mode is used, with a sync behind
-each. A reply is handed on when the server is ready for the next request, which it is after the
-commit: it reports what an INSERT did before that.
+its own, also in libpq's pipeline mode, which is used for several in flight. A reply counts when the
+server is ready for the next request, which is after the commit.
 
-All else is measured over plain sockets; this goes through libpq, as nearly all that talk to
-PostgreSQL from Python do. With the C implementation (psycopg[binary]) a request takes 15 to 18
-microseconds of a client process, where one to Redis takes 8 to 13 (64 connections; both more where
-each turn has few replies), and 170 where it has a connection of its own, where Redis' takes 45.
-With 64 in flight it takes 18 instead of 0.4, because libpq sends each sync by itself. On processors
-that the server shares, that is the server's loss: at 20,000 saves a second, some 7 % of two cores.
+Nearly all Python programs talk to PostgreSQL through libpq. With the C implementation
+(psycopg[binary]) a request takes 15 to 18 microseconds of a client process at 64 connections, where
+one to Redis takes 8 to 13; with a connection of its own 170 instead of 45; with 64 in flight 18
+instead of 0.4, because libpq sends each sync by itself. On shared processors the server loses that.
 
-psycopg is needed only by who measures PostgreSQL, so this file is imported when it is first used.
+psycopg is needed only to measure PostgreSQL, so this file is imported when it is first used.
 """
 
 from __future__ import annotations

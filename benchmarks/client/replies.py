@@ -1,10 +1,10 @@
-"""What one connection must be answered: every reply of every load is checked here.
+"""Checks every reply of every load.
 
-Where a reply is known to the last byte, a list of replies is compared at once; where a version or a
-time cannot be known, what stands before it is compared, and it is read. As lean as can be, because
-it runs on the machine that is measured: a reply that comes alone takes 0.1 microseconds (save,
-verify), 0.6 (get), 0.8 (count, new), 1.3 (named) or 3.7 (a listing of 50 users); a length of Redis'
-list takes 1.0, and 0.14 among 64.
+If a reply is known to the last byte, a list of replies is compared at once; if it has a version or
+a time, what comes before that is compared. It is lean, because it runs on the machine that is
+measured: a reply that comes alone takes 0.1 microseconds (save, verify), 0.6 (get), 0.8 (count,
+new), 1.3 (named) or 3.7 (a listing of 50 users); a length of Redis' list takes 1.0, and 0.14 among
+64.
 """
 
 from __future__ import annotations
@@ -202,12 +202,8 @@ class NewNames(Replies):
         self.users += len(replies)
 
 
-class Prepared(Replies):
+class Prepared(NewNames):
     """Saves of the users to be prepared: a first version, unless an earlier run has saved them."""
-
-    def __init__(self, name: Callable[[int], str]) -> None:
-        super().__init__()
-        self._name = name
 
     def check(self, first: int, replies: list[bytes]) -> None:
         """Compare what stands before the version; a first one is a new user."""

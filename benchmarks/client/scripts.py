@@ -102,9 +102,10 @@ class Circle(Script):
 
 
 class Series(Script):
-    """Requests each of which is made once."""
+    """Saves each of which is made once, under a name of its own."""
 
     circle = 1 << _NAME_BITS
+    checks: Callable[[Callable[[int], str]], Replies]
 
     def position(self, index: int) -> int:
         """Begin where no other connection comes."""
@@ -114,13 +115,23 @@ class Series(Script):
         """Make them."""
         return b"".join([self.request(position) for position in range(first, first + number)])
 
+    def replies(self) -> Replies:
+        """Return the checks of one more connection."""
+        return type(self).checks(self.name)
+
+    @abstractmethod
+    def name(self, position: int) -> str:
+        """Return the name of a position."""
+
     @abstractmethod
     def request(self, position: int) -> bytes:
-        """Make one."""
+        """Save the user of a position."""
 
 
 class New(Series):
     """Saves under names that nobody has used; they sort in no order."""
+
+    checks = NewNames
 
     def __init__(self, job: Job) -> None:
         self._salt = job.salt
@@ -131,15 +142,13 @@ class New(Series):
 
     def request(self, position: int) -> bytes:
         """Save a user."""
-        return book.save_request(f"{position:08}-Tr0ub4dor&3", self.name(position))
-
-    def replies(self) -> Replies:
-        """Return the checks of one more connection."""
-        return NewNames(self.name)
+        return book.save_request(book.password_of(position), self.name(position))
 
 
 class Prepare(Series):
     """The first saves of the prepared users, each by one connection."""
+
+    checks = Prepared
 
     def __init__(self, job: Job) -> None:
         self._users = job.users
@@ -156,12 +165,7 @@ class Prepare(Series):
 
     def request(self, position: int) -> bytes:
         """Save a user."""
-        user = book.scattered(position, self._users)
-        return book.save_request(book.password_of(user), book.name_of(user))
-
-    def replies(self) -> Replies:
-        """Return the checks of one more connection."""
-        return Prepared(self.name)
+        return book.save_of(book.scattered(position, self._users))
 
 
 def _seed(job: Job) -> Script:
@@ -184,21 +188,18 @@ def _is_count(load: str, index: int) -> bool:
     return load == "count"
 
 
-def _named(job: Job) -> Script:
-    users = _drawn(job.salt, job.users)
-    requests = [book.save_request(book.password_of(user), book.name_of(user)) for user in users]
-    return Circle(job, requests, Versions, [book.saved_start(book.name_of(user)) for user in users])
+def _on_users(
+    request: Callable[[int], bytes],
+    kind: Callable[[list[bytes]], Replies],
+    expected: Callable[[int], bytes],
+) -> Callable[[Job], Script]:
+    """Return what lays out requests on users that are there, and what each must be answered."""
 
+    def lay_out(job: Job) -> Script:
+        users = _drawn(job.salt, job.users)
+        return Circle(job, [*map(request, users)], kind, [*map(expected, users)])
 
-def _get(job: Job) -> Script:
-    users = _drawn(job.salt, job.users)
-    requests = [book.get_request(user) for user in users]
-    return Circle(job, requests, Passwords, [book.password_start(user) for user in users])
-
-
-def _verify(job: Job) -> Script:
-    requests = [book.verify_request(user) for user in _drawn(job.salt, job.users)]
-    return Circle(job, requests, Constants, [book.VERIFIED_REPLY] * len(requests))
+    return lay_out
 
 
 def _list(job: Job) -> Script:
@@ -219,10 +220,10 @@ _SCRIPTS: dict[str, Callable[[Job], Script]] = {
     "save": _seed,
     "count": _seed,
     "mixed": _seed,
-    "named": _named,
+    "named": _on_users(book.save_of, Versions, lambda user: book.saved_start(book.name_of(user))),
     "new": New,
-    "get": _get,
-    "verify": _verify,
+    "get": _on_users(book.get_request, Passwords, book.password_start),
+    "verify": _on_users(book.verify_request, Constants, lambda user: book.VERIFIED_REPLY),
     "list": _list,
     PREPARE: Prepare,
 }

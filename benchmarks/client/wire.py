@@ -1,11 +1,8 @@
-"""The wire as the benchmark speaks it: how servers are reached, and what is asked of them.
+"""How servers are reached, and what all parts of the load test name things by.
 
-Nothing here is shared with the service on purpose. A load test that took the service's own encoder
-would agree with it about anything, and would be the slower for it: here requests and replies are
-plain bytes, and those of a load are laid out before the clock starts (`scripts.py`). This file has
-what all parts of the load test name things by; `dialects.py` has the basic contract's exchanges, in
-every protocol that a server is measured by, `book.py` the book's, and `links.py` what connections
-are.
+Nothing here is shared with the service on purpose. A load test that used the service's own encoder
+would agree with it about anything, and would be slower: here requests and replies are plain bytes.
+`dialects.py` has the basic contract's exchanges in every protocol, and `book.py` the book's.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ import functools
 import json
 import socket
 import ssl
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -189,6 +187,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.load} {self.connections}{ONCE if self.once else f'x{self.depth}'}"
+
+
+def points(loads: Iterable[str], sizes: Sequence[Size]) -> list[Point]:
+    """Return every load at every size."""
+    return [Point(load, *size) for load in loads for size in sizes]
 
 
 @dataclass(frozen=True, slots=True)

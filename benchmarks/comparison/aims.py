@@ -92,56 +92,40 @@ def _ratio(section: str, point: Point, rival: str) -> _Finder:
     return lambda kept: kept.ratio(section, point, rival, users)
 
 
-_Place = tuple[str, str, Point, int | None]
-"""Section, contender, point and users, as `Kept.find` takes them."""
-
-
-def _held_against(this: _Place, that: _Place) -> _Finder:
-    """Find how many requests are answered at one place for each one at another."""
-
-    def find(kept: Kept) -> Spread | None:
-        found, other = kept.find(*this), kept.find(*that)
-        return found.against(other) if found and other else None
-
-    return find
-
-
 def _grown(point: Point, users: int, before: int) -> _Finder:
-    place = ("growth", REFERENCE, point)
-    return _held_against((*place, users), (*place, before))
+    this, that = (REFERENCE, users), (REFERENCE, before)
+    return lambda kept: kept.compared("growth", point, this, that)
 
 
 def _beside_idle(point: Point) -> _Finder:
-    return _held_against(("idle", WITH_IDLE, point, None), ("idle", REFERENCE, point, None))
+    this, that = (WITH_IDLE, None), (REFERENCE, None)
+    return lambda kept: kept.compared("idle", point, this, that)
 
 
 def _figure(section: str, name: str, of_unit: float = 1) -> _Finder:
     def find(kept: Kept) -> Spread | None:
         found = kept.figure(section, name)
-        return Spread(tuple(value / of_unit for value in found.values)) if found else None
+        return found and found.over(of_unit)
 
     return find
 
 
-def _steady_p99(kept: Kept) -> Spread | None:
-    found = _steady_minute(kept)
-    return found.percentile_ms(99.0) if found else None
+def _steady(figure: Callable[[Measured], Spread]) -> _Finder:
+    """Find a figure of the saves without a pause, unless they took less than a minute."""
+
+    def find(kept: Kept) -> Spread | None:
+        found = kept.find("steady", REFERENCE, SAVE)
+        return figure(found) if found and found.seconds >= MINUTE_S else None
+
+    return find
 
 
-def _steady_worst(kept: Kept) -> Spread | None:
-    found = _steady_minute(kept)
-    return Spread((found.worst_ms,)) if found else None
-
-
-def _steady_minute(kept: Kept) -> Measured | None:
-    """Return the saves without a pause, unless they were too short to say anything of a minute."""
-    found = kept.find("steady", REFERENCE, SAVE)
-    return found if found and found.seconds >= MINUTE_S else None
-
+STEADY_P99 = _steady(lambda found: found.percentile_ms(99.0))
+STEADY_WORST = _steady(lambda found: Spread((found.worst_ms,)))
 
 ALONE = (
-    Aim("p99 of a save, 64, in a steady minute", 4, "ms", _steady_p99, at_most=True),
-    Aim("the worst reply of that minute", 50, "ms", _steady_worst, at_most=True),
+    Aim("p99 of a save, 64, in a steady minute", 4, "ms", STEADY_P99, at_most=True),
+    Aim("the worst reply of that minute", 50, "ms", STEADY_WORST, at_most=True),
     Aim("saves at 10 million users: of those at none", 0.9, "", _grown(SAVE, 10 * MILLION, 0)),
     Aim("counts at a million users: of those at ten", AS_FAST, "", _grown(COUNT, MILLION, 10)),
     Aim(

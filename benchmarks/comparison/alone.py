@@ -1,7 +1,5 @@
 """The sections with pwserver alone: as the book grows, beside idle connections, without a pause,
-the start, and the limit that SQLite and the disk set.
-
-What a contender does there would say little of it: these are figures that are held against aims.
+the start, and the limit that SQLite and the disk set. Their figures are compared with aims.
 """
 
 from __future__ import annotations
@@ -23,11 +21,13 @@ from benchmarks.client.wire import (
     Point,
     Ways,
     number_of_users,
+    points,
 )
-from benchmarks.comparison.bench import DEEP, USUAL, Bench, points, wanted_of
+from benchmarks.comparison.bench import DEEP, USUAL, Bench
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.fill import fill
 from benchmarks.limit import Limit
+from benchmarks.results.campaign import results_of
 from benchmarks.results.progress import messages, progress
 from benchmarks.results.subjects import Subject
 from benchmarks.servers.service import Service
@@ -86,19 +86,10 @@ def _filled(bench: Bench, stack: ExitStack, users: int) -> Subject:
     ways = service.ways()
     known = LOADS if users else BASIC_LOADS
     subject = Subject(service, ways, users, known, number_of_users(ways.basic))
-    bench.keep("growth", file_bytes(users), "bytes", [service.database.stat().st_size])
-    bench.keep("growth", memory_bytes(users), "bytes", [service.usage().memory_bytes])
+    file_bytes, memory_bytes = service.database.stat().st_size, service.usage().memory_bytes
+    bench.keep("growth", f"database with {users:,} users", "bytes", [file_bytes])
+    bench.keep("growth", f"memory at the start with {users:,} users", "bytes", [memory_bytes])
     return subject
-
-
-def file_bytes(users: int) -> str:
-    """Return what the size of the database is called in what is kept."""
-    return f"database with {users:,} users"
-
-
-def memory_bytes(users: int) -> str:
-    """Return what the memory is called that a service takes that has just started."""
-    return f"memory at the start with {users:,} users"
 
 
 # --- Nothing but time and memory. ---
@@ -158,7 +149,7 @@ def limit(bench: Bench) -> None:
     with ExitStack() as stack:
         subject = bench.subject(stack, Service(REFERENCE, bench.home()))
         bare = stack.enter_context(Limit(bench.home()))
-        results = wanted_of([(subject, points(["save"], [USUAL, DEEP]))])
+        results = results_of([(subject, points(["save"], [USUAL, DEEP]))])
         now_at = stack.enter_context(progress(len(results) * pace.rounds))
         for _ in range(pace.rounds):
             bare.measure(pace.seconds / 2)

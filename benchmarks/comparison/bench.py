@@ -1,7 +1,6 @@
-"""What every section of the comparison works with: clients, a folder, a pace, and what is kept.
+"""What every section of the comparison uses: clients, a folder, a pace, and what is kept.
 
-A section starts its servers, has loads put on them in turn, and adds what came out to what is kept.
-How long and how often it measures is the pace of the run.
+A section starts its servers, measures loads on them in turn, and keeps the results.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tempfile import mkdtemp
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import Point, Size
 from benchmarks.comparison.kept import REFERENCE, Figure, Kept, Measured
-from benchmarks.results.campaign import Plan, Result, run
+from benchmarks.results.campaign import Plan, Result, results_of, run
 from benchmarks.results.progress import messages, progress
 from benchmarks.results.subjects import Subject
 from benchmarks.servers.servers import Target
@@ -82,10 +81,10 @@ class Bench:
         return Subject.prepare(target, users, (), self.clients)
 
     def contest(
-        self, section: str, wanted: Iterable[tuple[Subject, Sequence[Point]]], seconds: float = 0.0
+        self, section: str, wanted: Sequence[tuple[Subject, Sequence[Point]]], seconds: float = 0.0
     ) -> None:
         """Measure points on subjects in turn and keep them: in rounds, or once for `seconds`."""
-        results = wanted_of(wanted)
+        results = results_of(wanted)
         rounds = 1 if seconds else self.pace.rounds
         with progress(len(results) * rounds) as now_at:
             self.measure(results, rounds, seconds or self.pace.seconds, now_at)
@@ -95,14 +94,7 @@ class Bench:
         self, results: list[Result], rounds: int, seconds: float, now_at: Callable[[str], None]
     ) -> None:
         """Measure so many rounds more."""
-        plan = Plan(
-            loads=list(dict.fromkeys(each.point.load for each in results)),
-            sizes=list(dict.fromkeys(each.point.size for each in results)),
-            seconds=seconds,
-            warmup_s=self.pace.warmup_s,
-            rounds=rounds,
-            usage=True,
-        )
+        plan = Plan(seconds, self.pace.warmup_s, rounds, usage=True)
         run(plan, results, self.clients, now_at)
 
     def keep_loads(self, section: str, results: Iterable[Result], seconds: float) -> None:
@@ -114,18 +106,3 @@ class Bench:
     ) -> None:
         """Keep a single figure."""
         self.kept.figures.append(Figure(section, contender, name, unit, values))
-
-
-def wanted_of(wanted: Iterable[tuple[Subject, Sequence[Point]]]) -> list[Result]:
-    """Return what there is to measure, as far as the subjects can be asked it."""
-    return [
-        Result(subject, point)
-        for subject, points in wanted
-        for point in points
-        if point.load in subject.loads and subject.target.takes(point)
-    ]
-
-
-def points(loads: Iterable[str], sizes: Iterable[Size]) -> list[Point]:
-    """Return every load at every size."""
-    return [Point(load, *size) for load in loads for size in sizes]

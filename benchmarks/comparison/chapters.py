@@ -7,20 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from benchmarks.client.wire import Size
 from benchmarks.comparison.aims import AS_FAST, COUNT, KIB, MIB, SAVE, Held, held
-from benchmarks.comparison.alone import (
-    FIRST_REPLY,
-    IDLE_MEMORY,
-    LISTENING,
-    PER_IDLE,
-    WITH_IDLE,
-    file_bytes,
-    memory_bytes,
-)
+from benchmarks.comparison.alone import PER_IDLE
 from benchmarks.comparison.bench import ANEW
-from benchmarks.comparison.kept import REFERENCE, Kept, Measured, contenders_in
-from benchmarks.limit import APPENDED, BATCHES, OVERWRITTEN, rows
+from benchmarks.comparison.kept import REFERENCE, Kept, Measured
 from benchmarks.results.sheets import NOTHING, Chapter, Sheet, number, range_of, rate, ratio, size
 from benchmarks.results.spread import Spread
 
@@ -76,10 +66,8 @@ def _verdict(each: Held) -> str:
 
 def _throughput(kept: Kept) -> Chapter:
     measured = kept.of("throughput")
-    loads = dict.fromkeys(each.point.load for each in measured)
     sheets = []
-    for load in loads:
-        of_load = [each for each in measured if each.point.load == load]
+    for load, of_load in _by_load(measured).items():
         sheets.append(_grid(f"{load}: requests a second", of_load, lambda m: rate(m.throughput)))
         rivals = [each for each in of_load if each.contender != REFERENCE]
         versus = _grid(f"{load}: {RATIO_TITLE}", rivals, lambda m: ratio(_against(kept, m)))
@@ -131,15 +119,33 @@ def _against(kept: Kept, rival: Measured) -> Spread | None:
     return kept.ratio(rival.section, rival.point, rival.contender, rival.users)
 
 
-def _grid(title: str, measured: list[Measured], cell: Callable[[Measured], str]) -> Sheet:
-    """Return a table with a row for each contender and a column for each size."""
-    sizes: list[Size] = list(dict.fromkeys(each.point.size for each in measured))
-    found = {(each.contender, each.point.size): cell(each) for each in measured}
-    lines = [
-        [name, *(found.get((name, each), NOTHING) for each in sizes)]
-        for name in contenders_in(measured)
-    ]
-    return Sheet(title, ["connections", *map(size, sizes)], lines)
+def _by_load(measured: Iterable[Measured]) -> dict[str, list[Measured]]:
+    found: dict[str, list[Measured]] = {}
+    for each in measured:
+        found.setdefault(each.point.load, []).append(each)
+    return found
+
+
+_Axes = tuple[str, Callable[[Measured], str], Callable[[Measured], str]]
+"""What stands in the corner of a table, and the row and the column of a figure."""
+
+BY_SIZE: _Axes = ("connections", lambda m: m.contender, lambda m: size(m.point.size))
+BY_USERS: _Axes = ("users", lambda m: f"{m.users:,}", lambda m: m.point.load)
+
+
+def _grid(
+    title: str,
+    measured: Iterable[Measured],
+    cell: Callable[[Measured], str],
+    axes: _Axes = BY_SIZE,
+) -> Sheet:
+    """Return a table of what was measured, with a cell for each load."""
+    corner, row, column = axes
+    cells = {(row(each), column(each)): cell(each) for each in measured}
+    columns = dict.fromkeys(place for _, place in cells)
+    rows = dict.fromkeys(place for place, _ in cells)
+    lines = [[name, *(cells.get((name, each), NOTHING) for each in columns)] for name in rows]
+    return Sheet(title, [corner, *columns], lines)
 
 
 def _columns(
@@ -177,62 +183,33 @@ def _costs(measured: Iterable[Measured]) -> Sheet:
 
 def _growth(kept: Kept) -> Chapter:
     measured = kept.of("growth")
-    lines = []
-    for users in dict.fromkeys(each.users for each in measured):
-        of_users = {each.point.load: each for each in measured if each.users == users}
-        memory, file = (kept.figure("growth", of(users)) for of in (memory_bytes, file_bytes))
-        lines.append(
-            [
-                f"{users:,}",
-                *(
-                    rate(of_users[load].throughput) if load in of_users else NOTHING
-                    for load in ("save", "count", "get")
-                ),
-                number(of_users["save"].memory_bytes / MIB),
-                NOTHING if memory is None else number(memory.median / MIB),
-                NOTHING if file is None else number(file.median / MIB),
-            ]
-        )
-    headings = ["users", "save/s", "count/s", "get/s", "MiB under load", "MiB at start", "file MiB"]
+    memory = "Memory in MiB under load"
+    sheets = [
+        _grid("Requests a second", measured, lambda m: rate(m.throughput), BY_USERS),
+        _grid(memory, measured, lambda m: number(m.memory_bytes / MIB), BY_USERS),
+        _figures(kept, "growth"),
+    ]
     says = "pwserver over 64 connections, with books of several sizes, all of them in turn."
-    return Chapter("growth", "As the book grows", says, [Sheet("Medians", headings, lines)])
+    return Chapter("growth", "As the book grows", says, sheets)
 
 
 def _workers(kept: Kept) -> Chapter:
-    measured = kept.of("workers")
-    sheets = []
-    for load in dict.fromkeys(each.point.load for each in measured):
-        of_load = [each for each in measured if each.point.load == load]
-        sheets.append(_grid(f"{load}: requests a second", of_load, lambda m: rate(m.throughput)))
+    sheets = [
+        _grid(f"{load}: requests a second", of_load, lambda m: rate(m.throughput))
+        for load, of_load in _by_load(kept.of("workers")).items()
+    ]
     says = "The load generator runs on the same cores, so more workers than cores gain nothing."
     return Chapter("workers", "Over workers", says, sheets)
 
 
 def _idle(kept: Kept) -> Chapter:
-    lines = []
-    for point in (SAVE, COUNT):
-        alone = kept.find("idle", REFERENCE, point)
-        beside = kept.find("idle", WITH_IDLE, point)
-        if alone and beside:
-            lines.append(
-                [
-                    point.load,
-                    rate(alone.throughput),
-                    rate(beside.throughput),
-                    ratio(beside.against(alone)),
-                    rate(alone.percentile_ms(99.0)),
-                    rate(beside.percentile_ms(99.0)),
-                ]
-            )
-    each = kept.figure("idle", PER_IDLE)
-    says = "The load is on 64 other connections. " + (
-        f"An idle one takes {number(each.median / KIB)} KiB of the service's memory, and what the "
-        "kernel keeps for a socket."
-        if each
-        else ""
-    )
-    headings = ["load", "alone/s", "beside/s", "ratio", "p99 alone, ms", "p99 beside, ms"]
-    return Chapter("idle", "Beside 10,000 idle connections", says, [Sheet("Load", headings, lines)])
+    says = "The load is on 64 other connections."
+    if each := kept.figure("idle", PER_IDLE):
+        says += (
+            f" An idle one takes {number(each.median / KIB)} KiB of the service's memory, and "
+            "what the kernel keeps for a socket."
+        )
+    return Chapter("idle", "Beside 10,000 idle connections", says, _versus(kept, "idle"))
 
 
 def _steady(kept: Kept) -> Chapter:
@@ -243,43 +220,32 @@ def _steady(kept: Kept) -> Chapter:
 
 
 def _start(kept: Kept) -> Chapter:
-    figures = [
-        [f"{name}, {unit}", rate(found), range_of(found)]
-        for name, unit, divisor in (
-            (LISTENING, "s", 1),
-            (FIRST_REPLY, "s", 1),
-            (IDLE_MEMORY, "MiB", MIB),
-        )
-        if (found := _divided(kept.figure("start", name), divisor))
-    ]
     says = "From the start of the program, its files in the kernel's cache, with 2 workers."
-    sheet = Sheet("Medians of several starts", ["", "median", "starts"], figures)
-    return Chapter("start", "Start and idle memory", says, [sheet])
+    return Chapter("start", "Start and idle memory", says, [_figures(kept, "start")])
 
 
 def _limit(kept: Kept) -> Chapter:
-    names = [*map(rows, BATCHES), APPENDED, OVERWRITTEN]
-    found = [(name, kept.figure("limit", name)) for name in names]
-    lines = [[name, rate(figure), range_of(figure)] for name, figure in found]
-    lines += [
-        [
-            f"{each.contender}, saves, {size(each.point.size)}",
-            rate(each.throughput),
-            range_of(each.throughput),
-        ]
-        for each in kept.of("limit")
-    ]
+    sheet = _figures(kept, "limit")
+    for each in kept.of("limit"):
+        name = f"{each.contender}, saves, {size(each.point.size)}"
+        sheet.rows.append([name, rate(each.throughput), range_of(each.throughput)])
     says = (
         "One process that does nothing but executemany and COMMIT, synchronous=FULL, with no "
         "sockets and no sealing; the disk's own rate of fdatasync; and pwserver in the same rounds."
     )
-    return Chapter(
-        "limit", "The limit", says, [Sheet("A second", ["what", "median", "rounds"], lines)]
-    )
+    return Chapter("limit", "The limit", says, [sheet])
 
 
-def _divided(spread: Spread | None, divisor: float) -> Spread | None:
-    return spread and Spread(tuple(value / divisor for value in spread.values))
+def _figures(kept: Kept, section: str) -> Sheet:
+    """Return a table of what is no load; bytes are shown in MiB."""
+    lines = []
+    for each in kept.figures:
+        if each.section == section:
+            in_bytes = each.unit == "bytes"
+            name = f"{each.name}, {'MiB' if in_bytes else each.unit}"
+            spread = each.spread.over(MIB if in_bytes else 1)
+            lines.append([name, rate(spread), range_of(spread)])
+    return Sheet("Medians", ["what", "median", "rounds"], lines)
 
 
 CHAPTERS: dict[str, Callable[[Kept], Chapter]] = {

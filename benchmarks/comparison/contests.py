@@ -1,4 +1,4 @@
-"""The sections in which contenders meet: at all sizes, again for each request, with many users.
+"""The sections in which contenders meet: at all sizes, connecting each time, with many users.
 
 Each starts its own servers, all of them at once, because they are measured in turn.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.client.wire import BASIC_LOADS, Point
-from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Bench, points
+from benchmarks.client.wire import BASIC_LOADS, Point, points
+from benchmarks.comparison.bench import ANEW, DEEP, EIGHT, MANY, ONE, USUAL, Bench
 from benchmarks.comparison.kept import REFERENCE
 from benchmarks.results.subjects import Subject
 from benchmarks.servers import contenders
@@ -76,21 +76,12 @@ def _at(bench: Bench, section: str, wanted: Sequence[Point], users: int) -> None
 def _all(bench: Bench, stack: ExitStack, users: int = 0) -> list[Subject]:
     """Start all contenders there are, each with so many users."""
     starters: dict[str, Callable[[Path, int], Target]] = {
-        REFERENCE: _start_service,
+        REFERENCE: lambda home, users: Service(REFERENCE, home),  # the load generator fills it
         **contenders.STARTERS,
-        BASELINE: _start_baseline,
+        BASELINE: lambda home, users: Baseline(home, BASELINE_PROCESSES, users),
     }
     return [
         bench.subject(stack, starters[name](bench.home(), users), users)
         for name in ORDER
         if name not in bench.kept.missing
     ]
-
-
-def _start_service(home: Path, users: int) -> Target:
-    """Start pwserver with its defaults; it is filled by the load generator, over its own wire."""
-    return Service(REFERENCE, home)
-
-
-def _start_baseline(home: Path, users: int) -> Target:
-    return Baseline(home, BASELINE_PROCESSES, users)

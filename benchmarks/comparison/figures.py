@@ -1,7 +1,7 @@
 """Bars of what a run kept, as SVG for the page: they begin at 0, and each has its figure beside it.
 
-Imported only when a page is made, because matplotlib takes a second to load. At 72 points an inch
-letters are as large as on the page, so they stay readable on a phone.
+It is imported only when a page is made, because matplotlib takes a second to load. At 72 points an
+inch letters are as large as on the page.
 """
 
 from __future__ import annotations
@@ -64,17 +64,11 @@ def _of_section(kept: Kept, section: str) -> Iterator[str]:
     elif section != "steady":  # a single bar says nothing
         for load in dict.fromkeys(each.point.load for each in measured):
             of_load = [each for each in measured if each.point.load == load]
-            yield _of_load(f"{load}: requests a second", "a second", of_load, _throughput)
+            title = f"{load}: requests a second"
+            yield _of_load(title, "a second", of_load, lambda each: each.throughput)
             if section == "throughput":
-                yield _of_load(f"{load}: 99 % are answered within", "ms", of_load, _p99)
-
-
-def _throughput(each: Measured) -> Spread:
-    return each.throughput
-
-
-def _p99(each: Measured) -> Spread:
-    return each.percentile_ms(99.0)
+                title = f"{load}: 99 % are answered within"
+                yield _of_load(title, "ms", of_load, lambda each: each.percentile_ms(99.0))
 
 
 def _panel(each: Measured) -> str:

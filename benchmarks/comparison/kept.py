@@ -1,12 +1,10 @@
 """What a run of the comparison keeps: the figures of every round, and where they were taken.
 
-All that is shown (tables, charts, the page, RESULTS.md) is made of this alone, so that a run that
-took half an hour can be shown again, and better, without being made again. Measures nothing.
+All tables, charts and texts are made from it, so that a run can be shown again without measuring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +16,6 @@ from benchmarks.results.spread import Spread
 
 REFERENCE = "pwserver"
 """Who is held against the others: every ratio is its figure divided by theirs."""
-
-DISTRIBUTION = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99)
-"""The percentiles that a distribution of latencies is kept as."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +32,13 @@ class Measured(Measurement):
     """How long each round was measured."""
 
     rounds: list[Round]
-    distribution: dict[float, float]
-    """Latencies in ms by the percentage of all requests that they were enough for."""
 
     @classmethod
     def of(cls, section: str, result: Result, seconds: float) -> Measured:
         """Keep what came out of a measurement."""
-        percentiles = {each: result.latencies.percentile_ns(each) / 1e6 for each in DISTRIBUTION}
+        subject = result.subject
         return cls(
-            section,
-            result.subject.target.name,
-            result.subject.users,
-            result.point,
-            seconds,
-            result.rounds,
-            percentiles,
+            section, subject.target.name, subject.users, result.point, seconds, result.rounds
         )
 
 
@@ -108,13 +95,16 @@ class Kept:
                 return each
         return None
 
+    def compared(self, section: str, point: Point, *whom: tuple[str, int | None]) -> Spread | None:
+        """Return how many requests one contender, with users, did for each one of another."""
+        this, that = (self.find(section, name, point, users) for name, users in whom)
+        return this.against(that) if this and that else None
+
     def ratio(
         self, section: str, point: Point, rival: str, users: int | None = None
     ) -> Spread | None:
-        """Return what pwserver does of a load for each request that a rival does."""
-        this = self.find(section, REFERENCE, point, users)
-        that = self.find(section, rival, point, users)
-        return this.against(that) if this and that else None
+        """Return how many requests pwserver did for each one that a rival did."""
+        return self.compared(section, point, (REFERENCE, users), (rival, users))
 
     def figure(self, section: str, name: str, contender: str = REFERENCE) -> Spread | None:
         """Return a single figure of a section, if it was taken."""
@@ -138,8 +128,3 @@ def read(path: Path) -> Kept:
         raise BenchmarkFailed(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise BenchmarkFailed(f"{path} is not the JSON of a comparison: {error}") from error
-
-
-def contenders_in(measured: Iterable[Measured]) -> list[str]:
-    """Return whose figures these are, in their order."""
-    return list(dict.fromkeys(each.contender for each in measured))

@@ -1,7 +1,6 @@
 """The report of a run as one page of HTML that loads nothing: words, bars and tables.
 
-How it looks on a screen, on a phone, in the dark and on paper is in `page.html`. Works on what was
-kept alone.
+`page.html` has its style, for a wide screen, a phone, dark mode and paper.
 """
 
 from __future__ import annotations

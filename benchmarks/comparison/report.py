@@ -9,7 +9,7 @@ from benchmarks.client.wire import Point
 from benchmarks.comparison.aims import COUNT, MIB, SAVE, held
 from benchmarks.comparison.alone import FIRST_REPLY, IDLE_MEMORY
 from benchmarks.comparison.chapters import HURRIED, chapters
-from benchmarks.comparison.kept import REFERENCE, Kept, contenders_in
+from benchmarks.comparison.kept import REFERENCE, Kept
 from benchmarks.results.sheets import Chapter, Sheet, number
 
 OPENING = (
@@ -86,8 +86,8 @@ def summary(kept: Kept) -> list[str]:
 
 def _ratios(kept: Kept, section: str, point: Point) -> str:
     """Say how many requests are answered for each one that each of the others answers."""
-    others = [name for name in contenders_in(kept.of(section)) if name != REFERENCE]
-    ratios = {name: kept.ratio(section, point, name) for name in others}
+    names = dict.fromkeys(each.contender for each in kept.of(section))
+    ratios = {name: kept.ratio(section, point, name) for name in names if name != REFERENCE}
     said = [f"{number(each.median)} times that of {name}" for name, each in ratios.items() if each]
     return f"Its rate is {', '.join(said)}." if said else ""
 

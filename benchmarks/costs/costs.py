@@ -7,14 +7,13 @@ lists its options, such as `--fast`, and `-o FILE` to keep all values and to com
 `python -m pyperf compare_to`. The disk is that of the temporary directory, or of `--directory`. The
 figures are for comparing lines with each other: on a shared machine absolute times wander.
 
-What is measured is set up by `parts.py`. What a sync of the disk takes is in `limit.py`, and how
-soon the service is there, with how much memory, in `compare.py --sections start`.
+`limit.py` measures what a sync of the disk takes, `handshakes.py` and `load.py --against tls` what
+TLS costs, and `compare.py --sections start` how soon the service is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import os
 import random
@@ -28,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be starte
 
 import pyperf
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-from peewee import chunked
 
 from benchmarks.client import book
 from benchmarks.costs.parts import (
@@ -37,18 +35,17 @@ from benchmarks.costs.parts import (
     KEY,
     KEYRING,
     Saves,
-    Tls,
     context_of,
     make_book,
     open_store,
     recording,
-    tls_contexts,
     turn,
 )
+from benchmarks.results.options import add_directory
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.wire.framing import request_reader
 from workers.auth.applications import new_token, token_hash
-from workers.book.models import COMMON_BOOK, Row, User
+from workers.book.models import COMMON_BOOK, Row
 from workers.book.vault import HALF_NONCE_BYTES, Vault, derive_key
 from workers.checker import check
 
@@ -62,7 +59,6 @@ USERS_DRAWN = 20_000
 PASSWORD = "abc123def456"
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
 PING = b'{"message": "ping"}\n'
-ALIVE = b'{"message": "Alive!"}\n'
 COUNT = b'{"message": "number_of_users"}\n'
 
 TYPICAL = "Tr0ub4dor&3"
@@ -94,16 +90,6 @@ def sealing() -> Iterator[tuple[str, Call]]:
     yield "derive a subkey", lambda: derive_key(KEY.secret, prefix)
 
 
-def judge(password: str) -> Prepare:
-    """Prepare how the checker judges a password, with its dictionaries loaded."""
-
-    def prepare(folder: Path, times: int) -> Call:
-        check(TYPICAL)
-        return lambda: check(password)
-
-    return prepare
-
-
 def answer(line: bytes, depth: int) -> Prepare:
     """Prepare a worker's whole share of requests, from its socket to its socket."""
     return lambda folder, times: turn(context_of(folder / "none.db"), [line * depth] * times)
@@ -114,53 +100,17 @@ def record(number: int) -> Prepare:
     return lambda folder, times: recording(context_of(folder / "none.db"), number)
 
 
-def decrypt(depth: int) -> Prepare:
-    """Prepare records of clients, and what decrypts them."""
-
-    def prepare(folder: Path, times: int) -> Call:
-        tls = Tls(*tls_contexts(folder))
-        records = iter([tls.from_client(PING * depth) for _ in range(times)])
-
-        def call() -> None:
-            assert tls.codec.decrypt(next(records)).startswith(PING)
-
-        return call
-
-    return prepare
-
-
-def encrypt(depth: int) -> Prepare:
-    """Prepare what encrypts replies."""
-
-    def prepare(folder: Path, times: int) -> Call:
-        return functools.partial(Tls(*tls_contexts(folder)).codec.encrypt, ALIVE * depth)
-
-    return prepare
-
-
-def shake_hands(folder: Path, times: int) -> Call:
-    """Prepare a TLS handshake, both sides together."""
-    contexts = tls_contexts(folder)
-    return lambda: Tls(*contexts)
-
-
-def insert(its_book: int, through_peewee: bool = False) -> Prepare:
-    """Prepare rows that go into a table and are committed: as it is done, or by `insert_many`."""
+def insert(its_book: int) -> Prepare:
+    """Prepare what inserts 64 rows and commits them, as the writer does."""
 
     def prepare(folder: Path, times: int) -> Call:
         store = open_store(folder / "rows.db")
         ids = itertools.count(1)
-        fields = [User.id, User.book, User.key_id, User.sealed, User.saved_at_ms]
 
         def new() -> list[Row]:
             return [(next(ids), its_book, KEY.id, SEALED, 0) for _ in range(BURST)]
 
-        def insert_many() -> None:
-            with User._meta.database.atomic():
-                for chunk in chunked(new(), BURST):
-                    User.insert_many(chunk, fields=fields).execute()
-
-        return insert_many if through_peewee else lambda: store.commit(new(), [])
+        return lambda: store.commit(new(), [])
 
     return prepare
 
@@ -200,59 +150,41 @@ def read_book(path: Path, users: int, request: Callable[[int], bytes]) -> Prepar
     return lambda folder, times: turn(context_of(path), map(request, drawn(users)))
 
 
-def find_name(path: Path, users: int) -> Prepare:
-    """Prepare what finds a name in a book."""
-
-    def prepare(folder: Path, times: int) -> Call:
-        reader, numbers = context_of(path).reader, drawn(users)
-        return lambda: reader.find(BOOK, book.name_of(next(numbers)))
-
-    return prepare
-
-
 def page_request(user: int) -> bytes:
     """Ask for the first 100 of the 500 users whose names begin like this one's."""
     return book.request("list_users", prefix=book.name_of(user)[:-4])
 
 
-class Measuring:
-    """Hands each part to pyperf, which measures it in processes of their own."""
-
-    def __init__(self, runner: pyperf.Runner, folder: Path) -> None:
-        self._runner = runner
-        self._folder = folder
-
-    def cost(self, name: str, prepare: Prepare, units: int = 1) -> None:
-        """Measure what is called once it is prepared; it does so many units of what it costs."""
-        self._runner.bench_time_func(name, self._time, prepare, inner_loops=units)
-
-    def _time(self, times: int, prepare: Prepare) -> float:
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            call = prepare(Path(folder), times)
-            began = time.perf_counter()
-            for _ in range(times):
-                call()
-            return time.perf_counter() - began
-
-    def saves(self, name: str, path: Path, users: int, part: int) -> None:
-        """Measure a part of new versions of users."""
-        self._runner.bench_time_func(name, _time_of_saves, path, users, part, inner_loops=BURST)
+def timed(times: int, prepare: Prepare, folder: Path) -> float:
+    """Return how long so many calls take of what is prepared, in seconds."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        call = prepare(Path(name), times)
+        began = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - began
 
 
-def _time_of_saves(times: int, path: Path, users: int, part: int) -> float:
+def timed_saves(times: int, path: Path, users: int, part: int) -> float:
+    """Return how long a part of new versions of users takes, in seconds."""
     saves, numbers = Saves(path), drawn(users)
     total = sum(saves.do(itertools.islice(numbers, BURST))[part] for _ in range(times))
     saves.close()
     return total
 
 
-def measure(measuring: Measuring, books: dict[int, Path]) -> None:
-    """Measure all parts."""
-    cost = measuring.cost
+def measure(runner: pyperf.Runner, folder: Path) -> None:
+    """Hand all parts to pyperf, which measures each in processes of their own."""
+
+    def cost(name: str, prepare: Prepare, units: int = 1) -> None:
+        """Measure what is called once it is prepared; it does so many units of what it costs."""
+        runner.bench_time_func(name, timed, prepare, folder, inner_loops=units)
+
     for name, call in sealing():
         cost(name, one(call))
-    cost("check how strong a typical password is", judge(TYPICAL))
-    cost("check one that was made to take long", judge((LEET * 2)[:CHECK_LENGTH_MAX]))
+    cost("check how strong a typical password is", one(lambda: check(TYPICAL)))
+    slowest = (LEET * 2)[:CHECK_LENGTH_MAX]
+    cost("check one that was made to take long", one(lambda: check(slowest)))
     reader = request_reader(65536)
     cost("read a message that comes alone", one(lambda: reader.feed(SAVE)))
     cost("read a message in a burst of 64", one(lambda: reader.feed(SAVE * BURST)), BURST)
@@ -264,19 +196,16 @@ def measure(measuring: Measuring, books: dict[int, Path]) -> None:
         cost(f"receive and answer a count, {together}", answer(COUNT, depth), depth)
         cost(f"receive, check, seal and queue a save, {together}", answer(SAVE, depth), depth)
         cost(f"record a reading, {together}", record(depth), depth)
-        cost(f"decrypt a request, {together}", decrypt(depth), depth)
-        cost(f"encrypt a reply, {together}", encrypt(depth), depth)
-    cost("a TLS handshake, both sides together", shake_hands)
     cost("insert and commit a row, 64 at a time", insert(COMMON_BOOK), BURST)
     cost("the same into an application's own book", insert(BOOK), BURST)
-    cost("the same through insert_many", insert(COMMON_BOOK, through_peewee=True), BURST)
     cost("insert a row, 64 at a time, no sync, no index on names", insert_named(""), BURST)
     cost("insert a row, 64 at a time, no sync, with index on names", insert_named("UNIQUE"), BURST)
-    for users, path in books.items():
+    for users in BOOKS:
+        path = book_in(folder, users)
         among = f"among {users:,} users"
-        measuring.saves(f"plan a new version, 64 at a time, {among}", path, users, part=0)
-        measuring.saves(f"commit a new version, 64 at a time, {among}", path, users, part=1)
-        cost(f"find a name {among}", find_name(path, users))
+        for part, what in enumerate(("plan", "commit")):
+            name = f"{what} a new version, 64 at a time, {among}"
+            runner.bench_time_func(name, timed_saves, path, users, part, inner_loops=BURST)
         for what, request in (
             ("get_password", book.get_request),
             ("verify_password", book.verify_request),
@@ -285,29 +214,30 @@ def measure(measuring: Measuring, books: dict[int, Path]) -> None:
             cost(f"receive and answer {what}, {among}", read_book(path, users, request))
 
 
+def book_in(folder: Path, users: int) -> Path:
+    """Return the file of the book with so many users."""
+    return folder / f"{users}.db"
+
+
 def main() -> None:
     """Make the books, in the first process alone, and have everything measured."""
 
     def hand_on(command: list[str], options: argparse.Namespace) -> None:
-        command += ["--directory", options.directory]
+        command += ["--directory", str(options.directory)]
 
     runner = pyperf.Runner(processes=3, program_args=[__file__], add_cmdline_args=hand_on)
     runner.argparser.description = __doc__
     runner.argparser.formatter_class = argparse.RawDescriptionHelpFormatter
-    runner.argparser.add_argument(
-        "--directory", help="where files are written; it decides which disk"
-    )
+    add_directory(runner.argparser)
     options = runner.parse_args()
     if options.worker:
-        folder = Path(options.directory)
-        measure(Measuring(runner, folder), {users: folder / f"{users}.db" for users in BOOKS})
+        measure(runner, options.directory)
         return
     with tempfile.TemporaryDirectory(prefix="pwserver-costs-", dir=options.directory) as name:
-        options.directory = name
-        books = {users: Path(name) / f"{users}.db" for users in BOOKS}
-        for users, path in books.items():
-            make_book(path, users)
-        measure(Measuring(runner, Path(name)), books)
+        options.directory = folder = Path(name)
+        for users in BOOKS:
+            make_book(book_in(folder, users), users)
+        measure(runner, folder)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ The requests are those of an application that may do everything, in a book of it
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.client import book
 from benchmarks.fill import insert_users
-from benchmarks.servers.certificates import make_certificate
+from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
@@ -33,8 +31,6 @@ from workers.serving.context import Context
 from workers.serving.name_queues import NameQueues
 from workers.storage.database import Store
 from workers.storage.reading import BookReader, ReadingConnection
-from workers.tls.certificates import TlsFiles
-from workers.tls.records import Codec
 
 HOST = "127.0.0.1"
 BURST = 64
@@ -67,7 +63,7 @@ def context_of(path: Path) -> Context:
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, save_timeout_s=1.0),
         reader=reader,
-        registry=Registry(reader, KEYRING.for_purpose("application")),
+        registry=Registry(reader, KEYRING, path.with_suffix(".revisions")),
         audit=AuditLog(*record, KEYRING.for_purpose("audit")),
         throttle=Throttle(GuessTable(1), 1),
         checks=Checks(1.0),
@@ -81,9 +77,10 @@ def connect(context: Context) -> tuple[socket.socket, Connection]:
     """Return both ends of a connection: the client's, and what the worker makes of its own."""
     with socket.create_server((HOST, 0)) as listener:
         client = socket.create_connection(listener.getsockname())
-        served, _ = listener.accept()
+        served, address = listener.accept()
     served.setblocking(False)
-    connection = Connection(served, context, Settings(), set())
+    accepted = Accepted(served, shown_address(address))
+    connection = Connection(accepted, context, Settings(), set())
     connection.peer.become(CALLER)
     return client, connection
 
@@ -143,33 +140,6 @@ def recording(context: Context, number: int) -> Callable[[], None]:
     return record
 
 
-def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the contexts of a service and of a client who trusts it."""
-    cert, key = make_certificate(folder, HOST)
-    service = TlsFiles(cert.read_bytes(), Secret(key.read_bytes()), b"").context()
-    return service, ssl.create_default_context(cafile=str(cert))
-
-
-class Tls:
-    """Both sides of a TLS connection, their handshake done, with nothing but memory between."""
-
-    def __init__(self, service: ssl.SSLContext, client: ssl.SSLContext) -> None:
-        self.codec = Codec(service)
-        self._arrived, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._client = client.wrap_bio(self._arrived, self._unsent, server_hostname=HOST)
-        done = False
-        while not done:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self._client.do_handshake()
-            done = self.codec.shake(self._unsent.read())
-            self._arrived.write(self.codec.unsent())
-
-    def from_client(self, text: bytes) -> bytes:
-        """Return the records in which the client sends a text."""
-        self._client.write(text)
-        return self._unsent.read()
-
-
 def open_store(path: Path) -> Store:
     """Open a database as the writer does; make it, where there is none."""
     return Store(path, KEYRING.check_values, requests_kept_ms=1000)
@@ -196,8 +166,7 @@ class Saves:
 
         The writer's has the sync in it, and a checkpoint when it is due.
         """
-        saves = [book.save_request(book.password_of(user), book.name_of(user)) for user in users]
-        self._client.sendall(b"".join(saves))
+        self._client.sendall(b"".join(map(book.save_of, users)))
         context, connection = self._context, self._connection
         began = time.perf_counter()
         _begin_turn(context)

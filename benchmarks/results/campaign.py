@@ -1,14 +1,12 @@
 """The order of the measurements, and what comes out of each.
 
-Machines drift: another tenant, a warmer core, a disk that tidies up. So what is compared is
-measured in turn within one run: each round visits every size (connections, in flight), at every
-size every load of a group, and of each load every server; which goes first changes from round to
-round. A figure is the median of its rounds.
+Machines drift, so what is compared is measured in turn within one run: each round visits every size
+(connections, in flight), at every size every load of a group, and of each load every server; which
+goes first changes from round to round. A figure is the median of its rounds.
 
 A server lists all its users after a count, so every server is left to finish before the next
-measurement. The groups come in the order that keeps this short, and that measures what only reads
-at exactly the number of users that was asked for: reading, then mixed, then saving, each with all
-its rounds.
+measurement. Groups that only read come first, at exactly the number of users that was asked for;
+then mixed loads, then saves, each with all its rounds.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.client.clients import Clients
 from benchmarks.client.generator import Outcome
-from benchmarks.client.histogram import Histogram
-from benchmarks.client.wire import BenchmarkFailed, Point, Size
+from benchmarks.client.wire import BenchmarkFailed, Point
 from benchmarks.results.spread import Spread
 from benchmarks.results.subjects import Subject
 from benchmarks.servers.servers import Target
@@ -113,38 +110,38 @@ class Result(Measurement):
     subject: Subject
     point: Point
     rounds: list[Round] = field(default_factory=list)
-    latencies: Histogram = field(default_factory=Histogram)
-    """Of all rounds together."""
+
+
+def results_of(wanted: Sequence[tuple[Subject, Sequence[Point]]]) -> list[Result]:
+    """Return what there is to measure, without any round yet, as far as the subjects can do it.
+
+    They are in the order of the points, and at each point in the order of the subjects.
+    """
+    return [
+        Result(subject, point)
+        for point in dict.fromkeys(point for _, points in wanted for point in points)
+        for subject, points in wanted
+        if point in points and point.load in subject.loads and subject.target.takes(point)
+    ]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured at each subject, and for how long."""
+    """For how long each point is measured, and how often."""
 
-    loads: Sequence[str]
-    sizes: Sequence[Size]
     seconds: float
     warmup_s: float
     rounds: int
     usage: bool = False
     """Whether to look at what the servers take as well; not of one that somebody else runs."""
 
-    def results(self, subjects: Sequence[Subject]) -> list[Result]:
-        """Return what there is to measure, in the order of the loads, without any round yet."""
-        return [
-            Result(subject, Point(load, *size))
-            for load in self.loads
-            for size in self.sizes
-            for subject in subjects
-            if load in subject.loads and subject.target.takes(Point(load, *size))
-        ]
-
     def turns(self, results: Sequence[Result]) -> Iterator[list[Result]]:
         """Yield what is to be measured in one go, because it is compared, turn by turn."""
+        sizes = dict.fromkeys(each.point.size for each in results)
         for group in GROUPS:
             loads = [each for each in results if each.point.load in group]
             for turn in range(self.rounds):
-                for size in self.sizes:
+                for size in sizes:
                     together = [each for each in loads if each.point.size == size]
                     first = turn % len(together) if together else 0
                     yield together[first:] + together[:first]
@@ -179,7 +176,6 @@ def _measure(plan: Plan, result: Result, clients: Clients) -> None:
     requests = outcome.replies * sum(times) / plan.seconds
     measured = Round.of(outcome, plan.seconds)
     result.rounds.append(taken.added_to(measured, requests) if taken else measured)
-    result.latencies = Histogram.merged([result.latencies, outcome.latencies])
 
 
 class _Taken:

@@ -1,48 +1,34 @@
-"""Describes what figures depend on: the machine, and the versions of what runs on it."""
+"""Describes the machine that figures depend on, and the versions of the programs on it."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import apsw
 import psutil
 
-from benchmarks.servers.postgres_cluster import find_programs
-from benchmarks.servers.servers import PROJECT
+from benchmarks.servers.contenders import find_programs
+from benchmarks.servers.servers import PROJECT, output_of, revision
 
 PACKAGES = ("fastapi", "uvicorn", "flask", "gunicorn", "psycopg")
 
 
-def machine(directory: Path) -> dict[str, object]:
-    """Describe the machine of a load test: cores, kernel, Python and the file system written to."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "filesystem": filesystem(directory),
-    }
-
-
-def contest(directory: Path) -> dict[str, str]:
-    """Describe the machine and the programs of a comparison, by what people call them."""
-    programs = find_programs()
+def machine(directory: Path) -> dict[str, str]:
+    """Describe the machine, the programs, and the file system that is written to."""
     return {
         "processor": f"{len(os.sched_getaffinity(0))} cores of {_processor()}",
         "memory": f"{psutil.virtual_memory().total / 1024**3:.0f} GiB",
         "kernel": platform.release(),
         "file system": filesystem(directory),
-        "commit": _printed(["git", "-C", str(PROJECT), "describe", "--always", "--dirty"], "(.+)"),
+        "commit": revision(PROJECT),
         "Python": platform.python_version(),
         "SQLite": apsw.sqlite_lib_version(),
-        "Redis": _printed(["redis-server", "--version"], r"v=(\S+)"),
-        "PostgreSQL": _printed([f"{programs}/postgres", "--version"], r"(\d\S+)"),
+        "Redis": _version_in(output_of("redis-server", "--version")),
+        "PostgreSQL": _version_in(output_of(f"{find_programs()}/postgres", "--version")),
         **{name: _installed(name) for name in PACKAGES},
     }
 
@@ -63,13 +49,9 @@ def _processor() -> str:
     return found[1] if found else platform.machine()
 
 
-def _printed(command: list[str], pattern: str) -> str:
-    """Return what is of interest in what a program prints, or nothing where it cannot be run."""
-    if not shutil.which(command[0]):
-        return ""
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(pattern, ran.stdout)
-    return found[1] if found else ""
+def _version_in(text: str) -> str:
+    found = re.search(r"\d+\.\S+", text)
+    return found[0] if found else ""
 
 
 def _installed(package: str) -> str:

@@ -1,7 +1,6 @@
-"""The command line of the load test, and the readers of options that other benchmarks share.
+"""The command line of the load test, and options that other programs share.
 
-Each reader takes the text of one option and returns its value, or raises what argparse turns into a
-sentence.
+A reader takes the text of an option and returns its value; argparse prints the error it raises.
 """
 
 from __future__ import annotations
@@ -98,12 +97,38 @@ def picture(text: str) -> Path:
     return Path(text)
 
 
+def described(description: str | None) -> argparse.ArgumentParser:
+    """Return the command line of a program that its docstring describes, without options."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_pace(parser: argparse.ArgumentParser, seconds: float, rounds: int) -> None:
+    """Add how long and how often is measured, with the defaults."""
+    add = parser.add_argument
+    add("--seconds", type=above_zero, default=seconds, help="measured time (default: %(default)s)")
+    add(
+        "--rounds",
+        type=positive,
+        default=rounds,
+        help="medians are of these (default: %(default)s)",
+    )
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Add where a program writes."""
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the temporary databases go: on the disk to be measured (default: %(default)s)",
+    )
+
+
 def command_line(description: str | None) -> argparse.ArgumentParser:
     """Describe the options of the load test; with the defaults a run takes a few minutes."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described(description)
     add = parser.add_argument
     add(
         "--connect",
@@ -154,9 +179,8 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         "of another source tree, such as a git worktree of an older commit; each for the loads it "
         "knows",
     )
-    add("--seconds", type=above_zero, default=2.0, help="measured time (default: %(default)s)")
+    add_pace(parser, seconds=2.0, rounds=3)
     add("--warmup-seconds", type=above_zero, default=0.5, help="before it (default: %(default)s)")
-    add("--rounds", type=positive, default=3, help="medians are of these (default: %(default)s)")
     add("--clients", type=positive, default=2, help="client processes (default: %(default)s)")
     add("--workers", type=positive, help="workers of the service (default: its own default)")
     add(
@@ -166,12 +190,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         metavar="'OPTIONS'",
         help="more options for the service, such as '--list-users none'",
     )
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the temporary databases go: on the disk to be measured (default: %(default)s)",
-    )
+    add_directory(parser)
     add("--json", type=Path, metavar="FILE", help="keep every round as JSON")
     add("--plot", type=picture, metavar="FILE.png|.svg", help="draw the results (matplotlib)")
     return parser

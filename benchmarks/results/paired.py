@@ -1,10 +1,9 @@
-"""How the times of two kinds of questions compare that were asked in blocks, one of each kind.
+"""Compares the times of two kinds of questions that were asked in blocks, one of each kind.
 
-Compared is within each block: what drifts (the processor's clock, other programs) is in both times
-and drops out of their difference. The differences have a long tail of interruptions on either side,
-in which a plain mean drowns. So they are summed up by a trimmed mean (a fifth cut off at either
-end), with its standard error by Tukey and McLaughlin (from the winsorized variance): an answer in
-nanoseconds, which a test of ranks does not give.
+What drifts (the processor's clock, other programs) is in both times of a block and drops out of
+their difference. The differences have long tails of interruptions, in which a plain mean drowns. So
+a trimmed mean sums them up (a fifth cut off at either end), with its standard error by Tukey and
+McLaughlin (from the winsorized variance). It is in nanoseconds, unlike a test of ranks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Draws throughput and latency against connections, a column for each load.
 
-Imported only when a plot is asked for, because matplotlib takes a second to load and is no part of
-measuring. Works on results alone.
-
-A colour is a server. A filled marker is one request in flight, a hollow one several, or a
-connection for each request.
+It is imported only for a plot, because matplotlib takes a second to load. A colour is a server. A
+filled marker is one request in flight, a hollow one several, or a connection for each request.
 """
 
 from __future__ import annotations

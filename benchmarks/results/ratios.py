@@ -1,8 +1,7 @@
 """Ratios between what one run has measured in turn: loads, numbers of users, servers.
 
 A ratio is taken round by round, between two measurements that were made one shortly after the
-other, and its figure is the median of the rounds: what the machine does meanwhile is then in both.
-Works on results alone.
+other, and its figure is the median of the rounds: so what the machine did meanwhile is in both.
 """
 
 from __future__ import annotations

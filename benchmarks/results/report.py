@@ -5,10 +5,10 @@ Works on results alone; measures nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
+
+import msgspec
 
 from benchmarks.client.wire import Point
 from benchmarks.results.campaign import PERCENTILES, Plan, Result
@@ -114,7 +114,7 @@ def write_json(
     """Keep the whole run: machine, plan, every round, and the account of the saves."""
     document = {
         "machine": machine(where),
-        "plan": asdict(plan),
+        "plan": plan,
         "servers": [
             {
                 "server": each.target.name,
@@ -127,40 +127,23 @@ def write_json(
             }
             for each in subjects
         ],
-        "results": [_document(result) for result in results],
-        "ratios": [_ratio(ratio, subjects) for ratio in all_ratios(results)],
-    }
-    path.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _document(result: Result) -> dict[str, object]:
-    return {
-        "server": result.subject.target.name,
-        "users": result.subject.users,
-        **asdict(result.point),
-        "throughput": result.throughput.median,
-        "percentiles_ms": _named({p: result.percentile_ms(p).median for p in PERCENTILES}),
-        "worst_ms": result.worst_ms,
-        "client_cpu": result.client_cpu.median,
-        "rounds": [
-            {**asdict(each), "percentiles_ms": _named(each.percentiles_ms)}
-            for each in result.rounds
+        "results": [
+            {
+                "server": each.subject.target.name,
+                "users": each.subject.users,
+                "point": each.point,
+                "rounds": each.rounds,
+            }
+            for each in results
+        ],
+        "ratios": [
+            {
+                "ratio": each.kind,
+                "of": _common(each, subjects),
+                "point": each.this.point,
+                "rounds": each.throughput.values,
+            }
+            for each in all_ratios(results)
         ],
     }
-
-
-def _ratio(ratio: Ratio, subjects: list[Subject]) -> dict[str, object]:
-    connections, depth, once = ratio.this.point.size
-    return {
-        "ratio": ratio.kind,
-        "of": _common(ratio, subjects),
-        "connections": connections,
-        "depth": depth,
-        "once": once,
-        "median": ratio.throughput.median,
-        "rounds": ratio.throughput.values,
-    }
-
-
-def _named(percentiles: dict[float, float]) -> dict[str, float]:
-    return {f"p{percent:g}": figure for percent, figure in percentiles.items()}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")

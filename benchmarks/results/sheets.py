@@ -1,7 +1,4 @@
-"""A table as the terminal, the page and RESULTS.md all show it, and how figures are written in it.
-
-Knows nothing of what the figures mean, and nothing of HTML or Markdown.
-"""
+"""A table as the terminal, the page and RESULTS.md all show it, and how its figures are written."""
 
 from __future__ import annotations
 

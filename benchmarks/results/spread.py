@@ -1,7 +1,4 @@
-"""A figure as several rounds gave it: the middle, and how far the rounds lie apart.
-
-Knows nothing of what was measured.
-"""
+"""A figure as several rounds gave it: its median and its range."""
 
 from __future__ import annotations
 
@@ -21,6 +18,10 @@ class Spread:
         """Return the spread of some values, or None where there are none."""
         found = tuple(values)
         return cls(found) if found else None
+
+    def over(self, unit: float) -> Spread:
+        """Return the same in a larger unit, which is so much."""
+        return Spread(tuple(value / unit for value in self.values))
 
     @property
     def median(self) -> float:

@@ -1,7 +1,7 @@
 """A server with users in it, and the check that every save that it acknowledged is there.
 
-Users are counted, and so are versions: a save of a user that is there makes no user, but one
-version. What is compared is the server's own account of them with what the clients were told.
+Users are counted, and so are versions, because a save of an existing user makes only a version. The
+server's own numbers must agree with what the clients were told.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.client.wire import (
     BOOK_LOADS,
     LINES,
     LOADS,
+    PREPARE,
     BenchmarkFailed,
     Ways,
     number_of_users,
@@ -48,49 +49,38 @@ class Subject:
 
     @classmethod
     def prepare(cls, target: Target, users: int, loads: Sequence[str], clients: Clients) -> Subject:
-        """Fill `target` up to `users` users: with names, if any of `loads` needs them."""
+        """Fill `target` up to `users` users: with names, if any of `loads` needs them.
+
+        A server of another protocol was given its users when it was started.
+        """
         ways = target.ways()
-        if ways.basic.dialect != LINES:
-            return cls._of_another(target, ways, users)
-        if {*loads} & {*BOOK_LOADS} and wants_a_token(ways.book):
+        ours = ways.basic.dialect == LINES
+        if ours and {*loads} & {*BOOK_LOADS} and wants_a_token(ways.book):
             raise BenchmarkFailed(
                 f"{target.name} reads nothing out to guests; name a file with the token of an "
                 "application, which has a book of its own: --token-file"
             )
-        known = LOADS if knows_the_book(ways.book) else BASIC_LOADS
+        known = LOADS if ours and knows_the_book(ways.book) else BASIC_LOADS
         subject = cls(target, ways, users, known, number_of_users(ways.basic))
-        if users:
+        if ours and users:
             subject._fill(bool({*loads} & {*known} & {*BOOK_LOADS}), clients)
-        subject.check_users()
-        return subject
-
-    @classmethod
-    def _of_another(cls, target: Target, ways: Ways, users: int) -> Subject:
-        """Take a server of another protocol, which was given its users when it was started."""
-        subject = cls(target, ways, users, BASIC_LOADS, number_of_users(ways.basic))
-        if subject.users_before != users:
+        if (users or not ours) and subject.users_after != users:
             raise BenchmarkFailed(
-                f"{target.name} was to be started with {users} users, "
-                f"and has {subject.users_before}"
+                f"{target.name} has {subject.users_after} users with those of this benchmark, "
+                f"not {users}: it had others"
             )
+        subject.check_users()
         return subject
 
     def _fill(self, named: bool, clients: Clients) -> None:
         missing = self.users - self.users_before
         if missing < 0:
-            raise BenchmarkFailed(
-                f"{self.target.name} has {self.users_before} users, not {self.users}"
-            )
+            return  # it is refused, and nothing of ours goes into it
         if named:
             self.versions_before = versions_in(self.ways.book)
-            self.add(clients.prepare(self.ways.book, self.users))
-        elif missing:
-            self.add(clients.preload(self.ways.basic, missing))
-        if self.users_after != self.users:
-            raise BenchmarkFailed(
-                f"{self.target.name} has {self.users_after} users with those of this benchmark, "
-                f"not {self.users}: it had others"
-            )
+            self.add(clients.fill(self.ways.book, PREPARE, self.users))
+        elif missing > 0:
+            self.add(clients.fill(self.ways.basic, "save", missing))
 
     @property
     def users_after(self) -> int:

@@ -1,16 +1,14 @@
-"""The same service written the straightforward way, to hold the real one against.
+"""The same service written the straightforward way, to compare the real one with.
 
 A listener accepts connections and hands each one, as a task, to a `multiprocessing.Pool`. A
 worker process serves that connection until it ends: for each message `Model.create()` on SQLite in
 WAL mode with `synchronous=FULL`, or `Model.select().count()`, and then the reply. It speaks the
-three exchanges of the contract and nothing else.
+three exchanges of the contract and nothing else. Passwords are not sealed and no users are printed,
+which favours it.
 
-What is left out favours it: passwords are stored as they come, not sealed, and no users are
-printed. A task for each readable message, on 2, 4, 8 or 64 processes, was tried too and did at best
-half as many saves a second at 64 connections, because a socket then crosses to a worker for every
-request. So a task is a whole connection, and the pool must have as many processes as there are
-connections at once: a connection past that waits until another ends. `load.py` asks for enough.
-SQLite's own lock is waited for as long as it takes, since a save that fails would be no comparison.
+The pool must have as many processes as there are connections at once; `load.py` asks for enough. A
+task for each message was tried too, on 2 to 64 processes: at 64 connections it did at most half as
+many saves a second. SQLite's lock is waited for as long as it takes.
 
 Run it alone with
 `python -m benchmarks.servers.baseline_pool --port 12345 --database /tmp/baseline.db`.
@@ -25,30 +23,12 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
-from datetime import datetime
 from multiprocessing.pool import Pool
 
-from peewee import DateTimeField, Model, SqliteDatabase, TextField
+from benchmarks.servers.web_book import LOCK_TIMEOUT_S, User, database
 
 PROCESSES = 64
 BACKLOG = 4096
-LOCK_TIMEOUT_S = 3600
-"""Longer than any run: a save waits for its turn rather than fail."""
-
-database = SqliteDatabase(None)
-
-
-class User(Model):
-    """One saved password makes one user."""
-
-    password = TextField()
-    saved_at = DateTimeField(default=datetime.now)
-
-    class Meta:
-        """Bound to the file that the command line names."""
-
-        database = database
 
 
 def open_database(path: str) -> None:
@@ -102,14 +82,6 @@ def hand_over(pool: Pool, connection: socket.socket) -> None:
     pool.apply_async(serve, (connection,), callback=done, error_callback=failed)
 
 
-def accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Yield connections as they come, until a signal ends the process."""
-    while True:
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield connection
-
-
 def main() -> None:
     """Listen where the command line says until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,7 +102,9 @@ def main() -> None:
         listener = socket.create_server((options.host, options.port), backlog=BACKLOG)
         host, port = listener.getsockname()[:2]
         print(f"baseline_pool listening on {host}:{port}", flush=True)
-        for connection in accepted(listener):
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             hand_over(pool, connection)
 
 

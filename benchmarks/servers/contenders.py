@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.client.book import password_of
 from benchmarks.client.dialects import REDIS_KEY, redis_command
 from benchmarks.client.wire import Access, Address, BenchmarkFailed, Point, Ways
 from benchmarks.servers import web_book
-from benchmarks.servers.postgres_cluster import find_programs, make_cluster
 from benchmarks.servers.servers import PROJECT, Started
 
 HOST = "127.0.0.1"
@@ -42,6 +41,10 @@ PACKAGES = {
 }
 """What must be importable, by contender."""
 
+DEBIAN_PLACE = "/usr/lib/postgresql"
+RUNS_AS = "nobody"
+INITDB_TIMEOUT_S = 120.0
+INITDB_OPTIONS = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
 NO_POSTGRES = "PostgreSQL is not installed; run: apt-get install postgresql"
 
 
@@ -62,14 +65,6 @@ class Contender(Started):
         """Tell whether it answers as many requests in flight on one connection."""
         return self.pipelines or point.depth == 1
 
-    @contextmanager
-    def stopped_if_that_fails(self) -> Iterator[None]:
-        """Stop it, which runs already, if what is done in here fails."""
-        with ExitStack() as stack:
-            stack.push(self)
-            yield
-            stack.pop_all()
-
 
 class Redis(Contender):
     """Redis with its defaults, but for a log that is synced before each answer, and no snapshots.
@@ -86,17 +81,15 @@ class Redis(Contender):
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         # Protected mode takes none but 127.0.0.1; the load comes from all of the loopback network.
         command = ["redis-server", *place, "--protected-mode", "no", *durable]
+        self._users = users
         super().__init__("redis", command, home, address=address)
-        number = re.search(r"v=(\S+)", output_of("redis-server", "--version"))
-        self.banner = f"Redis {number[1] if number else '?'}, appendfsync always"
-        with self.stopped_if_that_fails():
-            self._fill(users)
+        self.banner = "Redis, appendfsync always"
 
-    def _fill(self, users: int) -> None:
+    def fill(self) -> None:
         """Append the users to the list, thousands with a command."""
         with self.address.connect(FILL_TIMEOUT_S) as connection, connection.makefile("rb") as reply:
-            for first in range(0, users, FILL_BATCH):
-                batch = range(first, min(first + FILL_BATCH, users))
+            for first in range(0, self._users, FILL_BATCH):
+                batch = range(first, min(first + FILL_BATCH, self._users))
                 connection.sendall(redis_command("RPUSH", REDIS_KEY, *map(password_of, batch)))
                 if (number := reply.readline()) != b":%d\r\n" % batch.stop:
                     raise BenchmarkFailed(f"redis has {number!r} users, not {batch.stop}")
@@ -129,13 +122,11 @@ class Postgres(Contender):
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [*as_owner, str(programs / "postgres"), "-D", str(data), *flags]
+        self._users = users
         super().__init__("postgres", command, home, address=address)
-        number = output_of(str(programs / "postgres"), "--version").split()[2]
-        self.banner = f"PostgreSQL {number}, fsync and synchronous_commit on"
-        with self.stopped_if_that_fails():
-            self._fill(users)
+        self.banner = "PostgreSQL, fsync and synchronous_commit on"
 
-    def _fill(self, users: int) -> None:
+    def fill(self) -> None:
         """Make the table and its users, and leave it as autovacuum would in time."""
         import psycopg  # noqa: PLC0415 - the other contenders do without
 
@@ -149,13 +140,25 @@ class Postgres(Contender):
                 "INSERT INTO users (password, saved_at) "
                 "SELECT lpad(n::text, 8, '0') || '-Tr0ub4dor&3', now() "
                 "FROM generate_series(0, %s::bigint - 1) AS n",
-                (users,),
+                (self._users,),
             )
             connection.execute("VACUUM ANALYZE users")
             connection.execute("CHECKPOINT")
 
 
-class FastApi(Contender):
+class WebApplication(Contender):
+    """A Python module that serves a web application, on a database with users in it."""
+
+    pipelines = False
+
+    def __init__(self, name: str, module: Sequence[str], home: Path, users: int) -> None:
+        database = home / f"{name}.db"
+        web_book.make(database, users)
+        variable = f"{web_book.DATABASE_VARIABLE}={database}"
+        super().__init__(name, ["env", variable, sys.executable, "-m", *module], home)
+
+
+class FastApi(WebApplication):
     """FastAPI on uvicorn with uvloop and httptools, without a log of requests.
 
     One process: two answered 0.8 to 1.1 times as much at 8 and 64 connections on 2 cores, and the
@@ -163,41 +166,33 @@ class FastApi(Contender):
     """
 
     ready = re.compile(rb"Uvicorn running on http://(?P<address>\S+:\d+)")
-    pipelines = False
     stop_codes = (0, -signal.SIGTERM)  # uvicorn cleans up, and then lets the signal end it
 
     def __init__(self, home: Path, users: int) -> None:
-        database = home / "fastapi.db"
-        web_book.make(database, users)
         place = ["--app-dir", str(PROJECT), "--host", HOST, "--port", "0"]
         speed = ["--workers", "1", "--loop", "uvloop", "--http", "httptools"]
         app = "benchmarks.servers.fastapi_app:app"
-        command = ["uvicorn", app, *place, *speed, "--no-access-log"]
-        super().__init__("fastapi", _web(database, command), home)
-        self.banner = f"FastAPI {version('fastapi')} on uvicorn {version('uvicorn')}"
+        module = ["uvicorn", app, *place, *speed, "--no-access-log"]
+        super().__init__("fastapi", module, home, users)
+        self.banner = "FastAPI on uvicorn"
 
 
-class Gunicorn(Contender):
+class Gunicorn(WebApplication):
     """Flask on gunicorn's sync workers, as many as gunicorn advises: two a core, and one.
 
-    They close each connection behind its reply.
+    They close each connection after its reply.
     """
 
     ready = re.compile(rb"Listening at: http://(?P<address>\S+:\d+)")
-    pipelines = False
     closes = True
 
     def __init__(self, home: Path, users: int) -> None:
-        database = home / "gunicorn.db"
-        web_book.make(database, users)
         workers = 2 * (os.cpu_count() or 1) + 1
         place = ["--pythonpath", str(PROJECT), "--bind", f"{HOST}:0", "--no-control-socket"]
         app = "benchmarks.servers.flask_app:app"
-        command = ["gunicorn", app, *place, "--workers", str(workers)]
-        super().__init__("gunicorn", _web(database, command), home)
-        self.banner = (
-            f"Flask {version('flask')} on gunicorn {version('gunicorn')}, {workers} sync workers"
-        )
+        module = ["gunicorn", app, *place, "--workers", str(workers)]
+        super().__init__("gunicorn", module, home, users)
+        self.banner = f"Flask on gunicorn, {workers} sync workers"
 
 
 def missing() -> dict[str, str]:
@@ -223,9 +218,43 @@ STARTERS: dict[str, Callable[[Path, int], Contender]] = {
 """What starts each in a folder, with so many users."""
 
 
-def _web(database: Path, module: Sequence[str]) -> list[str]:
-    """Return the command that runs a Python module with a database named to its application."""
-    return ["env", f"{web_book.DATABASE_VARIABLE}={database}", sys.executable, "-m", *module]
+def find_programs() -> Path | None:
+    """Return the folder of PostgreSQL's programs: Debian has them apart, one for each version."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    there = [path.parent for path in Path(DEBIAN_PLACE).glob("*/bin/initdb")]
+    return max(there, key=lambda path: float(path.parent.name), default=None)
+
+
+def make_cluster(programs: Path, home: Path) -> tuple[Path, list[str]]:
+    """Make a folder of data; return it, and what is to stand before commands that use it.
+
+    PostgreSQL refuses to run as root. So for root that is what changes to `nobody`: not to the user
+    `postgres`, who may have other databases, since whoever connects to ours is trusted.
+    """
+    data = home / "data"
+    data.mkdir(mode=0o700)
+    as_owner = _hand_over(data) if os.geteuid() == 0 else []
+    ran = subprocess.run(
+        [*as_owner, str(programs / "initdb"), "-D", str(data), *INITDB_OPTIONS],
+        cwd=data,
+        capture_output=True,
+        text=True,
+        timeout=INITDB_TIMEOUT_S,
+        check=False,
+    )
+    if ran.returncode:
+        raise BenchmarkFailed(f"PostgreSQL's initdb failed: {ran.stderr.strip()}")
+    return data, as_owner
+
+
+def _hand_over(data: Path) -> list[str]:
+    """Give the folder to its user, and a way there: a run's own folder lets nobody through."""
+    owner = pwd.getpwnam(RUNS_AS)
+    os.chown(data, owner.pw_uid, owner.pw_gid)
+    for folder in (data.parent, data.parent.parent):
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
+    return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
 
 
 def free_address() -> Address:
@@ -233,8 +262,3 @@ def free_address() -> Address:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return Address(HOST, probe.getsockname()[1])
-
-
-def output_of(*command: str) -> str:
-    """Run a program that says something about itself, and return what it prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

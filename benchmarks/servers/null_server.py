@@ -1,14 +1,11 @@
 """Answers constants and keeps nothing: what the load generator reaches when a server costs little.
 
-Its numbers are the ceiling of the generator and the loopback on a machine, to hold beside those of
-a real server. It knows the basic contract's loads alone, and counts the saves without looking at
-them, so that the run's own check holds here as well. One process, one epoll loop; no bad input is
-looked for, as nothing but the load generator talks to it.
+It knows the basic contract's loads only, and counts the saves without reading them, so that the
+run's own check holds. One process, one epoll loop; it expects no bad input.
 """
 
 from __future__ import annotations
 
-import argparse
 import select
 import signal
 import socket
@@ -30,8 +27,8 @@ INVALID_REPLY = b'{"message": "Invalid message!"}'
 class NullServer:
     """The connections of the one process, and the number of saves it has seen."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.listener = socket.create_server((host, port), backlog=BACKLOG)
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self.epoll = select.epoll()
         self.epoll.register(self.listener.fileno(), select.EPOLLIN)
         self.connections: dict[int, socket.socket] = {}
@@ -88,14 +85,10 @@ class NullServer:
 
 
 def main() -> None:
-    """Listen where the command line says, and say where that is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    options = parser.parse_args()
+    """Listen on a free port, and say where that is."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server = NullServer(options.host, options.port)
+    server = NullServer()
     host, port = server.listener.getsockname()[:2]
     print(f"null_server listening on {host}:{port}", flush=True)
     server.run()

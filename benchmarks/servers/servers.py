@@ -1,15 +1,13 @@
 """Starts and stops servers under test, and keeps their output from slowing them down.
 
 Each runs in a session of its own, so that Ctrl-C reaches only the load test, which then stops the
-servers, and so that whatever a server leaves behind can be swept up by its process group. It is
-ready when it prints the line that says so, and no server is asked before that.
+servers, and so that a process group has all that a server leaves behind. It is ready when it prints
+the line that says so.
 
 The settings measured are the defaults: variables of the environment that would change them are not
-passed on, and the listing that `number_of_users` prints is not turned off. It is read from its pipe
-by a thread that moves it to /dev/null with `splice` when the processors have nothing else to do:
-whole pages change hands inside the kernel, so a listing of a million users costs the load test no
-copy and no disk, and the server never blocks for long. What is special to pwserver is in
-`service.py`, and in `contenders.py` what is to servers that are not ours.
+passed on, and `number_of_users` prints its listing. A thread moves that to /dev/null with `splice`
+when the processors are idle, so a listing of a million users costs no copy and the server never
+blocks for long. `service.py` has what is special to pwserver, `contenders.py` the other programs.
 """
 
 from __future__ import annotations
@@ -24,9 +22,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from benchmarks.client.wire import Access, Address, BenchmarkFailed, Point, Ways
 from benchmarks.servers import web_book
@@ -49,71 +46,60 @@ QUIET_TIMEOUT_S = 60.0
 PIPE_BYTES = 1 << 20
 
 
-class Target(Protocol):
-    """A server that load can be put on."""
+class Target:
+    """A server that load can be put on; use it as a context manager."""
 
-    @property
-    def name(self) -> str:
-        """What tables and files call it."""
+    name: str
+    """What tables and files call it."""
 
-    @property
-    def banner(self) -> str:
-        """What it said of itself when it was ready."""
+    banner: str
+    """What it said of itself when it was ready."""
+
+    address: Address
 
     def ways(self) -> Ways:
         """Return how the loads get in. To be called once, when it runs."""
+        only = Access(self.address)
+        return Ways(only, only)
 
     def takes(self, point: Point) -> bool:
         """Tell whether a point can be measured on it."""
+        return True
 
     def settle(self) -> None:
         """Wait until it has finished what earlier load left it to do."""
 
     def usage(self) -> Usage:
         """Return what all its processes have taken so far."""
+        raise BenchmarkFailed(f"the processes of {self.name} are not known")
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None: ...
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(Target):
     """A server that somebody else runs: it is used, and left alone."""
 
-    address: Address
-    token: str = field(default="", repr=False)
-    name: str = "pwserver"
-    banner: str = "started by somebody else"
+    name = "pwserver"
+    banner = "started by somebody else"
+
+    def __init__(self, address: Address, token: str) -> None:
+        self.address = address
+        self._token = token
 
     def ways(self) -> Ways:
         """Return the way of a guest, and that of the application whose token there is."""
-        guest = Access(self.address)
-        return Ways(guest, Access(self.address, self.token))
-
-    def takes(self, point: Point) -> bool:
-        """Tell that every point can be measured."""
-        return True
+        return Ways(Access(self.address), Access(self.address, self._token))
 
     def settle(self) -> None:
         """Pause: what it prints goes where this process cannot see it."""
         time.sleep(QUIET_S)
 
-    def usage(self) -> Usage:
-        """Raise: its processes are not known."""
-        raise BenchmarkFailed(
-            f"what {self.name} takes is not known, as somebody else runs it; let this run start it"
-        )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        pass
-
-
-class Started:
-    """A server of this run, from its first line to its exit; use it as a context manager.
+class Started(Target):
+    """A server of this run, from its first line to its exit.
 
     `address` is where it was told to listen, if it was told; else its line says where it does.
     `exec_s` is when it was started, and `listening_s` when that line came, as `time.monotonic`.
@@ -140,7 +126,7 @@ class Started:
         self.name = name
         self._log = directory / f"{name}.log"
         self._sink = open(self._log if self.logged else os.devnull, "wb", buffering=0)  # noqa: SIM115
-        revision = _revision(tree)
+        described = f"{tree} at {revision(tree) or 'no commit'}"
         self.exec_s = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -160,7 +146,8 @@ class Started:
             found = self._ready()
             self.listening_s = time.monotonic()
             self.address = address or Address.parse(found["address"].decode())
-            self.banner = f"{found[0].decode().strip()} ({revision})"
+            self.banner = f"{found[0].decode().strip()} ({described})"
+            self.fill()
         except BaseException:
             self._kill()
             self._stdout.close()
@@ -169,8 +156,8 @@ class Started:
         self._drain = threading.Thread(target=self._discard, name=f"output of {name}", daemon=True)
         self._drain.start()
 
-    def __enter__(self) -> Self:
-        return self
+    def fill(self) -> None:
+        """Bring in the users it is to have from the start, now that it listens."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         died = self._process.poll() is not None
@@ -183,15 +170,6 @@ class Started:
             raise BenchmarkFailed(f"{error}; {self.name} {how}{self._last_words()}") from error
         if error is None and code not in self.stop_codes:
             raise BenchmarkFailed(f"{self.name} {how}{self._last_words()}")
-
-    def ways(self) -> Ways:
-        """Return the one way in."""
-        only = Access(self.address)
-        return Ways(only, only)
-
-    def takes(self, point: Point) -> bool:
-        """Tell that every point can be measured."""
-        return True
 
     def usage(self) -> Usage:
         """Return what all its processes have taken so far."""
@@ -260,14 +238,18 @@ def environment(tree: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(tree), "PSYCOPG_IMPL": "none"}
 
 
-def _revision(tree: Path) -> str:
-    """Return the commit of `tree`, if git knows it."""
-    describe = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
+def revision(tree: Path) -> str:
+    """Return the commit of `tree`, or nothing if git does not know it."""
+    return output_of("git", "-C", str(tree), "describe", "--always", "--dirty")
+
+
+def output_of(*command: str) -> str:
+    """Return what a program prints, or nothing if it is not there or fails."""
     try:
-        ran = subprocess.run(describe, capture_output=True, text=True, check=True)
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return str(tree)
-    return f"{tree} at {ran.stdout.strip()}"
+        return ""
+    return ran.stdout.strip()
 
 
 class Baseline(Started):

@@ -1,9 +1,8 @@
 """What a server costs the machine: processor time, memory and open files of all its processes.
 
-Memory is PSS: a page that several processes share counts in equal parts for each, so that a server
-is not charged once a worker for what all its workers inherited. Where the kernel shows a process's
-pages to root alone, as it does of pwserver's, which cannot be dumped, RSS has to do for others than
-root: it counts shared pages for each process, so it says too much rather than too little.
+Memory is PSS: a page that several processes share counts in equal parts for each. For a process
+whose pages only root may see, as pwserver's, which cannot be dumped, it is RSS for anybody else:
+that counts shared pages for each process, so it is too much rather than too little.
 """
 
 from __future__ import annotations

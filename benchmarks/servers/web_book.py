@@ -1,11 +1,10 @@
-"""What both web applications have in common, and how a database comes by its first users.
+"""What both web applications and the baseline have in common, and how a database gets its users.
 
-The settings of SQLite are pwserver's own where they decide what a commit costs: a write-ahead log,
-`synchronous=FULL`, pages and cache of the same size, a checkpoint at as many pages. A thread or
-process keeps its connection, though peewee's documentation opens and closes one for each request;
-passwords are stored as they come, not sealed; nobody is refused for waiting too long. All that
-favours them, but for one thing: a cache belongs to a connection, so with a big database a thread
-pool takes the memory of 40 of them. No HTTP here.
+The applications use pwserver's settings of SQLite that decide what a commit costs: a write-ahead
+log, `synchronous=FULL`, pages and cache of the same size, a checkpoint at as many pages. A thread
+or process keeps its connection, passwords are not sealed, and nobody is refused for waiting too
+long. That favours them; but each connection has a cache, so with a big database a thread pool takes
+the memory of 40 of them.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ use the files. What they show on standard output is what a program wants to have
 all; what only a person wants to know goes to standard error.
 """
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -21,6 +23,7 @@ from pwserver.errors import (
     DatabaseRefused,
     ExitCode,
 )
+from pwserver.protection import protect_memory
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 
@@ -33,7 +36,15 @@ if TYPE_CHECKING:
 
 _Name = Annotated[str, Parameter(help="The application's name.")]
 
+_From = Annotated[str, Parameter(name="--from")]
+
 GRACE_S = 86_400.0
+
+NEVER = "never"
+NONE = "none"
+
+QUOTA_MAX = 2**31 - 1
+_LIFETIME_S_MAX = 36_525 * 86_400
 
 application = App(
     name="app",
@@ -57,6 +68,9 @@ def add_application(
     *,
     may: str,
     common: bool = False,
+    expires: str = NEVER,
+    from_: _From = "",
+    certificate: str = "",
     as_json: Json = False,
     settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
@@ -68,35 +82,63 @@ def add_application(
         What it may do: one or more of save, count, get, verify, list, delete, between commas.
     common
         Let it use the common book, where all without a token save, and not a book of its own.
+    expires
+        How long its token is good, such as 90d, 12h or 30m, or never.
+    from_
+        The networks that it may come from, such as 10.0.0.0/8 or unix, between commas.
+    certificate
+        A client certificate (PEM) that stands for it as well, by its public key.
     """
-    rights = _rights(may)
+    rights, lifetime_s, networks = _rights(may), _seconds(expires), _networks(from_)
+    key_hash = _key_hash(certificate)
     with _administration(settings, make=True) as files:
-        token = files.add(name, rights, common=common)
+        token = files.add(
+            name,
+            rights,
+            common=common,
+            lifetime_s=lifetime_s,
+            networks=networks,
+            certificate=key_hash,
+        )
     _print_token(name, token, "is registered", as_json)
     return ExitCode.OK
 
 
 @application.command(name="list")
 def list_applications(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
-    """List the applications: what each may do, and whether its token is good."""
+    """List the applications: what each may do, and whether and how long its token is good."""
     from workers.auth.applications import rights_of
 
     with _administration(settings) as files:
-        rows = files.applications()
+        rows = [(row, files.is_old_copy(row)) for row in files.applications()]
     output.records(
         (
             {
                 "name": row.name,
                 "may": rights_of(row),
                 "book": "its own" if row.book else "common",
-                "state": _state(row),
+                "state": "an old copy" if old else _state(row),
+                "expires": _time(row.expires_ms),
+                "from": row.networks.split(),
+                "users_max": row.users_max or None,
+                "saves_per_s": row.saves_per_s or None,
+                "connections_max": row.connections_max or None,
                 "old_token_until": _time(row.previous_until_ms),
                 "added": _time(row.created_at_ms),
+                "certificate": row.certificate and row.certificate.hex(),
             }
-            for row in rows
+            for row, old in rows
         ),
         as_json=as_json,
-        least=("added", "old_token_until"),
+        least=(
+            "certificate",
+            "added",
+            "old_token_until",
+            "connections_max",
+            "saves_per_s",
+            "users_max",
+            "from",
+        ),
     )
     return ExitCode.OK
 
@@ -107,6 +149,9 @@ def rotate_token(
     /,
     *,
     grace_s: float = GRACE_S,
+    now: bool = False,
+    expires: str = "",
+    certificate: str = "",
     as_json: Json = False,
     settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
@@ -115,12 +160,27 @@ def rotate_token(
     Parameters
     ----------
     grace_s
-        How long the old token stays good, in seconds.
+        How long the old token and the old certificate stay good, in seconds.
+    now
+        Let the old token and the old certificate be good no more, not even for a moment.
+    expires
+        How long the new token is good, such as 90d, or never. Not set: as long as the old one was.
+    certificate
+        A client certificate (PEM) that stands for it from now on. Not set: none does.
     """
     if not 0 <= grace_s <= 366 * 86_400:
         raise ConfigError("grace-s must be from 0 to a year, in seconds.")
+    lifetime_s = _seconds(expires) if expires else None
+    key_hash = _key_hash(certificate)
     with _administration(settings) as files:
-        token = files.rotate(name, grace_s)
+        token = files.rotate(
+            name, 0 if now else grace_s, lifetime_s=lifetime_s, certificate=key_hash
+        )
+        row = files.application(name)
+    if row.previous_certificate is not None and row.certificate is None:
+        output.tell(
+            "Its certificate ends with the old token; `app set --certificate` gives it one again."
+        )
     _print_token(name, token, "has a new token", as_json)
     return ExitCode.OK
 
@@ -129,7 +189,10 @@ def rotate_token(
 def revoke_application(
     name: _Name, /, *, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
-    """Take an application's token away, from open connections too; its passwords stay."""
+    """Take an application's token and certificate away, on open connections too.
+
+    Its passwords stay.
+    """
     with _administration(settings) as files:
         files.revoke(name)
     output.said(f"Application {name} is revoked.", {"name": name, "revoked": True}, as_json=as_json)
@@ -137,8 +200,18 @@ def revoke_application(
 
 
 @application.command(name="set")
-def set_rights(
-    name: _Name, /, *, may: str, as_json: Json = False, settings: Store = STORE_DEFAULTS
+def set_application(
+    name: _Name,
+    /,
+    *,
+    may: str = "",
+    from_: _From = "",
+    certificate: str = "",
+    users_max: int | None = None,
+    saves_per_s: int | None = None,
+    connections_max: int | None = None,
+    as_json: Json = False,
+    settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
     """Change what an application may do, on open connections too; its token stays.
 
@@ -147,16 +220,69 @@ def set_rights(
     may
         All that it may do from now on: one or more of save, count, get, verify, list, delete,
         between commas.
+    from_
+        All networks that it may come from from now on, between commas; none: from anywhere.
+    certificate
+        The client certificate (PEM) that stands for it from now on; none: none does.
+    users_max
+        The most users in its own book; 0 for any number.
+    saves_per_s
+        The most saves a second, over all its connections; 0 for any number.
+    connections_max
+        The most connections that it has at once; 0 for any number.
     """
-    rights = _rights(may)
+    from workers.admin.administration import in_order
+
+    columns: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    if may:
+        said["may"] = _rights(may)
+        columns["may"] = in_order(said["may"])
+    if from_:
+        columns["networks"] = "" if from_ == NONE else _networks(from_)
+        said["from"] = columns["networks"].split()
+    if certificate:
+        key_hash = None if certificate == NONE else _key_hash(certificate)
+        columns["certificate"] = key_hash
+        said["certificate"] = key_hash and key_hash.hex()
+    quotas = {
+        "users_max": users_max,
+        "saves_per_s": saves_per_s,
+        "connections_max": connections_max,
+    }
+    for quota, number in quotas.items():
+        if number is not None:
+            columns[quota] = _quota(quota, number)
+            said[quota] = number or None
+    if not columns:
+        raise ConfigError("nothing is to be changed: give one of the flags.")
     with _administration(settings) as files:
-        files.set_rights(name, rights)
-    output.said(
-        f"Application {name} may {', '.join(rights)}.",
-        {"name": name, "may": rights},
-        as_json=as_json,
-    )
+        files.set_columns(name, **columns)
+    output.said(_sentence(name, said), {"name": name, **said}, as_json=as_json)
     return ExitCode.OK
+
+
+def _quota(name: str, number: int) -> int:
+    if not 0 <= number <= QUOTA_MAX:
+        flag = name.replace("_", "-")
+        raise ConfigError(f"{flag} must be from 0, which is no limit, to {QUOTA_MAX:,}.")
+    return number
+
+
+def _sentence(name: str, said: dict[str, Any]) -> str:
+    """Say what was set of an application."""
+    parts = []
+    for what, value in said.items():
+        if what == "may":
+            parts.append(f"may {', '.join(value)}")
+        elif what == "from":
+            parts.append(f"may come from {', '.join(value) or 'anywhere'}")
+        elif what == "certificate":
+            parts.append(f"has {'a' if value else 'no'} certificate")
+        else:
+            flag = what.replace("_", "-")
+            parts.append(f"has {flag} {value:,}" if value else f"has no {flag}")
+    return f"Application {name} {', '.join(parts)}."
 
 
 @application.command(name="remove")
@@ -198,6 +324,39 @@ def _rights(may: str) -> list[Right]:
     return rights
 
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _seconds(duration: str) -> float:
+    """Return a duration such as 90d in seconds; 0 is for ever."""
+    if duration == NEVER:
+        return 0
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration)
+    seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
+    if not 1 <= seconds <= _LIFETIME_S_MAX:
+        raise ConfigError(
+            f"expires is {duration!r}; it must be a number of s, m, h, d or w, such as 90d, up to "
+            f"a hundred years, or {NEVER}."
+        )
+    return seconds
+
+
+def _networks(text: str) -> str:
+    """Return networks, between commas, as an application's row has them."""
+    from workers.auth.networks import stored
+
+    return stored(text.replace(",", " ").split())
+
+
+def _key_hash(certificate: str) -> bytes | None:
+    """Return what stands for a certificate's file in an application's row."""
+    if not certificate:
+        return None
+    from workers.tls.client_certificates import read_key_hash
+
+    return read_key_hash(certificate)
+
+
 def _print_token(name: str, token: Secret[str], what: str, as_json: bool) -> None:
     if not as_json:
         output.tell(f"Application {name} {what}. Its token is shown only now:")
@@ -213,7 +372,7 @@ def list_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> Exi
     from workers.admin import rotation
 
     with _administration(settings) as files:
-        sealing, uses = rotation.sealing_key(), rotation.key_uses()
+        sealing, uses = files.sealing_key(), rotation.key_uses()
         numbers = sorted(files.keyring.keys)
     output.records(
         (
@@ -289,6 +448,34 @@ def retire_key(
     return ExitCode.OK
 
 
+@key.command(name="protect")
+def protect_keys(
+    *, remove: bool = False, as_json: Json = False, settings: Store = STORE_DEFAULTS
+) -> ExitCode:
+    """Seal the key file with a passphrase, which every start of the service needs from then on.
+
+    The passphrase is typed, or read from standard input. A service that runs goes on, but it must
+    be started again before it can use keys that are added later.
+
+    Parameters
+    ----------
+    remove
+        Write the key file without a passphrase again.
+    """
+    from workers.admin import rotation
+
+    with _administration(settings) as files:
+        passphrase = None if remove else Secret(prompts.password(twice=True, what="passphrase"))
+        rotation.protect(files, passphrase)
+    how = "without a passphrase" if remove else "sealed with the passphrase"
+    output.said(
+        f"{settings.key_path} is {how}. Copies of it that were made before are as they were.",
+        {"key_file": str(settings.key_path), "protected": not remove},
+        as_json=as_json,
+    )
+    return ExitCode.OK
+
+
 # --- The whole book. ---
 
 
@@ -301,7 +488,6 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
     """
     from workers.admin.check import Examination, check_room
     from workers.admin.setup import owners_rights
-    from workers.process import protect_memory
     from workers.storage.database import is_in_use, require_a_book
     from workers.storage.validation import check_sqlite
 
@@ -335,7 +521,6 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
     """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare
-    from workers.process import protect_memory
     from workers.storage.database import is_in_use, require_a_book
 
     protect_memory()
@@ -352,7 +537,11 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
             for sentence in made:
                 output.tell(sentence)
         with administration(settings) as files:
-            yield files
+            try:
+                yield files
+            finally:
+                for sentence in files.unrecorded:
+                    output.tell(sentence)
 
 
 def _state(row: "ApplicationRow") -> str:
@@ -360,7 +549,9 @@ def _state(row: "ApplicationRow") -> str:
 
     if row.may == REMOVED:
         return "being removed"
-    return "revoked" if row.token_hash is None else "active"
+    if row.token_hash is None:
+        return "revoked"
+    return "expired" if row.expires_ms and row.expires_ms <= time.time() * 1000 else "active"
 
 
 def _time(ms: int) -> datetime | None:

@@ -1,6 +1,6 @@
-"""The commands of the administrator that look at the audit record.
+"""The administrator's commands that read the audit record.
 
-They read files, whether the service runs or not, and change none.
+They read its files, whether the service runs or not, and change nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,18 @@ from pwserver.cli import output
 from pwserver.cli.book import STORE_DEFAULTS, Json, Store
 from pwserver.config import StoreSettings
 from pwserver.errors import AuditRefused, ExitCode
+from pwserver.protection import protect_memory
 from workers.audit.actions import Action
 
 # The modules of the service are loaded by the commands that need them: no client pays for them.
 # ruff: noqa: PLC0415
 
+_TRIES = 3
+"""How often to verify a record that is rotated meanwhile."""
+
 _Files = Annotated[
     Path,
-    Parameter(help="Its files, the oldest first. None: the record, and what it was rotated to."),
+    Parameter(help="Files of the record, the oldest first. None: the record and rotated files."),
 ]
 audit = App(
     name="audit",
@@ -42,18 +46,18 @@ def show_audit(
     as_json: Json = False,
     settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
-    """List what is in the record.
+    """List the lines of the record.
 
     Parameters
     ----------
     user
-        Only what concerns this username.
+        Only lines about this username.
     application
-        Only what this application did, or what was done to it.
+        Only lines about what this application did, or what was done to it.
     action
-        Only this; of two words, such as "key change", in quotes.
+        Only this action; put one of two words, such as "key change", in quotes.
     since
-        Only from then on, such as 2026-11-01 or 2026-11-01T12:30 (UTC).
+        Only lines since this time (UTC), such as 2026-11-01 or 2026-11-01T12:30.
     """
     from workers.audit.reading import Records
 
@@ -91,22 +95,25 @@ def show_audit(
 def verify_audit(
     *files: _Files, as_json: Json = False, settings: Store = STORE_DEFAULTS
 ) -> ExitCode:
-    """Check that nothing in the record was cut, edited or put in another order; if so, exit with 5.
+    """Check that nothing in the record was removed, edited, reordered or lost; exit with 5 if so.
 
-    Of files that are named the end is not checked, unless the newest is among them.
+    If files are named, the end of the record is checked only if the newest file is among them.
     """
+    from workers.admin.passphrase import open_keyring
     from workers.admin.setup import owners_rights
     from workers.audit.verification import verify
-    from workers.book.keyring import read_keyring
-    from workers.process import protect_memory
 
     protect_memory()
     with owners_rights(settings), _readable(settings):
-        key = read_keyring(settings.key_path).for_purpose("audit")
-        paths = _files(settings, files)
-        is_whole = not files or settings.audit_path in paths
-        verdict = verify(paths, settings.audit_head_path if is_whole else None, key)
-    for finding in verdict.findings:
+        key = open_keyring(settings).for_purpose("audit")
+        for _ in range(_TRIES):
+            paths = _files(settings, files)
+            is_whole = not files or settings.audit_path in paths
+            head_path = settings.audit_head_path if is_whole else None
+            verdict = verify(paths, head_path, key, are_all=not files)
+            if not verdict.findings or paths == _files(settings, files):
+                break  # otherwise the record was rotated meanwhile
+    for finding in (*verdict.findings, *verdict.losses):
         output.tell(str(finding))
     for limit in verdict.limits:
         output.tell(limit)
@@ -115,12 +122,18 @@ def verify_audit(
         "first": verdict.first,
         "last": verdict.last,
         "genuine": verdict.is_genuine,
+        "lost": verdict.lost,
         "findings": [*map(str, verdict.findings)],
     }
-    if not verdict.is_genuine:
+    if verdict.findings or verdict.lost:
         if as_json:
             output.record(about, as_json=True)
-        raise AuditRefused("the audit record is not as it was written.")
+        if verdict.findings:
+            raise AuditRefused("the audit record is not as it was written.")
+        raise AuditRefused(
+            f"{verdict.lost} records could not be written; the {verdict.records} others are all "
+            "genuine."
+        )
     sentence = f"{verdict.records} records, {verdict.first} to {verdict.last}: all genuine."
     output.plain([sentence], about, as_json=as_json)
     return ExitCode.OK

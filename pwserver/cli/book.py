@@ -1,8 +1,8 @@
-"""The commands that use the book of a running service, each over one method of the client.
+"""The commands that use the book of a running service; each calls a method of the client.
 
-A password is never an argument, which other users of the machine can see. One is printed only where
-`--show` asks for it, or where standard output is not a terminal: then a program, or a pipe to the
-clipboard, asked for it.
+A password is never an argument, because other users of the machine can see arguments. It is printed
+only with `--show`, or if standard output is not a terminal: then a program reads it, or a pipe to a
+clipboard.
 """
 
 import itertools
@@ -20,13 +20,13 @@ from pwserver.config import ClientSettings, StoreSettings
 from pwserver.errors import ConfigError, ExitCode, UnknownUser
 
 _TABLE_ROWS_MAX = 1000
-"""Users in a table, where no limit is given: nobody reads more, and a pipe gets all."""
+"""Users in a table if no limit is given; a pipe gets all of them."""
 
 FLAT = Parameter(name="*", show_default=True, show_env_var=True)
 """Makes each field of a settings class a flag, an environment variable and a TOML key."""
 
 Where = Annotated[ClientSettings, FLAT]
-"""Where the service is, and who asks."""
+"""Where the service is, and who the client is."""
 
 DEFAULTS = ClientSettings()
 
@@ -36,11 +36,11 @@ Store = Annotated[StoreSettings, FLAT]
 STORE_DEFAULTS = StoreSettings()
 _Name = Annotated[str, Parameter(help="The username.")]
 Json = Annotated[
-    bool, Parameter(name="--json", help="Print JSON, one object a line; so does a pipe.")
+    bool, Parameter(name="--json", help="Print JSON, one object a line; a pipe gets it anyway.")
 ]
 _Show = Annotated[
     bool,
-    Parameter(name="--show", help="Print the password; a terminal shows it only with this."),
+    Parameter(name="--show", help="Print the password; a terminal shows it only with this flag."),
 ]
 _Raw = Annotated[bool, Parameter(help="Print the password alone, for a pipe to a clipboard.")]
 Yes = Annotated[bool, Parameter(help="Do it without asking.")]
@@ -51,7 +51,7 @@ _Labels = Annotated[
 
 _IfVersion = Annotated[
     int | None,
-    Parameter(help="Save only over this version of the user's; 0: only as a new user."),
+    Parameter(help="Save only if this is the user's newest version; 0: only as a new user."),
 ]
 
 
@@ -68,7 +68,7 @@ def save(
     Parameters
     ----------
     username
-        Whose password it is. Not given: it gets a user of its own, with a generated name.
+        The user whose password it is. Not given: a new user with a generated name.
     """
     with client(settings) as book:
         password = prompts.password(twice=True)
@@ -112,7 +112,7 @@ def get(
 
 
 def verify(username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Tell whether a password, typed or from standard input, is a user's; if not, exit with 1."""
+    """Check whether a password, typed or from standard input, is a user's; exit with 1 if not."""
     with client(settings) as book:
         valid = book.verify_password(username, prompts.password())
     sentence = "It is right." if valid else "It is wrong, or there is no such user."
@@ -133,11 +133,11 @@ def list_(  # cyclopts calls it `list`
     Parameters
     ----------
     prefix
-        Only users whose names begin so.
+        Only users whose names begin with this.
     label
         Only users that have this label.
     limit
-        How many at the most. Not given: all, and in a table the first 1,000.
+        The most users to list. Not given: all, or the first 1,000 in a table.
     """
     if limit is not None and limit < 1:
         raise ConfigError("limit must be 1 or more.")
@@ -152,7 +152,7 @@ def list_(  # cyclopts calls it `list`
 
 
 def history(username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """List the versions that are kept of a user's password, without the passwords."""
+    """List the versions of a user's password that are kept, without the passwords."""
     with client(settings) as book:
         versions = book.password_history(username)
     output.records(map(asdict, versions), as_json=as_json)
@@ -177,7 +177,7 @@ def restore(
 def show_(  # cyclopts calls it `show`
     username: _Name, /, *, as_json: Json = False, settings: Where = DEFAULTS
 ) -> ExitCode:
-    """Show one user: labels, version, when it was saved and what is kept; no password."""
+    """Show one user: labels, version, time of the save and kept versions; not the password."""
     with client(settings) as book:
         versions = book.password_history(username)
         about = asdict(_user(book, username))
@@ -192,17 +192,17 @@ def show_(  # cyclopts calls it `show`
 def label(
     username: _Name,
     /,
-    *labels: Annotated[str, Parameter(help="The labels. None: show those that the user has.")],
+    *labels: Annotated[str, Parameter(help="The labels. None: show the user's labels.")],
     clear: bool = False,
     as_json: Json = False,
     settings: Where = DEFAULTS,
 ) -> ExitCode:
-    """Set a user's labels in place of those it has, or show them.
+    """Replace a user's labels, or show them.
 
     Parameters
     ----------
     clear
-        Take all labels away.
+        Remove all labels.
     """
     if clear and labels:
         raise ConfigError("with --clear there can be no labels.")
@@ -248,16 +248,16 @@ def generate(
     as_json: Json = False,
     settings: Where = DEFAULTS,
 ) -> ExitCode:
-    """Make a random password, and save it if there is a username.
+    """Generate a random password, and save it if a username is given.
 
     Parameters
     ----------
     length
-        Its characters. Not given: 20.
+        The number of its characters. Not given: 20.
     alphabet
-        What it is made of. Not given: letters and digits.
+        The characters to choose from. Not given: letters and digits.
     username
-        Whose password it becomes. Not given: it is not saved.
+        The user whose password it becomes. Not given: it is not saved.
     """
     _check_raw(raw, shown)
     if username is None and output.on_terminal() and not shown:
@@ -276,16 +276,21 @@ def generate(
 
 
 def client(settings: ClientSettings) -> Client:
-    """Return a client of the service that the settings name."""
+    """Return a client for the service that the settings name."""
     names = ("token_file", "ca_file", "client_cert", "client_key")  # empty where not set
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return Client(settings.service_url, timeout_s=settings.timeout_s, **options)
+    return Client(
+        settings.service_url,
+        token_in_clear=settings.token_in_clear,
+        timeout_s=settings.timeout_s,
+        **options,
+    )
 
 
 def _user(book: Client, username: str) -> User:
     """Return a user as it is listed; raise `UnknownUser`.
 
-    Of all names that begin with another, that one itself is listed first.
+    Of the names that begin with a name, that name itself is listed first.
     """
     for user in book.list_users(prefix=username, limit=1).users:
         if user.username == unicodedata.normalize("NFC", username):
@@ -294,12 +299,8 @@ def _user(book: Client, username: str) -> User:
 
 
 def _print_saved(words: str, saved: Saved, as_json: bool) -> None:
-    if saved.version is None:
-        sentence = f"It is the newest of {saved.username}."
-    else:
-        sentence = f"{saved.username} is at version {saved.version}."
     output.done(
-        f"{words} {sentence}",
+        f"{words} {saved.username} is at version {saved.version}.",
         {"username": saved.username, "version": saved.version},
         as_json=as_json,
     )
@@ -308,7 +309,7 @@ def _print_saved(words: str, saved: Saved, as_json: bool) -> None:
 def _print_password(
     password: str, about: dict[str, Any], *, shown: bool, raw: bool, as_json: bool
 ) -> None:
-    """Print a password as far as it is to be seen, and what there is to say about it."""
+    """Print a record with a password; a terminal hides the password unless `shown`."""
     if raw:
         output.text(password)
     elif shown or not output.on_terminal():

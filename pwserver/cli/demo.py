@@ -1,9 +1,8 @@
-"""The demonstration: the basic contract's three messages, and what a service answers, in plain
-sight.
+"""The demonstration: the three messages of the basic contract, and a service's answers.
 
-The service is one of its own, with a book in a temporary folder: nobody needs to have started one,
-nothing comes into anybody's book, and nothing is left behind. It speaks over a plain socket: a main
-application in any language needs that and JSON, and nothing else.
+It starts a service of its own with a book in a temporary folder, so that no service need run, no
+other book is changed, and nothing is left afterwards. It uses a plain socket: a main application in
+any language needs only that and JSON.
 """
 
 import contextlib
@@ -35,13 +34,13 @@ _TIMEOUT_S = 30.0
 """How long the service may take to start, or to answer: generous, for slow machines."""
 
 _STOP_S = 15.0
-"""How long it may take to stop; it kills itself what takes longer than 10 s (`stop_timeout_s`)."""
+"""How long the service may take to stop; after 10 s it kills its children (`stop_timeout_s`)."""
 
 _SERVE = ("-m", "pwserver", "serve", "--port", "0", "--workers", "1")
 
 
 def demonstration() -> Generator[tuple[dict[str, str], Any]]:
-    """Yield each message and what a service, started for it, has answered."""
+    """Yield each message with the answer of a service that is started for it."""
     with (
         _interruptible(),
         _folder() as folder,
@@ -60,7 +59,7 @@ def demonstration() -> Generator[tuple[dict[str, str], Any]]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let who ends the demonstration otherwise than with Ctrl-C have it tidy up as well."""
+    """Clean up after SIGTERM and SIGHUP as after Ctrl-C."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -85,7 +84,7 @@ def _folder() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _service(folder: str) -> Iterator[int]:
-    """Run a service whose files are in a folder; give its port."""
+    """Run a service whose files are in a folder; yield its port."""
     settings = environment_variable("")
     environment = {name: value for name, value in os.environ.items() if settings not in name}
     with tempfile.TemporaryFile() as log:
@@ -96,7 +95,7 @@ def _service(folder: str) -> Iterator[int]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for us: we stop it
+            start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops it
         )
         try:
             yield _port(process, log)
@@ -110,7 +109,7 @@ def _service(folder: str) -> Iterator[int]:
 
 
 def _port(process: "subprocess.Popen[bytes]", log: Any) -> int:
-    """Wait until the service listens; raise `ConnectionFailed` with its last words if it fails."""
+    """Wait until the service listens; raise `ConnectionFailed` with its last line if it fails."""
     assert process.stdout is not None
     said, deadline = b"", time.monotonic() + _TIMEOUT_S
     while not (found := _LISTENING.search(said)):

@@ -1,10 +1,10 @@
 """What the commands print: sentences and tables for people, JSON lines for programs.
 
-Nothing here asks the service. A password is only part of what is given to these functions where it
-is to be seen. What comes from the service is never trusted to be harmless on a terminal.
+These functions do not ask the service. They are given a password only if it is to be shown. What
+comes from the service may hold control characters, so a terminal gets it escaped.
 
-On a terminal sentences are wrapped at words, and numbers and times are never broken: a table that
-is too wide for them goes without its least important columns, or becomes lines.
+On a terminal, sentences wrap at words, and numbers and times stay on one line. A table that is too
+wide is printed without its least important columns, or as a line for each field.
 """
 
 import json
@@ -26,21 +26,21 @@ _GAP = 3
 """Spaces between two columns of a table."""
 
 _TEXT_WIDTH_MIN = 12
-"""What a column of texts has at least, where its texts are longer."""
+"""The least width of a column whose texts are longer."""
 
 
 def on_terminal() -> bool:
-    """Tell whether a person looks at standard output."""
+    """Return whether standard output is a terminal, so that a person reads it."""
     return sys.stdout.isatty()
 
 
 def text(text: str) -> None:
-    """Print a text: as it is for a program, with nothing in it that a terminal would act on."""
+    """Print a text as it is; on a terminal, with control characters escaped."""
     print(visible(text) if on_terminal() else text)
 
 
 def done(sentence: str, record: Record, *, as_json: bool) -> None:
-    """Print what was done: a sentence for people, a record for programs."""
+    """Print the result: a sentence on a terminal, otherwise a JSON line."""
     if as_json or not on_terminal():
         _print_json(record)
     else:
@@ -48,7 +48,7 @@ def done(sentence: str, record: Record, *, as_json: bool) -> None:
 
 
 def plain(lines: Sequence[str], record: Record, *, as_json: bool) -> None:
-    """Print the same lines for people and programs, or a record where JSON is asked for."""
+    """Print the same lines for people and programs, or with `as_json` a record."""
     if as_json:
         _print_json(record)
         return
@@ -57,7 +57,7 @@ def plain(lines: Sequence[str], record: Record, *, as_json: bool) -> None:
 
 
 def said(sentence: str, record: Record, *, as_json: bool) -> None:
-    """Say to a person what was done, of which a program wants nothing unless it asks for JSON."""
+    """Print what was done on standard error, or with `as_json` a record on standard output."""
     if as_json:
         _print_json(record)
     else:
@@ -65,7 +65,7 @@ def said(sentence: str, record: Record, *, as_json: bool) -> None:
 
 
 def record(record: Record, *, as_json: bool) -> None:
-    """Print one record: a line for each field on a terminal, else a JSON line."""
+    """Print one record: a line for each field on a terminal, otherwise a JSON line."""
     if as_json or not on_terminal():
         _print_json(record)
     else:
@@ -73,9 +73,9 @@ def record(record: Record, *, as_json: bool) -> None:
 
 
 def records(records: Iterable[Record], *, as_json: bool, least: Sequence[str] = ()) -> None:
-    """Print records, all with the same fields: a table on a terminal, else a JSON line for each.
+    """Print records with the same fields: a table on a terminal, otherwise a JSON line for each.
 
-    Where a table is too wide, the fields that are of `least` importance go first.
+    A table that is too wide loses the fields in `least`, the first of them first.
     """
     if as_json or not on_terminal():
         for record in records:
@@ -85,13 +85,13 @@ def records(records: Iterable[Record], *, as_json: bool, least: Sequence[str] = 
 
 
 def tell(sentence: str) -> None:
-    """Say to a person what no program wants to have."""
+    """Print a sentence for people on standard error."""
     _say(sentence, sys.stderr)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give what is told how much is done, and of how much: a bar on standard error for people."""
+    """Yield a function that takes how much is done, and of how much; a terminal shows a bar."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -112,7 +112,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _say(sentence: str, stream: TextIO) -> None:
-    """Print a sentence; a terminal gets it wrapped at words, and harmless."""
+    """Print a sentence; on a terminal, wrapped at words and with control characters escaped."""
     shown = visible(sentence)
     if stream.isatty():
         shown = textwrap.fill(
@@ -131,7 +131,7 @@ def _width() -> int:
 
 
 def _print_json(record: Record) -> None:
-    """Print a JSON line; a character that cannot be printed stands in it by its number."""
+    """Print a JSON line; characters that cannot be printed are escaped."""
     line = json.dumps(record, ensure_ascii=False, default=_text)
     print(line if line.isprintable() else json.dumps(record, default=_text))
 
@@ -159,9 +159,9 @@ def _print_table(rows: list[Record], least: Sequence[str]) -> None:
 
 
 def _widths(rows: list[Record], left_out: Sequence[str]) -> dict[str, int] | None:
-    """Return the columns of a table and how wide they are, or None where they do not fit.
+    """Return the columns of a table with their widths, or None if they do not fit.
 
-    Texts may be folded; what is left of the line goes to those that need it, from the first on.
+    Texts may be folded. The columns of texts share the rest of the line, from the first one on.
     """
     from rich.cells import cell_len  # noqa: PLC0415 - only people need it
 
@@ -197,12 +197,12 @@ def _print_columns(rows: list[Record], widths: Mapping[str, int]) -> None:
     for row in rows:
         cells = [Text(visible(_text(row[field])), overflow="fold") for field in widths]
         table.add_row(*cells)
-    # Told the width alone, rich takes a dumb terminal for one of 80 columns.
+    # Without a height, rich assumes 80 columns for a dumb terminal.
     Console(width=_width(), height=25).print(table)
 
 
 def _print_lines(rows: list[Record]) -> None:
-    """Print each record as lines of its own, with a free one between two."""
+    """Print each record as lines, with an empty line between two records."""
     for place, row in enumerate(rows):
         if place:
             print()
@@ -214,12 +214,12 @@ def _heading(field: str) -> str:
 
 
 def _is_time(value: object) -> bool:
-    """Tell whether a text is a time, as the audit record has it: a number, to who reads it."""
+    """Return whether a text is a time of the audit record, which must not be folded."""
     return isinstance(value, str) and value[:2].isdecimal() and value[10:11] == "T"
 
 
 def _text(value: object) -> str:
-    """Return what a person reads for a value; a time stands so in JSON, too."""
+    """Return a value as a person reads it; JSON has times in the same form."""
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The commands that ask the service for what is in no book: how it is, and what it can judge.
+"""The commands about the service as a whole: strength of a password, number of users, state.
 
-One of them starts a service of its own, to show how a main application speaks to it.
+`demo` starts a service of its own, to show how a main application talks to it.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pwserver.errors import ExitCode, StorageFailed
 
 
 def strength(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Tell how strong a password is, from 0 to 4; it is typed or read from standard input."""
+    """Print how strong a password is, from 0 to 4; it is typed, or read from standard input."""
     with client(settings) as book:
         found = book.check_password(prompts.password())
     sentences = [f"Strength {found.strength} of 4.", found.warning, *found.suggestions]
@@ -25,7 +25,7 @@ def strength(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
 
 
 def count(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Print how many users there are."""
+    """Print the number of users."""
     with client(settings) as book:
         number = book.number_of_users()
     sentence = f"{number:,} user{'' if number == 1 else 's'}"
@@ -35,7 +35,7 @@ def count(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
 
 
 def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Tell how the service is doing; exit with 6 where it can save nothing now."""
+    """Print the state of the service; exit with 6 if it can save nothing now."""
     with client(settings) as book:
         found = book.status()
     about: dict[str, Any] = {
@@ -43,6 +43,8 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
         "workers": found.workers,
         "uptime_s": found.uptime_s,
     }
+    if found.token_expires is not None:
+        about["token_expires"] = found.token_expires
     if found.write_error is not None:
         about["write_error"] = found.write_error
         about["write_error_since"] = found.write_error_since
@@ -56,7 +58,7 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
 
 
 def ping(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
-    """Tell whether the service is alive."""
+    """Check that the service is alive."""
     with client(settings) as book:
         book.ping()
     output.plain(["Alive!"], {"alive": True}, as_json=as_json)
@@ -64,10 +66,10 @@ def ping(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
 
 
 def demo(*, as_json: Json = False) -> ExitCode:
-    """Show what a main application says to a service, and what it answers.
+    """Show the messages of a main application and the answers of a service.
 
-    Starts a service of its own, with a book in a temporary folder, and leaves nothing behind. The
-    messages are sent just as `json.dumps` makes them, to show that nothing else is needed.
+    It starts a service of its own, with a book in a temporary folder, and removes both at the end.
+    The messages are sent as `json.dumps` makes them, to show that nothing else is needed.
     """
     with contextlib.closing(demonstration()) as exchanges:
         for sent, received in exchanges:

@@ -1,14 +1,16 @@
-"""What a client is told: where the service is, who the client is, whom it trusts, and its limits.
+"""A client's options: where the service is, who the client is, whom it trusts, and its limits.
 
-Put together once, when a client is made: all files are read then, and what is wrong with them, or
-makes no sense together, is a `ConfigError` at once.
+They are read once, when a client is made, with all files. A file that cannot be used, or options
+that do not fit together, are a `ConfigError` then.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pwserver.client.retry import Limits
+from pwserver.client.round_trip import Authentication, authentication
 from pwserver.client.url import DEFAULT_URL, ServiceUrl, parse
 from pwserver.config import environment_variable
 from pwserver.errors import ConfigError
@@ -42,23 +44,38 @@ class Access:
 
         return Session(self.tls, self.url)
 
+    def authentication(self, deadline: float) -> "Iterator[Authentication]":
+        """Return the round trips that authenticate a new connection: none without a token."""
+        if self.token is None:
+            return iter(())
+        in_clear = self.tls is None and not self.url.path
+        return authentication(self.token, deadline, in_clear=in_clear)
 
-def access_to(
+
+def access_to(  # noqa: PLR0913 - as `BaseClient`
     url: str | None,
     *,
     token_file: FileName | None = None,
     ca_file: FileName | None = None,
     client_cert: FileName | None = None,
     client_key: FileName | None = None,
+    token_in_clear: bool = False,
 ) -> Access:
     """Return the access that a client's options describe, or raise `ConfigError`.
 
     Without a URL it is the one in `PWSERVER_URL`; where that is empty, the service's usual address.
     An option that is empty is as one that is None, but for `token_file`: without it the file is
     used that `PWSERVER_TOKEN_FILE` names, where it is empty none. A token in the URL goes first.
+
+    A token is not sent to another machine without TLS, unless `token_in_clear` says so.
     """
     where = parse(os.environ.get(URL_VARIABLE) or DEFAULT_URL if url is None else url)
     token = where.token or _token(token_file)
+    if token is not None and not (where.is_private or token_in_clear):
+        raise ConfigError(
+            f"{where} is another machine, and without TLS anybody in between could read the token; "
+            "use pwservers://, or set token_in_clear."
+        )
     if not where.tls:
         for name, file in (("ca_file", ca_file), ("client_cert", client_cert or client_key)):
             if file:
@@ -89,6 +106,7 @@ class BaseClient:
         ca_file: FileName | None = None,
         client_cert: FileName | None = None,
         client_key: FileName | None = None,
+        token_in_clear: bool = False,
         timeout_s: float = 10.0,
         connections_max: int = 8,
         attempts_max: int = 5,
@@ -100,6 +118,7 @@ class BaseClient:
             ca_file=ca_file,
             client_cert=client_cert,
             client_key=client_key,
+            token_in_clear=token_in_clear,
         )
         self._begin()
 

@@ -1,12 +1,12 @@
-"""The twin of `Client` for asyncio: the same methods, parameters, results and errors.
+"""The client for asyncio: the methods, parameters, results and errors of `Client`.
 
     async with AsyncClient("pwserver://127.0.0.1:12345") as book:
         await book.save_password("abc123", username="alice")
 
-Only how bytes are moved is different. The connections follow the rules in `connections`, with
-asyncio's streams. An idle connection is not read by the event loop, so that whatever arrives on it
-meanwhile is seen before it is used again. asyncio's own TLS would read on, so the streams are plain
-ones.
+Only the input and output differ. The connections follow the rules in `connections`, with asyncio's
+streams. The event loop does not read from an idle connection, so that the pool sees before the next
+use whether something arrived meanwhile. asyncio's own TLS would go on reading, so the streams are
+plain ones, and `tls` encrypts.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from pwserver.client.connections import all_in_use
 from pwserver.client.pipeline import AsyncPipeline, result_of
 from pwserver.client.results import User
 from pwserver.client.retry import RetriedCalls
-from pwserver.client.round_trip import Authentication, RoundTrip, seconds_until
+from pwserver.client.round_trip import RoundTrip, seconds_until
 from pwserver.client.url import ServiceUrl
 from pwserver.errors import ConnectionFailed, Denied, PwserverError
 
@@ -35,14 +35,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NEXT_ADDRESS_S = 0.25
-"""After how long another address of the service is tried beside one that does not answer (RFC 8305,
-8): IPv6 may be broken on the way."""
+"""If an address of the service has not answered after this time, the next one is tried as well (RFC
+8305, section 8): IPv6 may be broken on the way."""
 
 
 def _does(
     make: Callable[P, Call[T]],
 ) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
-    """Return the method that does a command."""
+    """Return the method that runs a command."""
 
     async def do(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         outcomes: list[T | PwserverError] = await self._run([make(*args, **kwargs)])
@@ -53,9 +53,9 @@ def _does(
 
 
 class AsyncClient(BaseClient):
-    """The service, as the tasks of an event loop share it; otherwise a `Client`.
+    """A connection pool to the service for the tasks of an event loop; see `Client`.
 
-    It belongs to the loop that it is first used in, until it is closed there. A call that is
+    It belongs to the event loop that uses it first, until it is closed there. A call that is
     cancelled may or may not have been done.
     """
 
@@ -83,7 +83,7 @@ class AsyncClient(BaseClient):
     status = _does(commands.status)
 
     async def users(self, *, prefix: str = "", label: str | None = None) -> AsyncIterator[User]:
-        """Return an iterator over all such users in the order of their names, got page by page."""
+        """Return an iterator over all such users in the order of their names, page by page."""
         after: str | None = ""
         while after is not None:
             page = await self.list_users(after=after, prefix=prefix, label=label)
@@ -96,13 +96,13 @@ class AsyncClient(BaseClient):
         return AsyncPipeline(self._run)
 
     async def close(self) -> None:
-        """Close the connections. The next call makes a new one, in whatever loop it is made."""
+        """Close the connections. The next call opens a new one, in the loop that runs then."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
 
     async def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """Return a result or an error for each call; raise where none was answered."""
+        """Return a result or an error for each call; raise if none was answered."""
         exchange = RetriedCalls(calls, self._limits)
         while exchange.unfinished:
             try:
@@ -115,8 +115,8 @@ class AsyncClient(BaseClient):
     def _pool_here(self) -> "AioConnectionPool":
         """Return the pool of the running loop.
 
-        That of another loop is of no use here, nor to be touched from here, least of all in a child
-        after a fork: its connections close when it is collected.
+        The pool of another loop cannot be used here, and must not be closed from here, least of all
+        in a child after a fork. Its connections close when it is garbage collected.
         """
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool.loop is not loop:
@@ -140,29 +140,29 @@ class AioConnection:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nothing has arrived, not even the end, since the last reply."""
+        """Whether nothing has arrived since the last reply, not even the end of the connection."""
         return not self._writer.is_closing() and not self._poll.poll(0)
 
     async def greet(self, access: Access, deadline: float) -> None:
-        """Do what comes before all requests: agree on keys for TLS, and say who asks."""
+        """Do what comes before all requests: the TLS handshake and the authentication."""
         if (session := access.session()) is not None:
             handshake = session.handshake(deadline)
             while not session.is_ready:
                 await self.ask(handshake)
             self._session = session
-        if access.token is not None:
-            await self.ask(Authentication(access.token, deadline))
+        for each in access.authentication(deadline):
+            await self.ask(each)
 
-    async def ask(self, talk: RoundTrip) -> None:
-        """Send what a talk has to send, and take what arrives until it awaits no more."""
+    async def ask(self, round_trip: RoundTrip) -> None:
+        """Send the request of a round trip, and pass it what arrives until it is complete."""
         self._transport.resume_reading()
-        request = talk.request()
+        request = round_trip.request()
         self._writer.write(self._session.encrypt(request) if self._session else request)
         try:
-            async with asyncio.timeout(talk.seconds_left):
-                while talk.awaiting:
+            async with asyncio.timeout(round_trip.seconds_left):
+                while round_trip.awaiting:
                     if (data := await self._receive()) is not None:
-                        talk.take(data)
+                        round_trip.take(data)
         except TimeoutError:
             raise ConnectionFailed("the service did not answer in time.") from None
         except OSError as error:
@@ -176,11 +176,11 @@ class AioConnection:
         return self._session.decrypt(data) if self._session else data
 
     def drop(self) -> None:
-        """Close it at once, with whatever is unsent or under way."""
+        """Close it at once; what is unsent is lost."""
         self._transport.abort()
 
     async def close(self) -> None:
-        """Close it in peace."""
+        """Close it after all that is unsent has been sent."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -196,18 +196,18 @@ class AioConnectionPool:
         self._access = access
         self._connections_max = connections_max
         self._turns = asyncio.Semaphore(connections_max)
-        self._idle: list[AioConnection] = []  # the one used last is the last
+        self._idle: list[AioConnection] = []  # the most recently used one is the last
         self._closed = False
 
     @asynccontextmanager
     async def connection(self, exchange: RetriedCalls) -> AsyncIterator[AioConnection]:
-        """Lend a connection, waiting for one up to the deadline of the exchange."""
+        """Provide a connection; wait for a free one up to the deadline of the exchange."""
         await self._begin_turn(exchange.seconds_left)
         try:
             connection = self._newest_idle() or await self._connect(exchange.deadline)
             try:
                 yield connection
-            except BaseException:  # cancelled, for one
+            except BaseException:  # such as a cancellation
                 connection.drop()
                 raise
             if self._closed:
@@ -218,7 +218,7 @@ class AioConnectionPool:
             self._turns.release()
 
     async def close(self) -> None:
-        """Close the connections; those in use as soon as they are not."""
+        """Close the idle connections now, and those in use after their use."""
         self._closed = True
         while self._idle:
             await self._idle.pop().close()

@@ -1,9 +1,9 @@
-"""The client's half of the protocol, without any input or output: a function for each command.
+"""The client's half of the protocol, without input or output: a function for each command.
 
-Each makes a `Call`: the bytes of the request, how its reply becomes a result, and what may be done
-when the answer is lost. The methods of `Client`, `AsyncClient` and the pipelines are made of these
-functions, so that a command's parameters, types and docstring are written once: the docstring says
-what the method does. How replies are awaited and requests repeated is the business of `retry`.
+Each function returns a `Call`: the bytes of the request, how to read its reply, and whether it may
+be sent again if the reply is lost. The methods of `Client`, `AsyncClient` and the pipelines are
+made from these functions, so that a command's parameters, types and docstring are written once; the
+docstring says what the method does. `retry` waits for replies and repeats requests.
 """
 
 import inspect
@@ -46,7 +46,7 @@ _REASONS = {
     UnknownUser.message: "There is no user {username!r}.",
     UnknownVersion.message: "There is no version {version} of {username!r}, or no more.",
 }
-"""Of refusals for which the service gives none."""
+"""The text of a refusal for which the service gives no reason."""
 
 _NUMBERS = frozenset({"version", "if_version", "limit", "length"})
 
@@ -58,9 +58,9 @@ _DELETE = "The user may or may not have been deleted"
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request, and how its reply is read.
+    """One request, and how to read its reply.
 
-    `fate` is what nobody can tell while the answer is missing; empty where nothing is changed.
+    `fate` is what is unknown while the reply is missing; empty for a call that changes nothing.
     """
 
     request: bytes = field(repr=False)  # may hold a password
@@ -71,7 +71,7 @@ class Call(Generic[T]):
     version: int | None = None
 
     def result(self, reply: Reply) -> T | Refused:
-        """Return what a reply says, or the refusal that it is; raise `ProtocolViolation`."""
+        """Return the result in a reply, or the refusal; raise `ProtocolViolation`."""
         refusal = _REFUSALS.get(reply.message)
         if refusal is None:
             return self.read(reply)
@@ -91,9 +91,10 @@ def save_password(
 ) -> Call[Saved]:
     """Save a password (1 to 4,096 characters); returns when it would survive a power loss.
 
-    With a `username` it is the newest version of that user's; without, that of a new user.
-    `labels` replace those that the user has. With `if_version` it is saved only over that version,
-    and with 0 only as a new user; otherwise raises `VersionConflict`.
+    With a `username` it becomes that user's newest version; without one, it gets a user of its own.
+    `labels` replace the user's labels. With `if_version` the password is saved only if that is the
+    user's newest version, and with 0 only if there is no such user; otherwise raises
+    `VersionConflict`.
     """
     request = _request(
         "save_password",
@@ -116,13 +117,13 @@ def get_password(username: str, *, version: int | None = None) -> Call[Password]
 
 
 def verify_password(username: str, password: str) -> Call[bool]:
-    """Return whether a password is the newest of a user; False where there is no such user."""
+    """Return whether a password is the user's newest; False if there is no such user."""
     request = _request("verify_password", {"username": username, "password": password})
     return Call(request, _VALID)
 
 
 def password_history(username: str) -> Call[list[SavedVersion]]:
-    """Return the versions that are kept of a user's password, the newest first.
+    """Return the versions of a user's password that are kept, the newest first.
 
     Raises `UnknownUser`.
     """
@@ -130,7 +131,7 @@ def password_history(username: str) -> Call[list[SavedVersion]]:
 
 
 def restore_password(username: str, version: int) -> Call[Saved]:
-    """Save an older version of a password once more, as the newest.
+    """Save an older version of a password again, as the newest.
 
     Raises `UnknownUser` or `UnknownVersion`.
     """
@@ -140,7 +141,7 @@ def restore_password(username: str, version: int) -> Call[Saved]:
 
 
 def label_user(username: str, labels: Iterable[str]) -> Call[list[str]]:
-    """Set the labels of a user in place of those it has; return them as they are now.
+    """Replace the labels of a user; return them as they are now.
 
     Raises `UnknownUser`.
     """
@@ -153,7 +154,7 @@ def list_users(
 ) -> Call[Page]:
     """Return a page of the users whose names begin with `prefix` and that have the `label`.
 
-    The next page is that `after` what `Page.after` says; after the last one it is None.
+    Pass `Page.after` as `after` to get the next page; it is None on the last one.
     """
     fields = {"after": after, "prefix": prefix}
     return Call(_request("list_users", fields, limit=limit, label=label), _PAGE)
@@ -162,7 +163,7 @@ def list_users(
 def delete_user(username: str) -> Call[None]:
     """Delete a user with all versions of its password; raises `UnknownUser`."""
     request = _request("delete_user", {"username": username})
-    # Not repeatable: by then it may be a new user of the same name.
+    # Not repeatable: meanwhile somebody may have saved a new user of the same name.
     return Call(request, _DELETED, _DELETE, repeatable=False, username=username)
 
 
@@ -174,7 +175,7 @@ def generate_password(
     labels: Iterable[str] | None = None,
     if_version: int | None = None,
 ) -> Call[Generated]:
-    """Return a random password, saved as `save_password` does if there is a `username`."""
+    """Return a random password; with a `username`, save it as `save_password` does."""
     saves = username is not None
     request = _request(
         "generate_password",
@@ -196,7 +197,7 @@ def check_password(password: str) -> Call[Strength]:
 
 
 def number_of_users() -> Call[int]:
-    """Return how many users there are. The service's console lists them."""
+    """Return the number of users. The service prints the users on its console."""
     return Call(_request("number_of_users"), _NUMBER_OF_USERS)
 
 
@@ -211,9 +212,9 @@ def status() -> Call[Status]:
 
 
 def describe(method: Any, command: Callable[..., Call[Any]], owner: str, kind: Any = None) -> None:
-    """Let a method of the class `owner` look as the command it is made of, to `help` and `inspect`.
+    """Give a method of the class `owner` the signature and the docstring of its command.
 
-    It returns the command's result, or a `kind` of it.
+    `help` and `inspect` show them. The method returns the command's result, or a `kind` of it.
     """
     signature = inspect.signature(command)
     (result,) = get_args(signature.return_annotation)
@@ -228,10 +229,10 @@ def describe(method: Any, command: Callable[..., Call[Any]], owner: str, kind: A
 
 
 def new_request_id() -> str:
-    """Return an id that no other request has, by which the service knows a repeated one.
+    """Return an id that no other request has, by which the service recognises a repeated one.
 
-    It begins with the time: ids that grow keep the service's insertions into its index together at
-    one end, where random ones would touch pages all over it.
+    It begins with the time, so that ids grow: the service then adds them at one end of its index.
+    Random ids would touch pages all over it.
     """
     return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
@@ -248,12 +249,12 @@ def _request(message: str, needed: dict[str, Any] | None = None, **optional: Any
     try:
         return messages.encode(message, **fields)
     except UnicodeEncodeError:
-        pass  # raised below: that error holds the text, and must not be this one's context
+        pass  # raised below: this error holds the text, and must not become the context
     raise InvalidMessage("A text of the request holds half a character (a lone surrogate).")
 
 
 def _labels(labels: Any) -> list[str]:
-    if isinstance(labels, str):  # would be taken for a list of its characters
+    if isinstance(labels, str):  # it would become a list of its characters
         raise TypeError("labels must be several texts, not one")
     texts = list(labels)
     for text in texts:
@@ -262,7 +263,7 @@ def _labels(labels: Any) -> list[str]:
 
 
 def _check_type(name: str, value: object) -> None:
-    """Refuse what JSON would silently turn into something else, such as bytes into base64."""
+    """Refuse what JSON would silently convert, such as bytes into base64."""
     kind, wanted = (int, "a whole number") if name in _NUMBERS else (str, "a text")
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
@@ -272,7 +273,7 @@ def _check_type(name: str, value: object) -> None:
 
 
 def _reads(kind: type[T], message: str, *needed: str) -> Callable[[Reply], T]:
-    """Return what makes a result of the fields of a reply; `needed` are those it must have."""
+    """Return a function that makes a result of a reply, which must have the `needed` fields."""
 
     def read(reply: Reply) -> T:
         _expect(reply, message, needed)
@@ -286,7 +287,7 @@ def _reads(kind: type[T], message: str, *needed: str) -> Callable[[Reply], T]:
 
 
 def _reads_field(message: str, name: str) -> Callable[[Reply], Any]:
-    """Return what reads the one field that a reply is about."""
+    """Return a function that reads one field of a reply."""
 
     def read(reply: Reply) -> Any:
         _expect(reply, message, (name,))
@@ -296,7 +297,7 @@ def _reads_field(message: str, name: str) -> Callable[[Reply], Any]:
 
 
 def _reads_nothing(message: str) -> Callable[[Reply], None]:
-    """Return what reads a reply that says it all with its name."""
+    """Return a function that checks a reply without fields."""
     return lambda reply: _expect(reply, message, ())
 
 

@@ -1,7 +1,7 @@
-"""One connection of a `Client`: how it is made, and how it moves the bytes of a `RoundTrip`.
+"""One connection of a `Client`: it connects, and sends and receives the bytes of a `RoundTrip`.
 
-Over TCP, with TLS or without, or over a Unix socket. It knows nothing of messages, nor of what the
-connection is used for before and after; that is the business of `connections`.
+It uses TCP, with TLS or without, or a Unix socket. It knows nothing of messages, and not which
+calls use the connection before and after; `connections` decides that.
 """
 
 import os
@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pwserver.client.access import Access
-from pwserver.client.round_trip import Authentication, RoundTrip, seconds_until
+from pwserver.client.round_trip import RoundTrip, seconds_until
 from pwserver.client.url import ServiceUrl
 from pwserver.errors import ConnectionFailed
 
@@ -21,7 +21,7 @@ RECEIVE_BYTES = 64 * 1024
 
 
 class Connection:
-    """A connected socket, which is never waited for longer than a talk allows."""
+    """A connected socket. It never waits longer than the deadline of a round trip."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
@@ -32,42 +32,43 @@ class Connection:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nothing has arrived, not even the end, since the last reply."""
+        """Whether nothing has arrived since the last reply, not even the end of the connection."""
         return not self._poll.poll(0)
 
     def greet(self, access: Access, deadline: float) -> None:
-        """Do what comes before all requests: agree on keys for TLS, and say who asks.
+        """Do what comes before all requests: the TLS handshake and the authentication.
 
-        Raises `ConnectionFailed`, or `Denied` for a token that is not accepted.
+        Raises `ConnectionFailed`, or `Denied` if the service does not accept the token.
         """
         if (session := access.session()) is not None:
             handshake = session.handshake(deadline)
             while not session.is_ready:
                 self.ask(handshake)
             self._session = session
-        if access.token is not None:
-            self.ask(Authentication(access.token, deadline))
+        for each in access.authentication(deadline):
+            self.ask(each)
 
-    def ask(self, talk: RoundTrip) -> None:
-        """Send what a talk has to send, and take what arrives until it awaits no more.
+    def ask(self, round_trip: RoundTrip) -> None:
+        """Send the request of a round trip, and pass it what arrives until it is complete.
 
-        Both at the same time: the service stops reading from a client that does not.
+        It sends and receives at the same time, because the service stops reading from a client that
+        does not read its replies.
         """
-        request = talk.request()
+        request = round_trip.request()
         unsent = memoryview(self._session.encrypt(request) if self._session else request)
         try:
-            while talk.awaiting:
+            while round_trip.awaiting:
                 unsent = unsent[self._send(unsent) :]
-                self._wait(bool(unsent), talk.seconds_left)
+                self._wait(bool(unsent), round_trip.seconds_left)
                 if (data := self._receive()) is not None:
-                    talk.take(data)
+                    round_trip.take(data)
         except OSError as error:
             raise ConnectionFailed(f"the connection was lost: {reason(error)}.") from None
-        if unsent:  # the service has had enough of a request before the end of it
+        if unsent:  # the service answered before it had read the whole request
             raise ConnectionFailed("the service did not take the whole request.")
 
     def close(self) -> None:
-        """Close it; in a child this leaves the parent's connection as it is."""
+        """Close it; in a child process this leaves the parent's connection open."""
         self._socket.close()
 
     def _send(self, data: memoryview) -> int:
@@ -94,8 +95,8 @@ class Connection:
 def connected_socket(url: ServiceUrl, deadline: float) -> socket.socket:
     """Return a socket that is connected to the first address of the service that answers.
 
-    Each may take its share of the time that is left: one that nothing comes back from, as IPv6
-    where the way there is broken, is not to take that of the others.
+    The addresses share the time that is left: one that never answers, such as an IPv6 address
+    behind a broken route, must not use up the time of the others.
     """
     failure: Exception = OSError("the name has no address")
     try:
@@ -103,7 +104,7 @@ def connected_socket(url: ServiceUrl, deadline: float) -> socket.socket:
         for place, (family, kind, protocol, _, address) in enumerate(addresses):
             share_s = seconds_until(deadline) / (len(addresses) - place)
             try:
-                seconds = max(share_s, 0.001)  # 0 would mean something else
+                seconds = max(share_s, 0.001)  # 0 would make the socket non-blocking
                 return _connect_to(address, socket.socket(family, kind, protocol), seconds)
             except OSError as error:
                 failure = error
@@ -113,7 +114,7 @@ def connected_socket(url: ServiceUrl, deadline: float) -> socket.socket:
 
 
 def _addresses(url: ServiceUrl) -> list[tuple[Any, ...]]:
-    """Return what `socket.getaddrinfo` does, for Unix sockets as well."""
+    """Return what `socket.getaddrinfo` returns, for a Unix socket as well."""
     if url.path:
         return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", url.path)]
     return [*socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)]
@@ -137,9 +138,11 @@ def unreachable(url: ServiceUrl, error: Exception) -> ConnectionFailed:
 
 
 def reason(error: Exception) -> str:
-    """Return what the system says of an error, without what libraries add to it."""
+    """Return the system's text for an error, without what libraries add to it."""
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
-    if isinstance(error, socket.gaierror) and error.strerror:  # has numbers of its own, below 0
+    if (
+        isinstance(error, socket.gaierror) and error.strerror
+    ):  # its numbers are below 0, and its own
         return error.strerror
     return str(error) or "timed out"

@@ -1,18 +1,19 @@
-"""The connections of a `Client`: made when needed, kept for the next call, and bounded in number.
+"""The connection pool of a `Client`: it opens connections when needed, and keeps them for later.
 
-What a connection is, `connection` knows. The rules for them:
+`connection` has a single connection. The rules of the pool:
 
-- A connection goes back only after a window that went well. After anything else, an interrupt
-  included, it is closed, so that a late reply can never answer another request.
-- An interrupt may come between any two steps. So each thing that must not be half done is one step
-  of Python's own: to take a connection from those that are idle, to put it back. One that nobody
-  has any more is closed by Python; how calls wait for each other is the business of
-  `fair_semaphore`.
-- One on which something arrived while nothing was asked, the end of the connection above all, is
-  closed as well. That is seen before anything is sent, and so has had no effect.
-- The one used last is used first, so that those a burst has left over come to be closed.
-- After a fork the child has a pool without connections: two processes on one would read each
-  other's replies. Its copies are closed there, which the parent's do not notice.
+- A connection goes back to the pool only after a window of calls that all were answered. After
+  anything else, such as an interrupt, it is closed, so that a late reply can never answer another
+  request.
+- An interrupt may come between any two bytecodes. So what must not be half done is a single
+  operation of Python: taking a connection from the idle ones, putting it back. Python closes a
+  connection that nobody refers to any more. `fair_semaphore` makes calls wait for each other.
+- A connection on which something arrived while nothing was asked is closed as well; usually that
+  is the end of the connection. The pool sees it before it sends anything, so nothing was done.
+- The most recently used connection is used first, so that the service closes the ones that only a
+  burst needed, when they are idle for long.
+- After a fork, the child starts with an empty pool: two processes on one connection would read each
+  other's replies. The child closes its copies; the parent's connections stay open.
 """
 
 import os
@@ -36,21 +37,21 @@ class ConnectionPool:
 
     def _start(self) -> None:
         self._turns = FairSemaphore(self._connections_max)
-        self._idle: list[Connection] = []  # the one used last is the last
+        self._idle: list[Connection] = []  # the most recently used one is the last
         self._open: set[Held[Connection]] = set()
 
     def ask(self, exchange: RetriedCalls) -> None:
-        """Ask over a connection, waiting for one up to the deadline of the exchange."""
+        """Ask over a connection; wait for a free one up to the deadline of the exchange."""
         if not self._turns.take(lambda: self._ask(exchange), exchange.seconds_left):
             raise all_in_use(self._connections_max)
 
     def close(self) -> None:
-        """Close the connections; those in use as soon as they are not."""
+        """Close the idle connections now, and those in use after their use."""
         idle, self._idle = self._idle, []
         _close_all(idle)
 
     def renew(self) -> None:
-        """Start without connections, in the child after a fork."""
+        """Start again without connections, in the child after a fork."""
         inherited = self._open
         self._start()
         for opened in inherited:
@@ -81,7 +82,7 @@ class ConnectionPool:
 
 
 def _newest_fresh(idle: list[Connection]) -> Connection | None:
-    """Take the connection that was used last, and close those that are of no use any more."""
+    """Take the most recently used connection that is fresh; close those that are not."""
     while (connection := _newest(idle)) is not None:
         if connection.is_fresh:
             return connection

@@ -1,10 +1,10 @@
-"""So many may do something at once; the others wait in line, first come, first served.
+"""A semaphore that serves waiting threads in the order in which they came.
 
-Made for threads that are interrupted: an exception of a signal handler, or one that another thread
-raises in this one, may come between any two steps, also within a `finally`. So there is no lock to
-leave locked, and no number that would be wrong if one of two steps were missing. Who is in line is
-in a set; one step puts it there, and one takes it out. The set refers to a turn weakly: if even the
-last step is interrupted, the turn leaves the line when the call that had it is gone.
+It is made for threads that are interrupted. An exception of a signal handler, or one that another
+thread raises in this one, may come between any two bytecodes, also within a `finally`. So there is
+no lock that could stay locked, and no counter that could miss a step. The line is a set: one
+operation adds a place to it, and one removes it. The set has weak references to the turns: if even
+the last operation is interrupted, the turn leaves the line when the call that had it is gone.
 """
 
 import itertools
@@ -17,16 +17,17 @@ from contextlib import suppress
 from typing import TypeVar
 
 _LOOK_AGAIN_S = 0.1
-"""How long somebody waits to be called at the most, because who would call may be interrupted."""
+"""A waiting thread looks again after this time, because the thread that would wake it may have been
+interrupted."""
 
 
 T = TypeVar("T")
 
 
 class Held(weakref.ref[T]):
-    """A weak reference that a set holds, and that leaves it by `set.discard` when its object goes.
+    """A weak reference in a set, which removes itself by `set.discard` when its object is gone.
 
-    It is equal to itself alone, and so can be looked for when its object is gone already.
+    It is equal only to itself, so the set finds it even after its object is gone.
     """
 
     __slots__ = ()
@@ -35,21 +36,21 @@ class Held(weakref.ref[T]):
 
 
 class _Turn:
-    """What a call has as long as it is in line."""
+    """What a call refers to while it is in the line."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Place(Held[_Turn]):
-    """A place in the line, and what is heard there. It is gone when its turn is."""
+    """A place in the line, and the queue that wakes its thread. It is gone when its turn is."""
 
-    __slots__ = ("called", "number")
+    __slots__ = ("number", "woken")
     number: int
-    called: "queue.SimpleQueue[None]"
+    woken: "queue.SimpleQueue[None]"
 
 
 class FairSemaphore:
-    """A line of threads, the first `at_once` of which have a turn."""
+    """A line of threads; the first `at_once` of them have their turn."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -57,14 +58,14 @@ class FairSemaphore:
         self._line: set[_Place] = set()
 
     def take(self, do: Callable[[], None], seconds: float) -> bool:
-        """Do something in turn; return whether the turn came within so many seconds.
+        """Call `do` when it is this thread's turn; return False if that takes more than `seconds`.
 
-        `finally` begins with the one step that matters: Python looks for interrupts behind a call,
-        so none comes between the last one before it and this one.
+        The `finally` begins with the one call that matters: Python checks for interrupts after a
+        call, so none comes between the last call before it and this one.
         """
         turn = _Turn()
         place = _Place(turn, self._line.discard)
-        place.number, place.called = next(self._numbers), queue.SimpleQueue()
+        place.number, place.woken = next(self._numbers), queue.SimpleQueue()
         try:
             self._line.add(place)
             if not self._wait(place, seconds):
@@ -73,7 +74,7 @@ class FairSemaphore:
             return True
         finally:
             self._line.discard(place)
-            self._call_next()
+            self._wake_next()
 
     def _wait(self, place: _Place, seconds: float) -> bool:
         until = time.monotonic() + seconds
@@ -82,18 +83,18 @@ class FairSemaphore:
             if left <= 0:
                 return False
             with suppress(queue.Empty):
-                place.called.get(timeout=min(left, _LOOK_AGAIN_S))
+                place.woken.get(timeout=min(left, _LOOK_AGAIN_S))
         return True
 
     def _first(self) -> list[_Place]:
-        """Return the places that have a turn, in their order."""
+        """Return the places whose turn it is, in their order."""
         return sorted(self._line.copy(), key=_number)[: self._at_once]
 
-    def _call_next(self) -> None:
-        """Tell the last of those who have a turn: it may have just come to it."""
+    def _wake_next(self) -> None:
+        """Wake the last of those whose turn it is: its turn may have just come."""
         first = self._first()
         if len(first) == self._at_once:
-            first[-1].called.put(None)
+            first[-1].woken.put(None)
 
 
 _number = operator.attrgetter("number")

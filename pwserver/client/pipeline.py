@@ -1,7 +1,7 @@
-"""Pipelines: requests that are gathered, and sent together for the price of a few round trips.
+"""Pipelines: they collect requests, and send them together in a few round trips.
 
-They do no input or output: the client they are of runs the calls. Each method takes what that of
-`Client` takes, and adds the call instead of doing it.
+They do no input or output: their client runs the calls. Each method takes the parameters of the
+same method of `Client`, and adds the call to the pipeline instead of running it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """A call that was added to a pipeline, and its result once that was sent."""
+    """A call that was added to a pipeline, and its result after the pipeline was sent."""
 
     def __init__(self, call: Call[T]) -> None:
         self._call = call
-        self._outcome: list[T | PwserverError] = []  # empty before it was sent
+        self._outcome: list[T | PwserverError] = []  # empty until it was sent
 
     def result(self) -> T:
         """Return what the method of the client would have returned, or raise what it would have.
 
-        Raises `RuntimeError` for a call that was not sent.
+        Raises `RuntimeError` if the pipeline was not sent.
         """
         if not self._outcome:
             raise RuntimeError("the pipeline was not sent: call execute, or leave its with block")
@@ -33,31 +33,31 @@ class Pending(Generic[T]):
 
 
 def result_of(outcomes: list[T | PwserverError]) -> T:
-    """Return the result of the one call that there was, or raise the error that came of it."""
+    """Return the result of the only call, or raise its error."""
     (outcome,) = outcomes
     if isinstance(outcome, PwserverError):
         raise outcome
     return outcome
 
 
-def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Gathering, P], Pending[T]]":
-    """Return the method that adds a command's call to those of a pipeline."""
+def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Commands, P], Pending[T]]":
+    """Return the method that adds the call of a command to a pipeline."""
 
-    def add(self: "_Gathering", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
+    def add(self: "_Commands", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
         pending = Pending(make(*args, **kwargs))
         self._added.append(pending)
         return pending
 
-    commands.describe(add, make, "_Gathering", Pending)
+    commands.describe(add, make, "_Commands", Pending)
     return add
 
 
-class _Gathering:
-    """Calls in the order in which they were added, and what became of them.
+class _Commands:
+    """The methods of both pipelines: calls in the order in which they were added.
 
-    Each method returns the `Pending` result of its call, by its type. `results` has one entry for
-    each call after they were sent: what the method of the client would have returned, or the
-    exception that it would have raised.
+    Each method returns the `Pending` result of its call. After the calls were sent, `results` has
+    one entry for each: what the method of the client would have returned, or the exception that it
+    would have raised.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class _Gathering:
         return self.results
 
 
-class Pipeline(_Gathering):
+class Pipeline(_Commands):
     """Requests that are sent by `execute`, or at the end of a `with`."""
 
     def __init__(self, run: Callable[[list[Call[Any]]], list[Any]]) -> None:
@@ -106,7 +106,7 @@ class Pipeline(_Gathering):
     def execute(self) -> list[Any]:
         """Send what was added and return `results`.
 
-        Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
+        Raises `ConnectionFailed` or `FateUnknown` if none was answered.
         """
         added, calls = self._taken()
         try:
@@ -117,7 +117,7 @@ class Pipeline(_Gathering):
         return self._settle(added, results)
 
 
-class AsyncPipeline(_Gathering):
+class AsyncPipeline(_Commands):
     """Requests that are sent by `await execute()`, or at the end of an `async with`."""
 
     def __init__(self, run: Callable[[list[Call[Any]]], Awaitable[list[Any]]]) -> None:
@@ -134,7 +134,7 @@ class AsyncPipeline(_Gathering):
     async def execute(self) -> list[Any]:
         """Send what was added and return `results`.
 
-        Raises `ConnectionFailed` or `FateUnknown` where not even one was answered.
+        Raises `ConnectionFailed` or `FateUnknown` if none was answered.
         """
         added, calls = self._taken()
         try:

@@ -1,7 +1,7 @@
-"""What the client's methods return: plain frozen data, made of the service's replies.
+"""What the client's methods return: frozen dataclasses, made from the service's replies.
 
-The fields are named and typed as those of the replies; `commands` fills them in. A password is
-never part of a repr, so that none gets into a log by accident. Times are in UTC.
+The fields have the names and types of the replies' fields; `commands` fills them in. No repr shows
+a password, so that none gets into a log by accident. Times are in UTC.
 """
 
 from dataclasses import dataclass, field
@@ -23,10 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a password was saved; both are None for one that was saved without a user's name.
-
-    Who has no token is not told the `version`: it would say whether the name was there before.
-    """
+    """Where a password was saved; both are None for one that was saved without a user's name."""
 
     username: str | None = None
     version: int | None = None
@@ -44,7 +41,7 @@ class Password:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the users; `after` is what to ask the next page with, None at the end."""
+    """Some of the users; pass `after` to `list_users` for the next page. None: the last page."""
 
     users: list[User]
     after: str | None
@@ -52,7 +49,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A new random password, and where it was saved if it was; see `Saved`."""
+    """A new random password, and where it was saved, if so; see `Saved`."""
 
     password: str = field(repr=False)
     username: str | None = None
@@ -61,7 +58,7 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """How strong a password is, from 0 to 4, and what is weak about it, in words."""
+    """How strong a password is, from 0 (weak) to 4, and in words what makes it weak."""
 
     strength: int
     warning: str
@@ -70,9 +67,10 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the service is doing; `parts` says which version each of its parts has.
+    """The state of the service; `parts` has the version of each of its parts.
 
-    While nothing can be saved, `write_error` says why and `write_error_since` since when (UTC).
+    While nothing can be saved, `write_error` says why, and `write_error_since` since when (UTC).
+    `token_expires` says until when the client's own token is valid, if it expires.
     """
 
     number_of_users: int
@@ -81,3 +79,4 @@ class Status:
     parts: dict[str, str]
     write_error: str | None = None
     write_error_since: datetime | None = None
+    token_expires: datetime | None = None

@@ -1,19 +1,23 @@
-"""What becomes of calls between the first try and the result, without any input or output.
+"""What is sent again, and when: calls from the first attempt to their results, without I/O.
 
-A `RetriedCalls` says which bytes to send, is told what arrived or how that failed, and decides
-what is sent again, after which pause, and what the caller is told in the end. The clients drive it:
+A `RetriedCalls` returns the bytes to send, is given what arrived or the error, and decides what is
+sent again, after which pause, and which results and errors the caller gets. The clients drive it:
 
     while exchange.unfinished:
-        try:                             # a connection, before `exchange.deadline`; on it
+        try:
+            connect()                    # before `exchange.deadline`
             send(exchange.request())
             while exchange.awaiting:
                 exchange.take(receive())
         except (ConnectionFailed, Denied) as error:
             sleep(exchange.failed(error))
 
-The rules: what changes nothing, or carries a request id, is sent again; what may not be is never
-sent again once a byte of it may have arrived; nothing is sent again behind the back of a call that
-came after it; and nothing at all to a service that is none, or that does not let the client in.
+The rules:
+
+- A call that changes nothing, or has a request id, is sent again.
+- Any other call is never sent again once a byte of it may have arrived.
+- A call is not sent again by itself after later calls of its pipeline were sent.
+- Nothing is sent again to a server that is not this service, or does not accept the client.
 """
 
 import random
@@ -38,20 +42,20 @@ from pwserver.errors import (
 from pwserver.wire.messages import Reply
 
 WINDOW = 256
-"""Requests of a pipeline sent before their replies are read: enough to keep the service busy."""
+"""Requests of a pipeline that are sent before their replies are read: enough to keep it busy."""
 
 PAUSE_S = 0.05
 PAUSE_S_MAX = 1.0
-"""The pause before something is sent again: doubled with every attempt, up to the greatest, and
+"""The pause before something is sent again. It doubles with every attempt up to the maximum, and is
 shortened at random by up to a half, so that many clients do not all come back at once."""
 
 Failure = ConnectionFailed | Denied
-"""Why an attempt came to nothing. `Denied` is said before anything is asked, of the token."""
+"""Why an attempt failed. `Denied` is about the token, before any request was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a client may use. Raises `ConfigError` for limits that make no sense."""
+    """How much a client may use. Raises `ConfigError` for limits out of range."""
 
     timeout_s: float
     connections_max: int
@@ -69,10 +73,10 @@ class Limits:
 
 
 class RetriedCalls(RoundTrip):
-    """Some calls, and how far they have come. Not used again after it is finished.
+    """Calls, and how far they have come. It is not used again after it is finished.
 
-    `awaiting` is whether requests may have arrived whose replies are to come on this connection,
-    and `deadline` that of the window.
+    `awaiting` is True while replies are to come on this connection. `deadline` is that of the
+    window.
     """
 
     def __init__(self, calls: Sequence[Call[Any]], limits: Limits) -> None:
@@ -80,10 +84,10 @@ class RetriedCalls(RoundTrip):
         self._calls = calls
         self._limits = limits
         self._results: list[Any] = [None] * len(calls)
-        self._window: deque[int] = deque()  # the places of those being asked, without a result
+        self._window: deque[int] = deque()  # the places of the calls that await a reply
         self._next = 0  # the place at which the next window begins
-        self._attempts = 0  # that failed in this window
-        self._open: set[int] = set()  # places of those whose answer to an earlier attempt was lost
+        self._attempts = 0  # failed attempts of this window
+        self._open: set[int] = set()  # the places of the calls of which a reply was lost
         self._answered = False
         self._replies = Replies()
         self._begin_window()
@@ -102,7 +106,7 @@ class RetriedCalls(RoundTrip):
     def take(self, data: bytes) -> None:
         """Take what arrived; nothing means that the service closed the connection.
 
-        Raises `ConnectionFailed` where the connection must not be used any more.
+        Raises `ConnectionFailed` if the connection must not be used any more.
         """
         for reply in self._replies.take(data):
             if not self._window:
@@ -115,7 +119,7 @@ class RetriedCalls(RoundTrip):
             self._begin_window()
 
     def failed(self, error: Failure) -> float:
-        """Take note that an attempt failed; return the seconds to wait before the next."""
+        """Record that an attempt failed; return the seconds to wait before the next one."""
         if self.awaiting and not isinstance(error, TlsFailed):
             self._open.update(self._window)
         self.awaiting = False
@@ -136,7 +140,7 @@ class RetriedCalls(RoundTrip):
         return pause_s if self._window else 0.0
 
     def results(self) -> list[Any]:
-        """Return a result or an error for each call; raise where not a single one was answered."""
+        """Return a result or an error for each call; raise if none was answered."""
         if self._calls and not self._answered:
             raise self._results[0]
         return self._results
@@ -149,11 +153,12 @@ class RetriedCalls(RoundTrip):
         self.deadline = time.monotonic() + self._limits.timeout_s
 
     def _result(self, place: int, reply: Reply) -> Any:
-        """Return the result of a call, or raise where it has to be asked again.
+        """Return the result of a call, or raise if it must be sent again.
 
-        "Unavailable!" leaves open what became of a change, as a lost connection does. So does "Not
-        saved!" after an earlier attempt was lost, which may be on its way to the disk yet; but not
-        where the version was another: the earlier attempt would save over no other either.
+        After "Unavailable!" a change may or may not have been made, as after a lost connection. The
+        same is true after "Not saved!" if the reply to an earlier attempt was lost, which may still
+        be on its way to the disk. It is not true of a `VersionConflict`: the earlier attempt would
+        not save over another version either.
         """
         call = self._calls[place]
         result = call.result(reply)
@@ -163,7 +168,7 @@ class RetriedCalls(RoundTrip):
         if not (is_open and call.fate):
             return result
         error = ConnectionFailed(str(result))
-        if call.repeatable and len(self._window) == 1:  # none was sent behind it
+        if call.repeatable and len(self._window) == 1:  # none was sent after it
             raise error
         return _fate_unknown(call, error)
 
@@ -171,12 +176,12 @@ class RetriedCalls(RoundTrip):
         return place not in self._open or self._calls[place].repeatable
 
     def _lost(self, place: int, error: Failure) -> Failure:
-        """Return what the caller is told of a call that was not answered."""
+        """Return the error for a call that was not answered."""
         call = self._calls[place]
         return _fate_unknown(call, error) if call.fate and place in self._open else error
 
     def _give_up(self, error: Failure) -> None:
-        """Leave everything that has no result without one."""
+        """End with an error for each call that has no result."""
         for place in [*self._window, *range(self._next, len(self._calls))]:
             self._results[place] = self._lost(place, error)
         self._window.clear()

@@ -1,9 +1,9 @@
-"""What is said over a connection at one go, without any input or output.
+"""A request and its replies on one connection, without input or output.
 
-A `RoundTrip` says which bytes to send, and is told what arrived until it awaits no more; the
-connections of both clients drive it. The calls of an application are one, in `retry`. This file has
-what all have in common, and the one that comes before all others where there is a token: it says
-who asks.
+A `RoundTrip` returns the bytes to send, and is given what arrived until it is complete; the
+connections of both clients drive it. This file has what all round trips have in common, and the
+authentication, which comes first if there is a token. `retry` has an application's calls, and `tls`
+the handshake.
 """
 
 import time
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from pwserver.errors import ConnectionFailed, Denied, ProtocolViolation, TlsFailed, Unavailable
 from pwserver.secret import Secret
-from pwserver.wire import framing, messages
+from pwserver.wire import framing, messages, scram
 from pwserver.wire.messages import Reply
+from pwserver.wire.scram import ScramError
 
 REPLY_BYTES_MAX = 1024 * 1024
 """The longest reply that is accepted: four times the longest page of users there is."""
@@ -25,13 +26,13 @@ def seconds_until(deadline: float) -> float:
 
 
 class RoundTrip(ABC):
-    """Something to send, and what is to come for it before a deadline."""
+    """Something to send, and the replies that must come before a deadline."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        """When it must be over, by `time.monotonic`."""
+        """When it must be complete, by `time.monotonic`."""
         self.awaiting = False
-        """Whether bytes may have been sent for which others are to come."""
+        """Whether bytes may have been sent to which a reply is still to come."""
 
     @property
     def seconds_left(self) -> float:
@@ -46,21 +47,21 @@ class RoundTrip(ABC):
     def take(self, data: bytes) -> None:
         """Take what arrived; nothing means that the service closed the connection.
 
-        Raises an error where the connection must not be used any more.
+        Raises an error if the connection must not be used any more.
         """
 
 
 class Replies:
-    """What a connection brings, read as replies of the service."""
+    """Reads what arrives on a connection as replies of the service."""
 
     def __init__(self) -> None:
         self._reader = framing.reply_reader(REPLY_BYTES_MAX)
 
     def take(self, data: bytes) -> Iterator[Reply]:
-        """Return an iterator over the replies that are complete by now.
+        """Return an iterator over the replies that are complete now.
 
-        Raises `ConnectionFailed` at the end of the connection, at what is no reply, and at that
-        which a service with TLS has for who speaks none.
+        Raises `ConnectionFailed` at the end of the connection, for anything but a reply, and for
+        the reply of a service that expects TLS.
         """
         if not data:
             raise ConnectionFailed("the service closed the connection.")
@@ -72,43 +73,72 @@ class Replies:
             yield reply
 
     def check_end(self) -> None:
-        """Raise `ProtocolViolation` where something stands behind the last reply."""
+        """Raise `ProtocolViolation` if anything follows the last reply."""
         if self._reader.unsettled:
             raise ProtocolViolation("the service sent more than was asked for.")
 
 
-class Authentication(RoundTrip):
-    """The token, and whether the service accepts it.
+def authentication(
+    token: Secret[str], deadline: float, *, in_clear: bool
+) -> "Iterator[Authentication]":
+    """Yield the round trips that authenticate a connection; do each before the next is asked for.
 
-    Nothing is sent behind it before it is accepted: were it not, that would be done all the same,
-    as for somebody without a token, and in another book. Raises `Denied` where it is not.
+    If others can listen, or take the service's place, because the connection is `in_clear`, the
+    token is not sent: client and service prove to each other that they know it. Raises `Denied` if
+    the service does not accept the token, and `ProtocolViolation` if it does not know it itself.
+    """
+    if not in_clear:
+        yield Authentication(deadline, "Authenticated!", token=token.reveal())
+        return
+    client = scram.Client(scram.user_of(token.reveal()), token.reveal())
+    challenge = Authentication(deadline, "return_scram", scram=client.first())
+    yield challenge
+    try:
+        proof = Authentication(deadline, "Authenticated!", scram=client.final(challenge.answer))
+        yield proof
+        client.check(proof.answer)
+    except ScramError as error:
+        raise ProtocolViolation(
+            f"what answers there has not proved that it is the service of this token: {error}"
+        ) from None
+
+
+class Authentication(RoundTrip):
+    """An `authenticate` message and its reply.
+
+    No request is sent before the service has accepted the token. If it does not accept it, it would
+    still do such a request, as that of a guest and in another book.
     """
 
-    def __init__(self, token: Secret[str], deadline: float) -> None:
+    def __init__(self, deadline: float, expected: str, **shown: str) -> None:
         super().__init__(deadline)
-        self._token = token
+        self._expected = expected
+        self._shown = shown
         self._replies = Replies()
+        self.answer = ""
+        """The service's own part of a proof."""
 
     def request(self) -> bytes:
-        """Return the message that says who asks."""
+        """Return the message."""
         self.awaiting = True
-        return messages.encode("authenticate", token=self._token.reveal())
+        return messages.encode("authenticate", **self._shown)
 
     def take(self, data: bytes) -> None:
-        """Take what arrived of the reply."""
+        """Take a part of the reply."""
         for reply in self._replies.take(data):
             if not self.awaiting:
                 raise ProtocolViolation("the service sent more than was asked for.")
-            _check(reply)
+            _check(reply, self._expected)
+            self.answer = reply.scram or ""
             self.awaiting = False
         if not self.awaiting:
             self._replies.check_end()
 
 
-def _check(reply: Reply) -> None:
+def _check(reply: Reply, expected: str) -> None:
     if reply.message == Denied.message:
         raise Denied(reply.error or "The service does not accept the token.")
     if reply.message == Unavailable.message:
         raise ConnectionFailed(reply.error or f"The service answered: {reply.message}")
-    if reply.message != "Authenticated!":
+    if reply.message != expected:
         raise ProtocolViolation("the answer to the token is not one of this service.")

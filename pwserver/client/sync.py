@@ -8,9 +8,9 @@
 
     Client("pwservers://book.example", token_file="/etc/app/token")  # with TLS, as an application
 
-Needs nothing but the standard library and msgspec. What is sent is made in `commands`, what is sent
-again is decided in `retry`, and over what it is sent is the business of `connections`; `Client`
-puts them together. `AsyncClient` is its twin.
+It needs nothing but the standard library and msgspec. `commands` makes the requests, `retry`
+decides what is sent again, and `connections` has the connections; `Client` uses all three.
+`AsyncClient` is the same for asyncio.
 """
 
 import time
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def _does(make: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
-    """Return the method that does a command."""
+    """Return the method that runs a command."""
 
     def do(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         outcomes: list[T | PwserverError] = self._run([make(*args, **kwargs)])
@@ -42,31 +42,33 @@ def _does(make: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
 
 
 class Client(BaseClient):
-    """The service, as the threads of an application share it.
+    """A connection pool to the service for the threads of an application.
 
-    `url` says where it is: `pwserver://HOST:PORT`, `pwservers://` for TLS, or
-    `pwserver+unix:///PATH`; where it is not given, the variable `PWSERVER_URL` says it. An
-    application's token is read from `token_file`, or from the file that the variable
-    `PWSERVER_TOKEN_FILE` names; it may also stand before an `@` in the URL. With TLS the service's
-    certificate is checked, against the system's store or the authorities in `ca_file`, and the
-    client shows `client_cert`, of which `client_key` is the key, if it is asked to. All these
-    files (PEM) are read now, and what is wrong with them is a `ConfigError`.
+    `url` is the address of the service: `pwserver://HOST:PORT`, `pwservers://` for TLS, or
+    `pwserver+unix:///PATH`; the default is in the variable `PWSERVER_URL`. The client reads an
+    application's token from `token_file`, or from the file that the variable `PWSERVER_TOKEN_FILE`
+    names; the token may also stand before an `@` in the URL. With TLS the client checks the
+    service's certificate, with the system's authorities or those in `ca_file`. It shows
+    `client_cert`, whose key is `client_key`, if the service asks for a certificate. All these files
+    (PEM) are read when the client is made; a file that cannot be used is a `ConfigError`. So is a
+    token for another machine without TLS, unless `token_in_clear` allows it.
 
-    It keeps up to `connections_max` connections, made when needed; a thread waits while all are in
-    use. `timeout_s` bounds every call as a whole, and every window of 256 calls of a pipeline; but
-    how long the system takes to look up a host's name, before a connection is made, it decides
-    itself (resolv.conf(5)).
+    It opens up to `connections_max` connections when they are needed; a thread waits while all are
+    in use. `timeout_s` limits every call as a whole, and every window of 256 calls of a pipeline.
+    It does not limit the lookup of a host name before a connection is made: the system decides how
+    long that takes (resolv.conf(5)).
 
-    A call is tried up to `attempts_max` times where that can do no harm: reading changes nothing,
-    and the service knows by its request id a save that it has done already. So a lost connection or
-    a restart of the service goes unnoticed mostly. All methods may raise:
+    A call is tried up to `attempts_max` times if that is safe: reading changes nothing, and the
+    service recognises by its request id a save that it has done already. So an application seldom
+    notices a lost connection or a restart of the service. All methods may raise:
 
-    - `Refused`: the service answered no. Its kinds are in `pwserver.errors`; `NotSaved` means that
-      nothing was saved, `InvalidMessage` that it never can be, `Denied` that the token is not
-      accepted, or that its application may not do this.
-    - `ConnectionFailed`: there was no answer; nothing was changed. `TlsFailed`, a kind of it: nor
-      will there be one before a certificate or the URL is put right.
-    - `FateUnknown`, a kind of it: nor can anybody tell whether what was asked has been done.
+    - `Refused`: the service answered no. Its subclasses are in `pwserver.errors`; `NotSaved` means
+      that nothing was saved, `InvalidMessage` that this request never can succeed, `Denied` that
+      the token is not accepted, or that its application may not do this.
+    - `ConnectionFailed`: there was no answer, and nothing was changed. Its subclass `TlsFailed`
+      needs another certificate or URL before there can be one.
+    - `FateUnknown`, a subclass of `ConnectionFailed`: there was no answer, and the change may or
+      may not have been made.
     """
 
     def _begin(self) -> None:
@@ -93,7 +95,7 @@ class Client(BaseClient):
     status = _does(commands.status)
 
     def users(self, *, prefix: str = "", label: str | None = None) -> Iterator[User]:
-        """Return an iterator over all such users in the order of their names, got page by page."""
+        """Return an iterator over all such users in the order of their names, page by page."""
         after: str | None = ""
         while after is not None:
             page = self.list_users(after=after, prefix=prefix, label=label)
@@ -109,7 +111,7 @@ class Client(BaseClient):
         self._pool.close()
 
     def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """Return a result or an error for each call; raise where none was answered."""
+        """Return a result or an error for each call; raise if none was answered."""
         exchange = RetriedCalls(calls, self._limits)
         while exchange.unfinished:
             try:

@@ -1,8 +1,8 @@
-"""TLS as the clients speak it: version 1.3, and only with a service that proves who it is.
+"""TLS of the clients: version 1.3, and only with a service whose certificate is trusted.
 
-Without any input or output: a `Session` makes bytes of bytes, so that both clients treat their
-connections as they do in the clear, and a child that a fork has made can drop its copy of one
-without a word to the service. Imported only where a URL asks for TLS, because `ssl` takes time.
+It does no input or output: a `Session` turns bytes into bytes. So both clients treat a connection
+with TLS as one without, and a child process can drop its copy of a connection after a fork without
+sending anything. It is imported only if a URL asks for TLS, because `ssl` takes time to load.
 
 No close_notify is sent: every request ends with a newline, so nobody can cut one short unnoticed.
 """
@@ -18,10 +18,10 @@ from pwserver.errors import ConfigError, ConnectionFailed, TlsFailed
 _READ_BYTES = 64 * 1024
 
 _FILE_BYTES_MAX = 4 * 1024 * 1024
-"""More than the certificates of every authority in the world take."""
+"""More than the certificates of all public authorities take."""
 
 _RECORDS = (0x15, 0x16)
-"""What TLS may begin with on the service's side: an alert or a handshake."""
+"""The record types with which a TLS service may begin: an alert or a handshake."""
 
 _NOT_TRUSTED = {  # by the numbers that OpenSSL has for what it finds (X509_V_ERR)
     9: "its certificate is not valid yet; compare the clocks",
@@ -34,11 +34,11 @@ _NOT_TRUSTED = {  # by the numbers that OpenSSL has for what it finds (X509_V_ER
 def client_context(
     ca_file: str | None = None, client_cert: str | None = None, client_key: str | None = None
 ) -> ssl.SSLContext:
-    """Return what a client trusts and who it is; without a `ca_file` the system's store is used.
+    """Return the context of a client; without a `ca_file` it trusts the system's authorities.
 
     Raises `ConfigError` for files (PEM) that cannot be used. They are not read again later.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificates and hosts
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and hosts
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if ca_file is None:
         context.load_default_certs()
@@ -73,32 +73,32 @@ def _load(load: Callable[[], None], problem: str) -> None:
 
 
 class Session:
-    """One connection's TLS: what to send for what is said, and what is said by what arrives."""
+    """The TLS of one connection: it encrypts what is sent, and decrypts what arrives."""
 
     def __init__(self, context: ssl.SSLContext, url: ServiceUrl) -> None:
         self._url = url
         self._arrived = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
-        # No certificate names the zone of an address, or has the dot that ends a full name.
+        # Certificates have neither the zone of an address nor the final dot of a full name.
         host = url.host.partition("%")[0].removesuffix(".")
         self._tls = context.wrap_bio(self._arrived, self._to_send, server_hostname=host)
-        self._began = False  # the service has said something
-        self._answered = False  # the service has said something behind the handshake
+        self._began = False  # the service has sent something
+        self._answered = False  # the service has sent something after the handshake
         self.is_ready = False
-        """Whether the handshake is done, as far as that can be seen from here."""
+        """Whether the handshake is done on this side."""
         self._advance()
 
     def handshake(self, deadline: float) -> RoundTrip:
-        """Return what has to be said, again and again until `is_ready`, before anything else."""
+        """Return a part of the handshake; it is to be repeated until `is_ready`."""
         return _Handshake(self, deadline)
 
     def encrypt(self, data: bytes) -> bytes:
-        """Return what to send so that the service reads `data`."""
+        """Return the records in which the service reads `data`."""
         self._tls.write(data)
         return self.unsent()
 
     def decrypt(self, data: bytes) -> bytes | None:
-        """Return what the service said; None while that is not complete, nothing at the end."""
+        """Return what the service sent: None while a record is incomplete, b"" at the end."""
         if data:
             self._arrived.write(data)
         else:
@@ -110,7 +110,7 @@ class Session:
         except ssl.SSLWantReadError:
             if not parts:
                 return None
-        except ssl.SSLEOFError:  # without a close_notify: no reply is cut short unnoticed, either
+        except ssl.SSLEOFError:  # no close_notify: replies end with a newline, too
             pass
         except ssl.SSLError as error:
             refusal = None if self._answered else self._refusal(error)
@@ -123,13 +123,13 @@ class Session:
     def unsent(self) -> bytes:
         """Return what is to be sent of the handshake.
 
-        The last part stays for the first request to take along. So a service that refuses the
-        client's certificate, which is seen only afterwards, has had one packet of it.
+        The last part is sent together with the first request. So a service that refuses the
+        client's certificate, which the client sees only after that, has had a single packet.
         """
         return self._to_send.read()
 
     def shake_hands(self, data: bytes) -> bool:
-        """Take the service's part of the handshake; return whether this side has the next word."""
+        """Take the service's part of the handshake; return whether this side sends next."""
         if not data:
             raise ConnectionFailed(
                 f"{self._url} cannot be reached: it closed the connection in the TLS handshake."
@@ -153,7 +153,7 @@ class Session:
             ) from None
 
     def _refusal(self, error: ssl.SSLError) -> TlsFailed | None:
-        """Return the error where one side does not accept the other; None for anything else."""
+        """Return the error if one side does not accept the other; None for anything else."""
         reason = error.reason or ""
         if isinstance(error, ssl.SSLCertVerificationError):
             doubt = f"its certificate comes from no trusted authority ({error.verify_message})"
@@ -170,23 +170,23 @@ class Session:
 
 
 class _Handshake(RoundTrip):
-    """What both sides say until they have agreed on keys."""
+    """One exchange of the handshake."""
 
     def __init__(self, session: Session, deadline: float) -> None:
         super().__init__(deadline)
         self._session = session
 
     def request(self) -> bytes:
-        """Return this side's next part: mostly there is but one."""
+        """Return this side's next part; usually there is only one."""
         self.awaiting = True
         return self._session.unsent()
 
     def take(self, data: bytes) -> None:
-        """Take what arrived of the service's."""
+        """Take what arrived of the service's part."""
         self.awaiting = not self._session.shake_hands(data)
 
 
 def _words(error: ssl.SSLError) -> str:
-    """Return what OpenSSL says of an error, or the service in an alert, and nothing else."""
+    """Return OpenSSL's reason for an error, or the name of the service's alert."""
     reason = error.reason or "no reason was given"
     return reason.rpartition("ALERT_")[2].replace("_", " ").lower()

@@ -4,10 +4,11 @@
     pwservers://[TOKEN@]HOST[:PORT]        over TCP, with TLS
     pwserver+unix://[TOKEN@]/PATH          over a Unix socket; the path is taken as it stands
 
-Used by the clients. It knows how a URL is written, and neither connects nor resolves names. Its
-errors never repeat the URL, which people may have put a secret into.
+The clients use it. It knows how a URL is written, and neither connects nor resolves names. Its
+errors never repeat the URL, because it may have a secret in it.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -33,6 +34,21 @@ class ServiceUrl:
     path: str = ""
     tls: bool = False
     token: Secret[str] | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between the client and the service can read along.
+
+        That is so with TLS, and on this machine: over a Unix socket, or at a loopback address.
+        `localhost` is one (RFC 6761, 6.3); other names are not looked up.
+        """
+        if self.tls or self.path or self.host.lower().rstrip(".") == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     def __str__(self) -> str:
         return self.path or f"{host_in_url(self.host)}:{self.port}"

@@ -2,8 +2,9 @@
 
 A process of its own, which runs when no other wants the processor (SCHED_IDLE): a console that is
 slow, blocked or closed holds up nobody, and a million users are listed without slowing a reply. It
-reads a page of users, prints it, and forgets it. Requests that come while a listing is being
-printed share the next one. What it is to print comes from a function: it knows of no database.
+reads a page of users, prints it, and forgets it. After a listing it rests ten times as long as the
+listing took, and a second at least, so that nobody can fill a log with listings: requests that come
+meanwhile share the next one. What it is to print comes from a function: it knows of no database.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +22,12 @@ from pwserver.text import visible
 
 _LAST_PAGE_S = 0.5
 """How long a stop waits for the page that is being printed."""
+
+_RESTS = 10
+"""How many times as long as a listing took the console rests after it."""
+
+_REST_S_MIN = 1.0
+"""How long it rests at least: the audit record has a record of each listing of a small book too."""
 
 Line = tuple[int, str, str]  # id, username, time saved
 
@@ -58,6 +66,7 @@ def _print_listings(
         if select.select([bell], [], [], 0)[0]:
             bell.recv(4096)
         scoreboard.listing_wanted = False  # before it begins: who asks from now on gets another
+        began_s = time.monotonic()
         try:
             for page in start.pages():
                 with printing:
@@ -65,6 +74,12 @@ def _print_listings(
                     sys.stdout.flush()
         except (OSError, ValueError):  # standard output was closed: there is nobody to print for
             return
+        time.sleep(rest_s(time.monotonic() - began_s))
+
+
+def rest_s(took_s: float) -> float:
+    """Return how many seconds the console rests after a listing that took so many."""
+    return max(_REST_S_MIN, _RESTS * took_s)
 
 
 def line(user_id: int, username: str, saved: str) -> str:

@@ -15,6 +15,7 @@ import signal
 from pathlib import Path
 from typing import Self
 
+from pwserver import lock_file, trust
 from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut, StoreError
 
 _BYTES_MAX = 64
@@ -50,30 +51,29 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         """Remove the file while it is locked, so that nobody else has locked it."""
-        with contextlib.suppress(OSError):  # where it is gone, the lock ends with the descriptor
-            os.unlink(self._path)
-        os.close(self._descriptor)
+        lock_file.unlock(self._descriptor, self._path)
 
     def _locked(self, database: Path) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        while True:
-            try:
-                descriptor = os.open(self._path, flags, 0o600)
-            except OSError as error:
-                raise DatabaseRefused(_reason(self._path, error)) from None
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
-                    return descriptor
-            except FileNotFoundError:
-                pass  # who had it has just ended: this file is not at the path any more
-            except OSError as error:
-                number, _ = _holder(descriptor)
-                os.close(descriptor)
-                if error.errno != errno.EWOULDBLOCK:
-                    raise DatabaseRefused(_reason(self._path, error)) from None
-                who = f", process {number}" if number else ""
-                raise DatabaseRefused(f"{database} is in use by another pwserver{who}.") from None
+        try:
+            return lock_file.lock(self._path, os.geteuid())
+        except lock_file.Untrusted as reason:
+            raise DatabaseRefused(f"{self._path} {reason}") from None
+        except BlockingIOError:
+            number = self._other()
+            who = f", process {number}" if number else ""
+            raise DatabaseRefused(f"{database} is in use by another pwserver{who}.") from None
+        except OSError as error:
+            raise DatabaseRefused(_reason(self._path, error)) from None
+
+    def _other(self) -> int:
+        """Return the process id of the one that has the lock; 0 if it has just ended."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return 0
+        try:
+            return _holder(descriptor)[0]
+        finally:
             os.close(descriptor)
 
 
@@ -90,6 +90,7 @@ def stop(database: Path, timeout_s: float) -> int:
     except OSError as error:
         raise StoreError(_reason(lock_path(database), error)) from None
     try:
+        _check_trust(descriptor, database)
         number, namespace = _holder(descriptor)
         process = os.pidfd_open(number) if number and namespace == _namespace() else -1
         if not _is_locked(descriptor):  # looked at last: so the process had it when it was opened
@@ -116,6 +117,16 @@ def stop(database: Path, timeout_s: float) -> int:
     finally:
         os.close(process)
     return number
+
+
+def _check_trust(descriptor: int, database: Path) -> None:
+    """Raise `StoreError` if another user than the database's may say which process to stop."""
+    path, user = lock_path(database), os.geteuid()
+    if user == trust.ROOT:
+        with contextlib.suppress(OSError):
+            user = os.stat(database).st_uid
+    if reason := trust.distrust(os.fstat(descriptor), path, user, private=True):
+        raise StoreError(f"{path} {reason}")
 
 
 def _holder(descriptor: int) -> tuple[int, int]:

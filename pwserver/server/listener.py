@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
 from pwserver.limits import HANDOVERS_MAX
@@ -154,7 +155,7 @@ class Listener:
         at once.
         """
         places = {worker: self._room(worker) for worker in self._handed}
-        batches: dict[Child, list[socket.socket]] = {worker: [] for worker in self._handed}
+        batches: dict[Child, list[Accepted]] = {worker: [] for worker in self._handed}
         slow, busy = self._commits_are_slow(), self._scoreboard.writer_load >= BUSY_PERCENT
         self.stuck = False
         waiting = deque(self._sockets)
@@ -165,7 +166,7 @@ class Listener:
             client = self._accept_from(waiting)
             if client is None:
                 break
-            tls = self._tls and client.family != socket.AF_UNIX
+            tls = self._tls and client.socket.family != socket.AF_UNIX
             assert self.writing is not None
             worker = chosen(places, self.writing, slow=slow, busy=busy, tls=tls)
             assert worker is not None
@@ -173,7 +174,9 @@ class Listener:
             places[worker] -= 1
         for worker, clients in batches.items():
             if clients:
-                worker.post(self._message + bytes([len(clients)]), clients)
+                addresses = "\n".join([client.address for client in clients]).encode()
+                announced = self._message + bytes([len(clients)]) + addresses
+                worker.post(announced, [client.socket for client in clients])
                 self._handed[worker] += len(clients)
         return sum(map(len, batches.values()))
 
@@ -184,14 +187,14 @@ class Listener:
         since_us = self._scoreboard.commit_since_us
         return since_us > 0 and time.monotonic_ns() // 1000 - since_us >= SLOW_COMMIT_US
 
-    def _accept_from(self, waiting: deque[socket.socket]) -> socket.socket | None:
+    def _accept_from(self, waiting: deque[socket.socket]) -> Accepted | None:
         """Accept a client. The sockets take turns; those without waiting clients are removed.
 
         The order of turns outlasts this call, because there may be room for one client only.
         """
         while waiting:
             try:
-                client, _ = waiting[0].accept()
+                accepted, address = waiting[0].accept()
             except BlockingIOError:
                 waiting.popleft()
             except OSError as error:
@@ -206,5 +209,5 @@ class Listener:
                 waiting.rotate(-1)
                 self._sockets.remove(waiting[-1])
                 self._sockets.append(waiting[-1])
-                return client
+                return Accepted(accepted, shown_address(address))
         return None

@@ -117,11 +117,11 @@ def _check_exposure(settings: Settings, address: str) -> None:
         return
     where = f"{host_in_url(settings.host)}:{settings.port}"
     if settings.insecure:
-        log.warning(
-            "insecure: everybody who reaches %s can save and count without a token%s",
-            where,
-            "" if settings.tls_cert else ", and read what others send there, passwords included",
-        )
+        may = ["save and count without a token"] if settings.guests == "all" else []
+        if not settings.tls_cert:
+            may.append("read what others send there, passwords included")
+        if may:
+            log.warning("insecure: everybody who reaches %s can %s", where, ", and ".join(may))
     elif not settings.tls_cert:
         raise ConfigError(
             f"other machines can reach {where}: give --tls-cert and --tls-key, or --insecure if "

@@ -28,6 +28,7 @@ from pwserver.config import Settings
 from pwserver.errors import ConfigError, ExitCode, KeyRefused, ServiceFailed
 from pwserver.ipc import Scoreboard, control_channel, frame_channel, receive_control
 from pwserver.limits import LISTING_PAGE, TICK_S
+from pwserver.protection import lock_memory, protect_memory
 from pwserver.server import console
 from pwserver.server.children import FAILED_STARTS_MAX, Child, Pool, reap
 from pwserver.server.instance import Instance
@@ -37,7 +38,7 @@ from pwserver.server.sockets import open_all
 from pwserver.server.terminal import Terminal
 from workers import checker, process, worker
 from workers.admin import setup
-from workers.auth import throttle
+from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
 from workers.storage import reading
@@ -78,7 +79,12 @@ def serve(settings: Settings) -> ExitCode:
     terminal = Terminal()
     loop = Loop()
     loop.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    process.protect_memory()
+    protect_memory()
+    if not lock_memory() and settings.require_locked_memory:
+        raise ConfigError(
+            "require_locked_memory is set, and the limit does not allow it. Run `ulimit -l "
+            "unlimited` as root before, or set LimitMEMLOCK=infinity in the systemd unit."
+        )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
     scoreboard = Scoreboard(settings.workers + 2)
@@ -90,7 +96,7 @@ def serve(settings: Settings) -> ExitCode:
         listening = open_all(settings)  # before the store: if this fails, no file was made
         for each in listening:
             opened.callback(each.close)
-        keyring, made = setup.prepare(settings)
+        keyring, made = setup.prepare(settings, to_serve=True)
         for sentence in made:
             log.info("%s", sentence)
         setproctitle.setproctitle("pwserver: listener")
@@ -149,6 +155,7 @@ class Supervisor:
         self._terminal = terminal
         self._writer_keys = keyring.check_values  # as the worker that writes was given them
         self._guess_table = throttle.GuessTable(settings.workers)
+        self._usage_table = usage.UsageTable(settings.workers)
         self._serials = itertools.count(1)
         self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._bell[1].setblocking(False)
@@ -191,6 +198,7 @@ class Supervisor:
                 keyring,
                 self._tls,
                 self._guess_table,
+                self._usage_table,
             )
             return self._bell[1], self._scoreboard, start
 
@@ -199,6 +207,7 @@ class Supervisor:
     def _make_console(self, number: int) -> list[Child]:
         """Return the console, or nothing if the settings exclude listings."""
         if self._settings.list_users in ("none", "0"):
+            self._scoreboard.listing_wanted = True  # so that no worker asks for one
             return []
         pages = functools.partial(pages_of_lines, self._settings)
         start = console.ConsoleStart(process.become_child, pages)

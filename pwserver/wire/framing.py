@@ -7,8 +7,9 @@ messages that are complete. The rules of framing:
   newline always ends a message, so text that is cut short can never swallow the next one.
 - Text that is not JSON is answered once; reading resumes after the next newline.
 - A JSON object that is not a valid request is answered; reading goes on after it.
-- A line of HTTP breaks the stream: any web page can have a browser send one to a service on the
-  same machine, followed by any lines the page likes.
+- Text that is no object breaks the stream if nothing came before it, or if it looks like HTTP: any
+  web page can have a browser send a request to a service on the same machine, and what the page
+  likes is in it. What speaks another protocol is not read on for a message either.
 - A message over the size limit breaks the stream: nothing after it can be trusted.
 
 How the bytes were split into packets never changes the messages that come out.
@@ -37,7 +38,8 @@ _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _OUTSIDE_STRING = re.compile(rb'["{}[\]\n]')
 _INSIDE_STRING = re.compile(rb'["\\\n]')
 _NOT_COMPLETE = "The text is not a complete JSON object; a newline ends a message."
-_OF_HTTP = b" HTTP/"  # what follows the method and the path, and stands in no other text that comes
+_LIKE_HTTP = re.compile(rb"[A-Z]+ |[A-Za-z][A-Za-z0-9-]*:")  # a method, or the name of a header
+_LIKE_HTTP_BYTES = 64  # more than any method or usual header has
 _BAD_NESTING = Bad("The message is nested too deeply.")
 
 # What the search for the end of an object may find; cut short: its line ended before it did.
@@ -94,16 +96,18 @@ class Reader(Generic[_Message]):
     """Turns the bytes of one connection into messages of one type (a Struct or a union of them).
 
     `message_size_max` is in bytes. `broken` becomes true when there is no telling where the next
-    message starts; whatever follows is ignored.
+    message starts; whatever follows is ignored. Set `begun` where other messages of the connection
+    were read elsewhere.
     """
 
     __slots__ = (
         "_buffer",
         "_decoder",
+        "_line",
         "_scan",
         "_size_max",
         "_skipped",
-        "_tail",
+        "begun",
         "broken",
         "skipping",
         "unsettled",
@@ -116,7 +120,8 @@ class Reader(Generic[_Message]):
         self._scan = _Scan()  # how far its end has been searched for
         self.skipping = False  # bad text was answered: looking for the newline after it
         self._skipped = 0
-        self._tail: bytes | None = None  # end of skipped text that is no object, searched for HTTP
+        self._line: bytes | None = None  # how skipped text that is no object begins
+        self.begun = False  # an object has begun: the other side speaks this protocol
         self.broken = False
         self.unsettled = False  # waiting for the rest of a message or of bad text; or broken
 
@@ -125,6 +130,7 @@ class Reader(Generic[_Message]):
         if not self.unsettled:
             whole = decode_whole(self._decoder, data, self._size_max)
             if whole is not None:
+                self.begun = True
                 return [*whole]
         messages = self._feed_unusual(data)
         self.unsettled = bool(self._buffer) or self.skipping or self.broken
@@ -140,13 +146,14 @@ class Reader(Generic[_Message]):
         if whole is None:
             return self._read_slowly(data)
         self._forget()
+        self.begun = True
         return [*whole, *self._read_slowly(data[end:])]
 
     def end(self) -> list[_Message | Bad]:
         """Take note that nothing more will come and return what that makes of the last bytes."""
         cut_short = bool(self._buffer) and not self.broken
         self._buffer = b""
-        self.skipping, self._tail = False, None
+        self.skipping, self._line = False, None
         self.unsettled = self.broken
         return [Bad("The message is cut short.")] if cut_short else []
 
@@ -164,8 +171,12 @@ class Reader(Generic[_Message]):
             at = blank_until.start()
             if data[at] != ord("{"):
                 messages.append(Bad("The text is not a JSON object."))
-                self.skipping, self._tail = True, b""
+                if self.begun:
+                    self.skipping, self._line = True, b""
+                else:
+                    self.broken = True
                 continue
+            self.begun = True
             found, end = self._end_of_object(data, at)
             if end - at > self._size_max:
                 self.broken = True
@@ -187,14 +198,13 @@ class Reader(Generic[_Message]):
         end = len(data) if newline < 0 else newline + 1
         self._skipped += end - at
         self.broken = self._skipped > self._size_max
-        if self._tail is not None:
-            text = self._tail + data[at:end]
-            self.broken |= _OF_HTTP in text
-            self._tail = text[1 - len(_OF_HTTP) :]
+        if self._line is not None:
+            self._line += data[at : min(end, at + _LIKE_HTTP_BYTES - len(self._line))]
+            self.broken |= _LIKE_HTTP.match(self._line) is not None
         if newline >= 0:
             self.skipping, self._skipped = False, 0
         if newline >= 0 or self.broken:
-            self._tail = None
+            self._line = None
         return end
 
     def _end_of_object(self, data: bytes, at: int) -> tuple[int, int]:

@@ -26,6 +26,7 @@ GENERATED_LENGTH_MIN = 4  # a PIN
 GENERATED_LENGTH_MAX = 256
 ALPHABET_LENGTH_MAX = 256  # characters
 TOKEN_LENGTH_MAX = 256  # characters; a token has 52
+SCRAM_LENGTH_MAX = 1024  # characters of a message of SCRAM-SHA-256
 VERSION_MAX = 2**53 - 1  # the greatest whole number that every JSON library keeps
 
 IdValue = int | Annotated[str, Meta(max_length=ID_LENGTH_MAX)]
@@ -41,6 +42,7 @@ GeneratedLength = Annotated[int, Meta(ge=GENERATED_LENGTH_MIN, le=GENERATED_LENG
 Alphabet = Annotated[str, Meta(min_length=2, max_length=ALPHABET_LENGTH_MAX)]
 PageLimit = Annotated[int, Meta(ge=1, le=PAGE_USERS_MAX)]
 Token = Annotated[str, Meta(min_length=1, max_length=TOKEN_LENGTH_MAX)]
+Scram = Annotated[str, Meta(min_length=1, max_length=SCRAM_LENGTH_MAX)]
 
 Right = Literal["save", "count", "get", "verify", "list", "delete"]
 """What an application may be allowed to do."""
@@ -90,6 +92,16 @@ class SavePassword(Message, tag="save_password", frozen=True):
             and self.labels is UNSET
             and self.if_version is UNSET
             and self.request_id is UNSET
+        )
+
+    @property
+    def once(self) -> bool:
+        """Whether this is the contract's save with a `request_id`, and nothing else."""
+        return (
+            self.username is UNSET
+            and self.labels is UNSET
+            and self.if_version is UNSET
+            and self.request_id is not UNSET
         )
 
 
@@ -176,9 +188,13 @@ class CheckPassword(Message, tag="check_password", frozen=True):
 
 
 class Authenticate(Message, tag="authenticate", frozen=True):
-    """Say which application this is; what comes behind it on the connection is that one's."""
+    """Say which application this is; what follows on the connection is done as that one's.
 
-    token: Token
+    With `scram` in place of the token, the client proves in two messages that it has the token.
+    """
+
+    token: Token | UnsetType = UNSET
+    scram: Scram | UnsetType = UNSET
     id: Id = UNSET
 
 
@@ -260,6 +276,8 @@ class Reply(Discreet, frozen=True):
     parts: dict[str, str] | None = None
     write_error: str | None = None
     write_error_since: datetime | None = None
+    token_expires: datetime | None = None
+    scram: str | None = None
     error: str | None = None
     id: int | str | None = None
 

@@ -9,17 +9,10 @@ import pytest
 from benchmarks.client.wire import BenchmarkFailed, Point, Size
 from benchmarks.compare import SECTIONS
 from benchmarks.comparison.aims import MILLION, held
-from benchmarks.comparison.alone import (
-    FIRST_REPLY,
-    IDLE_MEMORY,
-    PER_IDLE,
-    WITH_IDLE,
-    file_bytes,
-    memory_bytes,
-)
+from benchmarks.comparison.alone import FIRST_REPLY, IDLE_MEMORY, PER_IDLE, WITH_IDLE
 from benchmarks.comparison.bench import ANEW, DEEP, SIZES, USUAL
 from benchmarks.comparison.chapters import chapters
-from benchmarks.comparison.kept import DISTRIBUTION, REFERENCE, Figure, Kept, Measured, read
+from benchmarks.comparison.kept import REFERENCE, Figure, Kept, Measured, read
 from benchmarks.comparison.report import summary, write
 from benchmarks.limit import APPENDED, BATCHES, rows
 from benchmarks.results.campaign import PERCENTILES, Round
@@ -44,8 +37,7 @@ def measured(section: str, contender: str, point: Point, speed: float, users: in
         )
         for number in range(3)
     ]
-    spread = {percent: waited_ms / (1.5 - percent / 100) for percent in DISTRIBUTION}
-    return Measured(section, contender, users, point, 60.0, some, spread)
+    return Measured(section, contender, users, point, 60.0, some)
 
 
 def a_run(without: tuple[str, ...] = ()) -> Kept:
@@ -70,8 +62,8 @@ def a_run(without: tuple[str, ...] = ()) -> Kept:
     for users in LEVELS:
         for load in ("save", "count", "get")[: 3 if users else 2]:
             kept.measured.append(measured("growth", REFERENCE, Point(load, *USUAL), 50_000, users))
-        for name in (file_bytes(users), memory_bytes(users)):
-            kept.figures.append(Figure("growth", REFERENCE, name, "bytes", [users * 150.0]))
+        name = f"database with {users:,} users"
+        kept.figures.append(Figure("growth", REFERENCE, name, "bytes", [users * 150.0]))
     for number in (1, 2):
         kept.measured.append(
             measured("workers", f"{REFERENCE}, {number} workers", Point("save", *USUAL), 40_000)

@@ -25,7 +25,8 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | database removed, replaced or renamed | under saves and reads | storage/test_database_removed.py |
 | the key is missing, wrong, open, or goes | remove, swap, chmod | storage/test_keys_wrong.py |
 | too many connections | 64 open files, 500 clients; the limit | peers/test_crowds.py |
-| the limit of connections, reached by the silent | say nothing | peers/test_crowded_out.py |
+| the limit of connections, by the silent | say nothing, or ping | peers/test_crowded_out.py |
+| the limit of connections, by the gone | guesses and a reset | peers/test_crowded_out.py |
 | slow senders | a byte now and then | peers/test_slow_peers.py |
 | clients that never read | send and never receive | peers/test_slow_peers.py |
 | half-open peers | network namespaces, the cable pulled | peers/test_half_open.py |

@@ -16,7 +16,7 @@ from workers.auth.throttle import Limit
 from workers.book import history
 from workers.book.history import OlderVersion
 from workers.book.keyring import Keyring, MasterKey
-from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, Row, UserRow
+from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, ApplicationRow, Row, UserRow
 from workers.serving.awaited import Awaited
 from workers.storage.database import Store
 from workers.storage.writing import DONE, SAVE, nonce
@@ -71,6 +71,7 @@ class Saving(NamedTuple):
     older: bytes | None = None
     request_id: str | None = None
     fingerprint: int = 7
+    users_max: int = 0
 
 
 def row_of(store: Store, user_id: int) -> UserRow:
@@ -120,8 +121,13 @@ def save_three_versions(store: Store) -> None:
 
 def add_shop(store: Store) -> None:
     """Insert an application with number 7 and an invalid seal."""
-    columns = "7, 'shop', 7, 'get save', 1000, x'01', NULL, 0, x'05'"
-    store.connection.execute(f"INSERT INTO application VALUES ({columns})")
+    put_application(store, ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", seal=b"\x05"))
+
+
+def put_application(store: Store, row: ApplicationRow) -> None:
+    """Insert an application as it is, with the seal that it has."""
+    columns = ", ".join("?" * len(row))
+    store.connection.execute(f"INSERT INTO application VALUES ({columns})", row)
 
 
 def make_book(path: Path, rows: list[Row], schema_version: int = SCHEMA_VERSION) -> None:
@@ -175,9 +181,11 @@ def everything(store: Store) -> list[list[tuple[Any, ...]]]:
 class SomePeer(Peer):
     """A peer without a connection: an application with all rights in a book."""
 
-    def __init__(self, book: int) -> None:
+    def __init__(self, book: int, application: str | None) -> None:
         rights = frozenset((ANYBODY, KNOWN, *RIGHTS))
-        self.caller = Caller("tests", book, list(RIGHTS), rights)
+        self.caller = Caller(application, book, list(RIGHTS), rights)
+        self.wrong_tokens = 0
+        self.exchange = None
 
     @property
     def address(self) -> str:
@@ -189,8 +197,7 @@ class SomePeer(Peer):
         """No limit on wrong tokens."""
         return Limit([])
 
-    @property
-    def verifying(self) -> Limit:
+    def verifying(self, name: str) -> Limit:
         """No limit on wrong passwords."""
         return Limit([])
 
@@ -198,9 +205,12 @@ class SomePeer(Peer):
 class Client:
     """A waiter for replies, as a connection is."""
 
-    def __init__(self, book: int = COMMON_BOOK) -> None:
+    def __init__(self, book: int = COMMON_BOOK, application: str | None = "tests") -> None:
         self.awaited: deque[Awaited] = deque()
-        self.peer: Peer = SomePeer(book)
+        self.peer: Peer = SomePeer(book, application)
+
+    def end(self) -> None:
+        """Do nothing: there is no connection to close."""
 
     def settle(self) -> None:
         """Do nothing: the tests check the replies themselves."""

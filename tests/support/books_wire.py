@@ -101,7 +101,7 @@ def listing(**query: Any) -> Request:
 
 
 def saved(username: str, version: int) -> Request:
-    """Return the reply to a named save of an application; a guest's reply has no version."""
+    """Return the reply to a save under a name."""
     return {"message": "Password saved!", "username": username, "version": version}
 
 

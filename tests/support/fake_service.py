@@ -14,6 +14,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from pwserver.wire import scram
+
 Message = dict[str, Any]
 Behaviour = Callable[["Conversation"], None]
 
@@ -35,15 +37,33 @@ class Conversation:
         self.connection = connection
         self._service = service
         self._lines: BinaryIO = connection.makefile("rb")
+        self._proof: scram.Server | None = None
+
+    def line(self) -> bytes:
+        """Return the next line, or nothing at the end."""
+        return self._lines.readline()
 
     def read(self) -> Message | None:
         """Return the next request, or None at the end."""
-        line = self._lines.readline()
+        line = self.line()
         if not line:
             return None
         request: Message = json.loads(line)
+        if request.get("scram", "").startswith("n,,"):  # a client on TCP proves that it has a token
+            self._proof = scram.Server(request["scram"])
+            request = AUTHENTICATE
         self._service.requests.append(request)
         return request
+
+    def authenticate(self, reply: Message) -> None:
+        """Accept the token that was shown, or let the client prove that it has it."""
+        if self._proof is None:
+            self.say(reply)
+            return
+        challenge = self._proof.first(scram.Verifier.of(TOKEN))
+        self.say({"message": "return_scram", "scram": challenge})
+        if line := self.line():
+            self.say({**reply, "scram": self._proof.final(json.loads(line)["scram"])})
 
     def say(self, reply: Message | bytes) -> None:
         """Send a reply: bytes as they are, a message as JSON."""
@@ -139,7 +159,10 @@ def authenticate(behave: Behaviour, reply: Message | bytes = AUTHENTICATED) -> B
 
     def first(conversation: Conversation) -> None:
         if conversation.read() is not None:
-            conversation.say(reply)
+            if reply == AUTHENTICATED:
+                conversation.authenticate(AUTHENTICATED)
+            else:
+                conversation.say(reply)
             behave(conversation)
 
     return first

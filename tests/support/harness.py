@@ -162,6 +162,18 @@ class Peer:
         self.socket.close()
 
 
+def unix_peer(path: Path) -> Peer:
+    """Return a new connection over a Unix socket."""
+    connected = socket.socket(socket.AF_UNIX)
+    connected.settimeout(PATIENCE_S)
+    try:
+        connected.connect(str(path))
+    except OSError:
+        connected.close()
+        raise
+    return Peer.over(connected)
+
+
 class Service:
     """A running `pwserver serve`, in a session of its own that identifies its processes.
 

@@ -52,7 +52,7 @@ class Planner:
             commit_queue=commit_queue,
             name_queues=NameQueues(commit_queue, _TIMEOUT_S),
             reader=reader,
-            registry=Registry(reader, BOTH_KEYS.for_purpose("application")),
+            registry=Registry(reader, BOTH_KEYS, path.with_suffix(".revisions")),
             audit=AuditLog(*record, BOTH_KEYS.for_purpose("audit")),
             throttle=Throttle(table, 1),
             checks=Checks(_TIMEOUT_S),

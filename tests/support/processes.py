@@ -20,7 +20,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from pwserver.shared_memory import Code, SharedArray
+from pwserver.memory import Code, SharedArray
 
 _KEEPER = """
 import os, signal, sys

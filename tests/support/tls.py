@@ -51,7 +51,8 @@ class Authority:
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         builder = builder.add_extension(identifier, critical=False)
         self._certificate = builder.sign(self._key, hashes.SHA256())
-        self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+        self.pem = self._certificate.public_bytes(serialization.Encoding.PEM)
+        self.path.write_bytes(self.pem)
 
     def issue(
         self,
@@ -86,6 +87,17 @@ class Authority:
             )
         )
         return Issued(cert_path, key_path, certificate.serial_number)
+
+    def revocation_list(self, *revoked: Issued, days: float = 1) -> bytes:
+        """Return a list (PEM) of revoked certificates; with a negative `days` it has expired."""
+        now = datetime.datetime.now(datetime.UTC)
+        ends = now + datetime.timedelta(days=days)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(min(now, ends) - datetime.timedelta(days=1)).next_update(ends)
+        for issued in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(issued.serial)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _extensions(
         self, hosts: Sequence[str], key: ec.EllipticCurvePrivateKey

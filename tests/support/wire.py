@@ -18,6 +18,7 @@ from pwserver.wire.messages import (
     LABEL_LENGTH_MAX,
     PAGE_USERS_MAX,
     REQUESTS,
+    SCRAM_LENGTH_MAX,
     TOKEN_LENGTH_MAX,
     USERNAME_LENGTH_MAX,
     VERSION_MAX,
@@ -75,6 +76,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "length": st.integers(GENERATED_LENGTH_MIN, GENERATED_LENGTH_MAX),
     "alphabet": NO_NUL.map(lambda text: f"ab{text}"[:ALPHABET_LENGTH_MAX]),
     "token": SOME_TEXT.map(lambda text: text[:TOKEN_LENGTH_MAX]),
+    "scram": SOME_TEXT.map(lambda text: text[:SCRAM_LENGTH_MAX]),
     "id": IDS,
 }
 """A strategy for each field of any request; a missing field makes every test fail."""

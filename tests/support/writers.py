@@ -10,9 +10,9 @@ from workers.storage.writing import Operation
 from workers.writer import Writer
 
 
-def open_writer(path: Path, scoreboard: Scoreboard) -> Writer:
+def open_writer(path: Path, scoreboard: Scoreboard, reserve_bytes: int = 0) -> Writer:
     """Open a database as worker 1 does."""
-    return Writer(path, KEYRING.check_values, REQUESTS_KEPT_MS, scoreboard)
+    return Writer(path, KEYRING.check_values, REQUESTS_KEPT_MS, scoreboard, reserve_bytes)
 
 
 class AtWriter:

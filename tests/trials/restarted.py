@@ -60,6 +60,7 @@ class RestartedService:
             self._running = Service(
                 self.output,
                 *self.files,
+                *("--disk-reserve-mib", "0"),  # its disk may be smaller than the usual reserve
                 *self._options,
                 port=self.port,
                 stdin=subprocess.DEVNULL,

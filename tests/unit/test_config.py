@@ -25,6 +25,8 @@ FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
 SECONDS = (0.5, 86_400, 0.4999, 86_400.1)
 BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and what is beyond them
     "port": (0, 65_535, -1, 65_536),
+    "audit_bytes_max": (65_536, 2**40, 65_535, 2**40 + 1),  # or 0
+    "audit_files_kept": (0, 1_000_000, -1, 1_000_001),
     "workers": (1, 64, 0, 65),
     "message_bytes_max": (256, 16 * 1024 * 1024, 255, 16 * 1024 * 1024 + 1),
     "connections_max": (1, 1_000_000, 0, 1_000_001),
@@ -39,6 +41,8 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "save_timeout_s": SECONDS,
     "stop_timeout_s": SECONDS,
     "hang_timeout_s": SECONDS,
+    "disk_reserve_mib": (0, 1_000_000, -1, 1_000_001),
+    "guest_saves_per_s": (0, 1_000_000, -1, 1_000_001),
 }
 TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is not
     "host": (["127.0.0.1", "::", "localhost"], ["", "a\0b"]),
@@ -47,21 +51,24 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
         ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head"],
     ),
     "key_file": (["", "any.key"], ["a\0b", "user_data.db", "./user_data.audit-head"]),
+    "key_passphrase": (["", "any.file", "fd:3"], ["a\0b", "fd:", "fd:-1", "fd:x"]),
     "audit_file": (
         ["", "/var/log/any"],
         ["a\0b", "user_data.db", "x/../user_data.key", "user_data.audit-head"],
     ),
+    "audit_syslog": (["", "/dev/log"], ["\0abstract"]),
     "unix": (["", "/run/pwserver.sock"], ["\0abstract"]),
     "unix_mode": (["600", "0660", "777"], ["", "6", "0o600", "888", "1777", "u+rw", " 600"]),
     "tls_cert": (["", "cert.pem"], ["a\0b"]),
     "tls_key": (["", "key.pem"], ["a\0b"]),
     "tls_client_ca": (["", "ca.pem"], ["a\0b"]),
+    "guests": (["all", "none"], ["", "some", "ALL", "True"]),
     "list_users": (
         ["all", "none", "0", "1000"],
         ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],
     ),
 }
-SWITCHES = {"insecure"}
+SWITCHES = {"insecure", "require_locked_memory"}
 TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
 NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS)
 """What a setting needs beside it."""
@@ -92,6 +99,11 @@ def test_defaults_are_the_contracts() -> None:
     assert (settings.versions_kept, settings.requests_kept_s) == (10, 24 * 60 * 60)
     assert (settings.unix, settings.tls_cert, settings.insecure) == ("", "", False)
     assert settings.unix_mode == "600"
+
+
+def test_the_record_may_be_rotated_by_others() -> None:
+    """A length of 0 is below the lowest, and means that the service makes no new file."""
+    assert Settings(audit_bytes_max=0).audit_bytes_max == 0
 
 
 def test_every_setting_is_checked_here() -> None:
@@ -154,6 +166,7 @@ def test_bad_texts_are_refused(setting: str, value: str) -> None:
     ("values", "reason"),
     [
         ({"host": "none"}, "host is none and unix is not set"),
+        ({"audit_bytes_max": 0, "audit_files_kept": 1}, "audit_files_kept is set, and audit_b"),
         ({"tls_cert": "cert.pem"}, "tls_cert and tls_key belong together"),
         ({"tls_key": "key.pem"}, "tls_cert and tls_key belong together"),
         ({"tls_client_ca": "ca.pem"}, "tls_client_ca is set, and tls_cert is not"),

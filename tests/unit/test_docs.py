@@ -17,6 +17,7 @@ from workers.serving.commands import (
     GENERATE,
     GENERATE_NAMED,
     SAVE_NAMED,
+    SAVE_ONCE,
     SAVE_PLAIN,
     TABLE,
     Command,
@@ -50,7 +51,9 @@ def _fields(command: Command) -> str:
     fields = msgspec.structs.fields(command.message)
     required = [field.name for field in fields if field.required]
     optional = [name for field in fields if (name := field.name) not in (*required, "id")]
-    if command in (SAVE_PLAIN, GENERATE):
+    if command is SAVE_ONCE:
+        required.append("request_id")
+    if command in (SAVE_PLAIN, SAVE_ONCE, GENERATE):
         optional = [name for name in optional if name not in NAMED]
     elif command in (SAVE_NAMED, GENERATE_NAMED):
         required.append("username")
@@ -99,7 +102,7 @@ def test_the_tables_are_up_to_date(name: str) -> None:
 
 def test_the_documents_name_every_command_of_the_command_line() -> None:
     """What can be typed is documented."""
-    from pwserver.cli.app import app  # noqa: PLC0415
+    from pwserver.cli.main import app  # noqa: PLC0415
 
     names = [name for name in app if not name.startswith("-")]
     text = (README.read_text() + OPERATIONS.read_text()).replace("`pwserver ", "`")

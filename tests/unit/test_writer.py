@@ -13,7 +13,7 @@ from tests.support.books import Saving, new_scoreboard, users
 from tests.support.writers import AtWriter, open_writer
 from workers.serving.commit_queue import DONE as BATCH_DONE
 from workers.serving.commit_queue import Batch
-from workers.storage.outage import DISK_FULL
+from workers.storage.outage import DISK_FULL, DISK_LOW, REASONS
 from workers.storage.writing import DELETE, DONE, STALE
 from workers.writer import Writer
 
@@ -185,3 +185,21 @@ def test_there_is_nothing_to_await_after_a_turn_without_changes(writer: Writer) 
     assert writer.changes == 2
     writer.commit([])
     assert writer.changes == 0
+
+
+def test_the_workers_are_told_of_a_disk_with_little_room(
+    tmp_path: Path, scoreboard: Scoreboard
+) -> None:
+    """At the next tick, and also that it is over; the writer itself refuses nothing."""
+    path = tmp_path / "user_data.db"
+    with contextlib.closing(open_writer(path, scoreboard, 1 << 62)) as writer:
+        assert not scoreboard.disk_low
+        writer.tick()
+        assert scoreboard.disk_low
+        assert REASONS[scoreboard.outage[1]] == DISK_LOW
+        batch = Batch(0.0, rows=users(1))
+        writer.commit([batch])
+        assert batch.outcome == BATCH_DONE
+    with contextlib.closing(open_writer(path, scoreboard, 1)) as writer:
+        writer.tick()
+        assert not scoreboard.disk_low

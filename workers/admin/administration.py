@@ -1,8 +1,9 @@
 """The administrator's changes to applications in the database; the service may be running.
 
 Everybody who may use the files is an administrator. Each change is one short transaction and is
-written to the audit record before it is made; if it cannot be recorded, it is not made. The workers
-apply it within a tick.
+written to the audit record before it is made. If it cannot be recorded, it is not made, unless it
+takes something away from somebody who may have stolen it: tokens, rights, keys. That is done all
+the same, and `unrecorded` says so. The workers apply a change within a tick.
 """
 
 import getpass
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from peewee import SQL, fn
 from playhouse.apsw_ext import APSWDatabase
@@ -25,14 +27,23 @@ from pwserver.errors import (
 from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
+from pwserver.wire.scram import Verifier
+from workers.admin.passphrase import open_keyring
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
-from workers.auth.applications import is_genuine, new_token, sealed, token_hash
-from workers.book.keyring import Keyring, read_keyring
+from workers.auth.applications import (
+    is_genuine,
+    new_token,
+    note_revisions,
+    sealed,
+    token_hash,
+)
+from workers.auth.revisions import RevisionFile
+from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage import database
-from workers.storage.reading import applications
+from workers.storage.reading import applications, sealing_key
 from workers.storage.removal import REMOVED
 from workers.storage.validation import refusals
 
@@ -51,14 +62,28 @@ class Administration:
         self.keyring = keyring
         self.database = opened
         self._seal_key = keyring.for_purpose("application")
+        self._revisions = RevisionFile(settings.revisions_path, keyring)
         self._audit = AuditLog(
-            settings.audit_path, settings.audit_head_path, keyring.for_purpose("audit")
+            settings.audit_path,
+            settings.audit_head_path,
+            keyring.for_purpose("audit"),
+            syslog=settings.audit_syslog,
         )
+        self.unrecorded: list[str] = []  # a sentence for each change that could not be recorded
 
     def record(
-        self, action: Action, command: str, application: str | None = None, **more: int
+        self,
+        action: Action,
+        command: str,
+        application: str | None = None,
+        *,
+        must_be: bool = True,
+        **more: int,
     ) -> None:
-        """Write an intended change to the audit record; raise `AuditRefused`."""
+        """Write an intended change to the audit record.
+
+        If that is impossible, raise `AuditRefused` for what `must_be` recorded; otherwise note it.
+        """
         self._audit.note(
             time_ms=time.time_ns() // 1_000_000,
             application=application,
@@ -69,10 +94,40 @@ class Administration:
             command=command,
             **more,
         )
-        if not self._audit.write():
-            raise AuditRefused(
-                f"the audit record {self.settings.audit_path} cannot be written. Nothing was done."
-            )
+        if self._audit.write():
+            return
+        unwritten = f"the audit record {self.settings.audit_path} cannot be written"
+        if must_be:
+            raise AuditRefused(f"{unwritten}. Nothing was done.")
+        self.unrecorded.append(
+            f"WARNING: {unwritten}, so nothing in it says that `{command}` was done."
+        )
+
+    def close(self) -> None:
+        """Close the audit record."""
+        self._audit.close()
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Change applications or keys in one transaction, after which no older state is accepted.
+
+        Raises `AdministrationRefused` if the change is made, but an older state would be accepted.
+        """
+        with self.database.atomic("IMMEDIATE"):
+            yield
+        try:
+            with self.database.atomic("IMMEDIATE"):
+                note_revisions(self._revisions, self.database.connection(), self._seal_key)
+        except OSError as error:
+            path = self.settings.revisions_path
+            raise AdministrationRefused(
+                f"the change is made, but {path} cannot be written: {error.strerror}. Somebody who "
+                "can write to the database could undo it, by putting back what was in it before."
+            ) from None
+
+    def sealing_key(self) -> int:
+        """Return the number of the key that seals now."""
+        return sealing_key(self.database.connection())
 
     # --- Applications. ---
 
@@ -80,10 +135,28 @@ class Administration:
         """Return all applications but tombstones, in the order in which they were added."""
         return [row for row in self._rows() if not row.name.startswith(_TOMBSTONE)]
 
-    def add(self, name: str, may: Sequence[Right], *, common: bool) -> Secret[str]:
-        """Register an application and return its token; raise `AdministrationRefused`."""
+    def is_old_copy(self, row: ApplicationRow) -> bool:
+        """Tell whether an application has been changed since this row of it was written."""
+        return is_genuine(row, self._seal_key) and not self._revisions.read().allows(row)
+
+    def add(  # noqa: PLR0913 - an application has as many properties
+        self,
+        name: str,
+        may: Sequence[Right],
+        *,
+        common: bool,
+        lifetime_s: float = 0,
+        networks: str = "",
+        certificate: bytes | None = None,
+    ) -> Secret[str]:
+        """Register an application and return its token; raise `AdministrationRefused`.
+
+        A `lifetime_s` of 0 is for ever. `networks` are as `auth.networks.stored` makes them.
+        `certificate` is the hash of the public key of its client certificate.
+        """
         name = _normal(name)
-        with self.database.atomic("IMMEDIATE"):
+        now_ms = time.time_ns() // 1_000_000
+        with self.deciding():
             rows = self.applications()
             if earlier := next((row for row in rows if row.name == name), None):
                 _refuse_removed(earlier)
@@ -95,6 +168,7 @@ class Administration:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
             number = max((row.id for row in self._rows()), default=COMMON_BOOK) + 1
             self._drop_tombstones(number - APPLICATIONS_MAX)
+            self._refuse_certificate_of_another(name, certificate)
             token = new_token()
             self.record("administration", "app add", name)
             self._put(
@@ -102,43 +176,92 @@ class Administration:
                     id=number,
                     name=name,
                     book=COMMON_BOOK if common else number,
-                    may=_in_order(may),
-                    created_at_ms=time.time_ns() // 1_000_000,
+                    may=in_order(may),
+                    created_at_ms=now_ms,
                     token_hash=token_hash(token.reveal()),
-                    previous_hash=None,
-                    previous_until_ms=0,
-                    seal=b"",
+                    verifier=Verifier.of(token.reveal()).pack(),
+                    certificate=certificate,
+                    networks=networks,
+                    **_expiry(now_ms, lifetime_s),
                 )
             )
         return token
 
-    def rotate(self, name: str, grace_s: float) -> Secret[str]:
-        """Give an application a new token and return it; the old one is valid for `grace_s`."""
+    def rotate(
+        self,
+        name: str,
+        grace_s: float,
+        *,
+        lifetime_s: float | None = None,
+        certificate: bytes | None = None,
+    ) -> Secret[str]:
+        """Give an application a new token, and return it; without a `lifetime_s`, for as long.
+
+        The old token and the old certificate are valid for `grace_s`, but not after they expire.
+        From now on the given certificate stands for the application, or none.
+        """
         token = new_token()
-        with self._changing(name, "app rotate") as row:
-            until_ms = time.time_ns() // 1_000_000 + int(grace_s * 1000)
-            self._put(
-                row._replace(
-                    token_hash=token_hash(token.reveal()),
-                    previous_hash=row.token_hash if grace_s else None,
-                    previous_until_ms=until_ms if grace_s else 0,
-                )
+        with self._changing(name, "app rotate", must_be_recorded=False) as row:
+            self._refuse_certificate_of_another(row.name, certificate)
+            now_ms = time.time_ns() // 1_000_000
+            until_ms = now_ms + int(grace_s * 1000)
+            if row.expires_ms:
+                until_ms = min(until_ms, row.expires_ms)
+            if lifetime_s is None:
+                lifetime_s = row.lifetime_ms / 1000
+            new = _without_credentials(row)._replace(
+                token_hash=token_hash(token.reveal()),
+                verifier=Verifier.of(token.reveal()).pack(),
+                certificate=certificate,
+                **_expiry(now_ms, lifetime_s),
             )
+            if grace_s:
+                new = new._replace(
+                    previous_hash=row.token_hash,
+                    previous_verifier=row.verifier,
+                    previous_certificate=row.certificate,
+                    previous_until_ms=until_ms,
+                )
+            self._put(new)
         return token
 
     def revoke(self, name: str) -> None:
-        """Revoke an application's tokens. Its book stays, and a new token opens it again."""
-        with self._changing(name, "app revoke") as row:
-            self._put(row._replace(token_hash=None, previous_hash=None, previous_until_ms=0))
+        """Revoke an application's tokens and certificates.
+
+        Its book stays, and a new token opens it again.
+        """
+        with self._changing(name, "app revoke", must_be_recorded=False) as row:
+            self._put(_without_credentials(row))
 
     def set_rights(self, name: str, may: Sequence[Right]) -> None:
         """Set an application's rights, on open connections too."""
-        with self._changing(name, "app set") as row:
-            self._put(row._replace(may=_in_order(may)))
+        self.set_columns(name, may=in_order(may))
+
+    def set_columns(self, name: str, **columns: Any) -> None:
+        """Set what an application has, on open connections too.
+
+        `may` is as `in_order` makes it, `networks` as `auth.networks.stored` does; `certificate` is
+        the hash of a public key or None; `users_max`, `saves_per_s` and `connections_max` are
+        quotas, or 0.
+        """
+        rights = set(columns.get("may", "").split())
+        takes = list(columns) == ["may"] and rights <= set(self._row(_normal(name)).may.split())
+        with self._changing(name, "app set", must_be_recorded=not takes) as row:
+            self._refuse_certificate_of_another(row.name, columns.get("certificate"))
+            if columns.get("users_max") and row.book == COMMON_BOOK:
+                raise AdministrationRefused(
+                    f"the application {row.name!r} has no book of its own, and in the common book "
+                    "nobody can tell which users are its: it can have no users-max."
+                )
+            self._put(row._replace(**columns))
+
+    def application(self, name: str) -> ApplicationRow:
+        """Return the row of an application; raise `AdministrationRefused` if there is none."""
+        return self._row(_normal(name))
 
     def users_of(self, name: str) -> int:
         """Return how many users are in an application's own book."""
-        row = self._row(_normal(name))
+        row = self.application(name)
         return 0 if row.book == COMMON_BOOK else users_in(row.book)
 
     def mark_removed(self, name: str) -> int:
@@ -147,15 +270,12 @@ class Administration:
         From then on nothing is saved into its book, and the writer deletes the users in it.
         """
         with self._changing(name, "app remove", removed_too=True) as row:
-            marked = row._replace(
-                may=REMOVED, token_hash=None, previous_hash=None, previous_until_ms=0
-            )
-            self._put(marked)
+            self._put(_without_credentials(row)._replace(may=REMOVED))
         return row.id
 
     def finish_removal(self, number: int) -> None:
         """Free the name of a removed application; its number stays taken by a tombstone."""
-        with self.database.atomic("IMMEDIATE"):
+        with self.deciding():
             for row in self._rows():
                 if row.id == number and row.may == REMOVED:
                     self._put(row._replace(name=f"{_TOMBSTONE}{number}"))
@@ -177,10 +297,15 @@ class Administration:
 
     @contextmanager
     def _changing(
-        self, name: str, command: str, *, removed_too: bool = False
+        self,
+        name: str,
+        command: str,
+        *,
+        removed_too: bool = False,
+        must_be_recorded: bool = True,
     ) -> Iterator[ApplicationRow]:
         name = _normal(name)
-        with self.database.atomic("IMMEDIATE"):
+        with self.deciding():
             row = self._row(name)
             if not removed_too:
                 _refuse_removed(row)
@@ -189,19 +314,33 @@ class Administration:
                     f"the application {name!r} was altered in the database by somebody without the "
                     "key; it may do nothing. Restore the database from a backup."
                 )
-            self.record("administration", command, name)
+            self.record("administration", command, name, must_be=must_be_recorded)
             yield row
 
+    def _refuse_certificate_of_another(self, name: str, certificate: bytes | None) -> None:
+        """Raise `AdministrationRefused` if a certificate stands for another application."""
+        for row in self.applications() if certificate is not None else ():
+            if row.name != name and certificate in (row.certificate, row.previous_certificate):
+                raise AdministrationRefused(
+                    f"the certificate stands for the application {row.name!r} already."
+                )
+
     def _put(self, row: ApplicationRow) -> None:
+        genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
+        row = row._replace(revision=self._revisions.read().next(genuine))
         Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
 
 
 @contextmanager
 def administration(settings: StoreSettings) -> Iterator[Administration]:
     """Open the database for an administrator; raise a `StoreError` if that is impossible."""
-    keyring = read_keyring(settings.key_path)
+    keyring = open_keyring(settings)
     with database.open_to_administer(settings.path, keyring) as opened:
-        yield Administration(settings, keyring, opened)
+        files = Administration(settings, keyring, opened)
+        try:
+            yield files
+        finally:
+            files.close()
 
 
 def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], None]) -> int:
@@ -269,7 +408,28 @@ def _refuse_removed(row: ApplicationRow) -> None:
         )
 
 
-def _in_order(may: Sequence[Right]) -> str:
+def _without_credentials(row: ApplicationRow) -> ApplicationRow:
+    """Return an application's row with nothing in it that stands for the application."""
+    return row._replace(
+        token_hash=None,
+        verifier=None,
+        previous_hash=None,
+        previous_verifier=None,
+        certificate=None,
+        previous_certificate=None,
+        previous_until_ms=0,
+        expires_ms=0,
+    )
+
+
+def _expiry(now_ms: int, lifetime_s: float) -> dict[str, Any]:
+    """Return the columns that say how long a new token is valid; 0 is for ever."""
+    lifetime_ms = int(lifetime_s * 1000)
+    return {"expires_ms": now_ms + lifetime_ms if lifetime_ms else 0, "lifetime_ms": lifetime_ms}
+
+
+def in_order(may: Sequence[Right]) -> str:
+    """Return rights as an application's row holds them."""
     return " ".join(right for right in RIGHTS if right in may)
 
 

@@ -20,10 +20,12 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver import trust
 from pwserver.config import StoreSettings
 from pwserver.errors import DatabaseRefused, StorageFailed
+from workers.admin.passphrase import open_keyring
 from workers.audit.reading import record_files
 from workers.auth.applications import is_genuine
+from workers.auth.revisions import RevisionFile, Revisions
 from workers.book import rows
-from workers.book.keyring import read_keyring, read_keyring_again
+from workers.book.keyring import read_keyring_again
 from workers.book.models import (
     COMMON_BOOK,
     STORED_USER,
@@ -79,7 +81,7 @@ class Examination:
         settings = self._settings
         yield from _leftovers(settings.key_path)
         yield from _permissions(settings)
-        vault = Vault(read_keyring(settings.key_path))
+        vault = Vault(open_keyring(settings))
         with opened_to_examine(settings.path, vault.keyring) as database:
             for damage in damages(database, thorough=True):
                 yield f"{settings.path} is damaged: {damage}."
@@ -120,6 +122,11 @@ class Examination:
     def _applications(self, database: APSWDatabase, vault: Vault) -> Iterator[str]:
         """Check the applications, and look for users that belong to none."""
         key = vault.keyring.for_purpose("application")
+        try:
+            known = RevisionFile(self._settings.revisions_path, vault.keyring).read()
+        except DatabaseRefused as error:
+            yield str(error)
+            known = Revisions()
         found = applications(database.connection())
         removed = [row for row in found if row.may == REMOVED]
         self.applications = len(found) - len(removed)
@@ -132,6 +139,11 @@ class Examination:
         for row in found:
             if not is_genuine(row, key):
                 yield f"the application {row.name!r} was altered by somebody without the key."
+            elif not known.allows(row):
+                yield (
+                    f"the application {row.name!r} is an old copy that was put back; it may do "
+                    "nothing. `pwserver app rotate` or `pwserver app revoke` makes it a new one."
+                )
         orphaned = self._users_of_book.keys() - {COMMON_BOOK, *(row.id for row in found)}
         for book in sorted(orphaned):
             yield f"{self._users_of_book[book]} users are in book {book}, which nobody has."
@@ -181,6 +193,7 @@ def _permissions(settings: StoreSettings) -> Iterator[str]:
         Path(f"{database}-wal"),
         Path(f"{database}-shm"),
         settings.audit_head_path,
+        settings.revisions_path,
         *audit.paths,
         *audit.compressed,
     ]

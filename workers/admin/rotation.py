@@ -3,12 +3,14 @@
     add       puts a new key into the key file; nothing uses it yet
     rotate    seals with the newest key from now on, and seals the rows of older keys again
     retire    removes a key that no row needs any more
+    protect   seals the key file with a passphrase, or no longer
 
 A rotation can be killed at any moment and run again, because each row says which key it is sealed
 with. It seals a few rows at a time, and rests in between so that the service can work. A row that
 was changed meanwhile is left to the next pass.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -18,9 +20,10 @@ from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import AdministrationRefused, DatabaseRefused
 from pwserver.limits import TICK_S
+from pwserver.secret import Secret
 from workers.admin.administration import Administration
 from workers.book import rows
-from workers.book.keyring import changing_keyring, replace_keyring
+from workers.book.keyring import Wrapping, changing_keyring, replace_keyring
 from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
 from workers.storage import generations
@@ -48,19 +51,23 @@ def key_uses() -> dict[int, int]:
     return dict(query.iterator())
 
 
-def sealing_key() -> int:
-    """Return the number of the key that seals now."""
-    return int(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()).scalar())
-
-
 def add_key(administration: Administration) -> int:
     """Put a new key into the key file; return its number."""
     path = administration.settings.key_path
-    with changing_keyring(path) as keyring:
+    with changing_keyring(path, administration.keyring) as keyring:
         more = keyring.with_new_key()
-        administration.record("key change", "key add", key=more.newest.id)
+        administration.record("key change", "key add", must_be=False, key=more.newest.id)
         replace_keyring(path, more)
     return more.newest.id
+
+
+def protect(administration: Administration, passphrase: Secret[str] | None) -> None:
+    """Seal the key file with a passphrase, or write it unsealed for None."""
+    path = administration.settings.key_path
+    wrapping = None if passphrase is None else Wrapping.of(passphrase)
+    with changing_keyring(path, administration.keyring) as keyring:
+        administration.record("key change", "key protect" if wrapping else "key unprotect")
+        replace_keyring(path, dataclasses.replace(keyring, wrapping=wrapping))
 
 
 def rotate(
@@ -73,9 +80,9 @@ def rotate(
     """
     keyring, database = administration.keyring, administration.database
     key = keyring.newest
-    if sealing_key() != key.id:
-        with database.atomic("IMMEDIATE"):
-            administration.record("key change", "key rotate", key=key.id)
+    if administration.sealing_key() != key.id:
+        with administration.deciding():
+            administration.record("key change", "key rotate", must_be=False, key=key.id)
             Key.insert(
                 id=key.id, check_value=key.check_value, seals=True
             ).on_conflict_ignore().execute()
@@ -148,7 +155,7 @@ def retire(administration: Administration, key_id: int) -> None:
     path, keyring = administration.settings.key_path, administration.keyring
     if key_id not in keyring.keys:
         raise AdministrationRefused(f"there is no key {key_id} in {path}.")
-    if key_id == sealing_key() or len(keyring.keys) == 1:
+    if key_id == administration.sealing_key() or len(keyring.keys) == 1:
         raise AdministrationRefused(
             f"key {key_id} is the one that passwords are sealed with; add another and rotate first."
         )
@@ -158,7 +165,7 @@ def retire(administration: Administration, key_id: int) -> None:
         )
     needed = _uses(key_id)
     if not needed:
-        administration.record("key change", "key retire", key=key_id)
+        administration.record("key change", "key retire", must_be=False, key=key_id)
         Key.delete().where(Key.id == key_id).execute()
         needed = _uses(key_id)
         if needed:
@@ -167,7 +174,7 @@ def retire(administration: Administration, key_id: int) -> None:
         raise AdministrationRefused(
             f"{needed} passwords are sealed with key {key_id} yet; run `pwserver key rotate` first."
         )
-    with changing_keyring(path) as now:
+    with changing_keyring(path, keyring) as now:
         replace_keyring(path, now.without(key_id))
 
 

@@ -1,19 +1,28 @@
 """Makes and checks the service's files before anything uses them."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pwserver import trust
 from pwserver.config import StoreSettings
-from pwserver.errors import AuditRefused, DatabaseRefused
-from workers.book.keyring import Keyring, create_keyring, read_keyring
+from pwserver.errors import AuditRefused, DatabaseRefused, KeyRefused
+from workers.admin.passphrase import open_keyring
+from workers.auth.applications import note_revisions
+from workers.auth.revisions import RevisionFile
+from workers.book.keyring import Keyring, create_keyring
+from workers.book.models import Key
 from workers.storage import database, validation
 
+log = logging.getLogger(__name__)
 
-def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
+
+def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring, list[str]]:
     """Make the key file and the database if they are missing; otherwise check them.
+
+    A service also needs the newest key that was sealed with; for `key rotate` it may be missing.
 
     Returns the keys, and sentences about what was made. Raises a `StoreError` that says what to do,
     or a `ConfigError` if two settings name the same file.
@@ -28,28 +37,53 @@ def prepare(settings: StoreSettings) -> tuple[Keyring, list[str]]:
             database.check_is_a_book(settings.path)  # if it is no book, say that, not "no key"
         else:
             create_keyring(settings.key_path)
+            settings.revisions_path.unlink(missing_ok=True)  # of a book that had another key
             made.append(
                 f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
                 "without it no saved password can be read."
             )
-    keyring = read_keyring(settings.key_path)
+    keyring = open_keyring(settings)
     fresh = not database.holds_a_book(settings.path)
     database.check_database(settings.path, keyring)
+    _check_decisions(settings, keyring, to_serve=to_serve)
     if fresh:
         made.append(f"Made the database {settings.path}.")
     return keyring, made
 
 
+def _check_decisions(settings: StoreSettings, keyring: Keyring, *, to_serve: bool) -> None:
+    """Note what was decided last, and refuse to serve a database that lacks the newest key."""
+    file = RevisionFile(settings.revisions_path, keyring)
+    with database.open_to_administer(settings.path, keyring) as opened, opened.atomic("IMMEDIATE"):
+        connection = opened.connection()
+        try:
+            note_revisions(file, connection, keyring.for_purpose("application"))
+        except OSError as error:
+            log.warning("%s cannot be written: %s", settings.revisions_path, error.strerror)
+        known = file.revisions.sealing_key
+        if to_serve and not Key.select().where(Key.id == known).exists():
+            advice = "Run `pwserver key rotate`, which seals everything with the newest key."
+            if known not in keyring.keys:
+                advice = (
+                    "The key file lacks it as well: put the newest one back. If there is none, "
+                    f"remove {settings.revisions_path}."
+                )
+            raise KeyRefused(
+                f"{settings.path} does not have key {known}, which passwords were sealed with "
+                f"before: an older copy was put back, or somebody has changed it. {advice}"
+            )
+
+
 def _check_record(settings: StoreSettings) -> None:
-    """Raise `AuditRefused` if the audit record belongs to another user.
+    """Raise `AuditRefused` if the audit record belongs to another user, or others may lock it.
 
     If it cannot be written, the service reports that later and still does everything but give out
     passwords.
     """
-    for path in (settings.audit_path, settings.audit_head_path):
+    for path, private in ((settings.audit_path, False), (settings.audit_head_path, True)):
         with contextlib.suppress(OSError):
             found = os.lstat(path)
-            reason = trust.distrust(found, path, os.geteuid())
+            reason = trust.distrust(found, path, os.geteuid(), private=private)
             if reason and not trust.not_regular(found):
                 raise AuditRefused(f"the audit record {path} {reason}")
 

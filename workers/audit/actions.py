@@ -7,6 +7,7 @@ Action = Literal[
     "verify",
     "restore",
     "delete",
+    "listing",
     "denied",
     "authentication",
     "administration",

@@ -7,8 +7,9 @@ the next one. A record that is the first of its file, or that follows something 
 MAC of the record before in its member `previous`, so that it can be verified alone.
 
 The head describes the end: the number and MAC of the last record, the file that it is in, and the
-length of that file. It has a MAC of its own, so somebody without the key can restore an older head
-but cannot make one.
+length of that file. It also has the number of the oldest record that must be there, and how many
+records were lost because they could not be written. It has a MAC of its own, so somebody without
+the key can restore an older head but cannot make one.
 
 Works on bytes: knows no files and no locks.
 """
@@ -32,18 +33,20 @@ _DIGITS_BEGIN, _DIGITS_END = -2 * MAC_BYTES - 2, -2
 _BODY_END = _DIGITS_BEGIN - len(b',"mac":"')
 """The positions of the parts of a line, from its end."""
 
-_HEAD = struct.Struct("<8sQ16sQQ")
-_HEAD_TAG = b"pwaudit1"
+_HEAD = struct.Struct("<8sQ16sQQQQ")
+_HEAD_TAG = b"pwaudit2"
 HEAD_BYTES = _HEAD.size + MAC_BYTES
 
 
 class Head(NamedTuple):
-    """The end of the audit record after the last write."""
+    """The end of the audit record after the last write, and what it lacks."""
 
     n: int  # number of the last record; 0 if there is none yet
     mac: bytes  # of the last record
     inode: int  # of the file that it is in
     size: int  # of that file, in bytes
+    oldest: int  # number of the first record that must be there; 0 if somebody else decides that
+    lost: int  # how many records could not be written since the last one
 
 
 class Link(msgspec.Struct):
@@ -51,6 +54,7 @@ class Link(msgspec.Struct):
 
     n: int
     previous: str | None = None
+    lost: int = 0
 
 
 class ChainRecord(NamedTuple):
@@ -60,6 +64,7 @@ class ChainRecord(NamedTuple):
     mac: bytes
     n: int
     previous: bytes | None
+    lost: int  # how many records are missing before it because they could not be written
 
 
 _decode_link = msgspec.json.Decoder(Link).decode
@@ -133,4 +138,4 @@ def parse_record(line: bytes) -> ChainRecord | None:
         previous = None if link.previous is None else bytes.fromhex(link.previous)
     except (ValueError, msgspec.DecodeError):
         return None
-    return ChainRecord(body, mac, link.n, previous)
+    return ChainRecord(body, mac, link.n, previous, link.lost)

@@ -27,7 +27,10 @@ _NOT_OPEN = -1
 
 
 class HeadFile:
-    """A small file that is read and written as a whole, under its lock."""
+    """A small file that is read and written as a whole, under its lock.
+
+    Only its owner may use it: whoever may open it could hold the lock for ever.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -36,7 +39,7 @@ class HeadFile:
     def lock(self, patience_s: float) -> None:
         """Take the lock; raise TimeoutError after `patience_s`."""
         if self._descriptor == _NOT_OPEN:
-            self._descriptor = open_file(self._path)
+            self._descriptor = open_file(self._path, private=True)
         deadline, tries = 0.0, 0
         while not self._try_lock():
             now = time.monotonic()
@@ -113,6 +116,20 @@ class RecordFile:
         self._device, self.inode = opened.st_dev, opened.st_ino
         self._look_next_s = now + _LOOK_S
 
+    def move_to(self, path: str) -> None:
+        """Move the open file, which is at the path, to another one, and make a new file.
+
+        If no file can be made, the old one goes back. Does not replace what is at the other path.
+        """
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "there is such a file", path)
+        os.rename(self.path, path)
+        try:
+            self.follow(at_once=True)
+        except OSError:
+            os.rename(path, self.path)
+            raise
+
     def end(self, length_max: int) -> bytes:
         """Return its last bytes."""
         return os.pread(self._descriptor, length_max, max(0, self.size() - length_max))
@@ -134,10 +151,11 @@ class RecordFile:
             self._descriptor, self._device, self.inode, self._look_next_s = _NOT_OPEN, 0, 0, 0.0
 
 
-def open_file(path: str, flags: int = 0) -> int:
+def open_file(path: str, flags: int = 0, *, private: bool = False) -> int:
     """Open a regular file for reading and writing; if there is none, make a private one.
 
-    Refuses a symbolic link, because it could lead anywhere, and another user's file.
+    Refuses a symbolic link, because it could lead anywhere, another user's file, and one that
+    others may use if it must be `private`.
     """
     flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -150,7 +168,7 @@ def open_file(path: str, flags: int = 0) -> int:
         except FileExistsError:  # another process was faster
             descriptor = os.open(path, flags)
     try:
-        if reason := trust.distrust(os.fstat(descriptor), path, os.geteuid()):
+        if reason := trust.distrust(os.fstat(descriptor), path, os.geteuid(), private=private):
             raise OSError(errno.EPERM, f"it {reason.removesuffix('.')}", path)
     except OSError:
         os.close(descriptor)

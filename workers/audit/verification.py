@@ -1,7 +1,8 @@
 """Verifies the audit record: nothing may be cut, edited, left out, inserted or moved.
 
 Follows the chain through the lines of all files, the oldest first, and compares the end with the
-head. Changes nothing and takes no lock. It reports what it could not check.
+head, and the beginning too if the files are all that there are. Changes nothing and takes no lock.
+It reports what it could not check, and where records say that others were lost before them.
 """
 
 from collections import deque
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from pwserver.secret import Secret
 from workers.audit.chain import HEAD_BYTES, NO_MAC, Chain, ChainRecord, Head, parse_record
-from workers.audit.reading import lines
+from workers.audit.reading import lines, opened
 
 FINDINGS_MAX = 20
 """Verification stops after so many findings: in a file of another key every record is one."""
@@ -39,6 +40,8 @@ class Verdict(NamedTuple):
     last: int | None  # the greatest number
     findings: list[Finding]
     limits: list[str]  # sentences that say what could not be checked
+    lost: int  # how many records could not be written
+    losses: list[Finding]  # where the record says so; of very many, the first
 
     @property
     def is_genuine(self) -> bool:
@@ -46,10 +49,13 @@ class Verdict(NamedTuple):
         return not self.findings
 
 
-def verify(paths: Sequence[Path], head_path: Path | None, key: Secret[bytes]) -> Verdict:
+def verify(
+    paths: Sequence[Path], head_path: Path | None, key: Secret[bytes], *, are_all: bool = False
+) -> Verdict:
     """Verify the records in some files, given oldest first, and their end.
 
-    Leave `head_path` out if the newest file is not among them; then the end is not checked. Raises
+    Leave `head_path` out if the newest file is not among them; then the end is not checked. If the
+    files are all that there are, the oldest record that the head remembers must be in them. Raises
     OSError for a file that cannot be read.
     """
     chain = Chain(key.reveal())
@@ -59,8 +65,8 @@ def verify(paths: Sequence[Path], head_path: Path | None, key: Secret[bytes]) ->
         check.limits.append("Whether the end was cut was not checked.")
     else:  # read the head first, because the files may grow meanwhile
         head = _read_head(chain, head_path, check)
-    for path in paths:
-        for number, line in enumerate(lines(path), 1):
+    for path, file in opened(paths):
+        for number, line in enumerate(lines(file), 1):
             if path == paths[-1] and not line.endswith(b"\n"):
                 check.limits.append(f"The last line of {path} is unfinished and was not checked.")
             else:
@@ -69,6 +75,8 @@ def verify(paths: Sequence[Path], head_path: Path | None, key: Secret[bytes]) ->
                 check.limits.append("What comes behind the last finding was not checked.")
                 return check.verdict()
     if head is not None:
+        if are_all and paths:
+            check.beginning(head, paths[0])
         check.end(head)
     return check.verdict()
 
@@ -106,6 +114,9 @@ class _Check:
         self._greatest = 0  # number
         self.findings: list[Finding] = []
         self.limits: list[str] = []
+        self._begins_later = ""  # what to say of older files
+        self._lost = 0
+        self._losses: list[Finding] = []
 
     def add_finding(self, path: Path, line: int, text: str) -> None:
         """Note a problem."""
@@ -157,6 +168,15 @@ class _Check:
         self._branches.clear()
         self._branches.append(record.mac)
         self._is_proven = True
+        if record.lost:
+            self._note_loss(record.lost, "before this one")
+
+    def _note_loss(self, lost: int, where: str) -> None:
+        self._lost += lost
+        if len(self._losses) < FINDINGS_MAX:
+            what = "1 record was" if lost == 1 else f"{lost} records were"
+            text = f"{what} lost {where}, because they could not be written"
+            self._losses.append(Finding(*self._position, text))
 
     def _begin(self, record: ChainRecord) -> None:
         self._first = record.n
@@ -165,7 +185,7 @@ class _Check:
             what = "was edited" if edited else "was not the first of its file: the beginning is cut"
             self.add_finding(*self._position, f"record {record.n} {what}")
         elif record.previous != NO_MAC:
-            self.limits.append(f"It begins at record {record.n}: older files were not given.")
+            self._begins_later = f"It begins at record {record.n}: older files were not given."
         self._trust(record)
 
     def _explain_position(self, record: ChainRecord) -> None:
@@ -194,12 +214,21 @@ class _Check:
     def _missing(self, n: int) -> str:
         """Name the records that are missing before number `n`; return nothing if none is."""
         first, last = self._greatest + 1, n - 1
-        if first > last:
-            return ""
-        return f"record {first} is" if first == last else f"records {first} to {last} are"
+        return _range(first, last) if first <= last else ""
+
+    def beginning(self, head: Head, path: Path) -> None:
+        """Compare the first record with the oldest that must be there, according to the head."""
+        if not head.oldest or self._first is None:
+            return
+        self._begins_later = ""
+        if self._first > head.oldest:
+            missing = _range(head.oldest, self._first - 1)
+            self.add_finding(path, 1, f"{missing} missing, which should be in an older file")
 
     def end(self, head: Head) -> None:
         """Compare the end with the head."""
+        if head.lost:
+            self._note_loss(head.lost, "after this one")
         if self._greatest < head.n:
             text = f"the end was cut: the last record should be number {head.n}"
             self.add_finding(*self._position, text)
@@ -211,5 +240,20 @@ class _Check:
         """Return the result."""
         if self._unfinished is not None:
             self.findings.append(self._unfinished)
+        if self._begins_later:
+            self.limits.append(self._begins_later)
         last = self._greatest if self._records else None
-        return Verdict(self._records, self._first, last, self.findings, self.limits)
+        return Verdict(
+            self._records,
+            self._first,
+            last,
+            self.findings,
+            self.limits,
+            self._lost,
+            self._losses,
+        )
+
+
+def _range(first: int, last: int) -> str:
+    """Name the records from a number to a number, as the beginning of a sentence."""
+    return f"record {first} is" if first == last else f"records {first} to {last} are"

@@ -1,6 +1,7 @@
 """The client at the other end of a connection: its identity, address and limits.
 
-The address is looked up when it is first needed, because most connections never need it.
+The listener learns the address when it accepts the connection. So it is known even if the client
+has reset the connection since.
 """
 
 import functools
@@ -9,25 +10,46 @@ import socket
 import struct
 from ipaddress import ip_address
 
-from pwserver.config import host_in_url
-from workers.auth.applications import GUEST, STRANGER, Caller
-from workers.auth.throttle import ADDRESS, APPLICATION, TOKENS, Limit, Throttle
+from pwserver.accepted import Accepted
+from pwserver.config import Settings
+from pwserver.wire import scram
+from workers.auth.applications import GUEST, NO_GUEST, STRANGER, Caller
+from workers.auth.networks import UNIX
+from workers.auth.throttle import APPLICATION, NAME, TOKENS, Limit, Throttle
 
-_CREDENTIALS = struct.Struct("3i")  # process, user and group, as SO_PEERCRED gives them
+_CREDENTIALS = struct.Struct("iII")  # process, user and group, as SO_PEERCRED gives them
 
 
 class Peer:
     """The client at the other end of a connection. `caller` changes when it shows a token."""
 
-    __slots__ = ("_address", "_authenticating", "_socket", "_throttle", "_verifying", "caller")
+    __slots__ = (
+        "_address",
+        "_authenticating",
+        "_throttle",
+        "_uid",
+        "_verifying",
+        "caller",
+        "counted",
+        "exchange",
+        "wrong_tokens",
+    )
 
-    def __init__(self, connected: socket.socket, throttle: Throttle, *, insecure: bool) -> None:
-        self._socket = connected
+    def __init__(self, client: Accepted, throttle: Throttle, settings: Settings) -> None:
         self._throttle = throttle
-        self._address: str | None = None
+        self._address = client.address
+        self._uid = _uid(client.socket) if client.socket.family == socket.AF_UNIX else None
         self._authenticating: Limit | None = None
-        self._verifying: Limit | None = None
-        self.caller = GUEST if insecure or is_local(connected) else STRANGER
+        self._verifying: Limit | None = None  # of the application
+        self.counted = 0  # the number of the application whose connections this one is among
+        self.exchange: tuple[scram.Server, bytes] | None = None  # a proof begun, and whose it is
+        self.wrong_tokens = 0  # shown on this connection
+        if settings.guests == "none":
+            self.caller = NO_GUEST
+        elif settings.insecure or self._uid is not None or is_local(client):
+            self.caller = GUEST
+        else:
+            self.caller = STRANGER
 
     def become(self, caller: Caller) -> None:
         """Set the identity of this client."""
@@ -37,9 +59,14 @@ class Peer:
     @property
     def address(self) -> str:
         """The client's address and port, or `unix:` and the user's name."""
-        if self._address is None:
-            self._address = _address(self._socket)
+        if self._uid is not None and not self._address:
+            self._address = f"unix:{_user_name(self._uid)}"
         return self._address
+
+    @property
+    def origin(self) -> str:
+        """The client's IP address, or `unix`: what an application's networks are compared with."""
+        return self._host if self._uid is None else UNIX
 
     @property
     def authenticating(self) -> Limit:
@@ -48,34 +75,37 @@ class Peer:
             self._authenticating = self._throttle.limit((TOKENS, "", self._host))
         return self._authenticating
 
-    @property
-    def verifying(self) -> Limit:
-        """The limits on wrong passwords of this application, in all and from this address.
+    def verifying(self, name: str) -> Limit:
+        """Return the limits on wrong passwords of this application: for a name, and for all.
 
-        So the wrong passwords of one application's users do not delay another application.
+        So wrong passwords for one name delay nobody who has another name or another application.
+        The address says nothing about who guesses: it is that of the application, at which all
+        people sign in.
         """
+        application = self.caller.application or ""
         if self._verifying is None:
-            name = self.caller.application or ""
-            self._verifying = self._throttle.limit(
-                (APPLICATION, name, ""), (ADDRESS, name, self._host)
-            )
-        return self._verifying
+            self._verifying = self._throttle.limit((APPLICATION, application, ""))
+        return self._verifying.and_also(self._throttle.limit((NAME, application, name)))
 
     @property
     def _host(self) -> str:
-        if self._socket.family == socket.AF_UNIX:
-            return self.address
-        return self.address.rpartition(":")[0].strip("[]")
+        return self.address if self._uid is not None else _host(self.address)
 
 
-def is_local(connected: socket.socket) -> bool:
-    """Tell whether a client is on this machine, by the service's own address in the connection."""
-    if connected.family == socket.AF_UNIX:
-        return True
+def is_local(client: Accepted) -> bool:
+    """Tell whether a client of TCP is on this machine: both ends of the connection are loopback.
+
+    A kernel that was told to (`route_localnet`) delivers packets of other machines to a loopback
+    address. The address that these come from is theirs.
+    """
     try:
-        return is_loopback(connected.getsockname()[0])
+        return is_loopback(client.socket.getsockname()[0]) and is_loopback(_host(client.address))
     except OSError:
         return False
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
 
 
 @functools.lru_cache(maxsize=256)  # called with this machine's addresses: there are few
@@ -89,15 +119,10 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def _address(connected: socket.socket) -> str:
-    try:
-        if connected.family == socket.AF_UNIX:
-            packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            return f"unix:{_user_name(_CREDENTIALS.unpack(packed)[1])}"
-        host, port = connected.getpeername()[:2]
-    except OSError:
-        return "gone"
-    return f"{host_in_url(host)}:{port}"
+def _uid(connected: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket, as it was when the client connected."""
+    packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(packed)[1])
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,10 +1,13 @@
 """Counts recent wrong guesses over all workers, and says how long the next guess must wait.
 
-The counts are in a table of fixed size in shared memory, without locks. Each limit (wrong tokens of
-an address, wrong passwords of an application, and of an application at an address) has a row. A
-keyed hash finds the row, so nobody can choose which limits share one; limits that share a row by
-chance count together. Rows of different kinds are separate, so a client without a token cannot
-reach an application's row.
+The counts are in a table of fixed size in shared memory, without locks. Each kind of limit has
+`PARTS` parts of the table of its own, so a client without a token cannot reach the rows of names.
+A key (an address; an application; an application and a name in its book) has a row in each part. A
+keyed hash finds the rows, so nobody can choose whose row is shared. Wrong guesses count in all rows
+of a key. Keys that share a row by chance count together there, so a row may count too many and
+never too few, and the lowest of a key's rows is the best estimate: a count-min sketch (G. Cormode
+and S. Muthukrishnan, "An Improved Data Stream Summary", 2005). A key is held up by others only if
+these share all its rows.
 
 A row is a leaky bucket: its level grows by 1 with each wrong guess and falls at a constant rate. Up
 to an allowance no guess waits; beyond it, each guess waits twice as long as the one before. A guess
@@ -33,11 +36,13 @@ from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
-from pwserver.shared_memory import SharedArray
+from pwserver.memory import SharedArray
 
+PARTS = 3
 ROWS = 4096
-"""Rows of each kind. A row is 16 bytes a worker: with two workers the table is 384 KiB. While 100
-addresses guess, one of 41 other addresses shares a row with one of them."""
+"""Parts of each kind, and rows of each part. A row is 16 bytes a worker: with two workers the table
+is 1.1 MiB. While 100 keys are guessed at, one of 41 others shares a row of one part with one of
+them, and one of 70,000 shares its rows of all parts."""
 
 DELAYS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 """How long the first, second, ... guess beyond the allowance waits. More are refused."""
@@ -51,7 +56,7 @@ _ROUNDING = 1e-6
 class Kind(NamedTuple):
     """A kind of limit."""
 
-    number: int  # the index of its part of the table
+    number: int  # the index of its parts of the table
     allowance: int  # wrong guesses before the first delay
     forgotten_per_s: float
 
@@ -59,17 +64,19 @@ class Kind(NamedTuple):
 TOKENS = Kind(0, allowance=10, forgotten_per_s=1.0)
 """Wrong tokens of an address. Ten are a few application instances that still have an old token."""
 
-ADDRESS = Kind(1, allowance=10, forgotten_per_s=1.0)
-"""Wrong passwords of an application at an address. People type less than one a second."""
+NAME = Kind(1, allowance=10, forgotten_per_s=1.0)
+"""Wrong passwords of an application for one name, whether there is such a user or not. People type
+less than one a second."""
 
-APPLICATION = Kind(2, allowance=50, forgotten_per_s=5.0)
-"""Wrong passwords of an application from all addresses. More than one address reaches (15, and then
-one a second), so that one address alone cannot get the others refused."""
+APPLICATION = Kind(2, allowance=1000, forgotten_per_s=100.0)
+"""Wrong passwords of an application for all names together. It bounds how fast one password is
+tried on many names, and how many names' rows one application can fill: 67 at once, and 100 if it
+goes on. Its users mistype less than that, while fewer than 1,000 of them sign in each second."""
 
 _KINDS = 3
 
 Key = tuple[Kind, str, str]
-"""A kind, an application and an address; either of the two may be empty."""
+"""A kind, an application, and an address or a name; either of the two may be empty."""
 
 
 class GuessTable:
@@ -78,7 +85,7 @@ class GuessTable:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seed = os.urandom(16)
-        self.array = SharedArray("d", _KINDS * ROWS * 2 * workers)
+        self.array = SharedArray("d", _KINDS * PARTS * ROWS * 2 * workers)
 
 
 class Throttle:
@@ -92,35 +99,41 @@ class Throttle:
 
     def limit(self, *keys: Key) -> "Limit":
         """Return the limit that applies all of these keys. Keep it if you need it often."""
-        return Limit([self._row(*key) for key in keys])
+        return Limit([self._bucket(*key) for key in keys])
 
-    def _row(self, kind: Kind, application: str, address: str) -> "_Row":
-        name = f"{len(application)} {application}{_network(address)}"
-        data = name.encode("utf-8", "surrogatepass")
-        digest = blake2b(data, digest_size=8, key=self._seed).digest()
-        row = kind.number * ROWS + int.from_bytes(digest, "little") % ROWS
-        begin = 2 * self._workers * row
-        middle, end = begin + self._workers, begin + 2 * self._workers
-        return _Row(kind, self._own, self._numbers[begin:middle], self._numbers[middle:end])
+    def _bucket(self, kind: Kind, application: str, whose: str) -> "_Bucket":
+        if kind is TOKENS:
+            whose = _network(whose)
+        data = f"{len(application)} {application}{whose}".encode("utf-8", "surrogatepass")
+        hashed = int.from_bytes(blake2b(data, digest_size=8, key=self._seed).digest(), "little")
+        rows = []
+        for part in range(kind.number * PARTS, (kind.number + 1) * PARTS):
+            hashed, row = divmod(hashed, ROWS)
+            rows.append(part * ROWS + row)
+        return _Bucket(kind, self._numbers, rows, self._workers, self._own)
 
 
 class Limit:
-    """The rows that limit a guess.
+    """The buckets that limit a guess.
 
     A delayed guess is charged before it waits, and refunded if it was right, so that many guesses
     at once do not evade the limit. A guess that is not delayed is charged if it was wrong.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_buckets",)
 
-    def __init__(self, rows: "Sequence[_Row]") -> None:
-        self._rows = rows
+    def __init__(self, buckets: "Sequence[_Bucket]") -> None:
+        self._buckets = buckets
+
+    def and_also(self, other: "Limit") -> "Limit":
+        """Return the limit that applies this and another one."""
+        return Limit([*self._buckets, *other._buckets])
 
     def delay_s(self, now: float) -> float | None:
         """Return how many seconds the next guess must wait; None if it is refused."""
         longest = 0.0
-        for row in self._rows:
-            excess = row.level(now) - row.allowance
+        for bucket in self._buckets:
+            excess = bucket.excess(now)
             if excess >= 0:
                 if excess >= len(DELAYS_S):
                     return None
@@ -129,42 +142,66 @@ class Limit:
 
     def charge(self, now: float) -> None:
         """Count a guess that is wrong, or that may be wrong."""
-        for row in self._rows:
-            row.charge(now)
+        for bucket in self._buckets:
+            bucket.charge(now)
 
     def refund(self) -> None:
         """Take back one charge, because the guess was right."""
-        for row in self._rows:
-            row.refund()
+        for bucket in self._buckets:
+            bucket.refund()
 
 
-class _Row:
-    """A row of the table, and the index of this worker's own numbers in it."""
+class _Bucket:
+    """A key's rows of the table, and the index of this worker's own numbers in each.
 
-    __slots__ = ("_charges", "_forgotten_per_s", "_lowest", "_own", "allowance")
+    In a row, the number of charges of each worker comes first, then the lowest value that each has
+    seen: 0.0, above all real values, before its first charge.
+    """
+
+    __slots__ = ("_allowance", "_begins", "_forgotten_per_s", "_numbers", "_own", "_workers")
 
     def __init__(
-        self, kind: Kind, own: int, charges: "memoryview[float]", lowest: "memoryview[float]"
+        self, kind: Kind, numbers: "memoryview[float]", rows: list[int], workers: int, own: int
     ) -> None:
-        self.allowance = kind.allowance - _ROUNDING
+        self._allowance = kind.allowance - _ROUNDING
         self._forgotten_per_s = kind.forgotten_per_s
+        self._numbers = numbers
+        self._begins = [2 * workers * row for row in rows]
+        self._workers = workers
         self._own = own
-        self._charges = charges  # one number for each worker
-        self._lowest = lowest  # likewise; 0.0, above all real values, before its first charge
 
-    def level(self, now: float) -> float:
-        """Return how many wrong guesses are not forgotten yet; below 0 if all are forgotten."""
-        return sum(self._charges) - self._forgotten_per_s * now - min(self._lowest)
+    def excess(self, now: float) -> float:
+        """Return how many wrong guesses beyond the allowance are not forgotten yet.
+
+        It is below 0 if there are fewer than the allowance. Rows that make no difference then are
+        not looked at.
+        """
+        least = float("inf")
+        for begin in self._begins:
+            lowest = self._numbers[begin + self._workers : begin + 2 * self._workers]
+            level = self._drained(begin, now) - min(lowest)
+            least = min(least, level - self._allowance)
+            if least < 0:
+                break
+        return least
 
     def charge(self, now: float) -> None:
         """Raise the level by 1."""
-        drained = sum(self._charges) - self._forgotten_per_s * now
-        self._lowest[self._own] = min(self._lowest[self._own], drained)
-        self._charges[self._own] += 1
+        numbers = self._numbers
+        for begin in self._begins:
+            own_charges, own_lowest = begin + self._own, begin + self._workers + self._own
+            numbers[own_lowest] = min(numbers[own_lowest], self._drained(begin, now))
+            numbers[own_charges] += 1
 
     def refund(self) -> None:
         """Take back one charge, which lowers the level by up to 1."""
-        self._charges[self._own] -= 1
+        for begin in self._begins:
+            self._numbers[begin + self._own] -= 1
+
+    def _drained(self, begin: int, now: float) -> float:
+        """Return a row's charges of all workers, less what was forgotten until now."""
+        charges = self._numbers[begin : begin + self._workers]
+        return sum(charges) - self._forgotten_per_s * now
 
 
 def _network(address: str) -> str:

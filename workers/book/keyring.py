@@ -12,24 +12,30 @@ because old audit records must stay verifiable. It comes first, so that a file t
 is not taken for a complete one. A file with only one key, as the first pwserver made them, has no
 integrity key: it is derived from that key, and written to the file when a key is added.
 
+The lines may be wrapped: sealed as a whole with a key that scrypt (RFC 7914) derives from a
+passphrase. Such a file has one line: a tag, the binary logarithm of scrypt's N, the salt, and the
+nonce and the sealed lines (AES-256-GCM), both in base64. Who has read it can read and write it
+again without the passphrase, because the keyring keeps the derived key.
+
 Knows nothing of the database.
 """
 
 import base64
 import binascii
 import contextlib
-import fcntl
 import hmac
 import os
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from pwserver import trust
+from pwserver import lock_file, trust
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 
@@ -38,10 +44,25 @@ KEY_BYTES = 32
 INTEGRITY_ID = 0
 """The number of the integrity key. No password is ever sealed with it."""
 
+LOCK_WAIT_S = 30.0
+"""How long to wait for another command that changes the keys; it takes milliseconds."""
+
 _KEY_TAG = "pwserver-key-v1"
 _INTEGRITY_TAG = "pwserver-integrity-v1"
+_WRAPPED_TAG = b"pwserver-wrapped-v1"
 _FILE_BYTES_MAX = 64 * 1024
 _NUMBER_MAX = 2**31 - 1
+
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+_COST = 17
+"""scrypt takes 128 MiB of memory with N = 2^17 and r = 8."""
+
+_COST_MAX = 20
+"""The greatest cost of a file that is read: scrypt takes 1 GiB."""
+
+Passphrase = Callable[[], Secret[str]]
+"""Returns the passphrase of a wrapped file, or raises a `KeyRefused`."""
 
 
 def derived(secret: Secret[bytes], purpose: str, length: int = 32) -> Secret[bytes]:
@@ -72,11 +93,40 @@ class MasterKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """The key that a file is sealed with, and what it was derived with from a passphrase."""
+
+    cost: int  # the binary logarithm of scrypt's N
+    salt: bytes
+    key: Secret[bytes]
+
+    @classmethod
+    def of(cls, passphrase: Secret[str], cost: int = _COST, salt: bytes = b"") -> "Wrapping":
+        """Derive the key from a passphrase, with a new salt unless one is given."""
+        salt = salt or os.urandom(_SALT_BYTES)
+        scrypt = Scrypt(salt=salt, length=KEY_BYTES, n=1 << cost, r=8, p=1)
+        return cls(cost, salt, Secret(scrypt.derive(passphrase.reveal().encode())))
+
+    def seal(self, content: bytes) -> bytes:
+        """Return the content of a wrapped file."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = nonce + AESGCM(self.key.reveal()).encrypt(nonce, content, _WRAPPED_TAG)
+        fields = (_WRAPPED_TAG, b"%d" % self.cost, *map(base64.b64encode, (self.salt, sealed)))
+        return b" ".join(fields) + b"\n"
+
+    def open(self, sealed: bytes) -> bytes:
+        """Return what was sealed; raise `InvalidTag` if it was by another key, or altered."""
+        nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        return AESGCM(self.key.reveal()).decrypt(nonce, rest, _WRAPPED_TAG)
+
+
+@dataclass(frozen=True, slots=True)
 class Keyring:
-    """Keys by their numbers, and the integrity key."""
+    """Keys by their numbers, and the integrity key; how the file of them is wrapped, if it is."""
 
     keys: dict[int, MasterKey]
     integrity: Secret[bytes] = field(repr=False)
+    wrapping: Wrapping | None = field(default=None, compare=False)
 
     @property
     def newest(self) -> MasterKey:
@@ -86,12 +136,12 @@ class Keyring:
     def with_new_key(self) -> "Keyring":
         """Return a keyring with one more, random key."""
         key = MasterKey(self.newest.id + 1, Secret(os.urandom(KEY_BYTES)))
-        return Keyring(self.keys | {key.id: key}, self.integrity)
+        return replace(self, keys=self.keys | {key.id: key})
 
     def without(self, key_id: int) -> "Keyring":
         """Return a keyring without one of the keys."""
         keys = {number: key for number, key in self.keys.items() if number != key_id}
-        return Keyring(keys, self.integrity)
+        return replace(self, keys=keys)
 
     @property
     def check_values(self) -> dict[int, bytes]:
@@ -119,80 +169,81 @@ def create_keyring(path: Path) -> None:
     key = MasterKey(1, Secret(os.urandom(KEY_BYTES)))
     keyring = Keyring({key.id: key}, Secret(os.urandom(KEY_BYTES)))
     try:
-        with _written(path, keyring) as unfinished:
+        with trust.written(path, _content(keyring)) as unfinished:
             os.link(unfinished, path)
     except FileExistsError:
         raise
     except OSError as error:
         raise KeyRefused(f"the key file {path} cannot be made: {error.strerror}.") from None
-    _sync_folder(path)
+    trust.sync_folder(path)
 
 
 @contextlib.contextmanager
-def changing_keyring(path: Path) -> Iterator[Keyring]:
+def changing_keyring(path: Path, before: Keyring | None = None) -> Iterator[Keyring]:
     """Yield the keyring to a caller that will `replace_keyring`, and lock out other callers.
 
-    Raises `KeyRefused` if the file cannot be read or its folder cannot be opened.
+    `before` is what the caller has read already: it opens a file that is wrapped.
+    Raises `KeyRefused` if the file cannot be read, or its lock is not free within `LOCK_WAIT_S`.
     """
+    lock_path = path.with_name(f"{path.name}-lock")
     try:
-        with trust.roots_rights():
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with trust.roots_rights():  # the folder may be root's
+            lock = lock_file.lock(lock_path, _owner(path), LOCK_WAIT_S)
+            if os.geteuid() == trust.ROOT:
+                os.fchown(lock, _owner(path), -1)
+    except lock_file.Untrusted as reason:
+        raise KeyRefused(f"{lock_path} {reason}") from None
+    except BlockingIOError:
+        raise KeyRefused(
+            f"{lock_path} is locked: another command has been changing the keys for "
+            f"{LOCK_WAIT_S:g} s. Nothing was done."
+        ) from None
     except OSError as error:
-        raise KeyRefused(f"{path.parent} cannot be opened: {error.strerror}.") from None
+        raise KeyRefused(f"{lock_path} cannot be opened: {error.strerror}.") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield read_keyring(path)
+        yield read_keyring(path, known=before.wrapping if before else None)
     finally:
-        os.close(folder)
+        with trust.roots_rights():
+            lock_file.unlock(lock, lock_path)
+
+
+def _owner(path: Path) -> int:
+    """Return whose the lock may be, besides root's: for root, the owner of the key file."""
+    try:
+        return os.stat(path).st_uid if os.geteuid() == trust.ROOT else os.geteuid()
+    except OSError:
+        return trust.ROOT
 
 
 def replace_keyring(path: Path, keyring: Keyring) -> None:
     """Replace the keyring in a file atomically, even if the power fails."""
     try:
         with trust.roots_rights():  # the folder may be root's, and the file the service's
-            with _written(path, keyring, os.stat(path)) as unfinished:
-                os.rename(unfinished, path)
-            _sync_folder(path)
+            trust.replace(path, _content(keyring), os.stat(path))
     except OSError as error:
         raise KeyRefused(
             f"the key file {path} cannot be changed: {error.strerror}. Nothing was done."
         ) from None
 
 
-@contextlib.contextmanager
-def _written(path: Path, keyring: Keyring, before: os.stat_result | None = None) -> Iterator[str]:
-    """Yield the name of a new, synced file with a keyring; delete it afterwards.
-
-    If root makes it, it gets the owner and group of the file `before`.
-    """
+def _content(keyring: Keyring) -> bytes:
+    """Return the content of a keyring's file, wrapped if it is to be."""
     lines = [(_INTEGRITY_TAG, 0, keyring.integrity)]
     lines += [(_KEY_TAG, number, key.secret) for number, key in sorted(keyring.keys.items())]
-    descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for tag, number, secret in lines:
-                encoded = base64.b64encode(secret.reveal()).decode()
-                file.write(f"{tag} {number} {encoded}\n".encode())
-            file.flush()
-            if before is not None and os.geteuid() == trust.ROOT:
-                os.fchown(file.fileno(), before.st_uid, before.st_gid)
-            os.fsync(file.fileno())
-        yield unfinished
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it was renamed
-            os.unlink(unfinished)
+    content = b"".join(
+        f"{tag} {number} {base64.b64encode(secret.reveal()).decode()}\n".encode()
+        for tag, number, secret in lines
+    )
+    return content if keyring.wrapping is None else keyring.wrapping.seal(content)
 
 
-def _sync_folder(path: Path) -> None:
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def read_keyring(
+    path: Path, passphrase: Passphrase | None = None, known: Wrapping | None = None
+) -> Keyring:
+    """Return the keys in a file; raise a `KeyRefused` that says what to do.
 
-
-def read_keyring(path: Path) -> Keyring:
-    """Return the keys in a file; raise a `KeyRefused` that says what to do."""
+    A wrapped file is opened with the key that is `known` of it, or else with the passphrase.
+    """
     content = trust.read(
         path,
         "the key file",
@@ -202,12 +253,43 @@ def read_keyring(path: Path) -> Keyring:
         missing=f"there is no key file {path}. Without it no saved password can be read: put it "
         "back from your backup, or name the right one with --key-file.",
     )
+    wrapping = None
+    if content.startswith(_WRAPPED_TAG):
+        wrapping, content = _unwrapped(path, content, passphrase, known)
     keys, integrity = _parsed(path, content)
     if not keys or (integrity is None and len(keys) > 1):
         raise _damaged(path)
     if integrity is None:
         integrity = derived(next(iter(keys.values())).secret, "pwserver integrity v1")
-    return Keyring(keys, integrity)
+    return Keyring(keys, integrity, wrapping)
+
+
+def _unwrapped(
+    path: Path, content: bytes, passphrase: Passphrase | None, known: Wrapping | None
+) -> tuple[Wrapping, bytes]:
+    """Return how a file is wrapped, and its lines."""
+    try:
+        _, digits, *encoded = content.split()
+        cost = int(digits)
+        salt, sealed = (base64.b64decode(each, validate=True) for each in encoded)
+    except (ValueError, binascii.Error):
+        raise _damaged(path) from None
+    if not (0 < cost <= _COST_MAX and salt):
+        raise _damaged(path)
+    if known is not None and (known.cost, known.salt) == (cost, salt):
+        wrapping = known
+    elif passphrase is not None:
+        wrapping = Wrapping.of(passphrase(), cost, salt)
+    else:
+        raise KeyRefused(
+            f"{path} has been sealed with a passphrase meanwhile: start the service again."
+        )
+    try:
+        return wrapping, wrapping.open(sealed)
+    except InvalidTag:
+        raise KeyRefused(
+            f"{path} does not open: the passphrase is not the right one, or the file is damaged."
+        ) from None
 
 
 def read_keyring_again(path: Path, before: Keyring) -> Keyring:
@@ -216,7 +298,7 @@ def read_keyring_again(path: Path, before: Keyring) -> Keyring:
     The keys in `before` were checked against the database. A password sealed with another key of
     the same number could never be read.
     """
-    keyring = read_keyring(path)
+    keyring = read_keyring(path, known=before.wrapping)
     if not keyring.may_follow(before):
         raise KeyRefused(f"{path} was replaced by a key file of another service. Put it back.")
     return keyring

@@ -25,7 +25,7 @@ from peewee import (
     TextField,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 COMMON_BOOK = 0
 """The book of all clients without a token. An application's own book has the application's id."""
@@ -120,8 +120,9 @@ def _text(stored: bytes | None) -> str | None:
 class Request(Model):
     """A save that carried a `request_id`, its fingerprint, and the version that it made.
 
-    Ids grow, so the oldest requests have the least ids. `fingerprint` is a short keyed hash of the
-    request's content.
+    Ids grow, so the oldest requests have the least ids. `fingerprint` is a keyed hash of the
+    request's content, `user_id` and `version`, so that nobody without the key makes a row, or
+    changes one, that a request is answered from.
     """
 
     id = AutoField()
@@ -165,7 +166,18 @@ class Application(Model):
     may                 its rights, separated by spaces
     token_hash          SHA-256 of its token, or NULL after it was revoked
     previous_hash       SHA-256 of its previous token, or NULL
-    previous_until_ms   until when the previous token is valid
+    verifier            what checks a proof of its token (`wire.scram`), or NULL
+    previous_verifier   the same of its previous token, or NULL
+    certificate         SHA-256 of the public key of its client certificate, or NULL
+    previous_certificate  the same of its previous certificate, or NULL
+    previous_until_ms   until when the previous token and certificate are valid
+    expires_ms          until when the token and the certificate are valid; 0: for ever
+    lifetime_ms         how long a new token is valid; 0: for ever
+    networks            where it may come from, separated by spaces; empty: from anywhere
+    users_max           the most users in its own book; 0: any number
+    saves_per_s         the most saves a second; 0: any number
+    connections_max     the most connections at once; 0: any number
+    revision            one more with each change of any application (see `auth.revisions`)
     seal                a keyed hash of all other columns, so that somebody who can write to the
                         database, but has no key, cannot grant rights
     """
@@ -177,7 +189,18 @@ class Application(Model):
     created_at_ms = BigIntegerField()
     token_hash = BlobField(null=True)
     previous_hash = BlobField(null=True)
+    verifier = BlobField(null=True)
+    previous_verifier = BlobField(null=True)
+    certificate = BlobField(null=True)
+    previous_certificate = BlobField(null=True)
     previous_until_ms = BigIntegerField()
+    expires_ms = BigIntegerField()
+    lifetime_ms = BigIntegerField()
+    networks = TextField()
+    users_max = BigIntegerField()
+    saves_per_s = IntegerField()
+    connections_max = IntegerField()
+    revision = IntegerField()
     seal = BlobField()
 
     class Meta:
@@ -214,9 +237,20 @@ class ApplicationRow(NamedTuple):
     may: str
     created_at_ms: int
     token_hash: bytes | None
-    previous_hash: bytes | None
-    previous_until_ms: int
-    seal: bytes
+    previous_hash: bytes | None = None
+    verifier: bytes | None = None
+    previous_verifier: bytes | None = None
+    certificate: bytes | None = None
+    previous_certificate: bytes | None = None
+    previous_until_ms: int = 0
+    expires_ms: int = 0
+    lifetime_ms: int = 0
+    networks: str = ""
+    users_max: int = 0
+    saves_per_s: int = 0
+    connections_max: int = 0
+    revision: int = 1
+    seal: bytes = b""
 
 
 APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._fields)

@@ -134,12 +134,9 @@ class Vault:
         return self.open(self._decoy, self.key_id, b"")
 
     def fingerprint(self, content: bytes) -> int:
-        """Return a keyed hash of 32 bits.
-
-        That is enough to notice a mistake, and too little to recognise a password.
-        """
-        digest = hashlib.blake2b(content, digest_size=4, key=self._fingerprint_key).digest()
-        return int.from_bytes(digest, "big")
+        """Return a keyed hash of 63 bits, which SQLite can store as an integer."""
+        digest = hashlib.blake2b(content, digest_size=8, key=self._fingerprint_key).digest()
+        return int.from_bytes(digest, "big") >> 1
 
 
 def _subkey(keyring: Keyring, key_id: int, prefix: bytes) -> AESGCM:

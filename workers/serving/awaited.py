@@ -34,9 +34,15 @@ class Recorded(bytes):
 
 
 class Awaited:
-    """The reply to a request, or the joined replies to consecutive ones; None until known."""
+    """The reply to a request, or the joined replies to consecutive ones; None until known.
+
+    `lasts` says that the request is done even if its client is gone, so that the connection goes on
+    waiting for it.
+    """
 
     __slots__ = ("reply",)
+
+    lasts = False
 
     def __init__(self, reply: bytes | None = None) -> None:
         self.reply = reply
@@ -57,6 +63,9 @@ class Waiter(Protocol):
 
     awaited: deque[Awaited]  # in the order of its requests
     peer: Peer  # the client at the other end
+
+    def end(self) -> None:
+        """Take no more requests, and close after the replies to those that have arrived."""
 
     def settle(self) -> None:
         """Take the replies that are known from `awaited` and have them sent."""

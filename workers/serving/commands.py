@@ -3,8 +3,10 @@
 ARCHITECTURE.md says what else a new command needs besides a row here. Most commands handle
 one request at a time (`each`): a function gets the worker's `Context`, the connection and the
 request, and returns the reply, or an `Awaited` if the reply comes later, or raises a `Refused`,
-which becomes the reply. The commands that matter for speed get all consecutive requests of their
-kind in one call, so that a pipeline of saves costs one call.
+which becomes the reply. They do as many requests as there is time for in the turn; the connection
+keeps the others. The commands that matter for speed get all consecutive requests of their kind in
+one call, so that a pipeline of saves costs one call. What one buffer can hold of these is done in
+a millisecond, so they do not look at the clock.
 
 `waits` means that the command must see the effect of the writes before it. It is held back until
 the connection's earlier writes are answered, and it holds back the requests after it, so that every
@@ -13,7 +15,10 @@ held back, because the commit of these writes answers it too.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
 `ANYBODY` for any client. A client on this machine without a token may do only the commands
-that are for `guests`: they reveal nothing.
+that are for `guests`: the basic contract's, and those that concern no book.
+
+`lasts` means that the command is done even if its client is gone: it changes the book, has the
+console print it, or says in whose name the changes after it are made.
 """
 
 import contextlib
@@ -24,7 +29,8 @@ from typing import Any
 
 from msgspec import UNSET
 
-from pwserver.errors import InvalidMessage
+from pwserver.errors import InvalidMessage, NotSaved
+from pwserver.limits import REPLIES_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -44,16 +50,23 @@ from pwserver.wire.messages import (
     Status,
     VerifyPassword,
 )
-from workers.auth.applications import ANYBODY, KNOWN
+from workers.auth.applications import ANYBODY, KNOWN, Caller
 from workers.serving import queries
 from workers.serving.authentication import authenticate
 from workers.serving.awaited import Awaited, Waiter
-from workers.serving.commit_queue import QUEUE_FULL, ROW_OVERHEAD_BYTES, Saver, not_saved
+from workers.serving.commit_queue import (
+    NO_ROOM,
+    ROW_OVERHEAD_BYTES,
+    Saver,
+    not_saved,
+    queue_full,
+)
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Generate, Label, Restore, Save, generate
 from workers.serving.name_queues import refusal_of
+from workers.serving.shares import named
 
-Replies = Sequence[bytes | Awaited]
+Replies = Sequence[bytes | Awaited] | None
 Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 
@@ -61,8 +74,9 @@ Do = Callable[[Context, Waiter, list[Any]], Replies]
 class Command:
     """A row of the table. `reply` and `does` are its texts in docs/protocol.md.
 
-    `do` returns the replies in order, as bytes or as `Awaited`. It may also add the `Awaited` to
-    the connection itself and return nothing.
+    `do` returns the replies in order, as bytes or as `Awaited`; fewer than requests if there is no
+    time for the last ones. If it has added what is awaited to the connection itself, it returns
+    None. A command that is `quick` never leaves any.
     """
 
     message: type[Message] | type[Bad]
@@ -72,19 +86,31 @@ class Command:
     right: str
     waits: bool = True
     guests: bool = False
+    lasts: bool = False
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
+    quick: bool = False
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
-    """Make a `Do` from a function that handles one request."""
+    """Make a `Do` from a function that handles one request.
+
+    It handles at least one, and stops when the turn's time is up or when the replies have
+    `REPLIES_BYTES_MAX`.
+    """
 
     def do(context: Context, waiter: Waiter, requests: list[Any]) -> Replies:
         replies: list[bytes | Awaited] = []
+        size = 0
         for request in requests:
             try:
-                replies.append(answer(context, waiter, request))
+                reply = answer(context, waiter, request)
             except Exception as error:
-                replies.append(messages.refusal(refusal_of(error), request.id))
+                reply = messages.refusal(refusal_of(error), request.id)
+            replies.append(reply)
+            if isinstance(reply, bytes):
+                size += len(reply)
+            if size > REPLIES_BYTES_MAX or context.late:
+                break
         return replies
 
     return do
@@ -95,38 +121,75 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
 
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords of one connection and queue them for the writer."""
-    if context.commit_queue.full:
-        return [not_saved(QUEUE_FULL, request.id) for request in requests]
+    caller = waiter.peer.caller
+    if context.commit_queue.full(caller.application) or context.scoreboard.disk_low:
+        refusal = NO_ROOM if context.scoreboard.disk_low else queue_full(caller.application)
+        return [not_saved(refusal, request.id) for request in requests]
+    if caller.saves_are_limited:
+        return _save_limited(context, waiter, requests)
     savers = [(waiter, [request.id for request in requests])]
-    save_together(context, waiter.peer.caller.book, savers, requests)
-    return ()
+    save_together(context, caller, savers, requests)
+    return None
+
+
+def _save_limited(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
+    """Save for an application with a quota of saves or users, and refuse what is beyond it.
+
+    The writer alone can tell whether there are too many users, and answers each of these saves.
+    """
+    caller = waiter.peer.caller
+    allowed = _allowed(context, caller, len(requests))
+    now, beyond = requests[:allowed], requests[allowed:]
+    refusal = _too_many_saves(caller)
+    refusals = [messages.refusal(refusal, request.id) for request in beyond]
+    if caller.users_max or not now:
+        saves = [_queue(context, Save(context, waiter, each, each.password)) for each in now]
+        return [*saves, *refusals]
+    save_together(context, caller, [(waiter, [request.id for request in now])], now)
+    waiter.awaited.extend(map(Awaited, refusals))
+    return None
+
+
+def _allowed(context: Context, caller: Caller, saves: int) -> int:
+    """Return how many of these saves an application may do now, and count these."""
+    per_s = caller.saves_per_s
+    if not per_s:
+        return saves
+    return context.registry.usage.saves(caller.number, per_s, saves, context.now)
+
+
+def _too_many_saves(caller: Caller) -> NotSaved:
+    who = named(caller.application).capitalize()
+    return NotSaved(f"{who} may save {caller.saves_per_s} times a second, and no more.")
 
 
 def save_together(
-    context: Context, book: int, savers: list[Saver], requests: list[SavePassword]
+    context: Context, caller: Caller, savers: list[Saver], requests: list[SavePassword]
 ) -> None:
-    """Seal passwords for one book and queue them; `requests` are in the order of `savers`."""
+    """Seal passwords of one caller and queue them; `requests` are in the order of `savers`."""
     user_ids = context.ids.take(len(requests))
     passwords = [request.password for request in requests]
-    rows = context.vault.seal_rows(passwords, user_ids, book, context.now_ms)
+    rows = context.vault.seal_rows(passwords, user_ids, caller.book, context.now_ms)
     size = sum([len(row[3]) for row in rows]) + len(rows) * ROW_OVERHEAD_BYTES
-    context.commit_queue.add(savers, rows, size, context.now)
+    context.commit_queue.add(caller.application, savers, rows, size, context.now)
 
 
 def number_of_users(context: Context, waiter: Waiter, requests: list[NumberOfUsers]) -> Replies:
     """Answer from the scoreboard, or after the saves before it from the transaction that does them.
 
-    Wakes the console, which prints the users later.
+    Wakes the console, which prints the users later. The first who asks for a listing is in the
+    audit record, and those who share it are not.
     """
     scoreboard = context.scoreboard
     if not scoreboard.listing_wanted:
         scoreboard.listing_wanted = True
         with contextlib.suppress(OSError):  # full: the console will wake anyway
             context.bell.send(b"!")
+        context.note(waiter.peer, "listing", None, "ok")
     if waiter.awaited:
         ids = [request.id for request in requests]
         context.commit_queue.add_counts(waiter, ids, scoreboard)
-        return ()
+        return None
     users = scoreboard.users
     return [messages.return_number_of_users(users, request.id) for request in requests]
 
@@ -149,14 +212,16 @@ def bad(context: Context, waiter: Waiter, requests: list[Bad]) -> Replies:
 # --- Changes to the book. ---
 
 
-def save_named(context: Context, waiter: Waiter, request: SavePassword) -> Awaited:
-    """Save as the newest version of the user that has the name."""
-    return _queue(context, Save(context, waiter, request, request.password))
+def save_with_fields(context: Context, waiter: Waiter, request: SavePassword) -> bytes | Awaited:
+    """Save as the newest version of the user that has the name, or as a new user without one."""
+    return _queue_save(context, Save(context, waiter, request, request.password))
 
 
-def generate_and_save(context: Context, waiter: Waiter, request: GeneratePassword) -> Awaited:
+def generate_and_save(
+    context: Context, waiter: Waiter, request: GeneratePassword
+) -> bytes | Awaited:
     """Generate a password, and save it as the newest version of the user that has the name."""
-    return _queue(context, Generate(context, waiter, request, generate(request)))
+    return _queue_save(context, Generate(context, waiter, request, generate(request)))
 
 
 def generate_password(context: Context, waiter: Waiter, request: GeneratePassword) -> bytes:
@@ -168,9 +233,9 @@ def generate_password(context: Context, waiter: Waiter, request: GeneratePasswor
     return messages.encode("return_generated_password", request.id, password=password)
 
 
-def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> Awaited:
+def restore_password(context: Context, waiter: Waiter, request: RestorePassword) -> bytes | Awaited:
     """Save the password of an older version again, as the newest."""
-    return _queue(context, Restore(context, waiter, request))
+    return _queue_save(context, Restore(context, waiter, request))
 
 
 def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
@@ -181,6 +246,14 @@ def label_user(context: Context, waiter: Waiter, request: LabelUser) -> Awaited:
 def delete_user(context: Context, waiter: Waiter, request: DeleteUser) -> Awaited:
     """Delete a user."""
     return _queue(context, Delete(context, waiter, request))
+
+
+def _queue_save(context: Context, save: Save) -> bytes | Awaited:
+    """Queue a save, or refuse it if its application may not save so often."""
+    caller = save.waiter.peer.caller
+    if caller.saves_are_limited and not _allowed(context, caller, 1):
+        return save.refused(_too_many_saves(caller))
+    return _queue(context, save)
 
 
 def _queue(context: Context, write: Save | Label | Delete) -> Awaited:
@@ -196,15 +269,27 @@ SAVE_PLAIN = Command(
     "save",
     waits=False,
     guests=True,
+    lasts=True,
+    quick=True,
+)
+SAVE_ONCE = Command(
+    SavePassword,
+    each(save_with_fields),
+    "`Password saved!`",
+    "does the same, but once only, however often it is sent",
+    "save",
+    waits=False,
+    guests=True,
+    lasts=True,
 )
 SAVE_NAMED = Command(
     SavePassword,
-    each(save_named),
+    each(save_with_fields),
     "`Password saved!` with `username`, `version`",
     "saves it as the newest version of that user's password; a new name makes a user",
     "save",
     waits=False,
-    guests=True,
+    lasts=True,
 )
 GENERATE = Command(
     GeneratePassword,
@@ -222,10 +307,11 @@ GENERATE_NAMED = Command(
     "makes a random password and saves it in the same step",
     "save",
     waits=False,
-    guests=True,
+    lasts=True,
 )
 TABLE = (
     SAVE_PLAIN,
+    SAVE_ONCE,
     SAVE_NAMED,
     Command(
         NumberOfUsers,
@@ -234,7 +320,9 @@ TABLE = (
         "counts the users; the service prints them on its console",
         "count",
         guests=True,
+        lasts=True,
         joins=count_joins,
+        quick=True,
     ),
     Command(
         GetPassword,
@@ -264,6 +352,7 @@ TABLE = (
         "saves what an older version holds as the newest",
         "save",
         waits=False,
+        lasts=True,
     ),
     Command(
         LabelUser,
@@ -272,6 +361,7 @@ TABLE = (
         "sets a user's labels, in place of those it has",
         "save",
         waits=False,
+        lasts=True,
     ),
     Command(
         ListUsers,
@@ -288,6 +378,7 @@ TABLE = (
         "deletes a user and all versions of its password",
         "delete",
         waits=False,
+        lasts=True,
     ),
     GENERATE,
     GENERATE_NAMED,
@@ -307,26 +398,30 @@ TABLE = (
         "says which application this is; what follows on the connection is done as that one's",
         ANYBODY,
         guests=True,
+        lasts=True,
     ),
-    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True),
+    Command(Ping, ping, "`Alive!`", "does nothing else", ANYBODY, guests=True, quick=True),
     Command(
         Status,
         each(queries.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have; while nothing can be "
-        "saved also why (`write_error`) and since when (`write_error_since`)",
+        "saved also why (`write_error`) and since when (`write_error_since`); and when the "
+        "caller's token expires, if it does (`token_expires`)",
         "count",
     ),
 )
 
-_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True)
+_BAD = Command(Bad, bad, "", "", ANYBODY, guests=True, quick=True)
 _BY_MESSAGE = {command.message: command for command in (*TABLE, _BAD)}
 
 
 def command_of(request: Message | Bad) -> Command:
     """Return the row that handles a request."""
     if type(request) is SavePassword:
-        return SAVE_PLAIN if request.plain else SAVE_NAMED
+        if request.plain:
+            return SAVE_PLAIN
+        return SAVE_ONCE if request.once else SAVE_NAMED
     if type(request) is GeneratePassword:
         return GENERATE if request.username is UNSET else GENERATE_NAMED
     return _BY_MESSAGE[type(request)]

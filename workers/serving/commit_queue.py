@@ -6,6 +6,10 @@ while it commits; it answers them in the order in which they were sent. This fil
 sent and answered, and what to reply when the writer is slow, restarting or dead; it does not know
 what a row or an operation means. A batch is settled when it has an outcome.
 
+What is queued is bounded, and shared fairly between callers (`shares`). While much is queued, the
+rows of a caller that has little of it are committed first: they join the batch that is sent next,
+and do not wait for all that another caller has sent before.
+
 A count of users that follows plain saves on its connection goes into their batch, so that a
 pipeline of saves and counts needs one commit. Its number is that of the users before the batch and
 of the rows before it. That is the order in which a transaction happens: its rows, batch by batch,
@@ -25,6 +29,8 @@ from pwserver.limits import BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_BYTES_
 from pwserver.wire.messages import Id, encode, passwords_saved, return_number_of_users
 from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
+from workers.serving.shares import Shares, Who, named
+from workers.storage.outage import DISK_LOW
 from workers.storage.writing import Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
@@ -36,6 +42,9 @@ reason why nothing of it was done."""
 
 ROW_OVERHEAD_BYTES = 64
 """The approximate memory that a queued row takes besides its sealed password."""
+
+_JOINED_BYTES_MAX = BATCH_BYTES_MAX // 8
+"""How much of a caller joins a batch that is full already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,14 @@ UNKNOWN = Outcome(
     reason="The writer died before it answered: this may or may not have been done.",
 )
 TOO_LATE = Outcome(reason="The service is overloaded: this waited too long to be written.")
-QUEUE_FULL = Outcome(reason="The service is overloaded: too many saves wait to be written.")
+NO_ROOM = Outcome(reason=DISK_LOW)
+
+
+def queue_full(who: Who) -> Outcome:
+    """Return the outcome of a save of a caller that has its share of the queue already."""
+    return Outcome(
+        reason=f"The service is overloaded: too many saves of {named(who)} wait to be written."
+    )
 
 
 def not_saved(outcome: Outcome, id: Id) -> bytes:
@@ -66,6 +82,8 @@ class Run(Awaited, ABC):
     """Consecutive plain saves, or counts of users, of one connection in one batch."""
 
     __slots__ = ("alone", "batch", "ids", "waiter")
+
+    lasts = True
 
     def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id], *, alone: bool) -> None:
         self.reply = None
@@ -132,6 +150,8 @@ class Batch:
     results: list[Result] = field(default_factory=list)
     users: int = 0  # before it
     bytes: int = 0
+    shares: dict[Who, int] = field(default_factory=dict)  # the bytes of each caller
+    queued: bool = True  # more may join it
     outcome: Outcome | None = None
 
     def answer(self, answer: Answer) -> None:
@@ -148,17 +168,21 @@ class CommitQueue:
 
     def __init__(self) -> None:
         self._queued: deque[Batch] = deque()
-        self._queued_bytes = 0
+        self._shares = Shares(QUEUE_BYTES_MAX)
         self._in_flight: deque[Batch] = deque()
         self._channel: socket.socket | None = None
         self._reader: FrameReader | None = None
         self._unsent = b""
         self.newest_id: int | None = None  # in the database when the present writer opened it
 
+    def full(self, who: Who) -> bool:
+        """Tell whether another save of a caller must be refused."""
+        return self._shares.full(who)
+
     @property
-    def full(self) -> bool:
-        """Whether another save must be refused."""
-        return self._queued_bytes >= QUEUE_BYTES_MAX
+    def may_be_full(self) -> bool:
+        """Whether another save of some caller may have to be refused."""
+        return self._shares.may_be_full
 
     @property
     def in_flight(self) -> bool:
@@ -175,9 +199,11 @@ class CommitQueue:
         """Whether the channel was full, so that `send` must be called when it is writable."""
         return bool(self._unsent)
 
-    def add(self, savers: Iterable[Saver], rows: list[Row], size: int, now: float) -> None:
-        """Queue rows of `size` bytes, and add what their savers wait for to their queues."""
-        batch = self._open_batch(size, now)
+    def add(
+        self, who: Who, savers: Iterable[Saver], rows: list[Row], size: int, now: float
+    ) -> None:
+        """Queue a caller's rows of `size` bytes, and note what its savers wait for."""
+        batch = self._open_batch(who, size, now)
         batch.rows += rows
         for waiter, ids in savers:
             awaited = waiter.awaited
@@ -191,54 +217,81 @@ class CommitQueue:
             awaited.append(run)
 
     def may_count(self, waiter: Waiter) -> bool:
-        """Tell whether the batch that is sent next can answer a count on a connection.
+        """Tell whether a batch that is not sent yet can answer a count on a connection.
 
         It can if the connection awaits only runs, and the last of them is in that batch.
         """
         last = waiter.awaited[-1]
-        return (
-            isinstance(last, Run)
-            and last.alone
-            and bool(self._queued)
-            and last.batch is self._queued[-1]
-        )
+        return isinstance(last, Run) and last.alone and last.batch.queued
 
     def add_counts(self, waiter: Waiter, ids: list[Id], scoreboard: Scoreboard) -> None:
-        """Add counts of users to the batch that is sent next; see `may_count`."""
-        batch = self._queued[-1]
+        """Add counts of users to the batch of the saves before them; see `may_count`."""
+        last = waiter.awaited[-1]
+        assert isinstance(last, Run)
+        batch = last.batch
         counts = Counts(waiter, batch, ids, scoreboard)
         batch.runs.append(counts)
         waiter.awaited.append(counts)
 
-    def add_operation(self, sender: Any, operation: Operation, size: int, now: float) -> None:
-        """Queue an operation of `size` bytes; its sender gets the result when it is known."""
-        batch = self._open_batch(size, now)
+    def add_operation(
+        self, who: Who, sender: Any, operation: Operation, size: int, now: float
+    ) -> None:
+        """Queue a caller's operation of `size` bytes; its sender gets the result when known."""
+        batch = self._open_batch(who, size, now)
         batch.operations.append(operation)
         batch.senders.append(sender)
 
-    def _open_batch(self, size: int, now: float) -> Batch:
+    def _open_batch(self, who: Who, size: int, now: float) -> Batch:
+        """Return the batch for `size` more bytes of a caller, and count them."""
         queued = self._queued
-        if not queued or queued[-1].bytes >= BATCH_BYTES_MAX:
+        if not queued:
             queued.append(Batch(now))
-        batch = queued[-1]
+        batch = queued[0]
+        if len(queued) > 1 or batch.bytes >= BATCH_BYTES_MAX:
+            batch = self._next_batch(who, now)
         batch.bytes += size
-        self._queued_bytes += size
+        batch.shares[who] = batch.shares.get(who, 0) + size
+        self._shares.add(who, size)
         return batch
+
+    def _next_batch(self, who: Who, now: float) -> Batch:
+        """Return the first batch that comes after all of a caller, if it may have more of it."""
+        queued = self._queued
+        after: Batch | None = None
+        for batch in reversed(queued):
+            if who in batch.shares:
+                if batch.bytes < BATCH_BYTES_MAX or batch.shares[who] < _JOINED_BYTES_MAX:
+                    return batch
+                break
+            after = batch
+        if after is None:
+            after = Batch(now)
+            queued.append(after)
+        return after
 
     def take(self) -> list[Batch]:
         """Remove all batches from the queue and return them, for the worker that writes."""
         taken = list(self._queued)
         self._queued.clear()
-        self._queued_bytes = 0
+        self._shares.clear()
+        for batch in taken:
+            batch.queued = False
         return taken
+
+    def _take_first(self) -> Batch:
+        """Remove the batch that is next from the queue."""
+        batch = self._queued.popleft()
+        batch.queued = False
+        for who, size in batch.shares.items():
+            self._shares.remove(who, size)
+        return batch
 
     def send(self) -> None:
         """Send as many batches as may be in flight and keep the rest. Called once a turn."""
         if self.newest_id is None:
             return
         while self._queued and len(self._in_flight) < BATCHES_IN_FLIGHT_MAX and not self._unsent:
-            batch = self._queued.popleft()
-            self._queued_bytes -= batch.bytes
+            batch = self._take_first()
             self._in_flight.append(batch)
             self._unsent = frame((batch.rows, batch.operations))
             batch.rows = batch.operations = []  # not needed after they are sent
@@ -295,8 +348,7 @@ class CommitQueue:
         """Give up the batches queued before a time; they were never sent."""
         expired: list[Batch] = []
         while self._queued and self._queued[0].since < before:
-            batch = self._queued.popleft()
-            self._queued_bytes -= batch.bytes
+            batch = self._take_first()
             batch.outcome = TOO_LATE
             expired.append(batch)
         return expired

@@ -5,7 +5,9 @@ when they can do something, and `wants` tells it which events to wait for next.
 
 Two queues keep the order. `awaited` holds replies that are not known yet, because a write waits for
 the writer, and the replies after them. `_held` holds requests that must see the effect of those
-writes, and the requests after them; most of the time it is empty.
+writes, or for which there is no time in this turn, and the requests after them; most of the time it
+is empty. Those that wait for time are done in the next turns: the loop asks for `more_to_do`, and
+`Intake` calls `go_on`.
 """
 
 import socket
@@ -13,21 +15,26 @@ from collections import deque
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
+from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
-from workers.auth.applications import GUEST
+from workers.auth.applications import ANYBODY, GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
 from workers.serving.awaited import Awaited, Recorded
-from workers.serving.commands import Command, command_of, groups_of
+from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
 
 if TYPE_CHECKING:
     from workers.tls.records import Codec
 
 NEVER = float("inf")
+
+UNWATCHED = -1
+"""Instead of events: epoll must not report anything. It reports a reset even if no event is asked
+for, again and again."""
 
 _DRAIN_RECEIVES_MAX = 256
 """How often a socket is read at a stop: up to 4 MiB, more than the kernel buffers by default."""
@@ -52,6 +59,8 @@ class Connection:
         "_touched",
         "_unsent",
         "awaited",
+        "begun",
+        "certified",
         "closed",
         "ending",
         "events",
@@ -67,13 +76,13 @@ class Connection:
 
     def __init__(
         self,
-        client: socket.socket,
+        client: Accepted,
         context: Context,
         settings: Settings,
         touched: "set[Connection]",
         tls: "Codec | None" = None,
     ) -> None:
-        self._socket = client
+        self._socket = client.socket
         self._context = context
         self._settings = settings
         self._touched = touched  # the connections that must `flush`
@@ -84,18 +93,21 @@ class Connection:
         self._replies: list[bytes] = []
         self._unsent = b""
         self._peer_closed = False  # the client will send no more
-        self._peer_gone = False  # replies cannot be sent; requests are still done
+        self._peer_gone = False  # replies cannot be sent; changes are still made
         self._message_deadline = NEVER  # for the rest of a message, or the newline after it
         self._send_deadline = NEVER  # for the client to read its replies, or to close
-        self.fd = client.fileno()
-        self.recv = client.recv
+        self.fd = client.socket.fileno()
+        self.recv = client.socket.recv
         self.events = EPOLLIN  # what the loop waits for now
         self.awaited: deque[Awaited] = deque()
         self.unanswered = 0  # requests
-        self.peer = Peer(client, context.throttle, insecure=settings.insecure)
-        if tls is not None and (name := tls.peer_name()) is not None:
-            authenticate_by_certificate(context, self.peer, name)
-        self.silent_since = NEVER  # NEVER: the client has sent something since the last look
+        self.certified = False  # the client has shown a certificate
+        self.peer = Peer(client, context.throttle, settings)
+        if tls is not None and (key_hash := tls.peer_key_hash()) is not None:
+            self.certified = True
+            authenticate_by_certificate(context, self.peer, key_hash)
+        self.silent_since = NEVER  # NEVER: the client has asked for something since the last look
+        self.begun = False  # `Intake` has handled a message, which the reader has not seen
         self.queued = False  # in the queue of `Intake`
         self.settled = tls is None  # not encrypted, and no message is incomplete
         self.ending = False  # takes no more requests; closes after the last reply
@@ -107,7 +119,7 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is unfinished, so that `Intake` may receive for this connection."""
-        return self.settled and not (self.awaited or self.ending)
+        return self.settled and not (self.awaited or self._held or self.ending)
 
     def touch(self) -> None:
         """Have the loop call `flush` at the end of its turn."""
@@ -130,8 +142,30 @@ class Connection:
         if isinstance(error, BlockingIOError):
             self._emptied = True
         else:
-            self._peer_gone = True
+            self.lose()
             self.receive_text(b"")
+
+    def lose(self) -> None:
+        """Drop the requests and replies that are no use to a client that is gone.
+
+        So its place is free soon. What it asked to change is changed, in its order.
+        """
+        if self._peer_gone:
+            return
+        self._peer_gone = True
+        lasting = [awaited for awaited in self.awaited if awaited.lasts]
+        self.awaited.clear()
+        self.awaited.extend(lasting)
+        self._held = deque((command, asked) for command, asked in self._held if command.lasts)
+        self._replies.clear()
+        self.unanswered = sum([awaited.requests for awaited in lasting])
+        self.unanswered += sum([len(asked) for _, asked in self._held])
+        self.settle()
+
+    def end(self) -> None:
+        """Take no more requests, and close after the replies to those that have arrived."""
+        self.ending = True
+        self.touch()
 
     def receive_records(self, data: bytes) -> None:
         """Handle TLS records, as far as they are complete."""
@@ -158,6 +192,8 @@ class Connection:
         reader = self._reader
         if reader is None:
             reader = self._reader = request_reader(self._settings.message_bytes_max)
+        if self.begun:
+            reader.begun = True
         requests = reader.feed(data)
         self.handle(requests)
         if reader.unsettled or self._message_deadline != NEVER:
@@ -183,7 +219,7 @@ class Connection:
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end if the stream is broken."""
-        self.ending = reader.broken
+        self.ending = self.ending or reader.broken
         if self.ending or not reader.unsettled:
             self._message_deadline = NEVER
         elif self._message_deadline == NEVER or begins:
@@ -201,18 +237,23 @@ class Connection:
 
     def handle(self, requests: list[Request | Bad]) -> None:
         """Do requests, consecutive ones of a kind together."""
+        if self._peer_gone:
+            requests = [request for request in requests if command_of(request).lasts]
+            if not requests:
+                return
         self.unanswered += len(requests)
         if len(requests) == 1:
             self._do(command_of(requests[0]), requests)
         else:
             for command, group in groups_of(requests):
                 self._do(command, group)
-        if self._replies or self.unanswered >= self._settings.in_flight_max:
+        if self._replies or self._held or self.unanswered >= self._settings.in_flight_max:
             self.touch()
 
     def _do(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, or hold them back if they must see a write that is not committed yet."""
-        if self._held or self._must_wait(command):
+        """Do requests, or hold them back: they must see a write first, or there is no time."""
+        no_time = not command.quick and self._context.late
+        if no_time or self._held or self._must_wait(command):
             self._held.append((command, requests))
         else:
             self._answer(command, requests)
@@ -229,11 +270,18 @@ class Connection:
         return command.right in caller.rights and (command.guests or caller is not GUEST)
 
     def _answer(self, command: Command, requests: list[Any]) -> None:
-        """Do requests, and note their replies or that they are awaited."""
+        """Do requests, note their replies or that they are awaited, and hold back the rest."""
+        replies: Replies
         if self.may(command):
+            if command.right != ANYBODY:
+                self.silent_since = NEVER
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, command.right, requests)
+        if replies is None:
+            return
+        if len(replies) < len(requests):
+            self._held.appendleft((command, requests[len(replies) :]))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
             if known is not None and not self.awaited:
@@ -258,9 +306,24 @@ class Connection:
             while awaited and (reply := awaited[0].reply) is not None:
                 self.unanswered -= awaited.popleft().requests
                 self._replies.append(reply)
-            if not held or self._must_wait(held[0][0]):
+            if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
             self._answer(*held.popleft())
+
+    @property
+    def more_to_do(self) -> bool:
+        """Whether requests wait for nothing but their turn, and the client takes its replies."""
+        if not self._held or self._must_wait(self._held[0][0]):
+            return False
+        return len(self._unsent) <= REPLIES_BYTES_MAX
+
+    def go_on(self) -> None:
+        """Do requests for which there was no time before: at least one, and more if there is time.
+
+        To be called only if there is `more_to_do`.
+        """
+        self._answer(*self._held.popleft())
+        self.settle()
 
     # --- Replies out. ---
 
@@ -286,19 +349,19 @@ class Connection:
             or self.ending
             or self._message_deadline != NEVER
             or self.unanswered >= self._settings.in_flight_max
+            or bool(self._held)
         )
 
     def _send(self) -> None:
         if self._peer_gone or self.closed:
-            self._unsent = b""
+            self._give_up_sending()
             return
         try:
             sent = self._socket.send(self._unsent)
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self._peer_gone = True
-            self._unsent = b""
+        except OSError:  # epoll reports it in the next turn, and then `lose` is called
+            self._give_up_sending()
             return
         if sent == len(self._unsent):
             self._unsent = b""
@@ -307,6 +370,10 @@ class Connection:
         self._unsent = self._unsent[sent:]
         if sent or self._send_deadline == NEVER:
             self._send_deadline = self._context.now + self._settings.send_timeout_s
+
+    def _give_up_sending(self) -> None:
+        self._unsent = b""
+        self._send_deadline = NEVER
 
     def _finish(self) -> None:
         """Shut down our side, and give the client a moment to close its side first."""
@@ -329,24 +396,34 @@ class Connection:
         """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
+        self._context.registry.usage.leave(self.peer.counted)
+        self.peer.counted = 0
 
     # --- What the loop asks. ---
 
     @property
     def wants(self) -> int:
-        """The epoll events to wait for; 0 while the connection waits for the writer only."""
+        """The epoll events to wait for; 0 for a reset only, or `UNWATCHED`."""
+        if self._peer_gone:
+            return EPOLLIN if self._receives else UNWATCHED
         events = EPOLLOUT if self._unsent else 0
+        return events | EPOLLIN if self._receives else events
+
+    @property
+    def _receives(self) -> bool:
+        """Whether to receive from the client now."""
         if self.ending:
-            return events | EPOLLIN if self.lingering else events
+            return self.lingering
         crowded = self.unanswered >= self._settings.in_flight_max
-        if crowded or len(self._unsent) > REPLIES_BYTES_MAX:
-            return events
-        return events | EPOLLIN
+        return not crowded and len(self._unsent) <= REPLIES_BYTES_MAX
 
     def is_unused(self, now: float) -> bool:
-        """Tell whether the client has been silent for `idle_timeout_s` and waits for nothing."""
+        """Tell whether the client has no use for its place, and waits for nothing.
+
+        It asked for nothing but what anybody may ask for, such as pings, for `idle_timeout_s`.
+        """
         self.silent_since = min(self.silent_since, now)
-        busy = self.awaited or self._unsent or self.ending
+        busy = self.awaited or self._held or self._unsent or self.ending
         return not busy and now - self.silent_since > self._settings.idle_timeout_s
 
     @property

@@ -1,15 +1,19 @@
 """The parts of a worker that its commands use."""
 
 import logging
+import math
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
+from pwserver.limits import LONG_TEXTS_S
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
+from workers.audit.refusals import Refusals
 from workers.auth.applications import Registry
 from workers.auth.peers import Peer
 from workers.auth.throttle import Throttle
@@ -28,7 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Context:
-    """The parts of a worker. `now` and `now_ms` are set once a turn."""
+    """The parts of a worker. `now` and `now_ms` are set once a turn.
+
+    `until` is when requests that are not done yet must wait for the next turn.
+    """
 
     vault: Vault
     key_path: Path
@@ -43,15 +50,27 @@ class Context:
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console
     versions_kept: int  # older versions of each password
+    refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
+    until: float = float("inf")  # seconds of the monotonic clock
+
+    def give_time(self) -> None:
+        """Give requests a moment from now; what is not done by then waits for its next turn."""
+        self.until = time.monotonic() + LONG_TEXTS_S
+
+    @property
+    def late(self) -> bool:
+        """Whether that moment is over."""
+        return time.monotonic() > self.until
 
     def refresh(self) -> None:
         """Apply what an administrator has changed: applications, keys. Called once a tick."""
         try:
             self.registry.refresh(self.now_ms)
-            key_id = self.reader.sealing_key()
+            # An older key than was chosen before may have been put back by somebody.
+            key_id = max(self.reader.sealing_key(), self.registry.sealing_key)
         except Unavailable as error:
             log.debug("what administrators change cannot be read now: %s", error)
             return
@@ -96,3 +115,39 @@ class Context:
             outcome=outcome,
             **more,
         )
+
+    def note_refusal(
+        self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
+    ) -> None:
+        """Note what any client can cause: of many from one peer, the first and their number."""
+        record = {
+            "time_ms": self.now_ms,
+            "application": peer.caller.application,
+            "address": peer.address,
+            "action": action,
+            "user": user,
+            "outcome": outcome,
+        } | more
+        if (first := self.refusals.add(record, self.now)) is not None:
+            self.audit.note(**first)
+
+    def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
+        """Note the numbers of refusals that are due. Called once a tick, and at the end."""
+        for record in self.refusals.sum_up(math.inf if all_of_them else self.now):
+            self.audit.note(**record)
+
+    def write_record(self) -> bool:
+        """Write the audit record of the turn; return whether all of it was written.
+
+        After that the changes of which it tells go to the writer. If it cannot be written they are
+        refused, and so are others that begin to be done because of that.
+        """
+        written = True
+        while self.audit.pending:
+            if written:
+                written = self.audit.write()
+            else:
+                self.audit.give_up()
+            for waiter in self.name_queues.go_on(self.now, recorded=written):
+                waiter.settle()
+        return written

@@ -7,19 +7,20 @@ the end of the turn one call decodes all these lines, and one call queues the pl
 them. Everything else is handled by its connection.
 
 Connections that have sent more wait in a queue. Each handles one buffer in its turn, for a limited
-time, so that clients with a single request do not wait for clients that send without end.
+time, so that clients with a single request do not wait for clients that send without end. What of a
+buffer there is no time for waits in the queue again, behind the others.
 
 Knows nothing of the loop, and of a request only which command it is.
 """
 
-import time
 from collections import deque
 from typing import Any
 
 from pwserver.config import Settings
-from pwserver.limits import LINE_BYTES, LONG_TEXTS_S
+from pwserver.limits import LINE_BYTES
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
+from workers.auth.applications import Caller
 from workers.serving.commands import SAVE_PLAIN, command_of, save_together
 from workers.serving.commit_queue import Saver
 from workers.serving.connection import NEVER, Connection
@@ -35,7 +36,8 @@ class Intake:
         self._in_flight_max = settings.in_flight_max
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
-        self._queue: deque[tuple[Connection, bytes | None]] = deque()  # None: not received yet
+        # The data is None if it is not received yet, or if requests of earlier data are left.
+        self._queue: deque[tuple[Connection, bytes | None]] = deque()
 
     @property
     def waiting(self) -> bool:
@@ -44,7 +46,6 @@ class Intake:
 
     def add(self, connection: Connection) -> None:
         """Receive from a readable connection if it is idle; otherwise queue it."""
-        connection.silent_since = NEVER
         if connection.queued:
             return
         data = None
@@ -58,6 +59,14 @@ class Intake:
                 self._connections.append(connection)
                 self._lines.append(data)
                 return
+        self._queue_up(connection, data)
+
+    def go_on(self, connection: Connection) -> None:
+        """Queue a connection that has more to do, if it is not queued."""
+        if not connection.queued:
+            self._queue_up(connection, None)
+
+    def _queue_up(self, connection: Connection, data: bytes | None) -> None:
         connection.queued = True
         self._queue.append((connection, data))
 
@@ -65,6 +74,7 @@ class Intake:
         """Handle the lines set aside."""
         if not self._lines:
             return
+        self._context.give_time()
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
         requests = self._decoded(lines)
@@ -74,22 +84,37 @@ class Intake:
         else:
             self._do_together(connections, lines, requests)
 
-    def do_rest(self, *, all_of_it: bool = False) -> None:
-        """Handle the queue for a limited time, or all of it."""
-        until = NEVER if all_of_it else time.monotonic() + LONG_TEXTS_S
+    def do_rest(self) -> None:
+        """Handle the queue for a limited time."""
+        context = self._context
+        context.give_time()
         while self._queue:
             connection, data = self._queue.popleft()
             connection.queued = False
-            if data is None:
-                connection.receive()
-            else:
+            if data is not None:
                 connection.receive_text(data)
-            if time.monotonic() > until:
+            elif connection.more_to_do:
+                connection.go_on()
+            else:
+                connection.receive()
+            if context.late:
                 return
+
+    def do_received(self) -> None:
+        """Handle all data that was received, so that a connection may receive what came after it.
+
+        What there is no time for is done in the next turns.
+        """
+        self._context.give_time()
+        for connection, data in list(self._queue):
+            if data is not None:
+                connection.receive_text(data)
+        self._queue = deque([(connection, None) for connection, _ in self._queue])
 
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
         """Return the requests in the lines, or None if each connection must handle its own."""
-        if len(lines) == 1 or self._context.commit_queue.full:
+        context = self._context
+        if len(lines) == 1 or context.commit_queue.may_be_full or context.scoreboard.disk_low:
             return None
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None
@@ -98,22 +123,23 @@ class Intake:
         self, connections: list[Connection], lines: list[bytes], requests: list[Request]
     ) -> None:
         """Do the requests of lines that came together; queue those for which there is no time."""
-        until = time.monotonic() + LONG_TEXTS_S
-        saves: dict[int, tuple[list[Saver], list[Any]]] = {}  # by book
+        context = self._context
+        saves: dict[Caller, tuple[list[Saver], list[Any]]] = {}
         for connection, line, request in zip(connections, lines, requests, strict=True):
             command = command_of(request)
-            if command is SAVE_PLAIN and connection.may(command):
-                book = connection.peer.caller.book
-                savers, plain = saves.get(book) or saves.setdefault(book, ([], []))
+            connection.begun = True
+            caller = connection.peer.caller
+            if command is SAVE_PLAIN and not caller.saves_are_limited and connection.may(command):
+                savers, plain = saves.get(caller) or saves.setdefault(caller, ([], []))
                 savers.append((connection, [request.id]))
                 plain.append(request)
                 connection.unanswered += 1
+                connection.silent_since = NEVER
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
-            elif time.monotonic() < until:
+            elif not context.late:
                 connection.handle([request])
             else:
-                connection.queued = True
-                self._queue.append((connection, line))
-        for book, (savers, plain) in saves.items():
-            save_together(self._context, book, savers, plain)
+                self._queue_up(connection, line)
+        for caller, (savers, plain) in saves.items():
+            save_together(context, caller, savers, plain)

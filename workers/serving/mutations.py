@@ -12,7 +12,6 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from pwserver.errors import (
-    Denied,
     InvalidMessage,
     NotSaved,
     Refused,
@@ -31,7 +30,6 @@ from pwserver.wire.messages import (
     RestorePassword,
     SavePassword,
 )
-from workers.auth.applications import GUEST
 from workers.book import rows
 from workers.book.models import UserRow
 from workers.book.names import generated_id, generated_name, normal, refuse_invisible, refuse_token
@@ -39,7 +37,8 @@ from workers.serving.awaited import Recorded, Waiter
 from workers.serving.commit_queue import Outcome, not_saved
 from workers.serving.context import Context
 from workers.serving.name_queues import Write
-from workers.storage.writing import DELETE, LABEL, SAVE, Operation, Result, nonce
+from workers.storage.outage import DISK_LOW
+from workers.storage.writing import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
 """The approximate memory that a waiting request takes besides its password."""
@@ -61,7 +60,7 @@ class Save(Write):
         username, request_id = request.username, request.request_id
         self._context = context
         self._book = waiter.peer.caller.book
-        self._for_guest = waiter.peer.caller is GUEST
+        self._users_max = waiter.peer.caller.users_max
         self._name = None if username is UNSET else normal(username, "username")
         self._request_id: str | None = None
         if request_id is not UNSET:
@@ -74,27 +73,15 @@ class Save(Write):
             self._if_version = request.if_version
         self._password = password
         self._version = 0  # the version that this save makes
-        self._fingerprint = 0 if request_id is UNSET else _fingerprint(context, request)
-        if self._for_guest:
-            self._refuse_to_guests(waiter)
+        self._content = b"" if request_id is UNSET else _content(request)
         if self._if_version is not UNSET and self._name is None:
             raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
         key = None if self._name is None else (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
 
-    def _refuse_to_guests(self, waiter: Waiter) -> None:
-        """Raise `Denied` if the answer would tell a guest whether a user exists."""
-        if self._if_version is not UNSET:
-            reason = 'A client without a token may not save with "if_version".'
-        elif self._name is not None and generated_id(self._name) is not None:
-            reason = "A client without a token may not save under a name that the service makes."
-        else:
-            return
-        self._context.note(waiter.peer, "denied", self._name, "denied", command="save_password")
-        raise Denied(reason)
-
     def plan(self) -> Operation:
         """Save as a new version of the user that has the name, or as a new user."""
+        self._refuse_without_room()
         user = None if self._name is None else self._context.reader.find(self._book, self._name)
         newest = 0 if user is None else user.version
         if self._if_version not in (UNSET, newest):
@@ -106,6 +93,11 @@ class Save(Write):
         user_id, now_ms = self._context.ids.next(), self._context.now_ms
         new = UserRow(user_id, 1, 0, b"", now_ms, self._book, None, self._name, self._labels)
         return self._save(new, None)
+
+    def _refuse_without_room(self) -> None:
+        """Raise `NotSaved` if the disk has less room than saves must leave free."""
+        if self._context.scoreboard.disk_low:
+            raise NotSaved(DISK_LOW)
 
     def _save_over(self, user: UserRow) -> Operation:
         """Return the operation that replaces a user's newest version."""
@@ -136,18 +128,29 @@ class Save(Write):
             user.labels,
             user.older,
             self._request_id,
-            self._fingerprint,
+            0 if self._request_id is None else self._fingerprint(user.id, user.version),
+            self._users_max,
         )
+
+    def _fingerprint(self, user_id: int, version: int) -> int:
+        """Return the keyed hash that ties the request to what it made.
+
+        So a row of `request` that somebody without the key has altered repeats no reply.
+        """
+        made = b"%d %d %d " % (self._book, user_id, version)
+        return self._context.vault.fingerprint(made + self._content)
 
     def done(self, result: Result) -> bytes:
         """Reply that it is saved, now or by an earlier request with the same `request_id`."""
         if isinstance(result, tuple):
             return self._repeated(*result)
+        if result is FULL:
+            raise NotSaved(f"The application has {self._users_max} users, as many as it may have.")
         return self._saved()
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
         """Give the first request's reply again; raise `NotSaved` if the requests differ."""
-        if fingerprint != self._fingerprint:
+        if fingerprint != self._fingerprint(user_id, version):
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
         self._recall(user_id)
@@ -160,13 +163,8 @@ class Save(Write):
         if self._name is None:
             return messages.passwords_saved([self.id])
         return messages.encode(
-            "Password saved!", self.id, username=self._name, version=self._shown_version
+            "Password saved!", self.id, username=self._name, version=self._version
         )
-
-    @property
-    def _shown_version(self) -> int | UnsetType:
-        """The version, but not for a guest: it would tell whether the user existed before."""
-        return UNSET if self._for_guest else self._version
 
     def failed(self, outcome: Outcome) -> bytes:
         """Reply "Not saved!", or that the outcome is unknown."""
@@ -175,7 +173,7 @@ class Save(Write):
     def refused(self, refusal: Refused) -> bytes:
         """Reply with the refusal, unless an earlier request with the same id was done."""
         if self._request_id is not None and isinstance(
-            refusal, UnknownUser | UnknownVersion | VersionConflict
+            refusal, UnknownUser | UnknownVersion | VersionConflict | NotSaved
         ):
             try:
                 earlier = self._context.reader.earlier(self._book, self._request_id)
@@ -193,8 +191,6 @@ class Generate(Save):
 
     def _recall(self, user_id: int) -> None:
         """Read the password that the first request generated, as a `get_password` would."""
-        if self._for_guest:
-            raise NotSaved("It was saved before; what was generated is not given out again.")
         user = self._context.reader.find_by_id(user_id)
         kept = None
         if user is not None and (user.book, _name(user)) == (self._book, self._name):
@@ -211,7 +207,7 @@ class Generate(Save):
             self.id,
             password=self._password,
             username=self._name,
-            version=self._shown_version,
+            version=self._version,
         )
         return Recorded(reply, self.id) if self._recalled else reply
 
@@ -219,12 +215,15 @@ class Generate(Save):
 class Restore(Save):
     """A save of the password of an older version."""
 
+    recorded_first = True
+
     def __init__(self, context: Context, waiter: Waiter, request: RestorePassword) -> None:
         super().__init__(context, waiter, request)
         self._restored = request.version
 
     def plan(self) -> Operation:
         """Read the older version and save its password, sealed again, as the newest."""
+        self._refuse_without_room()
         assert self._name is not None
         user = self._context.reader.find(self._book, self._name)
         if user is None:
@@ -298,6 +297,8 @@ class Label(Change):
 class Delete(Change):
     """A deletion of a user with all versions of its password."""
 
+    recorded_first = True
+
     def plan(self) -> Operation:
         """Delete the user that has the name."""
         return DELETE, None, self._user().id
@@ -321,12 +322,9 @@ def _name(user: UserRow) -> str:
     return user.username or generated_name(user.id)
 
 
-def _fingerprint(
-    context: Context, request: SavePassword | GeneratePassword | RestorePassword
-) -> int:
-    """Return a fingerprint of a request's content, without its `id` and `request_id`."""
-    content = msgspec.structs.replace(request, id=UNSET, request_id=UNSET)
-    return context.vault.fingerprint(msgspec.json.encode(content))
+def _content(request: SavePassword | GeneratePassword | RestorePassword) -> bytes:
+    """Return all of a request but its `id`, which a request that is sent again may change."""
+    return msgspec.json.encode(msgspec.structs.replace(request, id=UNSET))
 
 
 def generate(request: GeneratePassword) -> str:

@@ -5,6 +5,13 @@ which version comes next. So the next operation on the same name waits until the
 committed and can be read. Operations on different names do not wait for each other. If another
 worker has changed the same name meanwhile, the writer detects it and changes nothing, and the
 operation is planned again.
+
+What waits is bounded, and shared fairly between callers (`shares`). What waits for one name has a
+bound of its own: one operation on a name is done with each commit, so a queue that is longer only
+waits longer, and its caller's other names would have no room.
+
+An operation that is `recorded_first` goes to the writer only after the audit record says that it
+begins. Until then it waits here, for the end of the turn.
 """
 
 import logging
@@ -13,28 +20,42 @@ from abc import ABC, abstractmethod
 from collections import deque
 
 from pwserver.errors import DatabaseRefused, Refused, Unavailable
-from pwserver.limits import QUEUE_BYTES_MAX
+from pwserver.limits import NAME_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
 from workers.serving.awaited import Awaited, Waiter
-from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, Batch, CommitQueue, Outcome
+from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, queue_full
+from workers.serving.shares import Shares
 from workers.storage.writing import STALE, Operation, Result
 
 log = logging.getLogger(__name__)
 
 Key = tuple[int, str]  # a book and a name in it
 
+NAME_FULL = Outcome(
+    reason="The service is overloaded: too many changes of this user wait to be written."
+)
+BEGUN = "begun"
+"""What the audit record says of an operation before it is done; what became of it comes later."""
+
+UNRECORDED = Outcome(reason="The audit record cannot be written, so this is not done.")
+
 
 class Write(Awaited, ABC):
     """A request whose change depends on what is in the book."""
 
+    lasts = True
+    recorded_first = False  # not done before the audit record says that it begins
+
     def __init__(self, waiter: Waiter, key: Key | None, id: Id, size: int, now: float) -> None:
         super().__init__()
         self.waiter = waiter
+        self.who = waiter.peer.caller.application
         self.key = key  # None if it need not wait for other operations
         self.id = id
         self.size = size
         self.since = now
+        self.begun = False  # the audit record says so, or will at the end of the turn
 
     @abstractmethod
     def plan(self) -> Operation:
@@ -65,17 +86,25 @@ class NameQueues:
         self._commit_queue = commit_queue
         self._save_timeout_s = save_timeout_s
         self._queues: dict[Key, deque[Write]] = {}
-        self._bytes = 0
+        self._bytes: dict[Key, int] = {}  # of each queue
+        self._shares = Shares(QUEUE_BYTES_MAX)
+        self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
+        self._can_record = True
 
     def add(self, write: Write, now: float) -> None:
-        """Queue a request; its `reply` is set later, or at once if the queue is full."""
-        if self._bytes >= QUEUE_BYTES_MAX or self._commit_queue.full:
-            write.reply = write.failed(QUEUE_FULL)
+        """Queue a request; its `reply` is set later, or at once if there is no room for it."""
+        key, who = write.key, write.who
+        if self._shares.full(who) or self._commit_queue.full(who):
+            write.reply = write.failed(queue_full(who))
             return
-        self._bytes += write.size
-        if write.key is not None:
-            queue = self._queues.setdefault(write.key, deque())
+        if key is not None and self._bytes.get(key, 0) >= NAME_BYTES_MAX:
+            write.reply = write.failed(NAME_FULL)
+            return
+        self._shares.add(who, write.size)
+        if key is not None:
+            queue = self._queues.setdefault(key, deque())
             queue.append(write)
+            self._bytes[key] = self._bytes.get(key, 0) + write.size
             if len(queue) > 1:
                 return
         self._advance(write, now, [])
@@ -115,7 +144,9 @@ class NameQueues:
     def _start(self, write: Write, now: float) -> bytes | None:
         """Plan and queue a request; return its reply if it cannot be queued."""
         if write.since < now - self._save_timeout_s:
-            return write.failed(TOO_LATE)
+            return self._not_begun(write, TOO_LATE)
+        if write.recorded_first and not self._can_record:
+            return self._not_begun(write, UNRECORDED)
         try:
             operation = write.plan()
         except Exception as error:
@@ -123,19 +154,48 @@ class NameQueues:
             write.record(refusal.message)
             return _refused(write, refusal)
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
-        self._commit_queue.add_operation(write, operation, size, now)
+        if write.recorded_first and not write.begun:
+            write.begun = True
+            write.record(BEGUN)
+            self._unrecorded.append((write, operation, size))
+        else:
+            self._commit_queue.add_operation(write.who, write, operation, size, now)
         return None
+
+    def _not_begun(self, write: Write, outcome: Outcome) -> bytes:
+        if write.begun:  # it was planned again
+            write.record("not done")
+        return write.failed(outcome)
+
+    def go_on(self, now: float, *, recorded: bool) -> list[Waiter]:
+        """Queue the operations whose beginning is recorded now; refuse them if it could not be.
+
+        Returns the connections that have a reply now.
+        """
+        unrecorded, self._unrecorded = self._unrecorded, []
+        answered: list[Waiter] = []
+        if recorded:
+            for write, operation, size in unrecorded:
+                self._commit_queue.add_operation(write.who, write, operation, size, now)
+            return answered
+        self._can_record = False  # for those that waited behind one of these
+        for write, _, _ in unrecorded:
+            answered.append(write.waiter)
+            self._advance(self._finish(write, write.failed(UNRECORDED)), now, answered)
+        self._can_record = True
+        return answered
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:
         """Set a request's reply; return the next request on the same name."""
         write.reply = reply
-        self._bytes -= write.size
+        self._shares.remove(write.who, write.size)
         if write.key is None:
             return None
         queue = self._queues[write.key]
         queue.popleft()
+        self._bytes[write.key] -= write.size
         if not queue:
-            del self._queues[write.key]
+            del self._queues[write.key], self._bytes[write.key]
             return None
         return queue[0]
 

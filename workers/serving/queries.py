@@ -73,10 +73,10 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
     was wrong: workers that compare in the same instant may each let one guess too many through.
     """
     name = normal(request.username, "username")
-    peer, limit = waiter.peer, waiter.peer.verifying
+    peer, limit = waiter.peer, waiter.peer.verifying(name)
     delay_s = limit.delay_s(context.now)
     if delay_s is None:
-        context.note(peer, "verify", name, "refused: too many were wrong")
+        context.note_refusal(peer, "verify", name, "refused: too many were wrong")
         raise Unavailable("Too many passwords were wrong; wait some seconds.")
     valid = _is_valid(context, peer, name, request.password)
     reply = Recorded(messages.return_verify_password(valid, request.id), request.id)
@@ -161,6 +161,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
     """Tell how the service is doing."""
     scoreboard = context.scoreboard
     since_ms, reason = scoreboard.outage
+    until_ms = waiter.peer.caller.until_ms
     return messages.encode(
         "return_status",
         request.id,
@@ -170,6 +171,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         parts=_PARTS,
         write_error=REASONS[reason] if since_ms else UNSET,
         write_error_since=time_saved(since_ms) if since_ms else UNSET,
+        token_expires=time_saved(until_ms) if until_ms else UNSET,
     )
 
 

@@ -17,7 +17,7 @@ import apsw
 from peewee import fn
 from playhouse.apsw_ext import APSWDatabase
 
-from pwserver import trust
+from pwserver import lock_file, trust
 from pwserver.config import files_beside
 from pwserver.errors import DatabaseRefused
 from pwserver.limits import CHECKPOINT_PAGES, LOG_BYTES_KEPT
@@ -205,6 +205,7 @@ class Store:
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self._row_writer.undone()
             raise
         # If the log is shorter than before, another process has copied all of it, and this commit
         # has begun a new log, still with the old number; the next commit makes a new one.
@@ -455,20 +456,32 @@ def _make(path: Path, log_path: Path) -> None:
     """Make an empty file if there is none, after deleting an old log beside it.
 
     The old log is deleted first and durably, so a start that is killed never leaves a log beside an
-    empty file. The folder is locked, so that another start's new log is not taken for an old one.
+    empty file. A lock keeps another start's new log from being taken for an old one.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock_path = Path(f"{path}-lock")
     try:
-        with contextlib.suppress(OSError):  # not every file system can lock a folder
-            _locked(folder)
+        lock = lock_file.lock(lock_path, os.geteuid(), _LOCK_WAIT_S)
+    except lock_file.Untrusted as reason:
+        raise DatabaseRefused(f"{lock_path} {reason}") from None
+    except BlockingIOError:
+        raise DatabaseRefused(f"{lock_path} is locked: another pwserver makes {path}.") from None
+    try:
         if os.path.lexists(path):
             return
         for leftover in (log_path, Path(f"{path}-shm")):
             if leftover.exists():
                 leftover.unlink()
-                os.fsync(folder)
+                _sync_folder(path)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    finally:
+        lock_file.unlock(lock, lock_path)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
     finally:
         os.close(folder)
 

@@ -8,6 +8,15 @@ _ROOM_BYTES = 64 * 1024
 """The room that must be free: enough for a few saves with all that they write."""
 
 
+def is_below(folder: Path, reserve_bytes: int) -> bool:
+    """Tell whether a disk has less room left for this user; False if nobody can tell."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < reserve_bytes
+
+
 def why_no_room(folder: Path) -> str | None:
     """Return why the disk or a quota has no room for more, or None.
 

@@ -130,10 +130,7 @@ class BookReader:
     def sealing_key(self) -> int:
         """Return the number of the key to seal with."""
         with self._reading() as connection:
-            row = connection.execute(self._sealing_key).fetchone()
-        if row is None:
-            raise Unavailable("The database does not say which key to seal with.")
-        return int(row[0])
+            return sealing_key(connection)
 
     # --- A page of a listing. ---
 
@@ -142,8 +139,9 @@ class BookReader:
     ) -> tuple[list[Entry], str | None]:
         """Return users in the order of their names, and the `after` of the next page.
 
-        A page ends early after `PAGE_ROWS_MAX` rows or `PAGE_BYTES_MAX` bytes; the next page
-        continues there. A page shows the book as it was at one moment.
+        A page ends early after `PAGE_ROWS_MAX` rows or `PAGE_BYTES_MAX` bytes, for which the labels
+        of users count that have not the `label`; the next page continues there. A page shows the
+        book as it was at one moment.
         """
         users: list[Entry] = []
         size = looked_at = 0
@@ -155,10 +153,14 @@ class BookReader:
                     return users, last
                 looked_at += 1
                 last = name
-                if entry is not None and (label is None or label in entry.labels):
+                if entry is None:
+                    continue
+                if label is None or label in entry.labels:
                     users.append(entry)
                     size += _ENTRY_BYTES + len(name.encode())
                     size += sum([len(each.encode()) for each in entry.labels])
+                else:
+                    size += sum(map(len, entry.labels))
         return users, None
 
     def _in_order(
@@ -255,7 +257,6 @@ class BookReader:
         self._from_name = sql(names.order_by(User.username).limit(one))
         with_name = User.select(*USER, User.username.is_null(False))
         self._from_id = sql(with_name.where(User.id >= 0).order_by(User.id).limit(one))
-        self._sealing_key = sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
         self._by_id = sql(user.where(User.id == 0))
         self._by_request = sql(
             Request.select(Request.user_id, Request.version, Request.fingerprint).where(
@@ -289,6 +290,19 @@ def applications(connection: apsw.Connection) -> list[ApplicationRow]:
 @functools.cache
 def _applications() -> str:
     return sql(Application.select(*APPLICATION).order_by(Application.id))
+
+
+def sealing_key(connection: apsw.Connection) -> int:
+    """Return the number of the key to seal with; raise `Unavailable` if none is chosen."""
+    row = connection.execute(_sealing_key()).fetchone()
+    if row is None:
+        raise Unavailable("The database does not say which key to seal with.")
+    return int(row[0])
+
+
+@functools.cache
+def _sealing_key() -> str:
+    return sql(Key.select(Key.id).where(Key.seals).order_by(Key.id.desc()))
 
 
 def _unavailable(error: Exception) -> Unavailable:

@@ -33,17 +33,18 @@ Operation = tuple[Any, ...]
 
 SAVE    book, username or None, user id, nonce of the row that is replaced or None, version, sealed,
         saved_at_ms, labels (JSON) or None, older versions or None, request_id or None, fingerprint
-        of the request
+        of the request, the most users that the book may have or 0
 LABEL   user id, nonce of the row that is replaced, sealed, labels (JSON), older versions or None
 DELETE  user id
 """
 
 DONE = True
 STALE = False
-Result = bool | tuple[int, int, int]
-"""The result of an operation: `DONE`; `STALE`, because the book had changed; or, if it carried the
-`request_id` of an earlier one, what that one made and its fingerprint: (user_id, version,
-fingerprint)."""
+FULL = None
+Result = bool | tuple[int, int, int] | None
+"""The result of an operation: `DONE`; `STALE`, because the book had changed; `FULL`, because the
+book has as many users as it may have; or, if it carried the `request_id` of an earlier one, what
+that one made and its fingerprint: (user_id, version, fingerprint)."""
 
 _INSERTED_TOGETHER = (64, 16, 4, 2, 1)
 """Rows of one INSERT. A row takes 0.37 microseconds with 64 rows in a statement, and 0.7 with a
@@ -84,6 +85,7 @@ class RowWriter:
         self._now_ms = 0  # the time of the newest of them
         self._keys: set[int | None] = set()  # ids of the keys in the book
         self._keys_version = -1  # the database's data version when they were read
+        self._users: dict[int, int] = {}  # of the books that may not have any number of them
         self.removed = RemovedBooks(connection)
         self.users_more = 0  # how many users this transaction adds; negative: it deletes
         self._build_statements()
@@ -101,10 +103,16 @@ class RowWriter:
         self.users_more = len(rows)
         if rows:
             self._insert_rows(rows)
+            if self._users:
+                self._count_rows(rows)
         results = self._do_all(operations) if operations else []
         if self.removed.pending:
             self.users_more -= self.removed.delete_some()
         return results
+
+    def undone(self) -> None:
+        """Forget what was counted, because the transaction was not committed."""
+        self._users.clear()
 
     def _do_all(self, operations: list[Operation]) -> list[Result]:
         self._requests = 0
@@ -142,7 +150,7 @@ class RowWriter:
     def _save(self, operation: Operation) -> Result:
         """Insert a new user, or replace a user's newest version if `replaced` is given."""
         _, key_id, book, username, user_id, replaced, version, *values = operation
-        sealed, saved_at_ms, labels, older, request_id, fingerprint = values
+        sealed, saved_at_ms, labels, older, request_id, fingerprint, users_max = values
         if book in self.removed.books:
             return DONE
         execute = self._connection.execute
@@ -150,6 +158,9 @@ class RowWriter:
             earlier = self._earlier(book, request_id, saved_at_ms)
             if earlier is not None:
                 return earlier
+        if replaced is None and users_max and self._users_in(book) >= users_max:
+            named = username is not None and execute(self._find_name, (book, username)).fetchone()
+            return STALE if named else FULL
         if replaced is None:
             user = (user_id, key_id, sealed, saved_at_ms, book, username, labels)
             execute(self._insert_user, user)
@@ -160,6 +171,8 @@ class RowWriter:
             return STALE
         if replaced is None:
             self.users_more += 1
+            if book in self._users:
+                self._users[book] += 1
         if request_id is not None:
             self._requests += 1
             self._now_ms = saved_at_ms
@@ -175,11 +188,33 @@ class RowWriter:
 
     def _delete(self, operation: Operation) -> Result:
         _, _, user_id = operation
-        self._connection.execute(self._delete_user, (user_id,))
+        execute = self._connection.execute
+        found = execute(self._find_book, (user_id,)).fetchone() if self._users else None
+        execute(self._delete_user, (user_id,))
         if not self._connection.changes():
             return STALE
         self.users_more -= 1
+        if found is not None and found[0] in self._users:
+            self._users[found[0]] -= 1
         return DONE
+
+    # --- The number of users in the books that may not have any number of them. ---
+
+    def _users_in(self, book: int) -> int:
+        """Return the number of users in an application's own book.
+
+        It is counted once, and kept from then on: no other process adds or deletes users.
+        """
+        users = self._users.get(book)
+        if users is None:
+            counts = [self._connection.execute(each, (book,)) for each in self._count_users]
+            users = self._users[book] = sum(next(iter(count))[0] for count in counts)
+        return users
+
+    def _count_rows(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row[1] in self._users:
+                self._users[row[1]] += 1
 
     # --- Remembered requests. ---
 
@@ -233,6 +268,13 @@ class RowWriter:
             ).where(as_it_was)
         )
         self._delete_user = sql(User.delete().where(same_user))
+        self._find_book = sql(User.select(User.book).where(same_user))
+        this_book = User.book == 0
+        this_name = this_book & (User.username == "")
+        self._find_name = sql(User.select(User.id).where(this_name))
+        own = this_book & (User.book != SQL("0"))
+        parts = (this_book & User.username.is_null(False), own & User.username.is_null())
+        self._count_users = [sql(User.select(fn.COUNT()).where(part)) for part in parts]
         labels = {User.key_id: 0, User.sealed: b"", User.labels: "", User.older: b""}
         self._set_labels = sql(User.update(labels).where(as_it_was))
         this_request = (Request.book == 0) & (Request.request_id == "")

@@ -18,6 +18,7 @@ from pwserver import trust
 from pwserver.config import Settings
 from pwserver.errors import ConfigError
 from pwserver.secret import Secret
+from workers.tls import revocation_lists
 from workers.tls.certificates import TlsFiles
 
 _FILE_BYTES_MAX = 1024 * 1024
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 def read(settings: Settings) -> TlsFiles:
     """Return the content of the files that the settings name; raise `ConfigError`.
 
-    Logs a warning about an expired or not yet valid certificate and a key that everybody may read.
+    Logs a warning about an expired or not yet valid certificate, an expired revocation list and a
+    key that everybody may read.
     """
     files = TlsFiles(
         chain=_content("tls_cert", settings.tls_cert),
@@ -43,6 +45,7 @@ def read(settings: Settings) -> TlsFiles:
     _check_key(settings.tls_key, files.key)
     if settings.tls_client_ca:
         _first_certificate("tls_client_ca", settings.tls_client_ca, files.client_ca)
+        revocation_lists.check(settings.tls_client_ca, files.client_ca)
     try:
         files.context()
     except ssl.SSLError as error:

@@ -12,6 +12,9 @@ from typing import BinaryIO
 from pwserver import memory
 from pwserver.secret import Secret
 
+CRL_BEGINS = b"-----BEGIN X509 CRL-----"
+"""How a certificate revocation list begins in PEM (RFC 7468, 6)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -19,7 +22,9 @@ class TlsFiles:
 
     chain: bytes = field(repr=False)  # the service's certificate and those above it
     key: Secret[bytes]
-    client_ca: bytes = field(repr=False)  # empty: clients are not asked for a certificate
+    client_ca: bytes = field(repr=False)
+    """The authorities of clients' certificates, and their revocation lists. Empty: clients are not
+    asked for a certificate."""
 
     def to_descriptor(self) -> BinaryIO:
         """Return a file that is only in memory, for another process to read."""
@@ -37,6 +42,9 @@ class TlsFiles:
 
         It sends no session tickets: they would arrive when the client expects no data, and TLS 1.3
         is fast enough without them. `ssl` can read a key only from a file.
+
+        If there is a revocation list, OpenSSL accepts no certificate of a client whose authority
+        has none, or one that has expired.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -45,6 +53,8 @@ class TlsFiles:
             context.load_cert_chain(chain, key)
         if self.client_ca:
             context.verify_mode = ssl.CERT_OPTIONAL
+            if CRL_BEGINS in self.client_ca:
+                context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
             with memory.path_of(self.client_ca) as client_ca:
                 context.load_verify_locations(client_ca)
         return context

@@ -7,13 +7,13 @@ then advances the handshakes for a moment.
 """
 
 import select
-import socket
 import ssl
 import time
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
+from pwserver.accepted import Accepted
 from pwserver.errors import Unavailable
 from pwserver.limits import RECEIVE_BYTES
 from pwserver.wire import messages
@@ -32,7 +32,7 @@ _NOT_TLS = messages.refusal(Unavailable(messages.SPEAKS_TLS), UNSET)
 class Arrival:
     """A client whose handshake is over."""
 
-    client: socket.socket
+    client: Accepted
     codec: Codec | None  # None: the handshake has failed
     data: bytes  # the records after the handshake; if it failed, the last bytes to send
 
@@ -51,10 +51,11 @@ class Handshakes:
         """Return the descriptor to wait on: readable when there is something to do."""
         return self._epoll.fileno()
 
-    def add(self, client: socket.socket, now: float) -> None:
+    def add(self, client: Accepted, now: float) -> None:
         """Add a client that may have sent nothing yet."""
-        self._handshakes[client.fileno()] = _Handshake(client, now + self._timeout_s)
-        self._epoll.register(client.fileno(), select.EPOLLIN)
+        fd = client.socket.fileno()
+        self._handshakes[fd] = _Handshake(client, now + self._timeout_s)
+        self._epoll.register(fd, select.EPOLLIN)
 
     def work(self) -> list[Arrival]:
         """Advance handshakes for a moment; return the clients whose handshake is over."""
@@ -88,9 +89,10 @@ class Handshakes:
 
     def _close(self, handshakes: "list[_Handshake]") -> int:
         for handshake in handshakes:
-            self._epoll.unregister(handshake.client)
-            del self._handshakes[handshake.client.fileno()]
-            handshake.client.close()
+            client = handshake.client.socket
+            self._epoll.unregister(client)
+            del self._handshakes[client.fileno()]
+            client.close()
         return len(handshakes)
 
 
@@ -99,7 +101,7 @@ class _Handshake:
 
     __slots__ = ("_codec", "_unsent", "client", "deadline", "events")
 
-    def __init__(self, client: socket.socket, deadline: float) -> None:
+    def __init__(self, client: Accepted, deadline: float) -> None:
         self._codec: Codec | None = None  # made at the client's first byte: many may connect
         self._unsent = b""
         self.client = client
@@ -116,7 +118,7 @@ class _Handshake:
         try:
             arrival = None if self._unsent else self._receive(context)
             if self._unsent:
-                self._unsent = self._unsent[self.client.send(self._unsent) :]
+                self._unsent = self._unsent[self.client.socket.send(self._unsent) :]
         except BlockingIOError:
             return None
         except OSError:
@@ -124,7 +126,7 @@ class _Handshake:
         return arrival
 
     def _receive(self, context: ssl.SSLContext) -> Arrival | None:
-        data = self.client.recv(RECEIVE_BYTES)
+        data = self.client.socket.recv(RECEIVE_BYTES)
         if not data:
             return Arrival(self.client, None, b"")
         if self._codec is None:

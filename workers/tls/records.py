@@ -7,6 +7,8 @@ sees OpenSSL's errors: a broken `Codec` sets `ended` and returns no more text.
 import contextlib
 import ssl
 
+from workers.tls.client_certificates import key_hash
+
 _RECORD_TEXT_BYTES_MAX = 16 * 1024
 """The most text in one record (RFC 8446, 5.1), so one `read` returns all of a record."""
 
@@ -49,14 +51,10 @@ class Codec:
         """Return the records that arrived after the handshake's; pass them to `decrypt`."""
         return self._arrived.read()
 
-    def peer_name(self) -> str | None:
-        """Return the common name in the client's verified certificate.
-
-        None if there is no certificate, or if it does not have exactly one common name.
-        """
-        subject = (self._tls.getpeercert() or {}).get("subject", ())
-        names = [str(pair[1]) for part in subject for pair in part if pair[0] == "commonName"]
-        return names[0] if len(names) == 1 else None
+    def peer_key_hash(self) -> bytes | None:
+        """Return the `key_hash` of the client's verified certificate, or None if it has none."""
+        certificate = self._tls.getpeercert(binary_form=True)
+        return None if certificate is None else key_hash(certificate)
 
     # --- The connection. ---
 

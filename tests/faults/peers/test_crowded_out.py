@@ -1,9 +1,13 @@
 """At the limit of connections: those that are not used make room for those who wait."""
 
+import socket
+import struct
 import threading
+import time
 
 from tests.conftest import Start
-from tests.support.harness import eventually
+from tests.support.books_wire import ALIVE, PING, UNKNOWN_TOKEN, verify
+from tests.support.harness import Peer, eventually
 
 FLAGS = ("--workers", "1", "--connections-max", "3", "--idle-timeout-s", "1")
 
@@ -34,3 +38,59 @@ def test_who_says_nothing_makes_room(start: Start) -> None:
             eventually(busy_until_served, "the client that waits is served")
             assert silent.ended() or half.ended()
             assert busy.count() == 3
+
+
+def test_who_only_pings_makes_room(start: Start) -> None:
+    """A ping keeps nobody's place; who asks for something beside them keeps its own."""
+    service = start(*FLAGS)
+    with service.peer() as one, service.peer() as other, service.peer() as busy:
+        for peer in (one, other, busy):
+            assert peer.save()["message"] == "Password saved!"
+        with service.peer() as late:
+            late.send(PING)
+            late.socket.settimeout(0.05)
+
+            def served_beside_pings() -> bool:
+                assert busy.count() == 3
+                for peer in (one, other):
+                    peer.socket.send(b'{"message": "ping"}\n')
+                try:
+                    return bool(late.socket.recv(1))
+                except TimeoutError:
+                    return False
+
+            eventually(served_beside_pings, "the client that waits is served")
+            assert busy.count() == 3
+
+
+def reset(peer: Peer) -> None:
+    """Close a connection with a reset."""
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def test_who_is_gone_keeps_no_place(start: Start) -> None:
+    """What was delayed or held for clients that were reset is dropped; their saves are done.
+
+    A guess that is delayed the longest waits for four seconds, and here are two of them for each.
+    """
+    service = start(*FLAGS[:-2])
+    token = service.add_application("guesser")
+    wrong = {"message": "authenticate", "token": UNKNOWN_TOKEN}
+    guesses = ([verify("alice", "wrong"), PING] * 100, [wrong, PING] * 100)
+    for asked in (*guesses, *guesses):
+        peers = [service.peer() for _ in range(3)]
+        for peer in peers:
+            peer.save()
+            if asked[0] != wrong:
+                peer.authenticate(token)
+            peer.send(*asked)
+            assert peer.reply()["message"] != "Alive!"
+        for peer in peers:
+            reset(peer)
+        began = time.monotonic()
+        with service.peer() as late:
+            assert late.ask(PING) == ALIVE
+            assert time.monotonic() - began < 4.0
+    with service.peer() as late:
+        assert late.count() == 4 * 3

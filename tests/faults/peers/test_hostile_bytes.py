@@ -81,7 +81,8 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServic
 def test_bad_input_is_answered_and_reading_resumes(hardened: WatchedService, bad: bytes) -> None:
     """Bad text gets the contract's reply with a plain sentence, and the next line is done."""
     with hardened.peer() as peer:
-        peer.send(bad, PING)
+        peer.send(PING, bad, PING)
+        assert peer.reply() == ALIVE
         line = peer.line()
         reply = json.loads(line)
         assert reply["message"] == "Invalid message!"
@@ -113,12 +114,31 @@ def closed_by_service(data: bytes, service: WatchedService) -> bytes:
         return received
 
 
-@pytest.mark.parametrize("request_line", ["GET / HTTP/1.1", "POST / HTTP/1.1"])
-def test_http_is_answered_in_our_words(hardened: WatchedService, request_line: str) -> None:
-    """A browser, which any web page can have send this, does nothing here, and learns nothing."""
-    lines = [request_line, "Host: 127.0.0.1", "Content-Length: 60", ""]
+@pytest.mark.parametrize("first", ["GET / HTTP/1.1", "POST / HTTP/1.1", "Host: 127.0.0.1", ""])
+@pytest.mark.parametrize("after", [b"", b'{"message": "ping"}\n', b'{"message": "ping"'])
+def test_http_is_answered_in_our_words(hardened: WatchedService, first: str, after: bytes) -> None:
+    """A browser, which any web page can have send this, does nothing here, and learns nothing.
+
+    Neither does one whose page could send something before, and of which the beginning is missing.
+    """
+    lines = [first, "Content-Type: text/plain", "Content-Length: 60", ""]
+    with hardened.peer() as other:
+        users = other.count()
+        with hardened.peer() as peer:
+            peer.send(after + "\r\n".join([*lines, json.dumps(SAVE)]).encode() + b"\n")
+            said = [json.loads(line) for line in iter(peer.line, b"")]
+        assert said.pop()["message"] == "Invalid message!"
+        assert said in ([], [ALIVE]) or said[0]["message"] == "Invalid message!"
+        assert other.count() == users
+
+
+@pytest.mark.parametrize(
+    "text", [b"[1]", b'"x"', b"12", b"hello\n", b"\x16\x03\x01", b"\xef\xbb\xbf{"]
+)
+def test_what_begins_otherwise_is_closed_at_once(hardened: WatchedService, text: bytes) -> None:
+    """A first byte that can begin no object is answered, and no newline is waited for."""
     with hardened.peer() as peer:
-        peer.send("\r\n".join([*lines, json.dumps(SAVE)]).encode() + b"\n")
+        peer.send(b" \n" + text, b"\n", SAVE)
         assert peer.reply()["message"] == "Invalid message!"
         assert peer.ended()
 

@@ -1,4 +1,7 @@
-"""Where the audit record cannot be written: no secret is given out, and everything else goes on."""
+"""Where the audit record cannot be written: nothing that it must tell of is done; all else is.
+
+No secret is given out, nothing is deleted or restored.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -33,6 +36,11 @@ UNWRITTEN: Request = {
     "message": "Unavailable!",
     "error": "The audit record cannot be written, so no password is given out.",
 }
+NOT_DONE: Request = {
+    "message": "Unavailable!",
+    "error": "The audit record cannot be written, so this is not done.",
+}
+NOT_RESTORED = NOT_DONE | {"message": "Not saved!"}
 GENERATE: Request = {"message": "generate_password", "username": "bob", "request_id": "r"}
 """The first makes a password; those after it would give it out again."""
 
@@ -72,7 +80,7 @@ def no_room(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 def test_without_a_record_no_secret_is_given_out(
     start: Start, tmp_path: Path, fault: Fault
 ) -> None:
-    """Reading and verifying are "Unavailable!", all else goes on; with room again they work."""
+    """Reading, verifying, deleting and restoring wait; with room again they work."""
     with fault(tmp_path) as (path, repair):
         token = _application_recorded_elsewhere(tmp_path)
         service = start("--audit-file", path, "--workers", "1")
@@ -82,16 +90,38 @@ def test_without_a_record_no_secret_is_given_out(
             for request in (get("alice"), verify("alice", "two"), verify("alice", "no"), GENERATE):
                 assert peer.ask({**request, "id": 7}) == {**UNWRITTEN, "id": 7}
             assert peer.ask(get("nobody")) == UNKNOWN_USER
-            assert peer.ask(delete("carol")) == DELETED
+            changes = [delete("carol"), restore("alice", 1), delete("carol"), delete("nobody")]
+            assert ask_all(peer, [*changes, COUNT])[:-1] == [
+                NOT_DONE,
+                NOT_RESTORED,
+                NOT_DONE,
+                UNKNOWN_USER,
+            ]
+            assert [each["version"] for each in peer.ask(history("alice"))["versions"]] == [2, 1]
             repair()
             eventually(lambda: peer.ask(get("alice")).get("password") == "two", "it is written")
             assert peer.ask(verify("alice", "two"))["valid"] is True
+            assert peer.ask(delete("carol")) == DELETED
+            assert peer.ask(restore("alice", 1))["version"] == 3
         assert service.stderr.count("the audit record cannot be written") == 1
         assert "the audit record is written again" in service.stderr
         found = list(Records([tmp_path / path]))
         assert [each.user for each in found if each.action == "get"][-1] == "alice"
+        recorded = [each for each in found if each.action in ("delete", "restore")]
+        assert [(each.user, each.outcome) for each in recorded] == [
+            ("carol", "begun"),
+            ("carol", "ok"),
+            ("alice", "begun"),
+            ("alice", "ok"),
+        ]
+        lost = sum(int(each.more["lost"]) for each in found if each.action == "audit")
+        assert lost >= 7  # an authentication, two gets, two verifications, a delete and a restore
         ran = Shell(tmp_path).run("audit", "verify", "--audit-file", path)
-        assert ran.code == 0, ran
+        assert ran.code == 5, ran
+        said = " ".join(ran.err.split())
+        assert (
+            f"{lost} records could not be written; the {len(found)} others are all genuine." in said
+        )
         assert service.stop() == 0
 
 
@@ -110,7 +140,6 @@ def _check_all_but_secrets(peer: Peer, guest: Peer) -> None:
     made = peer.ask(GENERATE)
     assert made["message"] == "return_generated_password"
     expected = {
-        "Password restored!": restore("alice", 2),
         "User labelled!": label("alice", "x"),
         "return_users": listing(),
         "return_password_history": history("alice"),
@@ -131,9 +160,10 @@ def test_a_device_that_is_always_full_stops_nobody(start: Start, tmp_path: Path)
     with service.peer() as peer:
         peer.authenticate(token)
         assert peer.ask(save("alice"))["version"] == 1
-        assert ask_all(peer, [get("alice"), PING, get("alice")]) == [
+        assert ask_all(peer, [get("alice"), PING, delete("alice"), get("alice")]) == [
             UNWRITTEN,
             {"message": "Alive!"},
+            NOT_DONE,
             UNWRITTEN,
         ]
         assert peer.count() == 1

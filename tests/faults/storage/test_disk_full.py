@@ -21,6 +21,14 @@ from tests.support.shell import Shell
 from workers.storage.outage import QUIET_S
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
+LOW = {
+    "message": "Not saved!",
+    "error": "The disk has less room than disk_reserve_mib keeps free.",
+}
+
+
+NO_RESERVE = ("--disk-reserve-mib", "0")
+"""For a disk that is smaller than the usual reserve."""
 
 
 def fill(disk: Path) -> None:
@@ -54,7 +62,8 @@ def assert_outage(service: Service, owner: Peer) -> None:
     assert timedelta(0) <= datetime.now(UTC) - since < timedelta(minutes=5)
     assert owner.ask({"message": "ping"}) == {"message": "Alive!"}
     said = re.findall(
-        r"writer: nothing can be saved\. The disk is full\. Changes refused: \d+\n", service.stderr
+        r"worker 1: nothing can be saved\. The disk is full\. Changes refused: \d+\n",
+        service.stderr,
     )
     assert said, "at once"
     assert len(said) < 5, "once a minute, however many are refused"
@@ -71,7 +80,7 @@ def assert_outage(service: Service, owner: Peer) -> None:
 @pytest.mark.root("to mount a small disk")
 def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> None:
     """A save that does not fit is "Not saved!" with the reason; reads go on; room helps."""
-    service = start("--database", str(small_disk / "user_data.db"))
+    service = start("--database", str(small_disk / "user_data.db"), *NO_RESERVE)
     service.database, service.key_file = small_disk / "user_data.db", small_disk / "user_data.key"
     with service.peer() as peer, service.owner() as owner:
         owner.ask({**SAVE, "username": "alice"})
@@ -93,13 +102,13 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path, start: Start) -> Non
         eventually(lambda: not write_error(owner), "the outage is over")
     assert service.stop() == 0
     assert users_in(service.database) == saved + 2
-    assert re.search(r"writer: changes are saved again\. Refused in all: \d+\n", service.stderr)
+    assert re.search(r"worker 1: changes are saved again\. Refused in all: \d+\n", service.stderr)
 
 
 @pytest.mark.root("to mount a small disk")
 def test_a_service_killed_on_a_full_disk_starts_again(small_disk: Path, start: Start) -> None:
     """With no room left to recover in, it starts all the same, and everything is there."""
-    flags = ("--database", str(small_disk / "user_data.db"))
+    flags = ("--database", str(small_disk / "user_data.db"), *NO_RESERVE)
     service = start(*flags)
     with service.peer() as peer:
         saved = saved_until_full(peer)
@@ -156,3 +165,34 @@ def test_files_that_may_grow_no_further(start: Start, room: int) -> None:
         assert peer.save()["message"] == "Password saved!"
     service.kill_everything()
     assert users_in(service.database) == saved + 1
+
+
+# --- Before it is full. ---
+
+
+def test_saves_leave_a_reserve(start: Start) -> None:
+    """Below it they are refused, with and without a name; what makes room, or none, goes on."""
+    service = start()
+    with service.owner() as owner:
+        owner.ask({**SAVE, "username": "alice"})
+        once = {**SAVE, "username": "bob", "request_id": "saved before"}
+        assert owner.ask(once)["message"] == "Password saved!"
+    assert service.stop() == 0
+    service = start("--disk-reserve-mib", "1000000")
+    with service.peer() as peer, service.owner() as owner:
+        eventually(lambda: peer.save() == LOW, "the writer has looked")
+        peer.send(*[SAVE] * 50)
+        assert [peer.reply() for _ in range(50)] == [LOW] * 50
+        restore = {"message": "restore_password", "username": "alice", "version": 1}
+        for refused in ({**SAVE, "username": "alice"}, {**SAVE, "username": "new"}, restore):
+            assert owner.ask(refused) == LOW
+        assert owner.ask(once)["message"] == "Password saved!", "it was, before"
+        got = {"message": "get_password", "username": "alice"}
+        assert owner.ask(got)["password"] == SAVE["password"]
+        assert write_error(owner) == LOW["error"]
+        assert service.add_application("a new one")
+        deleted = {"message": "delete_user", "username": "alice"}
+        assert owner.ask(deleted) == {"message": "User deleted!"}
+        assert owner.count() == 1
+    assert "worker 1: nothing can be saved. The disk has less room" in service.stderr
+    assert service.stop() == 0

@@ -6,6 +6,7 @@ Which right each command needs is the matter of `test_rights`; here it is who is
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,15 +22,19 @@ from tests.support.books_wire import (
     Request,
     ask_all,
     denied,
+    generated_names,
     get,
-    names,
     save,
     saved,
 )
-from tests.support.harness import SAVED, Peer, Service, own_address
+from tests.support.harness import SAVED, Peer, Service, own_address, unix_peer
 from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 
 GUESTS = {"save_password", "number_of_users", "generate_password", "check_password", "ping"}
+"""What guests may ask for with the least fields; with all fields, saves and generated passwords are
+under a name."""
+
+NAMED = {"save_password", "generate_password"}
 
 
 @pytest.fixture
@@ -116,9 +121,10 @@ def assert_guest(peer: Peer) -> None:
     assert peer.line() == SAVED
     assert peer.line() == b'{"message": "return_number_of_users", "number_of_users": 1}\n'
     for name, request in EXAMPLES.items():
-        reply = peer.ask({field: request[field] for field in request if field != "if_version"})
-        assert (reply != DENIED) == (name in GUESTS), request
-        assert reply["message"] != "Invalid message!"
+        for asked, may in ((request, GUESTS - NAMED), (least(request), GUESTS)):
+            reply = peer.ask(asked)
+            assert (reply != DENIED) == (name in may), asked
+            assert reply["message"] != "Invalid message!"
 
 
 def test_insecure_makes_everybody_a_guest(start: Start) -> None:
@@ -127,7 +133,25 @@ def test_insecure_makes_everybody_a_guest(start: Start) -> None:
     with Peer(service.port, own_address()) as outside:
         assert_guest(outside)
     with service.owner() as owner:
-        assert "example" in names(owner)
+        assert (owner.count(), len(generated_names(owner))) == (2, 2)
+
+
+@pytest.mark.parametrize("flags", [(), ("--host", "0.0.0.0", "--insecure")], ids=["", "insecure"])
+def test_a_service_without_guests_asks_everybody_for_a_token(
+    start: Start, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Also who is on this machine may ping and authenticate, and is told why it may not do more."""
+    path = tmp_path / "socket"
+    service = start("--guests", "none", "--unix", str(path), *flags)
+    for peer in (service.peer(), unix_peer(path)):
+        with peer:
+            for name, request in EXAMPLES.items():
+                reply = peer.ask(least(request))
+                assert reply == (ALIVE if name == "ping" else DENIED), request
+                if name not in ("ping", "authenticate"):
+                    assert "has no guests" in reply["error"]
+            assert peer.authenticate(service.token)["message"] == "Authenticated!"
+            assert peer.ask(save("a"))["message"] == "Password saved!"
 
 
 def test_ipv6_is_told_apart_as_well(

@@ -5,7 +5,9 @@ What each may do is the matter of `test_rights`, that they cannot see each other
 """
 
 import contextlib
+import errno
 import itertools
+import os
 import sqlite3
 import time
 from base64 import urlsafe_b64encode as b64encode
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pwserver import trust
 from pwserver.errors import AdministrationRefused
 from pwserver.wire.messages import RIGHTS, Right
 from tests.conftest import Start
@@ -340,7 +343,7 @@ def copied(database: sqlite3.Connection, name: str, other: str) -> None:
     """Put another's row in the place of an application, with a token and a name of one's own."""
     ((number,),) = database.execute("SELECT id FROM application WHERE name = ?", (name,)).fetchall()
     database.execute("DELETE FROM application WHERE id = ?", (number,))
-    columns = "book, may, created_at_ms, previous_hash, previous_until_ms, seal"
+    columns = "book, may, created_at_ms, previous_hash, previous_until_ms, revision, seal"
     database.execute(
         f"INSERT INTO application (id, name, token_hash, {columns}) "
         f"SELECT ?, 'copy of ' || name, ?, {columns} FROM application WHERE name = ?",
@@ -362,9 +365,10 @@ ALTERATIONS: dict[str, Alter] = {
     "the token of another": token_of_other,
     "another name": set_to(name="somebody else"),
     "another time": set_to(created_at_ms=0),
+    "a later revision": set_to(revision=2**40),
     "no seal": set_to(may=" ".join(RIGHTS), seal=b""),
     "the seal of another": with_seal_of_other(may=" ".join(RIGHTS)),
-    "other types": set_to(may=b"get", previous_until_ms="soon"),
+    "other types": set_to(may=b"get", previous_until_ms="soon", revision="later"),
     "numbers for texts": set_to(may=5, seal="seal", book=1.5),
     "a copy": copied,
 }
@@ -424,3 +428,89 @@ def test_an_administrator_gives_an_altered_application_no_token(victim: Service,
     for change in (partial(rotate, grace_s=60), revoke):
         with pytest.raises(AdministrationRefused, match="was altered in the database"):
             change(victim, name)
+
+
+# --- Old rows that were put back by who can write to the database. ---
+
+
+def row_of(database: Path, name: str) -> tuple[Any, ...]:
+    """Return an application's row."""
+    (found,) = rows(database, "SELECT * FROM application WHERE name = ?", name)
+    return tuple(found)
+
+
+def put_back(database: Path, row: tuple[Any, ...]) -> None:
+    """Write an application's row as it was before."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        places = ", ".join("?" * len(row))
+        connection.execute(f"REPLACE INTO application VALUES ({places})", row)
+
+
+def let_count(service: Service, name: str) -> None:
+    """Leave an application the right to count, and no other."""
+    with service.administration() as files:
+        files.set_rights(name, ["count"])
+
+
+CHANGES: dict[str, Callable[[Service, str], object]] = {
+    "revoke": revoke,
+    "rotate": partial(rotate, grace_s=0),
+    "set": let_count,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_old_row_revives_nothing(start: Start, name: str, what: str) -> None:
+    """It is genuine, but the last change is newer; so it is after a restart of the service."""
+    service = start()
+    token = service.add_application(name)
+    other = service.add_application(f"not {name}")
+    old = row_of(service.database, name)
+    CHANGES[what](service, name)
+    with service.peer() as peer:
+        before = authenticated(name)
+        eventually(lambda: peer.authenticate(token) != before, "it is changed", NOTICED_S)
+        put_back(service.database, old)
+        eventually(lambda: "is an old copy" in service.stderr, "it is noticed")
+        assert peer.authenticate(token) == DENIED
+        assert peer.authenticate(other) == authenticated(f"not {name}")
+    assert service.stop() == 0
+    service = start()
+    with service.peer() as peer:
+        assert peer.authenticate(token) == DENIED
+        assert peer.authenticate(other) == authenticated(f"not {name}")
+    new = rotate(service, name, grace_s=0)  # an administrator can make it good again
+    with service.peer() as peer:
+        assert peer.authenticate(new) == authenticated(name)
+        assert peer.authenticate(token) == DENIED
+
+
+def test_a_removed_application_does_not_come_back(service: Service, name: str) -> None:
+    """By the row that it had."""
+    token = service.add_application(name)
+    old = row_of(service.database, name)
+    with service.administration() as files:
+        number = files.mark_removed(name)
+    with service.administration() as files:
+        files.finish_removal(number)
+    put_back(service.database, old)
+    with service.peer() as peer:
+        assert peer.authenticate(token) == DENIED
+    with service.administration() as files:
+        assert [files.is_old_copy(row) for row in files.applications()] == [True]
+
+
+def test_a_change_that_could_be_undone_is_said(
+    service: Service, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is newest cannot be written down; the change itself is made."""
+    token = service.add_application(name)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(trust, "replace", full)
+    with pytest.raises(AdministrationRefused, match=r"is made, but .* No space left"):
+        revoke(service, name)
+    with service.peer() as peer:
+        assert peer.authenticate(token) == DENIED

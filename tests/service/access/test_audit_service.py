@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,7 +76,7 @@ WHAT_IS_RECORDED: list[tuple[Request, tuple[str, str | None, str] | None]] = [
     (history("alice"), None),
     (label("alice", "x"), None),
     (listing(), None),
-    (COUNT, None),
+    (COUNT, ("listing", None, "ok")),
     (PING, None),
     (CHECK, None),
     (delete("alice"), ("delete", "alice", "ok")),
@@ -93,10 +95,14 @@ def test_what_is_done_to_secrets_is_recorded(service: Service) -> None:
         for request, _ in WHAT_IS_RECORDED:
             generated.append(peer.ask(request).get("password", "none"))
     found = records(service)[before:]
-    assert [(each.action, each.user, each.outcome) for each in found] == [
-        ("authentication", None, "ok"),
-        *(expected for _, expected in WHAT_IS_RECORDED if expected),
-    ]
+    expected: list[tuple[str, str | None, str]] = [("authentication", None, "ok")]
+    for _, recorded in WHAT_IS_RECORDED:
+        if recorded is not None:
+            action, name, outcome = recorded
+            if action in ("restore", "delete") and outcome == "ok":
+                expected.append((action, name, "begun"))
+            expected.append(recorded)
+    assert [(each.action, each.user, each.outcome) for each in found] == expected
     assert {(each.application, each.address) for each in found} == {("shop", f"{host}:{port}")}
     text = (service.folder / "user_data.audit").read_text()
     assert "alice" in text
@@ -105,23 +111,75 @@ def test_what_is_done_to_secrets_is_recorded(service: Service) -> None:
         assert len(value) < 10 or value not in text
 
 
-def test_who_is_denied_is_recorded_once_with_how_often(service: Service) -> None:
-    """A guest's attempts by their command and the name they were about, a burst in one record."""
+def test_who_is_denied_is_recorded_at_once(service: Service) -> None:
+    """With the command, and the name that it was about."""
     with service.peer() as peer:
+        host, port = peer.socket.getsockname()
         assert peer.ask(get("alice")) == DENIED
-        ask_all(peer, [delete("alice")] * 5)
-        peer.ask(listing())
-        peer.ask(save("user-0000000000000"))
-    found = records(service)
-    assert {(each.action, each.outcome, each.application) for each in found} == {
-        ("denied", "denied", None)
-    }
-    assert [(each.more["command"], each.user) for each in found[:1] + found[-2:]] == [
-        ("get_password", "alice"),
-        ("list_users", None),
-        ("save_password", "user-0000000000000"),
-    ]
-    assert sum(each.times for each in found if each.more["command"] == "delete_user") == 5
+        (found,) = records(service)
+    assert (found.action, found.outcome, found.application) == ("denied", "denied", None)
+    assert (found.user, found.more["command"]) == ("alice", "get_password")
+    assert found.address == f"{host}:{port}"
+
+
+def test_a_flood_of_refusals_is_a_record_a_second(service: Service) -> None:
+    """From several connections of one peer, by denials and wrong tokens: the numbers are exact."""
+    wrong = {"message": "authenticate", "token": "pwserver_wrong"}
+    began, denials = time.monotonic(), 0
+    with service.peer() as one, service.peer() as other:
+        for peer in (one, other):
+            peer.ask(wrong)
+        for _ in range(20):
+            for peer in (one, other):
+                ask_all(peer, [delete("alice"), listing()] * 50)
+                denials += 100
+
+        def recorded() -> bool:
+            found = records(service, "denied")
+            return sum(each.times for each in found) == denials
+
+        eventually(recorded, "all denials are recorded")
+        lasted_s = time.monotonic() - began
+    found = records(service, "denied")
+    assert len(found) <= 2 * (lasted_s + 2), "at most one a second of each worker, and the first"
+    assert {each.address.rpartition(":")[0] or each.address for each in found} == {"127.0.0.1"}
+    assert any("command" not in each.more for each in found)
+
+
+def test_refusals_that_are_not_recorded_yet_are_recorded_at_a_stop(service: Service) -> None:
+    """What is counted when the service is told to stop is in the record when it has ended."""
+    with service.peer() as peer:
+        ask_all(peer, [listing()])
+        ask_all(peer, [listing()] * 77)
+        assert service.stop() == 0
+    assert sum(each.times for each in records(service, "denied")) == 78
+
+
+def test_who_resets_its_connection_is_recorded_with_its_address(service: Service) -> None:
+    """The listener knows it from the moment it accepts, whatever becomes of the connection."""
+    shown = []
+    for _ in range(20):
+        with service.peer() as peer:
+            host, port = peer.socket.getsockname()
+            shown.append(f"{host}:{port}")
+            peer.send(delete("alice"))
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    found = eventually(lambda: len(records(service)) == 20 and records(service), "all are recorded")
+    assert sorted(each.address for each in found) == sorted(shown)
+
+
+def test_who_asks_for_a_listing_is_recorded_once_for_each(service: Service) -> None:
+    """Whoever counts first before a listing, also without a token, and not who shares it."""
+    with service.peer() as guest, service.owner() as owner:
+        began = time.monotonic()
+        ask_all(guest, [COUNT] * 500)
+        ask_all(owner, [COUNT] * 500)
+        seconds = time.monotonic() - began
+        host, port = guest.socket.getsockname()
+    found = records(service, "listing")
+    assert (found[0].application, found[0].address) == (None, f"{host}:{port}")
+    assert {each.application for each in found} <= {None, "owner"}
+    assert len(found) <= 2 + seconds, "the console rests a second after each"
 
 
 def test_wrong_tokens_are_recorded_without_them(service: Service) -> None:
@@ -222,6 +280,26 @@ def more(got: list[str], number: int = 50) -> None:
     """Wait until some more were got."""
     before = len(got)
     eventually(lambda: len(got) >= before + number, "passwords are got")
+
+
+def test_the_service_rotates_the_record_itself(start: Start, shell: Shell) -> None:
+    """By its length, under load, and it keeps as many older files as it is told to."""
+    service = start("--audit-bytes-max", "65536", "--audit-files-kept", "2")
+    record = service.folder / "user_data.audit"
+    with service.owner() as peer:
+        ask_all(peer, [save("alice")])
+        for _ in range(15):
+            ask_all(peer, [get("alice")] * 100)
+    files = record_files(record).paths
+    assert len(files) == 3
+    assert all(path.stat().st_size > 65536 for path in files[:-1])
+    ran = shell.run("audit", "verify")
+    assert (ran.code, ran.err) == (0, "")
+    assert re.fullmatch(r"\d+ records, \d+ to \d+: all genuine\.\n", ran.out)
+    files[0].unlink()
+    ran = shell.run("audit", "verify")
+    assert ran.code == 5
+    assert "missing, which should be in an older file" in ran.err
 
 
 def check_record(service: Service, shell: Shell, got: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Guessing at a service: slow for who guesses, over however many connections, and for nobody else.
 
-How levels and delays are counted is the matter of `test_guesses`. All clients here are on loopback,
-where each address counts as a machine of its own.
+`test_throttle` has how levels and delays are counted. All clients here are on loopback, where each
+address counts as a machine of its own for wrong tokens.
 """
 
 import contextlib
@@ -29,9 +29,11 @@ from tests.support.books_wire import (
     verify,
 )
 from tests.support.harness import Peer, Service, eventually
-from workers.auth.throttle import ADDRESS, APPLICATION, DELAYS_S, TOKENS, Kind
+from workers.auth.throttle import DELAYS_S, NAME, TOKENS, Kind
+from workers.serving.authentication import WRONG_TOKENS_MAX
 
-CONNECTIONS, GUESSES = 16, 50
+CONNECTIONS = 16
+GUESSES = WRONG_TOKENS_MAX * CONNECTIONS
 AT_ONCE_S = DELAYS_S[0]
 """What takes less was not delayed."""
 
@@ -97,7 +99,7 @@ class Town:
             yield list(found)
 
     def exhaust(self) -> None:
-        """Guess passwords of an application at one address, until they are refused."""
+        """Guess the password of an application's `alice`, until guesses are refused."""
         with self.peers("web") as peers:
             replies = [reply for _, reply in burst(peers, WRONG_PASSWORDS, 0.5)]
             assert REFUSED in replies
@@ -147,14 +149,15 @@ def most(kind: Kind, seconds: float) -> float:
 @pytest.mark.parametrize("what", ["tokens", "passwords"])
 def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
     """A few are answered at once, over both workers together; then each makes the next wait."""
-    guesses, wrong = {"tokens": (WRONG_TOKENS, DENIED), "passwords": (WRONG_PASSWORDS, INVALID)}[
-        what
-    ]
-    allowance = {"tokens": TOKENS, "passwords": ADDRESS}[what].allowance
-    with town.peer_on_each_worker() as peers:
+    guesses, wrong, application, kind = {
+        "tokens": (WRONG_TOKENS, DENIED, None, TOKENS),
+        "passwords": (WRONG_PASSWORDS, INVALID, "web", NAME),
+    }[what]
+    allowance = kind.allowance
+    with town.peers(application) as peers:
         took = []
         for number, guess in enumerate(guesses[: allowance + 5]):
-            reply, seconds = timed(peers[number % 2], guess)
+            reply, seconds = timed(peers[number % 2 * (CONNECTIONS // 2) + number // 2], guess)
             assert reply == wrong
             took.append(seconds)
     assert sum(took[:allowance]) < allowance * AT_ONCE_S / 2
@@ -162,12 +165,29 @@ def test_wrong_guesses_get_slower(town: Town, what: str) -> None:
     assert max(took) >= DELAYS_S[1]
 
 
-def test_a_guess_at_any_user_counts(town: Town) -> None:
-    """One password tried on many users is guessing too, whether there are such users or not."""
+def test_a_guess_at_a_name_counts_whether_it_is_anybodys(town: Town) -> None:
+    """Who guesses at a name that nobody has is slowed down as for one that somebody has."""
     with town.peer() as peer:
-        for number in range(ADDRESS.allowance + 1):  # some of the first is forgotten by then
-            assert timed(peer, verify(f"user {number}", "abc123"))[1] < AT_ONCE_S
-        assert timed(peer, verify("alice", "abc123"))[1] >= DELAYS_S[0]
+        for _ in range(NAME.allowance + 1):  # some of the first is forgotten by then
+            assert timed(peer, verify("nobody", "abc123"))[1] < AT_ONCE_S
+        assert timed(peer, verify("nobody", "abc123"))[1] >= DELAYS_S[0]
+
+
+def test_wrong_passwords_lock_nobody_else_out(town: Town) -> None:
+    """The users of an application sign in at its address: wrong ones for others delay no right one.
+
+    Neither many for one name do, nor a few for each of many names that nobody has.
+    """
+    with town.peer() as web, town.peers("web") as strangers:
+        assert web.ask(save("bob", "the right one")) == saved("bob", 1)
+        others = [verify(f"other {number}", "guess") for number in range(GUESSES)]
+        answers = burst(strangers, WRONG_PASSWORDS + others, 3.0)
+        assert len(answers) >= NAME.allowance
+        reply, seconds = timed(web, WRONG_PASSWORDS[0])
+        assert reply == REFUSED or seconds >= DELAYS_S[0], "alice is guessed at"
+        for _ in range(10):
+            reply, seconds = timed(web, verify("bob", "the right one"))
+            assert (reply, seconds < NOT_HELD_UP_S) == (VALID, True)
 
 
 def test_who_is_right_is_never_slow(town: Town) -> None:
@@ -188,10 +208,10 @@ def test_a_burst_of_passwords_gets_no_more_answers(town: Town) -> None:
     with town.peers("web") as peers:
         answers = burst(peers, WRONG_PASSWORDS, 3.0)
     compared = [seconds for seconds, reply in answers if reply == INVALID]
-    assert ADDRESS.allowance <= len(compared) <= most(ADDRESS, 3.0)
+    assert NAME.allowance <= len(compared) <= most(NAME, 3.0)
     assert all(reply in (INVALID, REFUSED) for _, reply in answers)
     undelayed = [seconds for seconds in compared if seconds < AT_ONCE_S]
-    assert len(undelayed) <= ADDRESS.allowance + 2, "two workers may compare one each at a time"
+    assert len(undelayed) <= NAME.allowance + 2, "two workers may compare one each at a time"
 
 
 def test_a_burst_of_tokens_gets_no_more_answers(town: Town) -> None:
@@ -203,13 +223,13 @@ def test_a_burst_of_tokens_gets_no_more_answers(town: Town) -> None:
 
 
 def test_a_burst_from_many_addresses_gets_no_more_answers(town: Town) -> None:
-    """Who has many machines is limited by the application, which alone is out of breath then."""
+    """Who has many machines is limited by the name, which alone is out of breath then."""
     with contextlib.ExitStack() as stack:
-        addresses = [f"127.0.4.{number}" for number in range(2 * APPLICATION.allowance)]
+        addresses = [f"127.0.4.{number}" for number in range(2 * NAME.allowance)]
         peers = [stack.enter_context(town.peer("web", address)) for address in addresses]
         answers = burst(peers, WRONG_PASSWORDS * 2, 2.0)
         compared = [reply for _, reply in answers if reply == INVALID]
-        assert APPLICATION.allowance <= len(compared) <= most(APPLICATION, 2.0)
+        assert NAME.allowance <= len(compared) <= most(NAME, 2.0)
         with town.peer("mail", addresses[0]) as other:
             assert timed(other, WRONG_PASSWORDS[0])[1] < NOT_HELD_UP_S
             assert other.ask(RIGHT) == VALID
@@ -227,11 +247,23 @@ def test_the_right_password_is_no_quicker_where_wrong_ones_wait(town: Town) -> N
 def test_what_is_told_later_is_what_was_true_in_its_turn(town: Town) -> None:
     """A verification that is delayed sees the requests before it, and none of those behind it."""
     with town.peer() as peer:
-        ask_all(peer, WRONG_PASSWORDS[: ADDRESS.allowance + 1])
+        ask_all(peer, WRONG_PASSWORDS[: NAME.allowance + 1])
         began = time.monotonic()
         replies = ask_all(peer, [save("alice", "second"), verify("alice", "second"), DELETE_ALICE])
         assert replies == [saved("alice", 2), VALID, DELETED]
         assert time.monotonic() - began > AT_ONCE_S
+
+
+def test_after_some_wrong_tokens_a_connection_is_closed(town: Town) -> None:
+    """The last of them is still answered; a right one that was sent behind it is not taken."""
+    with town.peer(None, "127.0.0.78") as peer:
+        right = authenticate(town.tokens["web"])
+        replies = ask_all(peer, [*WRONG_TOKENS[: WRONG_TOKENS_MAX - 1], right, RIGHT])
+        assert [reply["message"] for reply in replies[-2:]] == ["Authenticated!", VALID["message"]]
+        replies = ask_all(peer, [WRONG_TOKENS[0], right, RIGHT, PING])
+        assert replies == [DENIED, DENIED, DENIED, ALIVE]
+        assert "the connection is closed" in replies[1]["error"]
+        assert peer.ended()
 
 
 def test_hanging_up_is_no_way_around(town: Town) -> None:
@@ -264,30 +296,35 @@ def test_nobody_else_is_held_up(start: Start) -> None:
     """While one guesses, the others of the same worker, and of the same address, are served."""
     town = Town(start("--workers", "1"))
     with (
-        town.peer(None) as tokens,
+        contextlib.ExitStack() as stack,
         town.peer() as passwords,
         town.peer(None) as guest,
         town.peer("mail") as mail,
         town.peer("web", ELSEWHERE) as elsewhere,
     ):
-        tokens.send(*WRONG_TOKENS)
+        assert elsewhere.ask(save("bob", "the right one")) == saved("bob", 1)
+        bob = verify("bob", "the right one")
+        tokens = [stack.enter_context(town.peer(None)) for _ in range(CONNECTIONS)]
+        for number, peer in enumerate(tokens):
+            peer.send(*WRONG_TOKENS[number::CONNECTIONS])
         passwords.send(*WRONG_PASSWORDS)
-        for _ in range(ADDRESS.allowance + 2):  # from here on they wait
-            assert tokens.reply() == DENIED
+        for number in range(NAME.allowance + 2):  # from here on they wait
             assert passwords.reply() == INVALID
+            if number < TOKENS.allowance // WRONG_TOKENS_MAX:
+                assert tokens[number].reply() == DENIED
         for _ in range(20):
             for peer, request, expected in (
                 (guest, PING, ALIVE),
                 (guest, save(), {"message": "Password saved!"}),
                 (mail, RIGHT, VALID),
-                (elsewhere, RIGHT, VALID),
+                (elsewhere, bob, VALID),
                 (elsewhere, PING, ALIVE),
             ):
                 reply, seconds = timed(peer, request)
                 assert reply == expected
                 assert seconds < NOT_HELD_UP_S
-        for peer in (mail, elsewhere):  # may be wrong themselves as often as anybody
-            reply, seconds = timed(peer, WRONG_PASSWORDS[0])
+        for peer, guess in ((mail, WRONG_PASSWORDS[0]), (elsewhere, verify("bob", "wrong"))):
+            reply, seconds = timed(peer, guess)  # may be wrong themselves as often as anybody
             assert (reply, seconds < NOT_HELD_UP_S) == (INVALID, True)
 
 
@@ -321,15 +358,17 @@ def test_the_allowance_comes_back(town: Town) -> None:
 def test_a_stop_does_not_wait_for_who_guesses(town: Town) -> None:
     """What is delayed is given up, and what is behind it done: all are answered, and in time."""
     with town.peers(None) as peers:
+        guesses = [each for guess in WRONG_TOKENS[:WRONG_TOKENS_MAX] for each in (guess, PING)]
         for peer in peers:
-            peer.send(*[each for guess in WRONG_TOKENS[:10] for each in (guess, PING)])
+            peer.send(*guesses)
         assert [peer.reply() for peer in peers[:2]] == [DENIED] * 2
         began = time.monotonic()
         assert town.service.stop() == 0
         assert time.monotonic() - began < DELAYS_S[-1] - NOT_HELD_UP_S
-        replies = [peer.reply() for peer in peers for _ in range(19 if peer in peers[:2] else 20)]
+        replies = [peer.reply() for peer in peers[:2] for _ in range(2 * WRONG_TOKENS_MAX - 1)]
+        replies += [peer.reply() for peer in peers[2:] for _ in range(2 * WRONG_TOKENS_MAX)]
         given_up = {"message": "Unavailable!", "error": "The service is stopping."}
-        assert replies.count(ALIVE) == 10 * CONNECTIONS
+        assert replies.count(ALIVE) == GUESSES
         assert replies.count(given_up) > 10
         assert all(reply in (ALIVE, DENIED, given_up) for reply in replies)
         assert all(peer.ended() for peer in peers)

@@ -53,7 +53,7 @@ def number_of_users(service: Service) -> int:
 
 @contextmanager
 def saving(service: Service, token: str | None) -> Iterator[list[dict[str, object]]]:
-    """Save from a connection until the end, with names and without; give the replies."""
+    """Save from a connection until the end, with a token also under names; give the replies."""
     stop, replies = threading.Event(), list[dict[str, object]]()
 
     def save() -> None:
@@ -61,7 +61,8 @@ def saving(service: Service, token: str | None) -> Iterator[list[dict[str, objec
             if token is not None:
                 peer.authenticate(token)
             while not stop.is_set():
-                named = {"username": f"{len(replies) % 50}"} if len(replies) % 2 else {}
+                number = len(replies)
+                named = {"username": f"{number % 50}"} if token and number % 2 else {}
                 replies.append(peer.ask({"message": "save_password", "password": "x", **named}))
 
     thread = threading.Thread(target=save)

@@ -42,7 +42,8 @@ GENERATE: Request = {"message": "generate_password"}
 MAY = """
                       stranger wrong revoked guest  nothing save count get verify list delete  all
 save                      -      -      -      x       -     x     -    -    -     -     -      x
-save under a name         -      -      -      x       -     x     -    -    -     -     -      x
+save once                 -      -      -      x       -     x     -    -    -     -     -      x
+save under a name         -      -      -      -       -     x     -    -    -     -     -      x
 number_of_users           -      -      -      x       -     -     x    -    -     -     -      x
 get_password              -      -      -      -       -     -     -    x    -     -     -      x
 verify_password           -      -      -      -       -     -     -    -    x     -     -      x
@@ -52,7 +53,7 @@ label_user                -      -      -      -       -     x     -    -    -  
 list_users                -      -      -      -       -     -     -    -    -     x     -      x
 delete_user               -      -      -      -       -     -     -    -    -     -     x      x
 generate                  -      -      -      x       x     x     x    x    x     x     x      x
-generate under a name     -      -      -      x       -     x     -    -    -     -     -      x
+generate under a name     -      -      -      -       -     x     -    -    -     -     -      x
 check_password            -      -      -      x       x     x     x    x    x     x     x      x
 ping                      x      x      x      x       x     x     x    x    x     x     x      x
 status                    -      -      -      -       -     -     x    -    -     -     -      x
@@ -79,6 +80,7 @@ class Command:
 UNKNOWN = "Unknown user!"
 COMMANDS = {
     "save": Command(lambda _: save(), "Password saved!"),
+    "save once": Command(lambda id: save(request_id=id), "Password saved!"),
     "save under a name": Command(lambda name: save(name, "other"), "Password saved!"),
     "number_of_users": Command(lambda _: {"message": "number_of_users"}, "return_number_of_users"),
     "get_password": Command(get, "return_password", UNKNOWN),
@@ -221,74 +223,54 @@ def _whole_book(owner: Peer) -> list[Any]:
 # --- What a guest is told. ---
 
 
-def _variants(name: str) -> list[Request]:
-    """Return all that a guest may ask for with a name."""
+def _under(name: str) -> list[Request]:
+    """Return what a guest may not ask for, because it is about a name, or labels."""
     return [
         save(name, "theirs"),
-        save(name, "theirs", labels=["x"]),
         save(name, "theirs", request_id=f"first of {name}"),
-        {**GENERATE, "username": name, "alphabet": "aaab", "labels": ["x"]},
-        {**GENERATE, "username": name, "request_id": f"second of {name}"},
+        save(name, "theirs", if_version=0),
+        save(labels=[name]),
+        save(labels=[name], request_id=f"second of {name}"),
+        save(if_version=0),
+        {**GENERATE, "username": name},
+        {**GENERATE, "username": name, "request_id": f"third of {name}"},
     ]
 
 
-def test_a_guest_is_not_told_whether_a_name_is_there(house: House, owner: Peer) -> None:
-    """A save is done for either, and answered alike: without the version, which would tell."""
-    for name in ("there", "gone"):
-        owner.ask(save(name, "mine"))
-    owner.ask(delete("gone"))
-    with house.peer() as guest:
-        fields = []
-        for name in ("there", "gone", "never"):
-            replies = ask_all(guest, _variants(name))
-            assert all(reply.pop("username") == name for reply in replies)
-            for reply in replies:
-                reply.pop("password", None)
-            fields.append(replies)
-    assert fields[0] == fields[1] == fields[2]
-    saved_reply, generated = {"message": "Password saved!"}, "return_generated_password"
-    assert fields[0] == [saved_reply] * 3 + [{"message": generated}] * 2
-    assert password_of(owner, "there", version=1) == "mine"
-    assert owner.ask(history("there"))["versions"][0]["version"] == 6
-    assert owner.ask(history("never"))["versions"][0]["version"] == 5
-
-
-def test_a_guest_cannot_find_out_a_generated_name(house: House, owner: Peer) -> None:
-    """Saves under such names are `Denied!`, byte for byte the same, whether there is one or not."""
+def test_a_guest_is_told_that_a_name_needs_a_token(house: House, owner: Peer) -> None:
+    """Byte for byte the same, whatever the name is and whether it is there; and nothing is done."""
+    owner.ask(save("there"))
     owner.ask(save(password="generated"))
     generated = generated_names(owner)[-1]
     before = _whole_book(owner)
     lines: set[bytes] = set()
     with house.peer() as guest:
-        for name in (generated, "user-0123456789abc", "user-0000000000000"):
-            for request in _variants(name):
+        for name in ("there", "never", generated, "user-0123456789abc", " not a name "):
+            for request in _under(name):
                 guest.send(request)
                 lines.add(guest.line())
-    assert [json.loads(line) for line in lines] == [DENIED]
+    reason = 'This needs the token of an application that may "save".'
+    assert [json.loads(line) for line in lines] == [{"message": "Denied!", "error": reason}]
     assert _whole_book(owner) == before
     assert password_of(owner, generated) == "generated"
 
 
-def test_a_guest_is_not_given_a_password_by_repeating_a_request(house: House, owner: Peer) -> None:
-    """What an application, or another guest, generated is not given out for its `request_id`."""
-    request = {**GENERATE, "username": "repeated", "request_id": "a known id"}
-    first = owner.ask(request)
-    with house.peer() as guest, house.peer() as other:
-        reply = guest.ask(request)
-        assert (reply["message"], "password" in reply) == ("Not saved!", False)
-        request = {**request, "username": "repeated too", "request_id": "another known id"}
-        assert guest.ask(request)["password"] == password_of(owner, "repeated too")
-        for peer in (guest, other):
-            reply = peer.ask(request)
-            assert (reply["message"], "password" in reply) == ("Not saved!", False)
-    assert owner.ask({**request, "username": "repeated", "request_id": "a known id"}) == first
+def test_a_guest_saves_once_however_often_it_sends(house: House, owner: Peer) -> None:
+    """Without a name a guest may use a `request_id`; another password is not saved with it."""
+    users = owner.count()
+    request = save(password="once", request_id="a guest's")
+    with house.peer() as guest, house.peer() as again:
+        for peer in (guest, again, guest):
+            assert peer.ask(request) == {"message": "Password saved!"}
+        assert guest.ask({**request, "password": "twice"})["message"] == "Not saved!"
+        assert guest.count() == users + 1
 
 
 def test_denied_requests_keep_their_place(house: House, owner: Peer) -> None:
     """In a burst of a guest, what is denied and what is done are answered in their order."""
     owner.ask(save("in a burst"))
     burst = [save(), get("in a burst"), {"message": "ping"}, get("nobody"), save("in a burst")]
-    words = ["Password saved!", "Denied!", "Alive!", "Denied!", "Password saved!"]
+    words = ["Password saved!", "Denied!", "Alive!", "Denied!", "Denied!"]
     with house.peer() as guest:
         numbered = [{**request, "id": n} for n, request in enumerate(burst * 20)]
         replies = ask_all(guest, numbered)

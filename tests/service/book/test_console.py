@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import socket
+import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from pwserver.server.console import line
+from pwserver.server import console
+from pwserver.server.console import Line, line
 from tests.conftest import Start
-from tests.support.books import Saving, contents, open_store, users
+from tests.support.books import Saving, contents, new_scoreboard, open_store, users
 from tests.support.harness import Service, eventually
 from workers.storage.reading import pages_of_users
 
@@ -33,6 +37,58 @@ COUNT = {"message": "number_of_users"}
 def test_a_name_stays_on_its_line(name: str, shown: str) -> None:
     """Whatever is in a name, a line has three columns, and nothing in it controls a terminal."""
     assert line(7, name, "2026-02-02T02:40:00Z") == f"7\t{shown}\t2026-02-02T02:40:00Z\n"
+
+
+class Clock:
+    """The time as the console sees it: it passes only while it lists or rests."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.rests: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.rests.append(seconds)
+
+
+class EndOfTest(Exception):
+    """Raised to end the console's loop."""
+
+
+@pytest.mark.parametrize(
+    ("took_s", "rest_s"), [(8.0, 80.0), (0.25, 2.5), (0.01, 1.0)], ids=["long", "short", "least"]
+)
+def test_the_console_rests_after_a_listing(
+    took_s: float,
+    rest_s: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ten times as long as that took, however often it is asked meanwhile: these share the next."""
+    clock, board = Clock(), new_scoreboard()
+    listings = 0
+
+    def pages() -> Iterator[list[Line]]:
+        nonlocal listings
+        if listings == 3:
+            raise EndOfTest
+        listings += 1
+        clock.now_s += took_s
+        yield [(listings, "alice", "now")]
+        board.listing_wanted = True  # asked while it is printed
+
+    bell, ringer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    monkeypatch.setattr(console, "time", clock)
+    with bell, ringer:
+        ringer.send(b"!")
+        start = console.ConsoleStart(lambda name: None, pages)
+        with pytest.raises(EndOfTest):
+            console._print_listings(bell, board, start, threading.Lock())
+    assert clock.rests == [pytest.approx(rest_s)] * 3
+    assert capsys.readouterr().out == "".join(f"{n}\talice\tnow\n" for n in (1, 2, 3))
 
 
 # --- What is read. ---
@@ -167,7 +223,7 @@ def test_every_user_is_listed_on_a_line(service: Service) -> None:
 
 def test_named_users_are_listed_by_their_names(service: Service) -> None:
     """A user who was saved under a name is listed under it, once, however often it was saved."""
-    with service.peer() as peer:
+    with service.owner() as peer:
         for name in ("Zoë", "alice", "Zoë"):
             reply = peer.ask({"message": "save_password", "password": "secret", "username": name})
             assert reply["message"] == "Password saved!"

@@ -120,7 +120,7 @@ def test_a_refused_save_is_not_remembered(owner: Peer, name: str) -> None:
 
 
 def test_guests_are_denied(shared_service: Service, owner: Peer, name: str) -> None:
-    """They would learn whether there is such a user; the answer is the same for all names."""
+    """They save under no name, and the answer is the same for all names."""
     with shared_service.peer() as guest:
         owner.ask(save(name))
         for each in (name, "nobody of the sort"):

@@ -1,5 +1,7 @@
 """Lines of many connections, taken together: each is answered as if it were alone."""
 
+import contextlib
+import json
 import os
 import random
 import select
@@ -7,12 +9,16 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.limits import RECEIVE_BYTES
 from tests.conftest import Start
+from tests.support.books import Client
+from tests.support.books_wire import ask_all
 from tests.support.harness import eventually
 from tests.support.planning import Planner
 from workers.serving.commit_queue import DONE
@@ -62,7 +68,8 @@ class Table:
             served.setblocking(False)
         self.touched: set[Connection] = set()
         self.connections = [
-            Connection(served, self.context, settings, self.touched) for _, served in pairs
+            Connection(Accepted(served, ""), self.context, settings, self.touched)
+            for _, served in pairs
         ]
 
     def turn(self) -> None:
@@ -74,8 +81,14 @@ class Table:
         for batch in self.context.commit_queue.take():
             for run in batch.runs:
                 run.settle(DONE)
+            if batch.operations:
+                batch.answer((0, self._planner.store.commit([], batch.operations)))
+                for waiter in self.context.name_queues.settle(batch, self.context.now):
+                    waiter.settle()
         for connection in self.connections:
             connection.flush()
+            if connection.more_to_do:
+                self.intake.go_on(connection)
 
     def _readable(self) -> list[Connection]:
         """Return the connections on which there is something to receive."""
@@ -193,7 +206,7 @@ def test_saves_do_not_wait_for_many_long_requests(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What there is no time for in a turn waits for the next one; saves are done in this one."""
-    monkeypatch.setattr("workers.serving.intake.LONG_TEXTS_S", 0.0)
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
     for number, client in enumerate(table.clients):
         client.send(PING if number % 2 else SAVE)
     table.turn()
@@ -202,6 +215,129 @@ def test_saves_do_not_wait_for_many_long_requests(
     while table.intake.waiting:
         table.turn()
     assert [client.recv(100) for client in table.clients[1::2]] == [ALIVE] * 4
+
+
+# --- More in one buffer than there is time for. ---
+
+LIST = {"message": "list_users"}
+
+
+def become_application(connection: Connection) -> None:
+    """Let a connection do everything."""
+    connection.peer.become(Client(application="web").peer.caller)
+
+
+def lines_of(*requests: dict[str, Any]) -> bytes:
+    """Return requests as one packet, each with its number as `id`."""
+    numbered = [{**request, "id": number} for number, request in enumerate(requests)]
+    return b"".join(json.dumps(request).encode() + b"\n" for request in numbered)
+
+
+def received(client: socket.socket) -> list[dict[str, Any]]:
+    """Return the replies that have come."""
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while data := client.recv(65536):
+            found += data
+    return [json.loads(line) for line in found.splitlines()]
+
+
+def test_a_long_group_waits_its_turn(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of requests in one packet those are done that there is time for, and others are not kept
+    waiting; the rest is done in the next turns, without anything new from the client."""
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    become_application(table.connections[0])
+    greedy, modest = table.clients[:2]
+    greedy.send(lines_of(*[LIST] * 100))
+    replies: list[dict[str, Any]] = []
+    for turns in range(1, 150):
+        modest.send(PING)
+        table.turn()
+        assert modest.recv(100) == ALIVE
+        replies += received(greedy)
+        assert len(replies) <= 2 * turns
+        assert table.intake.waiting == (len(replies) < 100)
+        if len(replies) == 100:
+            break
+    assert [reply["id"] for reply in replies] == [*range(100)]
+    assert {reply["message"] for reply in replies} == {"return_users"}
+
+
+def test_requests_see_what_was_asked_before_them_although_they_wait(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there was no time for keeps its place among all kinds of requests."""
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    become_application(table.connections[0])
+    plain = {"message": "save_password", "password": "x"}
+    named = {**plain, "username": "alice"}
+    get = {"message": "get_password", "username": "alice"}
+    history = {"message": "password_history", "username": "alice"}
+    verify = {"message": "verify_password", "username": "alice", "password": "x"}
+    kinds = [named, plain, get, get, plain, history, {"message": "ping"}, named, verify, LIST]
+    table.clients[0].send(lines_of(*kinds * 10))
+    replies: list[dict[str, Any]] = []
+    for _ in range(400):
+        table.turn()
+        replies += received(table.clients[0])
+    assert [reply["id"] for reply in replies] == [*range(100)]
+    version = 0
+    for reply in replies:
+        if reply["message"] == "Password saved!":
+            version += "version" in reply
+            assert reply.get("version", version) == version
+        elif reply["message"] == "return_password":
+            assert reply["version"] == version
+        elif reply["message"] == "return_password_history":
+            assert reply["versions"][0]["version"] == version
+        else:
+            assert reply["message"] in ("Alive!", "return_verify_password", "return_users")
+    assert version == 20
+
+
+def test_who_reads_no_replies_is_answered_no_more(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replies to a group are bounded in bytes, and so is what is kept for who does not read."""
+    for module in ("commands", "connection"):
+        monkeypatch.setattr(f"workers.serving.{module}.REPLIES_BYTES_MAX", 2000)
+    connection, client = table.connections[0], table.clients[0]
+    become_application(connection)
+    served = socket.socket(fileno=os.dup(connection.fd))
+    with served:
+        served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel takes its least
+    client.send(lines_of(*[LIST] * 350))
+    for _ in range(100):
+        table.turn()
+        assert len(connection._unsent) <= 4200
+    assert not table.intake.waiting, "nothing is done for who does not read"
+    assert connection.unanswered > 0
+    replies: list[dict[str, Any]] = []
+    for _ in range(1000):
+        replies += received(client)
+        table.turn()
+    assert [reply["id"] for reply in replies] == [*range(350)]
+
+
+def test_a_stop_does_what_there_was_no_time_for(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was received before a stop, and what is found then, is done before the end."""
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    connection, client = table.connections[0], table.clients[0]
+    become_application(connection)
+    client.send(lines_of(*[LIST] * 20))
+    table.intake.add(connection)
+    table.intake.do_received()
+    client.send(SAVE)
+    connection.drain()
+    client.send(SAVE)  # too late
+    replies: list[dict[str, Any]] = []
+    for _ in range(50):
+        table.turn()
+        replies += received(client)
+    assert [reply["message"] for reply in replies] == ["return_users"] * 20 + ["Password saved!"]
+    assert connection.lingering
 
 
 def test_the_limit_on_requests_in_flight_holds(tmp_path: Path) -> None:
@@ -236,3 +372,34 @@ def test_what_came_before_a_stop_is_done(start: Start, clients: int) -> None:
         assert peer.ended()
         peer.close()
     assert service.ended() == 0
+
+
+def test_a_packet_of_listings_holds_up_nobody(start: Start) -> None:
+    """While a worker lists all users for one client, hundreds of times, it answers the others."""
+    service = start("--workers", "1")
+    token = service.add_application("web")
+    with service.peer() as greedy, service.peer() as modest:
+        greedy.authenticate(token)
+        labels = [f"{number:02}" + "\U0001f600" * 62 for number in range(16)]
+        saves = [
+            {"message": "save_password", "password": "x", "username": str(n), "labels": labels}
+            for n in range(200)
+        ]
+        for begin in range(0, len(saves), 20):
+            assert {each["message"] for each in ask_all(greedy, saves[begin : begin + 20])} == {
+                "Password saved!"
+            }
+        assert modest.ask({"message": "ping"}) == {"message": "Alive!"}
+        greedy.socket.sendall(b'{"message":"list_users","label":"x"}' * 444)
+        for _ in range(3):
+            assert modest.ask({"message": "ping"}) == {"message": "Alive!"}
+        greedy.socket.setblocking(False)
+        answered = b""
+        with contextlib.suppress(BlockingIOError):
+            while len(answered) < 10**6:
+                answered += greedy.socket.recv(65536)
+        assert answered.count(b"\n") < 444, "the others did not wait for all of it"
+        greedy.socket.setblocking(True)
+        while answered.count(b"\n") < 444:
+            answered += greedy.socket.recv(65536)
+        assert answered.count(b"return_users") == 444

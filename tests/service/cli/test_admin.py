@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from pwserver.cli import admin, app
+from pwserver.cli import admin, main
 from pwserver.tokens import is_token
 from tests.conftest import Start
 from tests.support.books import contents
-from tests.support.books_wire import DENIED
+from tests.support.books_wire import DENIED, generated_names
 from tests.support.harness import Service, eventually
 from tests.support.shell import Ran, Shell, client_of, guest_shell_at, write_token
+from tests.support.tls import Authority
 from workers.book.keyring import create_keyring
+from workers.tls.client_certificates import read_key_hash
 
 TOKEN_LINE = re.compile(r"pwserver_[\w-]{43}\n")
 GET = {"message": "get_password", "username": "alice"}
@@ -69,8 +72,9 @@ def test_a_script_puts_the_token_into_a_file(service: Service, shell: Shell) -> 
 
 def test_common_is_the_book_of_those_without_a_token(service: Service, shell: Shell) -> None:
     """Who is registered with it reads what guests have saved; who is not has a book of its own."""
-    with service.peer() as guest:
-        guest.ask({"message": "save_password", "password": "one", "username": "alice"})
+    with service.peer() as guest, service.owner() as owner:
+        guest.save("one")
+        (generated,) = generated_names(owner)
     for name, flags, message in [
         ("own", [], "Unknown user!"),
         ("all", ["--common"], "return_password"),
@@ -78,7 +82,7 @@ def test_common_is_the_book_of_those_without_a_token(service: Service, shell: Sh
         token = token_of(shell.run("app", "add", name, "--may", "get", *flags))
         with service.peer() as peer:
             peer.authenticate(token)
-            assert peer.ask(GET)["message"] == message
+            assert peer.ask({**GET, "username": generated})["message"] == message
 
 
 def test_rotating_gives_a_new_token_and_time_for_the_change(service: Service, shell: Shell) -> None:
@@ -128,12 +132,84 @@ def test_the_list_has_everything_but_tokens(shell: Shell) -> None:
         "may": ["save", "delete"],
         "book": "common",
         "state": "active",
+        "expires": None,
+        "from": [],
+        "users_max": None,
+        "saves_per_s": None,
+        "connections_max": None,
         "old_token_until": None,
+        "certificate": None,
     }
     assert (desk["book"], desk["state"]) == ("its own", "revoked")
     table = shell.type("app", "list").out
     assert re.search(r"shop +save, delete +common +active", table)
     assert not [token for token in tokens if token in listed.out + table]
+
+
+def test_a_token_is_bound_when_it_is_made(shell: Shell, authority: Authority) -> None:
+    """For how long, to where it is used, and to a certificate; the list says it, and when it has
+    expired."""
+    issued = authority.issue("any name")
+    bounds = ["--expires", "90d", "--from", "10.0.0.0/8,unix", "--certificate", str(issued.cert)]
+    token_of(shell.run("app", "add", "shop", "--may", "get", *bounds))
+    shop = shell.run("app", "list").record
+    expires, added = (datetime.fromisoformat(shop[name]) for name in ("expires", "added"))
+    assert abs(expires - added - timedelta(days=90)) <= timedelta(seconds=1)
+    assert (shop["from"], shop["state"]) == (["10.0.0.0/8", "unix"], "active")
+    assert shop["certificate"] == read_key_hash(str(issued.cert)).hex()
+    token_of(shell.run("app", "rotate", "shop", "--now"))
+    again = shell.run("app", "list").record
+    assert again["expires"] >= shop["expires"], "the new one is good for as long"
+    assert (again["certificate"], again["old_token_until"]) == (None, None)
+    token_of(shell.run("app", "rotate", "shop", "--expires", "1s"))
+    eventually(lambda: shell.run("app", "list").record["state"] == "expired", "it expires")
+    token_of(shell.run("app", "rotate", "shop", "--expires", "never"))
+    last = shell.run("app", "list").record
+    assert (last["expires"], last["state"]) == (None, "active")
+
+
+def test_bounds_and_quotas_are_changed(shell: Shell, authority: Authority) -> None:
+    """Those that are given, and no others; the sentence says what was set."""
+    token_of(shell.run("app", "add", "shop", "--may", "get", "--from", "unix"))
+    quotas = ["--users-max", "5000", "--saves-per-s", "20", "--connections-max", "8"]
+    said = shell.run("app", "set", "shop", *quotas).err
+    assert said == (
+        "Application shop has users-max 5,000, has saves-per-s 20, has connections-max 8.\n"
+    )
+    shop = shell.run("app", "list").record
+    assert [shop[name] for name in ("users_max", "saves_per_s", "connections_max")] == [5000, 20, 8]
+    assert (shop["may"], shop["from"]) == (["get"], ["unix"])
+    certificate = str(authority.issue("any name").cert)
+    shell.run("app", "set", "shop", "--from", "2001:db8::/32", "--certificate", certificate)
+    shop = shell.run("app", "list").record
+    assert (shop["from"], shop["users_max"]) == (["2001:db8::/32"], 5000)
+    assert shop["certificate"] == read_key_hash(certificate).hex()
+    nothing = ["--from", "none", "--certificate", "none", "--users-max", "0", "--saves-per-s", "0"]
+    assert shell.run("app", "set", "shop", *nothing, "--json").record == {
+        "name": "shop",
+        "from": [],
+        "certificate": None,
+        "users_max": None,
+        "saves_per_s": None,
+    }
+    shop = shell.run("app", "list").record
+    assert (shop["from"], shop["certificate"], shop["users_max"]) == ([], None, None)
+
+
+def test_bounds_that_are_none_are_refused(shell: Shell) -> None:
+    """One sentence, exit code 2, and nothing was changed."""
+    token_of(shell.run("app", "add", "shop", "--may", "get"))
+    before = shell.run("app", "list").out
+    for arguments, words in (
+        (["set", "shop"], "nothing is to be changed: give one of the flags"),
+        (["set", "shop", "--users-max", "-1"], "users-max must be from 0"),
+        (["set", "shop", "--from", "everywhere"], "'everywhere' is no network"),
+        (["set", "shop", "--certificate", "/none"], "certificate /none cannot be read"),
+        (["rotate", "shop", "--expires", "90"], "expires is '90'; it must be a number of s, m, h"),
+        (["add", "desk", "--may", "get", "--expires", "999999999w"], "up to a hundred years"),
+    ):
+        assert words in refused(shell.run("app", *arguments), 2)
+    assert shell.run("app", "list").out == before
 
 
 def test_a_token_on_a_terminal_stands_on_a_line_of_its_own(shell: Shell) -> None:
@@ -336,23 +412,19 @@ def test_without_the_right_key_nothing_is_done(
             assert peer.authenticate(token)["message"] == "Authenticated!"
 
 
-@pytest.mark.parametrize(
-    "command", [each for each in ALL_COMMANDS if each[1] != "list"], ids=" ".join
-)
-def test_what_cannot_be_recorded_is_not_done(shell: Shell, command: list[str]) -> None:
-    """Where the audit record cannot be written, applications and keys stay as they are."""
+def test_without_a_record_rights_are_taken_away_and_not_given(shell: Shell) -> None:
+    """What is given waits for the record; what is taken away does not, and a warning says so."""
     shell.run("app", "add", "owner", "--may", "get")
-    if command[:2] != ["key", "add"]:
-        shell.run("key", "add")
-    if command[1] == "retire":
-        shell.run("key", "rotate")
-    listings = [shell.run(kind, "list").out for kind in ("app", "key")]
-    failed = shell.run(*command, "--audit-file", "no such folder/audit")
+    unwritten = "the audit record no such folder/audit cannot be written"
+    failed = shell.run("app", "add", "x", "--may", "get", "--audit-file", "no such folder/audit")
     assert (failed.code, failed.out) == (5, "")
-    assert (
-        "the audit record no such folder/audit cannot be written. Nothing was done." in failed.err
-    )
-    assert [shell.run(kind, "list").out for kind in ("app", "key")] == listings
+    assert f"{unwritten}. Nothing was done." in failed.err
+    revoked = shell.run("app", "revoke", "owner", "--audit-file", "no such folder/audit")
+    assert revoked.code == 0
+    said = " ".join(revoked.err.split())
+    assert f"WARNING: {unwritten}, so nothing in it says that `app revoke` was done." in said
+    (row,) = shell.run("app", "list").records
+    assert (row["name"], row["state"]) == ("owner", "revoked")
 
 
 def test_another_book_is_named_as_for_the_service(shell: Shell) -> None:
@@ -402,7 +474,7 @@ def test_every_command_and_every_flag_is_explained(
 ) -> None:
     """`--help` has a sentence for each; wrong usage is one sentence and exit code 2."""
     monkeypatch.setenv("COLUMNS", "300")
-    assert app.run([*command, "--help"]) == 0
+    assert main.run([*command, "--help"]) == 0
     usage, _, does, _, *panels = capsys.readouterr().out.splitlines()
     assert usage.startswith(f"Usage: pwserver {' '.join(command)}")
     assert re.match(r"[A-Z].*\.", does)
@@ -410,5 +482,5 @@ def test_every_command_and_every_flag_is_explained(
     assert any(entry.startswith("--key-file ") for entry in entries)
     for entry in entries:
         assert re.match(r"\S+( [A-Z]+(\.\.\.)?)?  +[A-Z].*\.", entry), entry
-    assert app.run([*command, "--no-such-flag"]) == 2
+    assert main.run([*command, "--no-such-flag"]) == 2
     assert re.fullmatch("pwserver: .+\n", capsys.readouterr().err)

@@ -48,20 +48,27 @@ def test_save_says_which_version_it_made(shell: Shell, name: str, book: Client) 
     assert next(book.users(prefix=name)).labels == ["work", "at home"]
 
 
-def test_without_a_token_nothing_is_told_or_taken(
+def test_without_a_token_there_are_no_names(
     shared_service: Service, tmp_path: Path, name: str, book: Client
 ) -> None:
-    """A guest saves, and is not told whether the name was known; the rest is denied."""
+    """A guest saves without one, counts, generates and checks; the rest is denied."""
     guest = guest_shell_at(shared_service, tmp_path)
-    for _ in range(2):
-        saved = guest.run("save", "--username", name, stdin="one\n")
-        assert saved.record == {"username": name, "version": None}
-    assert guest.run("count").out == f"{book.number_of_users()}\n"
-    for arguments in (["get", name], ["delete", name, "--yes"], ["list"], ["status"]):
-        denied = guest.run(*arguments)
+    book.save_password("one", username=name)
+    before = book.number_of_users()
+    saved = guest.run("save", stdin="abc123\n")
+    assert (saved.code, saved.out, saved.err) == (0, "Password saved!\n", "")
+    assert guest.run("count").out == f"{before + 1}\n"
+    assert len(guest.run("generate").record["password"]) == 20
+    assert guest.run("strength", stdin="abc123\n").record["strength"] == 0
+    for arguments in (
+        *(["save", "--username", name], ["save", "--label", "x"], ["generate", "--username", name]),
+        *(["get", name], ["delete", name, "--yes"], ["list"], ["status"]),
+    ):
+        denied = guest.run(*arguments, stdin="two\n")
         assert (denied.code, denied.out) == (1, "")
         assert denied.err.startswith(DENIED)
-    assert book.get_password(name).version == 2
+    assert book.get_password(name).version == 1
+    assert book.number_of_users() == before + 1
 
 
 def test_save_without_a_name_makes_a_user(shell: Shell, book: Client) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pwserver.cli import app
+from pwserver.cli import main
 from pwserver.config import ClientSettings
 from tests.support.fake_service import SAVED, TIME, FakeService, Message, answer_all
 from tests.support.shell import Shell
@@ -139,7 +139,7 @@ def test_the_help_names_the_variables_of_settings_alone(
     monkeypatch.setenv("COLUMNS", "300")
     named = {}
     for command in ("serve", "save", "generate", "delete", "list"):
-        app.run([command, "--help"])
+        main.run([command, "--help"])
         text = capsys.readouterr().out
         named[command] = set(re.findall(r"\[env var: PWSERVER_([^]]+)\]", text))
         assert text.count("env var: ") == len(named[command])

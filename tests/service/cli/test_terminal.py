@@ -11,7 +11,7 @@ from pwserver import Client, UnknownUser
 from pwserver.cli import output as printed
 from tests.support.fake_service import ALIVE, TIME, FakeService, Message, answer
 from tests.support.harness import Service
-from tests.support.shell import Shell, client_of, guest_shell_at, shell_at
+from tests.support.shell import Shell, client_of, shell_at
 
 EVIL = "\x1b]0;x\x07\x9b1m\r\u202e"
 """What would set the title and the colour of a terminal, and overwrite and turn round the line."""
@@ -50,14 +50,6 @@ def test_a_password_that_is_typed_in_two_ways_is_not_saved(
     sentence = "these were two different passwords; nothing was done. Try again."
     assert (refused.code, refused.out) == (2, f"{ASKED_TWICE}pwserver: {sentence}\n")
     assert list(book.users(prefix="mistyped")) == []
-
-
-def test_a_guest_is_told_that_it_is_saved(shared_service: Service, tmp_path: Path) -> None:
-    """Without a token the sentence is the same for a name that was known and for a new one."""
-    guest = guest_shell_at(shared_service, tmp_path)
-    for _ in range(2):
-        saved = guest.type("save", "--username", "guest", typed="abc123\n" * 2)
-        assert saved.out == f"{ASKED_TWICE}Password saved! It is the newest of guest.\n"
 
 
 @pytest.mark.parametrize("typed", ["\n", "\x04"], ids=["Enter", "Ctrl-D"])

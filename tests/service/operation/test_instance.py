@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut
+from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut, StoreError
 from pwserver.server.instance import Instance, lock_path, stop
 from tests.conftest import Start
 from tests.support.harness import PATIENCE_S, Service, eventually
@@ -84,6 +84,19 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
+def test_a_lock_that_others_may_open_is_refused(tmp_path: Path) -> None:
+    """Whoever may open it could lock it, or say which process is to be stopped."""
+    database = tmp_path / "user_data.db"
+    with Instance(database):
+        assert lock_path(database).stat().st_mode & 0o777 == 0o600
+        lock_path(database).chmod(0o644)
+        with pytest.raises(StoreError, match=r"user_data\.lock may be used by others \(mode 644\)"):
+            stop(database, 1.0)
+    lock_path(database).touch(0o644)
+    with pytest.raises(DatabaseRefused, match=r"\(mode 644\)\. Run: chmod 600 .*user_data\.lock"):
+        Instance(database)
+
+
 def test_stop_ends_the_service_and_waits(service: Service, tmp_path: Path) -> None:
     """When the command returns, the service has ended in order."""
     with service.peer() as peer:
@@ -109,6 +122,7 @@ def test_stop_does_not_signal_who_has_not_the_lock(tmp_path: Path) -> None:
         lock = lock_path(tmp_path / "user_data.db")
         namespace = os.stat("/proc/self/ns/pid").st_ino
         lock.write_text(f"{other.pid} {namespace}\n")
+        lock.chmod(0o600)
         try:
             with pytest.raises(ConnectionFailed):
                 stop(tmp_path / "user_data.db", 1.0)

@@ -3,16 +3,20 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pwserver.errors import ExitCode
+from pwserver.limits import TICK_S
 from tests.conftest import Start
 from tests.support.books_wire import (
     ask_all,
@@ -292,7 +296,7 @@ def test_what_comes_to_the_writer_too_late_is_not_saved(service: Service, shell:
         assert owner.authenticate(service.token)["message"] == "Authenticated!"
         assert owner.ask(save("alice", "before"))["version"] == 1
         with stopped(service, "worker 1"):
-            peer.send(save(password="lost"), save("bob", "lost"))
+            peer.send(save(password="lost"), save(password="lost", request_id="lost"))
             owner.send(save("alice", "lost"), label("alice", "lost"))
             done(shell.run("key", "rotate"))
             done(shell.run("key", "retire", "1"))
@@ -357,6 +361,48 @@ def test_a_rotation_ends_when_every_worker_has_the_key(service: Service, shell: 
                 rotation.communicate()
         assert rotation.returncode == 0
     assert uses(service) == {2: 100}
+
+
+# --- An older key that somebody has chosen in the database, without the keys. ---
+
+
+def choose(database: Path, key: int) -> None:
+    """Change the database so that it says to seal with a key."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE key SET seals = (id = ?)", (key,))
+
+
+def test_an_older_key_does_not_seal_again(start: Start, shell: Shell) -> None:
+    """Neither while the service runs nor after a restart."""
+    service = start()
+    done(shell.run("key", "add"))
+    done(shell.run("key", "rotate"))
+    choose(service.database, 1)
+    time.sleep(2 * TICK_S)
+    with service.peer() as peer:
+        peer.save("while it runs")
+    assert service.stop() == 0
+    service = start()
+    with service.peer() as peer:
+        peer.save("after a restart")
+    assert uses(service) == {2: 2}
+
+
+def test_a_book_without_the_newest_key_is_not_served(start: Start, shell: Shell) -> None:
+    """It is an old copy, or was changed; a rotation puts it in order."""
+    service = start()
+    fill(service, 3)
+    assert service.stop() == 0
+    old = service.database.read_bytes()
+    done(shell.run("key", "add"))
+    done(shell.run("key", "rotate"))
+    service.database.write_bytes(old)
+    refused = shell.run("serve", "--port", "0")
+    assert refused.code == ExitCode.STORE
+    assert "does not have key 2" in refused.err
+    assert "Run `pwserver key rotate`" in refused.err
+    done(shell.run("key", "rotate"))
+    assert uses(start()) == {2: 3}
 
 
 # --- Keys that are not there. ---

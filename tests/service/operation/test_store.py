@@ -114,7 +114,7 @@ def test_a_sqlite_that_loses_data_is_refused(tmp_path: Path) -> None:
     """The service does not start on a SQLite with the WAL-reset bug, and says why."""
     program = (
         "import apsw; apsw.sqlite_lib_version = lambda: '3.51.2'\n"
-        "import sys; from pwserver.cli.app import run; sys.exit(run(['serve', '--port', '0']))"
+        "import sys; from pwserver.cli.main import run; sys.exit(run(['serve', '--port', '0']))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,5 +1,6 @@
 """Tokens on the wire: said first on every connection, alone, and never to be seen elsewhere."""
 
+import json
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from pwserver import (
     Saved,
     TlsFailed,
 )
-from pwserver.wire import messages
+from pwserver.wire import messages, scram
 from tests.support.clients import Use, Work, delete, get, ping, pings, save, with_both_clients
 from tests.support.fake_service import (
     ALIVE,
@@ -86,7 +87,7 @@ def test_nothing_is_sent_before_the_token_is_accepted(use: Use) -> None:
             arrived.append(conversation.connection.recv(1))
         except TimeoutError:
             conversation.connection.settimeout(None)
-            conversation.say(AUTHENTICATED)
+            conversation.authenticate(AUTHENTICATED)
             answer(SAVED)(conversation)
 
     with FakeService(wait_for_more) as service:
@@ -220,7 +221,7 @@ def test_threads_that_wait_for_the_token_do_not_hold_each_other_up() -> None:
     def late(conversation: Conversation) -> None:
         conversation.read()
         go_on.wait(20)
-        conversation.say(AUTHENTICATED)
+        conversation.authenticate(AUTHENTICATED)
         answer_all(echo)(conversation)
 
     with (
@@ -296,21 +297,44 @@ def test_what_needs_a_token_is_said_plainly(tmp_path: Path) -> None:
     assert ran.err == ("pwserver: Denied! This needs the token of an application that may do it.\n")
 
 
-def test_a_save_that_is_told_no_version_says_what_is_known(tmp_path: Path) -> None:
-    """People read that it is the newest, programs that there is no version to be had."""
-    reply = {"message": "Password saved!", "username": "bob"}
-    made = {"message": "return_generated_password", "username": "bob", "password": "Zq"}
+# --- Whoever has taken the service's port. ---
 
-    def reply_to(request: Message) -> Message:
-        return reply if request["message"] == "save_password" else made
 
-    with FakeService(answer_all(reply_to)) as service:
-        shell = Shell(tmp_path, {"PWSERVER_URL": service.url})
-        saved = shell.run("save", "--username", "bob", stdin="x")
-        assert saved.record == {"username": "bob", "version": None}
-        typed = shell.type("save", "--username", "bob", typed="x\nx\n")
-        assert "Password saved! It is the newest of bob.\n" in typed.out
-        assert shell.run("generate", "--username", "bob").record == {
-            **saved.record,
-            "password": "Zq",
-        }
+@with_both_clients
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("v=" + "A" * 43 + "=", AUTHENTICATED),  # in place of a challenge
+        ("r=n,s=AAAA,i=4096", AUTHENTICATED),
+        ("its own", {**AUTHENTICATED, "scram": "v=" + "A" * 43 + "="}),
+        ("its own", AUTHENTICATED),  # without a proof
+        ("its own", {**AUTHENTICATED, "scram": "e=unknown-user"}),
+    ],
+)
+def test_an_impostor_gets_neither_the_token_nor_a_request(
+    use: Use, answers: tuple[str, Message]
+) -> None:
+    """It does not know the token, so it cannot prove that it is the service."""
+    arrived: list[Message] = []
+
+    def impostor(conversation: Conversation) -> None:
+        first, last = answers
+        said = json.loads(conversation.line())
+        arrived.append(said)
+        if first == "its own":
+            first = scram.Server(said["scram"]).first(scram.Verifier.of("another token"))
+        conversation.say({"message": "return_scram", "scram": first})
+        if line := conversation.line():
+            arrived.append(json.loads(line))
+            conversation.say(last)
+        while line := conversation.line():
+            arrived.append(json.loads(line))
+
+    with (
+        FakeService(impostor) as service,
+        pytest.raises(ProtocolViolation, match="has not proved that it is the service"),
+    ):
+        use(service.url_with_token, save)
+    assert 1 <= len(arrived) <= 2
+    assert {each["message"] for each in arrived} == {"authenticate"}
+    assert TOKEN not in json.dumps(arrived)

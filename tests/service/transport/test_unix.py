@@ -10,20 +10,8 @@ import pytest
 
 from tests.conftest import Start
 from tests.support.books_wire import ALIVE, PING
-from tests.support.harness import PATIENCE_S, SAVED, Peer, Service
+from tests.support.harness import PATIENCE_S, SAVED, Peer, Service, unix_peer
 from tests.support.tls import Authority, tls_flags, tls_peer, trusting
-
-
-def unix_peer(path: Path) -> Peer:
-    """Return a new connection over a Unix socket."""
-    connected = socket.socket(socket.AF_UNIX)
-    connected.settimeout(PATIENCE_S)
-    try:
-        connected.connect(str(path))
-    except OSError:
-        connected.close()
-        raise
-    return Peer.over(connected)
 
 
 @pytest.fixture

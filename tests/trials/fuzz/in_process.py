@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from select import EPOLLIN
 
+from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS
-from workers import checker
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, sealed, token_hash
 from workers.auth.throttle import DELAY_S_MAX, GuessTable, Throttle
@@ -28,6 +28,7 @@ from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, IdClock, UserRow
 from workers.book.rows import open_version
 from workers.book.vault import Vault
+from workers.checker import Questions
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
@@ -60,7 +61,8 @@ def register() -> None:
     for number, (name, token) in enumerate(TOKENS.items(), start=1):
         book = COMMON_BOOK if number == 1 else number
         hashed = token_hash(token)
-        row = ApplicationRow(number, name, book, " ".join(RIGHTS), NOW_MS, hashed, None, 0, b"")
+        may = " ".join(RIGHTS)
+        row = ApplicationRow(number, name, book, may, NOW_MS, hashed, revision=number)
         Application.insert(sealed(row, key)._asdict()).execute()
 
 
@@ -85,7 +87,7 @@ class Service:
             commit_queue=self.commit_queue,
             name_queues=NameQueues(self.commit_queue, SETTINGS.save_timeout_s),
             reader=reader,
-            registry=Registry(reader, _KEYRING.for_purpose("application")),
+            registry=Registry(reader, _KEYRING, folder / "revisions"),
             audit=self._audit_log(),
             throttle=Throttle(self._guesses, 1),
             checks=Checks(SETTINGS.save_timeout_s),
@@ -95,9 +97,11 @@ class Service:
         )
         self._intake = Intake(self.context, SETTINGS)
         self._connections: list[Connection] = []
-        ours, self._checker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        self._checker.setblocking(False)
+        self._checker = theirs.fileno()
+        self._questions = Questions()
+        self._questions.add_worker(theirs)
         self.context.checks.attach(ours)
         self.begin_anew()
         self._settle_all()
@@ -108,8 +112,8 @@ class Service:
     def close(self) -> None:
         """Close everything."""
         self.context.checks.detach()
-        for each in (self._checker, self.context.bell):
-            each.close()
+        self._questions.receive(self._checker)  # closes its end, because this one is closed
+        self.context.bell.close()
         self._writer.close()
 
     def begin_anew(self) -> None:
@@ -137,7 +141,7 @@ class Service:
         client, served = socket.socketpair()
         for end in (client, served):
             end.setblocking(False)
-        connection = Connection(served, self.context, SETTINGS, set())
+        connection = Connection(Accepted(served, ""), self.context, SETTINGS, set())
         self._connections.append(connection)
         return client, connection
 
@@ -149,7 +153,8 @@ class Service:
         for connection in self._receiving():
             self._intake.add(connection)
         self._intake.do_lines()
-        self._intake.do_rest(all_of_it=True)
+        while self._intake.waiting:
+            self._intake.do_rest()
         self._reply()
 
     def settle(self) -> None:
@@ -181,8 +186,9 @@ class Service:
                 run.settle(batch.outcome)
             batch.runs.clear()
             self._wake(context.name_queues.settle(batch, context.now))
-        while checker._answer(self._checker):
-            pass
+        self._questions.receive(self._checker)
+        while self._questions.waiting:
+            self._questions.answer_one()
         self._wake(context.checks.receive()[0])
         if self.commit_queue.empty:
             self._tick(DELAY_S_MAX)
@@ -199,10 +205,12 @@ class Service:
             waiter.settle()
 
     def _reply(self) -> None:
-        assert self.context.audit.write(), "the audit record cannot be written"
+        assert self.context.write_record(), "the audit record cannot be written"
         for connection in self._connections:
             if not connection.closed:
                 connection.flush()
+                if connection.more_to_do:
+                    self._intake.go_on(connection)
 
     # --- What is left when everything is answered. ---
 

@@ -72,6 +72,7 @@ LIFE = b"".join(
         request("save_password", password=PASSWORDS[2], username="b", if_version=1),
         request("generate_password"),
         request("number_of_users"),
+        request("save_password", password=PASSWORDS[3], request_id="t"),
         request("get_password", username="a", version=1),
         request("get_password", username=first_name()),
         request("verify_password", username="a", password=PASSWORDS[3]),
@@ -103,7 +104,8 @@ def seeds() -> Iterator[bytes]:
     yield LIFE + TOGETHER + LIFE + TOGETHER + LIFE
     yield TOGETHER.join([save(b'"%d"' % number) for number in range(30)])
     yield LATER.join(LIFE.splitlines(keepends=True))
-    yield guest + request("save_password", password=PASSWORDS[1], username=first_name())
+    yield guest + request("save_password", password=PASSWORDS[1], request_id="r") * 2
+    yield request("authenticate", token="n0body's") * 5 + request("ping")
     yield request("verify_password", username="a", password=PASSWORDS[1]) * 17
     yield b"".join(request("save_password", password="a", username=name) for name in NAMES * 3)
     for wrong in WRONG:

@@ -14,5 +14,6 @@ Read them in this order:
     opening      an image as the service opens it: what is found in it
     promises     what was found, held against the ledger
     trial        images of all moments of a record, by several processes
-    unsynced     the service with `synchronous=OFF`, which must lose something
+
+`tests.trials.unsynced` is the service with `synchronous=OFF`, which must lose something.
 """

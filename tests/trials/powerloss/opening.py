@@ -24,6 +24,7 @@ from workers.audit.reading import record_files
 from workers.audit.record import AuditLog
 from workers.audit.verification import verify
 from workers.auth.applications import is_genuine
+from workers.auth.revisions import RevisionFile, Revisions
 from workers.book import models
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.vault import Vault
@@ -62,7 +63,7 @@ def opened(folder: Path) -> Found:
     store = Store(settings.path, keyring.check_values, REQUESTS_KEPT_MS)
     try:
         store.count_users()
-        book = _Book(store, keyring)
+        book = _Book(store, keyring, RevisionFile(settings.revisions_path, keyring).read())
     finally:
         store.close()
     wrong, audit = book.wrong, _audit(settings, keyring)
@@ -73,7 +74,8 @@ def opened(folder: Path) -> Found:
 class _Book:
     """All that is read from the database, and what is wrong with it."""
 
-    def __init__(self, store: Store, keyring: Keyring) -> None:
+    def __init__(self, store: Store, keyring: Keyring, revisions: Revisions) -> None:
+        self._revisions = revisions
         self.unnamed: list[str] = []
         self.named: dict[str, User] = {}
         self.wrong = list(damage(store.connection, "integrity_check"))
@@ -110,7 +112,9 @@ class _Book:
         key = keyring.for_purpose("application")
         for columns in models.Application.select(*models.APPLICATION).tuples().iterator():
             row = models.ApplicationRow(*columns)
-            if is_genuine(row, key):
+            if not self._revisions.allows(row):
+                self.wrong.append(f"the application {row.name} is taken for an old copy")
+            elif is_genuine(row, key):
                 yield row.name
             else:
                 self.wrong.append(f"the application {row.name} is not genuine")

@@ -33,7 +33,7 @@ STEM = "user_data"
 """What the names of all files of the book begin with."""
 
 SERVICE = "pwserver"
-UNSYNCED = "tests.trials.powerloss.unsynced"
+UNSYNCED = "tests.trials.unsynced"
 """The modules that can be run as the service: as it is, and without a sync."""
 
 TRACED = (

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from pwserver.secret import Secret
-from workers.audit.reading import Record, Records
+from workers.audit.log_rotation import Rotation
+from workers.audit.reading import Record, Records, record_files
 from workers.audit.record import AuditLog
 from workers.audit.verification import Verdict, verify
 
@@ -21,9 +22,9 @@ class Audited:
         self.path.parent.mkdir()
         self.head_path.parent.mkdir()
 
-    def log(self) -> AuditLog:
+    def log(self, rotation: Rotation | None = None, syslog: str = "") -> AuditLog:
         """Return the record as a process that has just been started has it."""
-        return AuditLog(self.path, self.head_path, KEY)
+        return AuditLog(self.path, self.head_path, KEY, rotation=rotation, syslog=syslog)
 
     def lines(self) -> list[bytes]:
         """Return the lines of the file at the path."""
@@ -40,6 +41,10 @@ class Audited:
     def verify(self, *older: Path) -> Verdict:
         """Verify the file at the path, with older ones before it, against the head."""
         return verify([*older, self.path], self.head_path, KEY)
+
+    def verify_all(self) -> Verdict:
+        """Verify all files that there are, as the command does if none is named."""
+        return verify(record_files(self.path).paths, self.head_path, KEY, are_all=True)
 
     def amiss(self, *older: Path) -> list[tuple[int, str]]:
         """Return in which lines a verification finds what."""

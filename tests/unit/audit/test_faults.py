@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pwserver.secret import Secret
-from tests.unit.audit.audited import Audited, write
+from tests.unit.audit.audited import Audited, note, write
 from workers.audit import files
 from workers.audit.files import HeadFile
 from workers.audit.record import CUT, HEAD_DAMAGED, HEAD_MISSING, AuditLog
@@ -119,21 +119,22 @@ def test_a_file_that_was_restored_is_gone_on_with(audited: Audited) -> None:
 def test_a_full_disk_leaves_nothing_half_written(
     audited: Audited, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However much of it has room, a write is there as a whole or not at all."""
+    """However much of it has room, a write is there as a whole or not at all, and is counted."""
     caplog.set_level(logging.INFO)
     log = audited.log()
     write(log, "alice")
-    before = audited.path.read_bytes(), audited.head_path.read_bytes()
+    before = audited.path.read_bytes()
     for room in range(0, 300, 7):
-        with no_file_longer_than(len(before[0]) + room):
+        with no_file_longer_than(len(before) + room):
             assert not write(log, "bob", "carol")
-        assert (audited.path.read_bytes(), audited.head_path.read_bytes()) == before
+        assert audited.path.read_bytes() == before
     assert not log.pending
     assert write(log, "dave")
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
     assert f"{audited.path}: File too large" in caplog.text
-    assert audited.users() == ["alice", "dave"]
+    assert audited.users() == ["alice", "86 records were lost", "dave"]
     assert audited.amiss() == []
+    assert audited.verify().lost == 86
 
 
 def test_no_room_for_the_head_leaves_nothing(
@@ -151,8 +152,58 @@ def test_no_room_for_the_head_leaves_nothing(
         assert not write(log, "bob")
         assert audited.users() == ["alice"]
     assert write(log, "carol")
-    assert audited.users() == ["alice", "carol"]
+    assert audited.users() == ["alice", "1 record was lost", "carol"]
     assert audited.amiss() == []
+
+
+def test_what_was_lost_is_said_as_soon_as_it_can_be(audited: Audited) -> None:
+    """With its number and the reason, by whoever can write first; until then by the head."""
+    log = audited.log()
+    write(log, "alice")
+    with no_file_longer_than(audited.path.stat().st_size):
+        assert not write(log, "bob", "carol")
+        note(log, "dave", times=7)
+        assert not log.write()
+        log.tick()
+    verdict = audited.verify()
+    assert (verdict.is_genuine, verdict.lost) == (True, 9)
+    after = "9 records were lost after this one, because they could not be written"
+    assert [str(loss) for loss in verdict.losses] == [f"{audited.path}, line 1: {after}"]
+    log.close()  # whoever counted them may be killed
+
+    log.tick()
+    assert audited.users() == ["alice", "9 records were lost"]
+    more = audited.records()[-1].more
+    assert more == {"lost": 9, "reason": "File too large"}
+    log.tick()
+    write(log, "eve")
+    assert audited.users() == ["alice", "9 records were lost", "eve"]
+    verdict = audited.verify()
+    assert (verdict.findings, verdict.lost) == ([], 9)
+    assert [loss.line for loss in verdict.losses] == [2]
+
+
+def test_what_one_process_lost_another_one_says(audited: Audited) -> None:
+    """The number is in the head, so that no process must live until there is room again."""
+    log = audited.log()
+    write(log, "alice")
+    with no_file_longer_than(audited.path.stat().st_size):
+        assert not write(log, "bob")
+    log.close()
+    write(audited.log(), "carol")
+    assert audited.users() == ["alice", "1 record was lost", "carol"]
+    assert audited.verify().lost == 1
+
+
+def test_what_was_given_up_is_counted(audited: Audited) -> None:
+    """Records that nobody tried to write, because those before them failed, are lost as well."""
+    log = audited.log()
+    write(log, "alice")
+    note(log, "bob", times=3)
+    log.give_up()
+    assert not log.pending
+    write(log, "carol")
+    assert audited.users() == ["alice", "3 records were lost", "carol"]
 
 
 def make_folder(path: Path) -> None:
@@ -189,7 +240,7 @@ def test_what_is_no_file_is_not_written_to(
         assert path.with_name("target").read_bytes() == b""
         path.unlink()
         assert write(log, "carol")
-        assert audited.users() == ["carol"]
+        assert audited.users() == ["2 records were lost", "carol"]
 
 
 @pytest.mark.parametrize("which", ["path", "head_path"])
@@ -201,8 +252,23 @@ def test_a_missing_folder_is_waited_for(audited: Audited, which: str) -> None:
     assert not write(log, "alice")
     folder.mkdir()
     assert write(log, "bob")
-    assert audited.users() == ["bob"]
+    assert audited.users() == ["1 record was lost", "bob"]
     assert audited.amiss() == []
+
+
+def test_a_head_that_others_may_open_is_not_used(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may read it could lock it for ever: nothing is written until its mode is right."""
+    assert write(audited.log(), "alice")
+    audited.head_path.chmod(0o644)
+    assert not write(audited.log(), "bob")
+    assert (
+        f"{audited.head_path}: it may be used by others (mode 644). Run: chmod 600" in caplog.text
+    )
+    audited.head_path.chmod(0o600)
+    assert write(audited.log(), "carol")
+    assert audited.users() == ["alice", "carol"]
 
 
 @pytest.mark.root("to give files away")
@@ -214,7 +280,8 @@ def test_a_file_of_another_user_is_not_written_to(audited: Audited, which: str) 
     assert not write(audited.log(), "bob")
     os.chown(getattr(audited, which), 0, 0)
     assert write(audited.log(), "carol")
-    assert audited.users() == ["alice", "carol"]
+    lost = ["1 record was lost"] if which == "path" else []  # the head keeps the number
+    assert audited.users() == ["alice", *lost, "carol"]
 
 
 # --- It was tampered with. ---

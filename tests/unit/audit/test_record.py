@@ -209,6 +209,7 @@ def test_a_stopped_process_stops_nobody(audited: Audited, caplog: pytest.LogCapt
     assert min(times[1:]) < PATIENCE_S <= times[0] < 30
     assert audited.users() == ["alice"]
     assert write(log, "carol")
+    assert audited.users() == ["alice", "10 records were lost", "carol"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "another process holds its lock" in caplog.text
     assert audited.amiss() == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pwserver.secret import Secret
 from tests.unit.audit.audited import KEY, TIME_MS, Audited, write, write_from
 from workers.audit.actions import Action
+from workers.audit.log_rotation import Rotation
 from workers.audit.reading import Records, record_files
 from workers.audit.verification import FINDINGS_MAX, verify
 
@@ -42,9 +43,9 @@ def rotate(audited: Audited, *names: str) -> list[Path]:
 
 def test_what_was_not_touched_is_genuine(audited: Audited) -> None:
     """A whole record has nothing amiss, in one file or in several; how far it goes is said."""
-    assert audited.verify() == (8, 1, 8, [], [])
+    assert audited.verify() == (8, 1, 8, [], [], 0, [])
     moved = rotate(audited, "a", "b")
-    assert audited.verify(*moved) == (14, 1, 14, [], [])
+    assert audited.verify(*moved) == (14, 1, 14, [], [], 0, [])
     assert audited.verify(moved[1]).findings == []
 
 
@@ -79,6 +80,32 @@ def test_a_record_that_is_being_written_is_genuine(audited: Audited) -> None:
         child.join()
     assert len(seen) > 1
     assert audited.verify().records == 8 + 2 * 1500 * 2
+
+
+def test_a_missing_old_file_is_found(audited: Audited) -> None:
+    """The head remembers the oldest record that must be there. A named file stands alone."""
+    first, second = rotate(audited, "user_data.audit.2", "user_data.audit.1")
+    assert audited.verify_all() == (14, 1, 14, [], [], 0, [])
+    content = first.read_bytes()
+    first.unlink()
+    (finding,) = audited.verify_all().findings
+    missing = "records 1 to 8 are missing, which should be in an older file"
+    assert str(finding) == f"{second}, line 1: {missing}"
+    assert audited.verify(second).is_genuine
+    write(audited.log(Rotation(65536)), "more")
+    assert len(audited.verify_all().findings) == 1
+    first.write_bytes(content)
+    assert audited.verify_all().findings == []
+
+
+def test_what_others_rotate_may_be_deleted_by_them(audited: Audited) -> None:
+    """Of a record that logrotate rotates nobody knows what must be there, and that is said."""
+    (old,) = rotate(audited, "user_data.audit.1")
+    write(audited.log(Rotation(0)), "more")
+    old.unlink()
+    verdict = audited.verify_all()
+    assert verdict.findings == []
+    assert verdict.limits == ["It begins at record 9: older files were not given."]
 
 
 # --- Tampered with. ---

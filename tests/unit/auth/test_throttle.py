@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from tests.support.processes import CONTEXT
 from workers.auth.throttle import (
-    ADDRESS,
     APPLICATION,
     DELAY_S_MAX,
     DELAYS_S,
+    NAME,
+    PARTS,
+    ROWS,
     TOKENS,
     GuessTable,
     Key,
@@ -21,7 +23,7 @@ from workers.auth.throttle import (
     Throttle,
 )
 
-KINDS = [TOKENS, ADDRESS, APPLICATION]
+KINDS = [TOKENS, NAME, APPLICATION]
 NOW = 1_000_000.0  # twelve days after the machine was started
 HERE = "192.0.2.1"
 
@@ -53,9 +55,13 @@ def after(kind: Kind, seconds: float, wrong: int) -> float | None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_delays_double_beyond_the_allowance(kind: Kind) -> None:
     """Up to the allowance nobody waits; then each waits twice as long, and then all are refused."""
-    assert [after(kind, 0, wrong) for wrong in range(kind.allowance)] == [0.0] * kind.allowance
-    beyond = [after(kind, 0, kind.allowance + more) for more in range(len(DELAYS_S) + 2)]
-    assert beyond == [*DELAYS_S, None, None]
+    (guesses,) = workers_of(1)
+    limit = guesses.limit((kind, "web", HERE))
+    delays = []
+    for _ in range(kind.allowance + len(DELAYS_S) + 2):
+        delays.append(limit.delay_s(NOW))
+        limit.charge(NOW)
+    assert delays == [0.0] * kind.allowance + [*DELAYS_S, None, None]
     assert [*DELAYS_S] == [0.25 * 2**n for n in range(len(DELAYS_S))]
     assert DELAYS_S[-1] == DELAY_S_MAX
 
@@ -114,7 +120,7 @@ def test_several_workers_are_as_one(kind: Kind, steps: list[tuple[int, str, floa
 @given(st.lists(st.sampled_from([0.0, 0.01, 0.3, 1.0, 2.0]), min_size=50, max_size=150))
 def test_nobody_guesses_faster_than_is_forgotten(pauses: list[float]) -> None:
     """However guesses are timed and spread, what is tried is bounded by the time that it took."""
-    limits = [guesses.limit((ADDRESS, "web", HERE)) for guesses in workers_of(2)]
+    limits = [guesses.limit((NAME, "web", "alice")) for guesses in workers_of(2)]
     now, tried = NOW, 0
     for number, pause_s in enumerate(pauses):
         now += pause_s
@@ -122,14 +128,14 @@ def test_nobody_guesses_faster_than_is_forgotten(pauses: list[float]) -> None:
         if limit.delay_s(now) is not None:
             limit.charge(now)
             tried += 1
-    most = ADDRESS.allowance + len(DELAYS_S) + (now - NOW) * ADDRESS.forgotten_per_s
+    most = NAME.allowance + len(DELAYS_S) + (now - NOW) * NAME.forgotten_per_s
     assert tried <= most + 1  # one that is partly forgotten makes room for another
 
 
 def test_guesses_that_wait_count_already() -> None:
     """Of many guesses at once only a few wait, and those that were right are taken back."""
-    first, second = (guesses.limit((ADDRESS, "web", HERE)) for guesses in workers_of(2))
-    guess_wrong(first, ADDRESS.allowance)
+    first, second = (guesses.limit((NAME, "web", "alice")) for guesses in workers_of(2))
+    guess_wrong(first, NAME.allowance)
     waiting = []
     for limit in [first, second] * 20:
         delay_s = limit.delay_s(NOW)
@@ -146,17 +152,17 @@ def test_guesses_that_wait_count_already() -> None:
 
 
 def test_keys_are_limited_apart() -> None:
-    """Another kind, application or address is not held up."""
+    """Another kind, application, name or address is not held up."""
     (guesses,) = workers_of(1)
-    guess_wrong(guesses.limit((ADDRESS, "web", HERE)), 100)
-    assert guesses.limit((ADDRESS, "web", HERE)).delay_s(NOW) is None
+    guess_wrong(guesses.limit((NAME, "web", "alice")), 100)
+    assert guesses.limit((NAME, "web", "alice")).delay_s(NOW) is None
     others: list[Key] = [
-        (ADDRESS, "web", "192.0.2.2"),
-        (ADDRESS, "shop", HERE),
-        (ADDRESS, "", HERE),
-        (ADDRESS, "web" + HERE, ""),
-        (TOKENS, "web", HERE),
-        (APPLICATION, "web", HERE),
+        (NAME, "web", "bob"),
+        (NAME, "shop", "alice"),
+        (NAME, "", "alice"),
+        (NAME, "web" + "alice", ""),
+        (TOKENS, "web", "alice"),
+        (APPLICATION, "web", "alice"),
     ]
     assert [key for key in others if guesses.limit(key).delay_s(NOW) != 0.0] == []
 
@@ -165,37 +171,87 @@ def test_a_kind_cannot_fill_the_rows_of_another() -> None:
     """Who has no token may have many addresses, and holds up no application with them."""
     (guesses,) = workers_of(1)
     for number in range(40_000):
-        guess_wrong(guesses.limit((TOKENS, "", f"2001:db8:0:{number:x}::1")), 16)
+        guess_wrong(guesses.limit((TOKENS, "", f"2001:db8:0:{number:x}::1")), 4)
     assert guesses.limit((TOKENS, "", HERE)).delay_s(NOW) is None  # all rows of that kind are full
-    assert guesses.limit((APPLICATION, "web", ""), (ADDRESS, "web", HERE)).delay_s(NOW) == 0.0
+    assert verifying(guesses, "web", "alice").delay_s(NOW) == 0.0
 
 
-def test_one_address_does_not_use_up_the_application() -> None:
-    """What one address may try leaves the others of its application as they were."""
+def verifying(guesses: Throttle, application: str, name: str) -> Limit:
+    """Return the limit on guesses at a name."""
+    return guesses.limit((APPLICATION, application, ""), (NAME, application, name))
+
+
+def try_until_refused(guesses: Throttle, names: list[str], now: float) -> None:
+    """Guess at names of one application, each as long as it is let."""
+    for name in names:
+        limit = verifying(guesses, "evil", name)
+        while limit.delay_s(now) is not None:
+            limit.charge(now)
+
+
+def test_one_name_does_not_use_up_the_application() -> None:
+    """However long somebody guesses at one name, the others are answered at once."""
     (guesses,) = workers_of(1)
-    here = guesses.limit((APPLICATION, "web", ""), (ADDRESS, "web", HERE))
-    elsewhere = guesses.limit((APPLICATION, "web", ""), (ADDRESS, "web", "198.51.100.7"))
+    alice, bob = (verifying(guesses, "web", name) for name in ("alice", "bob"))
     now = NOW
     for _ in range(1000):
-        if here.delay_s(now) is not None:
-            here.charge(now)
-        assert elsewhere.delay_s(now) == 0.0
+        if alice.delay_s(now) is not None:
+            alice.charge(now)
+        assert bob.delay_s(now) == 0.0
         now += 0.05
-    assert here.delay_s(now) != 0.0
+    assert alice.delay_s(now) != 0.0
+
+
+def test_names_that_nobody_has_hold_up_nobody() -> None:
+    """Who guesses at ever new names, as fast as one application may, shares no name's rows.
+
+    A name is held up if all its rows are full. So it is less likely than that one row is.
+    """
+    (guesses,) = workers_of(1)
+    now = NOW
+    for second in range(20):
+        names = [f"{second} {number}" for number in range(100)]
+        try_until_refused(guesses, names, now)
+        now += 1
+    held_up = [
+        name
+        for name in map(str, range(5000))
+        if guesses.limit((NAME, "web", name)).delay_s(now) != 0.0
+    ]
+    assert len(held_up) < 5
+
+
+def test_a_name_is_held_up_only_if_all_its_rows_are_shared() -> None:
+    """With an eighth of the rows full, an eighth of an eighth of an eighth of the names are."""
+    (guesses,) = workers_of(1)
+    for number in range(ROWS // 8):
+        guess_wrong(guesses.limit((NAME, "evil", str(number))), 16)
+    names = (guesses.limit((NAME, "web", str(number))) for number in range(20_000))
+    held_up = sum(limit.delay_s(NOW) is None for limit in names)
+    assert held_up < 4 * 20_000 / 8**PARTS
+    assert held_up > 0, "the rows are shared: there are not so many"
 
 
 def test_a_limit_of_two_keys_is_as_strict_as_the_stricter() -> None:
-    """Many addresses together reach the application's limit, with the longer of both delays."""
+    """Many names together reach the application's limit, with the longer of both delays."""
     (guesses,) = workers_of(1)
-    addresses = [f"192.0.2.{number}" for number in range(12)]
-    limits = [guesses.limit((APPLICATION, "web", ""), (ADDRESS, "web", at)) for at in addresses]
-    for limit in limits[:10]:
+    names = [str(number) for number in range(APPLICATION.allowance // 5 + 1)]
+    limits = [verifying(guesses, "web", name) for name in names]
+    for limit in limits[:-1]:
         guess_wrong(limit, 5)
     assert limits[-1].delay_s(NOW) == DELAYS_S[0]
-    guess_wrong(guesses.limit((ADDRESS, "web", addresses[-1])), 12)
+    guess_wrong(guesses.limit((NAME, "web", names[-1])), 12)
     assert limits[-1].delay_s(NOW) == DELAYS_S[2]
     guess_wrong(guesses.limit((APPLICATION, "web", "")), 5)
     assert limits[0].delay_s(NOW) is None
+    assert verifying(guesses, "shop", names[-1]).delay_s(NOW) == 0.0
+
+
+def test_a_name_is_no_address() -> None:
+    """Names that look like addresses of one network are different names."""
+    (guesses,) = workers_of(1)
+    guess_wrong(guesses.limit((NAME, "web", "2001:db8:1:2::1")), 100)
+    assert guesses.limit((NAME, "web", "2001:db8:1:2::2")).delay_s(NOW) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -222,8 +278,9 @@ def test_nobody_knows_who_shares_a_row() -> None:
     held_up = []
     for _ in range(2):
         guesses = Throttle(GuessTable(1), 1)
-        guess_wrong(guesses.limit((TOKENS, "", HERE)), 100)
-        keys = range(20_000)
+        for number in range(ROWS // 8):
+            guess_wrong(guesses.limit((TOKENS, "", f"unix:full {number}")), 16)
+        keys = range(10_000)
         limits = (guesses.limit((TOKENS, "", f"unix:{key}")) for key in keys)
         held_up.append({key for key, limit in enumerate(limits) if limit.delay_s(NOW) is None})
     assert held_up[0] != held_up[1]
@@ -234,7 +291,7 @@ def test_nobody_knows_who_shares_a_row() -> None:
 
 def guess_in_a_process(table: GuessTable, worker: int, times: int, results: Any) -> None:
     """Guess wrong in turns with the others, as a worker does, and say what was waited for."""
-    limit = Throttle(table, worker).limit((APPLICATION, "web", ""))
+    limit = Throttle(table, worker).limit((NAME, "web", "alice"))
     delays = []
     for _ in range(times):
         delay_s = limit.delay_s(time.monotonic())
@@ -259,8 +316,8 @@ def test_processes_share_what_they_know() -> None:
     for child in children:
         child.join()
         assert child.exitcode == 0
-    forgotten = (time.monotonic() - began) * APPLICATION.forgotten_per_s
+    forgotten = (time.monotonic() - began) * NAME.forgotten_per_s
     tried = sum(delay is not None for delay in delays)
-    reached = APPLICATION.allowance + len(DELAYS_S)
+    reached = NAME.allowance + len(DELAYS_S)
     assert reached <= tried <= reached + forgotten + len(children)  # each may overlook one
     assert tried < len(delays) == 800

@@ -1,11 +1,16 @@
 """Keys, and the file that they are kept in."""
 
 import base64
+import contextlib
+import fcntl
 import os
 import stat
 import threading
 import traceback
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +21,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pwserver.errors import KeyRefused
 from pwserver.secret import Secret
 from tests.support.books import BOTH_KEYS, KEY, KEYRING, NEXT_KEY, OTHER_KEY, keyring_of
+from workers.book import keyring
 from workers.book.keyring import (
     Keyring,
     MasterKey,
+    Wrapping,
     changing_keyring,
     create_keyring,
     read_keyring,
+    read_keyring_again,
     replace_keyring,
 )
 
@@ -359,6 +367,34 @@ def test_two_who_change_a_file_do_not_undo_each_other(path: Path) -> None:
     assert list(read_keyring(path).keys) == list(range(1, 22))
 
 
+def test_nobody_else_can_lock_the_keys(path: Path) -> None:
+    """A lock on the folder or on the key file, which a reader may take, keeps nobody waiting."""
+    create_keyring(path)
+    with contextlib.ExitStack() as opened:
+        for each in (path.parent, path):
+            descriptor = os.open(each, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with changing_keyring(path):
+            (lock,) = (each for each in path.parent.iterdir() if each != path)
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_lock_is_not_waited_for_without_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told in a sentence which file another command has locked."""
+    monkeypatch.setattr(keyring, "LOCK_WAIT_S", 0.1)
+    create_keyring(path)
+    with (
+        changing_keyring(path),
+        pytest.raises(KeyRefused, match=r"user_data\.key-lock is locked: .* Nothing was done\.$"),
+        changing_keyring(path),
+    ):
+        pytest.fail("two have it")
+
+
 def test_what_cannot_be_read_cannot_be_changed(path: Path) -> None:
     """Who wants to change a file that is missing or damaged is told so before anything is done."""
     for reason in ("there is no key file", "is not a key file"):
@@ -377,3 +413,70 @@ def test_an_administrators_change_leaves_the_owner(path: Path) -> None:
     os.chown(path, 4321, 1234)
     replace_keyring(path, BOTH_KEYS)
     assert (path.stat().st_uid, path.stat().st_gid) == (4321, 1234)
+
+
+# --- Files that are sealed with a passphrase. ---
+
+
+@pytest.fixture
+def wrapped(path: Path) -> Keyring:
+    """Return the keys in a file that is sealed with the passphrase "right", at little cost."""
+    create_keyring(path)
+    replace_keyring(path, replace(BOTH_KEYS, wrapping=Wrapping.of(Secret("right"), cost=4)))
+    return BOTH_KEYS
+
+
+def test_a_wrapped_file_shows_no_key(path: Path, wrapped: Keyring) -> None:
+    """Neither as bytes nor in base64, and it is as private as any."""
+    content = path.read_bytes()
+    for secret in (KEY.secret, NEXT_KEY.secret, wrapped.integrity):
+        assert secret.reveal() not in content
+        assert b64encode(secret.reveal()) not in content
+    assert content.startswith(b"pwserver-wrapped-v1 4 ")
+    assert content.endswith(b"\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_wrapped_file_opens_with_its_passphrase_alone(path: Path, wrapped: Keyring) -> None:
+    """Any other is refused, and a caller that has none is told what to do."""
+    assert read_keyring(path, lambda: Secret("right")) == wrapped
+    for wrong in ("wrong", "Right", "right ", ""):
+        with pytest.raises(KeyRefused, match="the passphrase is not the right one"):
+            read_keyring(path, partial(Secret, wrong))
+
+
+def test_who_has_read_a_wrapped_file_needs_no_passphrase_again(
+    path: Path, wrapped: Keyring
+) -> None:
+    """Also after a key was added; but after the passphrase was changed."""
+    before = read_keyring(path, lambda: Secret("right"))
+    with changing_keyring(path, before) as now:
+        replace_keyring(path, now.with_new_key())
+    again = read_keyring_again(path, before)
+    assert set(again.keys) == {*wrapped.keys, 3}
+    assert read_keyring(path, lambda: Secret("right")) == again
+    replace_keyring(path, replace(again, wrapping=Wrapping.of(Secret("another"), cost=4)))
+    with pytest.raises(KeyRefused, match="start the service again"):
+        read_keyring_again(path, before)
+    replace_keyring(path, replace(again, wrapping=None))
+    assert read_keyring_again(path, before) == again
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-2] + b"=\n",
+        lambda content: content[:60],
+        lambda content: content.replace(b"-v1 4 ", b"-v1 21 "),  # a GiB and more of memory
+        lambda content: content.replace(b"-v1 4 ", b"-v1 0 "),
+        lambda content: content.replace(b"-v1 4 ", b"-v1 5 "),
+        lambda content: content.replace(b"-v1 4 ", b"-v1 x "),
+        lambda content: content + b"more",
+    ],
+)
+@pytest.mark.usefixtures("wrapped")
+def test_a_damaged_wrapped_file_is_refused(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """With a sentence, and without taking all memory."""
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(KeyRefused, match="damaged"):
+        read_keyring(path, lambda: Secret("right"))

@@ -136,7 +136,7 @@ def test_the_token_is_the_first_there_is(
 ) -> None:
     """That of the URL, then that of `token_file`, then that of the environment; or none."""
     other = written(tmp_path / "other", OTHER_TOKEN)
-    url, with_token = "pwserver://host", f"pwserver://{TOKEN}@host"
+    url, with_token = "pwserver://localhost", f"pwserver://{TOKEN}@localhost"
     assert access_to(url).token is None
     assert access_to(with_token, token_file=other).token == Secret(TOKEN)
     monkeypatch.setenv("PWSERVER_TOKEN_FILE", str(other))
@@ -151,7 +151,7 @@ def test_the_token_is_the_first_there_is(
 def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     """Editors of other systems put one there, and nobody can see it."""
     file = written(tmp_path / "token", f"\N{BYTE ORDER MARK}{TOKEN}\r\n")
-    assert access_to("pwserver://host", token_file=file).token == Secret(TOKEN)
+    assert access_to("pwserver://localhost", token_file=file).token == Secret(TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,47 @@ def test_nothing_of_a_client_shows_the_token(token_file: Path) -> None:
     """Neither a repr nor what a debugger lists of it."""
     client = Client(token_file=token_file)
     shown = [repr(client), pprint.pformat(vars(client)), pprint.pformat(vars(client._pool))]
-    shown.append(repr(access_to("pwserver://host", token_file=token_file)))
+    shown.append(repr(access_to("pwserver://localhost", token_file=token_file)))
     assert "Secret(...)" in "".join(shown)
     assert TOKEN not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["book.example", "192.0.2.7:1", "[2001:db8::1]", "localhost.example", "127.1", "host"],
+)
+def test_a_token_is_not_sent_in_the_clear_to_another_machine(
+    address: str, token_file: Path
+) -> None:
+    """Both clients refuse it when they are made, from wherever the token is; unless told to."""
+    url, with_token = f"pwserver://{address}", f"pwserver://{TOKEN}@{address}"
+    ways: list[tuple[str, dict[str, Any]]] = [(url, {"token_file": token_file}), (with_token, {})]
+    for kind in (Client, AsyncClient):
+        for where, options in ways:
+            with pytest.raises(ConfigError, match=r"is another machine, .* use pwservers://") as no:
+                kind(where, **options)
+            assert TOKEN not in str(no.value)
+            kind(where, **options, token_in_clear=True)
+        kind(url)
+    assert access_to(with_token, token_in_clear=True).token == Secret(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pwserver://127.0.0.1:1",
+        "pwserver://127.8.8.8",
+        "pwserver://[::1]",
+        "pwserver://[::ffff:127.0.0.1]",
+        "pwserver://localhost",
+        "pwserver://LocalHost.:7",
+        "pwservers://book.example",
+        "pwserver+unix:///run/pw.sock",
+    ],
+)
+def test_a_token_is_sent_on_this_machine_and_with_tls(url: str, token_file: Path) -> None:
+    """Nobody in between can read it there."""
+    assert access_to(url, token_file=token_file).token == Secret(TOKEN)
 
 
 # --- Certificates. ---

@@ -5,6 +5,7 @@ import json
 import logging
 import marshal
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -17,16 +18,17 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pwserver.ipc import control_channel
-from pwserver.limits import CHECK_LENGTH_MAX, CHECKS_MAX
-from pwserver.wire.messages import Id
+from pwserver.limits import CHECK_BEGINNING, CHECK_LENGTH_MAX, CHECKS_MAX
+from pwserver.wire.messages import USERNAME_LENGTH_MAX, Id
 from tests.support.books import Client
 from workers import checker
-from workers.serving.checks import FAILED, PACKET_BYTES_MAX, Check, Checks
+from workers.checker import Questions
+from workers.serving.checks import FAILED, PACKET_BYTES_MAX, TOO_SLOW, Check, Checks
 
 TIMEOUT_S = 5.0
 DIED = "The checker of passwords died."
 CANNOT = "The checker of passwords cannot take more at this moment."
-TOO_MANY = "The service is overloaded: too many passwords wait to be checked."
+TOO_MANY = "The service is overloaded: too many passwords of this application wait to be checked."
 TOO_LATE = "The service is overloaded: the check took too long."
 
 
@@ -38,12 +40,14 @@ class Desk:
         ours, self.theirs = control_channel()
         assert self.checks.attach(ours) == []
 
-    def ask(self, password: str, id: Id = UNSET, now: float = 0.0) -> Check:
+    def ask(
+        self, password: str, id: Id = UNSET, now: float = 0.0, application: str | None = "tests"
+    ) -> Check:
         """Ask as a client of its own."""
-        return self.checks.ask(Client(), password, id, now)
+        return self.checks.ask(Client(application=application), password, id, now)
 
     def questions(self) -> list[list[Any]]:
-        """Return what has reached the checker: number, deadline and password of each."""
+        """Return what has reached the checker: number, deadline, caller and password of each."""
         arrived = []
         with contextlib.suppress(BlockingIOError):
             while packet := self.theirs.recv(PACKET_BYTES_MAX):
@@ -85,7 +89,8 @@ def unavailable(reason: str) -> dict[str, str]:
 
 def test_an_answer_reaches_who_asked(desk: Desk) -> None:
     """In whatever order the checker answers, each client has the answer to its own question."""
-    checks = [desk.ask(password, id) for password, id in (("a", 1), ("b", "two"), ("c", UNSET))]
+    asked: list[tuple[str, Id]] = [("a", 1), ("b", "two"), ("c", UNSET)]
+    checks = [desk.ask(password, id, application=password) for password, id in asked]
     (first, *_), (second, *_), (third, *_) = desk.questions()
     assert [reply(check) for check in checks] == [None] * 3
     desk.answer(third, 3, "c is weak")
@@ -104,7 +109,9 @@ def test_an_answer_reaches_who_asked(desk: Desk) -> None:
 def test_a_question_says_how_long_it_is_worth_answering(desk: Desk) -> None:
     """The checker is told until when somebody waits, so that it can pass the question over."""
     desk.ask("abc123", now=100.0)
-    assert [question[1:] for question in desk.questions()] == [[100.0 + TIMEOUT_S, "abc123"]]
+    assert [question[1:] for question in desk.questions()] == [
+        [100.0 + TIMEOUT_S, "tests", "abc123"]
+    ]
 
 
 def test_what_takes_too_long_is_given_up(desk: Desk) -> None:
@@ -121,32 +128,66 @@ def test_what_takes_too_long_is_given_up(desk: Desk) -> None:
 
 
 def test_too_many_questions_are_refused(desk: Desk) -> None:
-    """So many wait and no more, whoever asks; each that is answered makes room for another."""
-    waiting = [desk.ask("a") for _ in range(CHECKS_MAX)]
+    """A caller that is alone may have half of the places; each answer makes room for another."""
+    waiting = [desk.ask("a") for _ in range(CHECKS_MAX // 2)]
     assert reply(desk.ask("a")) == unavailable(TOO_MANY)
-    assert [reply(check) for check in waiting] == [None] * CHECKS_MAX
-    questions = desk.questions()
-    assert len(questions) == CHECKS_MAX
-    desk.answer(questions[0][0], 0)
+    assert [reply(check) for check in waiting] == [None] * len(waiting)
+    ((first, *_), *_) = desk.questions()
+    desk.answer(first, 0)
     assert desk.checks.receive() == ([waiting[0].waiter], False)
     assert reply(desk.ask("a")) is None
     assert reply(desk.ask("a")) == unavailable(TOO_MANY)
 
 
+def test_who_asks_without_end_takes_no_places_from_others(desk: Desk) -> None:
+    """Whatever some callers ask, there is room for one more; a refusal says whose share it is."""
+    for greedy in ("web", None, "mail"):
+        refused = None
+        while refused is None:
+            refused = reply(desk.ask("a", application=greedy))
+        whose = "clients without a token" if greedy is None else "this application"
+        assert f"too many passwords of {whose} wait" in refused["error"]
+    modest = [desk.ask("b", application="shop") for _ in range(CHECKS_MAX // 16)]
+    assert [reply(check) for check in modest] == [None] * len(modest)
+
+
+def test_a_few_of_each_caller_are_at_the_checker(desk: Desk) -> None:
+    """Who asks much does not fill the channel; its next question goes when one is answered."""
+    for number in range(10):
+        desk.ask(f"much {number}", application="web")
+    desk.ask("little", application="shop")
+    asked = desk.questions()
+    assert [password for *_, password in asked] == ["much 0", "much 1", "little"]
+    desk.answer(asked[2][0], 4)
+    desk.answer(asked[0][0], 4)
+    desk.checks.receive()
+    assert [password for *_, password in desk.questions()] == ["much 2"]
+
+
+def test_what_waits_its_turn_is_given_up_in_time(desk: Desk) -> None:
+    """A question that never reached the checker is answered like one that did, and makes room."""
+    checks = [desk.ask("a") for _ in range(10)]
+    late = desk.checks.expire(TIMEOUT_S + 0.5)
+    assert late == [check.waiter for check in checks]
+    assert [reply(check) for check in checks] == [unavailable(TOO_LATE)] * 10
+    desk.questions()
+    desk.ask("b", now=TIMEOUT_S + 0.5)
+    assert [password for *_, password in desk.questions()] == ["b"]
+
+
 def test_a_checker_that_reads_nothing_costs_no_memory(desk: Desk) -> None:
-    """Where its channel is full questions are refused at once; what was given up is forgotten."""
+    """What its channel has no room for waits here, within the bounds, and is given up in time."""
     longest = "\U0001f600" * CHECK_LENGTH_MAX
-    refused = None
     for turn in range(100):
         now = turn * (TIMEOUT_S + 1)
         given_up = len(desk.checks.expire(now))
-        assert given_up == (CHECKS_MAX if turn else 0)
+        assert given_up == (CHECKS_MAX // 2 if turn else 0)
         checks = [desk.ask(longest, now=now) for _ in range(CHECKS_MAX)]
-        refused = next((check for check in checks if check.reply), None)
-        if refused is not None:
-            break
-    assert refused is not None
-    assert reply(refused) == unavailable(CANNOT)
+        assert sum(reply(check) is None for check in checks) == CHECKS_MAX // 2
+    assert len(desk.questions()) < 2 * turn, "its channel was full at last"
+    desk.answer(0, 4)  # nobody waits for it
+    desk.checks.receive()
+    assert [password for *_, password in desk.questions()] == [longest] * 2
 
 
 def test_without_a_checker_questions_are_refused() -> None:
@@ -167,14 +208,15 @@ def test_a_dead_checker_is_noticed(desk: Desk) -> None:
     desk.answer(0, 2)
     desk.theirs.close()
     assert desk.checks.receive() == ([answered.waiter], True)
-    assert reply(desk.ask("c")) == unavailable(CANNOT)
-    assert desk.checks.detach() == [lost.waiter]
+    late = desk.ask("c")
+    assert desk.checks.detach() == [lost.waiter, late.waiter]
     assert (reply(answered) or {})["strength"] == 2
-    assert reply(lost) == unavailable(DIED)
+    assert [reply(check) for check in (lost, late)] == [unavailable(DIED)] * 2
+    assert reply(desk.ask("c")) == unavailable(CANNOT)
     ours, desk.theirs = control_channel()
     assert desk.checks.attach(ours) == []
     again = desk.ask("d")
-    ((number, _, password),) = desk.questions()
+    ((number, _, _, password),) = desk.questions()
     assert password == "d"
     desk.answer(number, 1)
     assert desk.checks.receive() == ([again.waiter], False)
@@ -203,58 +245,176 @@ def test_a_new_checker_takes_over_before_the_old_ones_end_is_noticed(desk: Desk)
     assert reply(check) is None
 
 
-def test_a_password_that_cannot_be_checked_is_said_so(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (FAILED, "The password could not be checked."),
+        (TOO_SLOW, "This password takes too long to check."),
+    ],
+)
+def test_a_password_that_cannot_be_checked_is_said_so(desk: Desk, result: int, reason: str) -> None:
     """Where the checker failed over a password, its client is not told a strength."""
     check = desk.ask("a", 7)
-    desk.answer(0, FAILED)
+    desk.answer(0, result)
     assert desk.checks.receive() == ([check.waiter], False)
-    assert reply(check) == {**unavailable("The password could not be checked."), "id": 7}
+    assert reply(check) == {**unavailable(reason), "id": 7}
 
 
 # --- The answers. ---
 
 
+class Checker:
+    """The checker without its loop, and the workers that ask it."""
+
+    def __init__(self) -> None:
+        self._questions = Questions()
+        self._fds: list[int] = []
+
+    def worker(self) -> socket.socket:
+        """Return the end of another worker."""
+        ours, theirs = control_channel()
+        self._questions.add_worker(theirs)
+        self._fds.append(theirs.fileno())
+        return ours
+
+    def receive(self) -> list[bool]:
+        """Receive what the workers ask; return which of them are there."""
+        there = [self._questions.receive(fd) for fd in self._fds]
+        self._fds = [fd for fd, is_there in zip(self._fds, there, strict=True) if is_there]
+        return there
+
+    def answer(self) -> None:
+        """Answer all that was received."""
+        while self._questions.waiting:
+            self._questions.answer_one()
+
+
 @pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Return a worker's end of a channel and the checker's."""
-    ours, theirs = control_channel()
-    with ours, theirs:
-        yield ours, theirs
+def judge() -> Iterator[Checker]:
+    """Return a checker without workers; at the end it notices that all are gone."""
+    made = Checker()
+    yield made
+    assert not any(made.receive())
 
 
-def test_a_question_is_answered(ends: tuple[socket.socket, socket.socket]) -> None:
+@pytest.fixture
+def ours(judge: Checker) -> Iterator[socket.socket]:
+    """Return a worker's end of a channel to the checker."""
+    with judge.worker() as end:
+        yield end
+
+
+def question(number: int, who: str | None = "tests", seconds: float = 60, text: str = "a") -> bytes:
+    """Return a question for which somebody waits some more seconds."""
+    return marshal.dumps((number, time.monotonic() + seconds, who, text))
+
+
+def answered(worker: socket.socket) -> list[int]:
+    """Return the numbers of the questions that are answered by now."""
+    numbers = []
+    with contextlib.suppress(BlockingIOError):
+        while packet := worker.recv(PACKET_BYTES_MAX):
+            numbers.append(marshal.loads(packet)[0])
+    return numbers
+
+
+def test_a_question_is_answered(judge: Checker, ours: socket.socket) -> None:
     """The checker answers under the question's number what it has found."""
-    ours, theirs = ends
-    ours.send(marshal.dumps((7, time.monotonic() + 60, "abc123")))
-    assert checker._answer(theirs)
+    ours.send(question(7, text="abc123"))
+    judge.receive()
+    judge.answer()
     number, *found = marshal.loads(ours.recv(PACKET_BYTES_MAX))
     assert (number, tuple(found)) == (7, checker.check("abc123"))
 
 
 def test_a_question_that_nobody_waits_for_is_passed_over(
-    ends: tuple[socket.socket, socket.socket],
+    judge: Checker, ours: socket.socket
 ) -> None:
     """What could not be begun in time costs no time, and those behind it are answered."""
-    ours, theirs = ends
-    ours.send(marshal.dumps((1, time.monotonic() - 0.001, "abc123")))
-    ours.send(marshal.dumps((2, time.monotonic() + 60, "abc123")))
-    assert checker._answer(theirs)
-    with pytest.raises(BlockingIOError):
-        ours.recv(PACKET_BYTES_MAX)
-    assert checker._answer(theirs)
-    assert marshal.loads(ours.recv(PACKET_BYTES_MAX))[0] == 2
+    ours.send(question(1, seconds=-0.001))
+    ours.send(question(2))
+    judge.receive()
+    judge.answer()
+    assert answered(ours) == [2]
 
 
-@pytest.mark.parametrize("question", [False, True])
-def test_a_worker_that_is_gone_is_noticed(
-    ends: tuple[socket.socket, socket.socket], question: bool
+def test_callers_take_turns_over_all_workers(
+    judge: Checker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Who asks much, through several workers, has one question done for each of another caller."""
+    done: list[str] = []
+
+    def check(text: str) -> tuple[int, str, list[str]]:
+        done.append(text)
+        return 0, "", []
+
+    monkeypatch.setattr(checker, "check", check)
+    with judge.worker() as one, judge.worker() as other:
+        for number in range(3):
+            one.send(question(number, "greedy", text="one"))
+            other.send(question(number, "greedy", text="other"))
+        for number in (3, 4):
+            other.send(question(number, None, text="guest"))
+        judge.receive()
+        judge.answer()
+        assert done == ["one", "guest", "one", "guest", "one", "other", "other", "other"]
+        assert (answered(one), answered(other)) == ([0, 1, 2], [3, 4, 0, 1, 2])
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_worker_that_is_gone_is_noticed(judge: Checker, asked: bool) -> None:
     """Where a worker has died, also over its question, the checker goes on without it."""
-    ours, theirs = ends
-    if question:
-        ours.send(marshal.dumps((1, time.monotonic() + 60, "abc123")))
-    ours.close()
-    assert not checker._answer(theirs)
+    with judge.worker() as gone:
+        if asked:
+            gone.send(question(1))
+    assert judge.receive() == [False]
+    judge.answer()
+
+
+def test_a_new_worker_is_not_answered_what_a_dead_one_asked(judge: Checker) -> None:
+    """Its channel may have the number of the old one's, and its questions the same numbers."""
+    with judge.worker() as gone:
+        gone.send(question(1))
+        judge.receive()
+    assert judge.receive() == [False]
+    with judge.worker() as new:
+        judge.answer()
+        assert answered(new) == []
+
+
+SLOW = ("4@8({[<369&#!1|0$5+7%2" * 3)[:CHECK_LENGTH_MAX]
+"""A text for which zxcvbn takes seconds: every character stands for letters in several ways."""
+
+
+@pytest.mark.parametrize(
+    ("endless", "result"),
+    [(CHECK_BEGINNING + 1, (3, "of the beginning", [])), (1, (TOO_SLOW, "", []))],
+    ids=["all of it takes too long", "the beginning too"],
+)
+def test_a_check_ends_in_its_time(
+    endless: int, result: tuple[int, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the whole password takes too long its beginning is judged, in limited time as well."""
+    checked: list[str] = []
+
+    def slow(password: str) -> dict[str, Any]:
+        checked.append(password)
+        while len(password) >= endless:
+            pass
+        return {"score": 3, "feedback": {"warning": "of the beginning", "suggestions": []}}
+
+    monkeypatch.setattr(zxcvbn, "zxcvbn", slow)
+    assert checker.check(SLOW) == result
+    assert checked == [SLOW, SLOW[:CHECK_BEGINNING]]
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_a_text_that_is_made_to_take_long_is_no_exception() -> None:
+    """zxcvbn itself is ended in its time, and the next password is checked as ever."""
+    strength, *_ = checker.check(SLOW)
+    assert strength in (4, TOO_SLOW)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    assert checker.check("abc123")[0] == 0
 
 
 @pytest.mark.parametrize("password", ["123456", "password", "qwerty", "aaaaaaaa", "P@ssw0rd"])
@@ -287,8 +447,8 @@ def test_any_password_is_checked(password: str) -> None:
 
 def test_the_longest_question_fits_into_a_packet() -> None:
     """What is looked at of a password is short enough in any language."""
-    question = (2**62, 1e9, "\U0001f600" * CHECK_LENGTH_MAX)
-    assert len(marshal.dumps(question)) < PACKET_BYTES_MAX
+    longest = (2**62, 1e9, "\U0001f600" * USERNAME_LENGTH_MAX, "\U0001f600" * CHECK_LENGTH_MAX)
+    assert len(marshal.dumps(longest)) < PACKET_BYTES_MAX
 
 
 def test_a_check_that_fails_shows_no_password(

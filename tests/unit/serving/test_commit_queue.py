@@ -3,6 +3,7 @@
 import pytest
 
 from pwserver.ipc import Scoreboard
+from pwserver.limits import BATCH_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire.messages import passwords_saved, return_number_of_users
 from tests.support.books import Client, new_scoreboard, users
 from workers.serving.awaited import Awaited
@@ -26,10 +27,11 @@ def scoreboard() -> Scoreboard:
     return board
 
 
-def save(queue: CommitQueue, client: Client, first: int, number: int = 1) -> None:
+def save(queue: CommitQueue, client: Client, first: int, number: int = 1, size: int = 10) -> None:
     """Queue plain saves whose users' ids, and the requests' own, begin with a number."""
     ids = list(range(first, first + number))
-    queue.add([(client, list(ids))], users(*ids), 10 * number, 0.0)
+    who = client.peer.caller.application
+    queue.add(who, [(client, list(ids))], users(*ids), size * number, 0.0)
 
 
 def count(queue: CommitQueue, client: Client, scoreboard: Scoreboard, id: int) -> None:
@@ -105,3 +107,58 @@ def test_a_count_waits_for_what_a_transaction_does_last(queue: CommitQueue) -> N
     client.awaited.popleft()
     save(queue, Client(), 2)
     assert not queue.may_count(client), "what was in the way once is in the way until it is empty"
+
+
+# --- Shares. ---
+
+
+def ids_in(batches: list[Batch]) -> list[list[int]]:
+    """Return the users of each batch."""
+    return [[row[0] for row in batch.rows] for batch in batches]
+
+
+def test_a_caller_that_saves_without_end_leaves_room_for_others(queue: CommitQueue) -> None:
+    """One takes half of the queue, two a third each, and there is room for one more."""
+    for number, who in enumerate(("web", None, "mail")):
+        saved = 0
+        while not queue.full(who):
+            save(queue, Client(application=who), saved, size=QUEUE_BYTES_MAX // 1000)
+            saved += 1
+        assert saved == pytest.approx(500 / 2**number, abs=2)
+    assert queue.may_be_full
+    assert not queue.full("shop")
+    queue.take()
+    assert not any(queue.full(who) for who in ("web", None, "mail"))
+    assert not queue.may_be_full
+
+
+def test_a_callers_first_saves_go_with_the_next_batch(queue: CommitQueue) -> None:
+    """They do not wait for what another has queued; what is the same caller's keeps its order."""
+    greedy, modest = Client(application="web"), Client(application="shop")
+    for number in range(4):
+        save(queue, greedy, number, size=BATCH_BYTES_MAX)
+    for number in (10, 11):
+        save(queue, modest, number)
+    save(queue, modest, 12, size=BATCH_BYTES_MAX // 8)
+    save(queue, modest, 13)
+    save(queue, greedy, 4)
+    assert ids_in(queue.take()) == [[0, 10, 11, 12], [1, 13], [2], [3], [4]]
+
+
+def test_a_count_may_join_the_batch_of_its_saves_wherever_that_is(
+    queue: CommitQueue, scoreboard: Scoreboard
+) -> None:
+    """It counts the rows that its batch has by then, although other batches are behind it."""
+    greedy, modest = Client(application="web"), Client(application="shop")
+    for number in range(3):
+        save(queue, greedy, number, size=BATCH_BYTES_MAX)
+    save(queue, modest, 10)
+    count(queue, modest, scoreboard, 50)
+    save(queue, modest, 11)
+    first, *_ = queue.take()
+    settle(first)
+    assert replies(modest) == [
+        passwords_saved([10]),
+        return_number_of_users(BEFORE + 2, 50),
+        passwords_saved([11]),
+    ]

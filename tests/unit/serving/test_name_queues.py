@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from pwserver.errors import DatabaseRefused, Refused, Unavailable, UnknownUser
 from pwserver.ipc import FrameReader, frame, frame_channel
-from pwserver.limits import QUEUE_BYTES_MAX
+from pwserver.limits import NAME_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire.messages import refusal
 from tests.support.books import Client
-from workers.serving.commit_queue import QUEUE_FULL, TOO_LATE, UNKNOWN, CommitQueue, Outcome
-from workers.serving.name_queues import Key, NameQueues, Write
+from workers.serving.commit_queue import TOO_LATE, UNKNOWN, CommitQueue, Outcome, queue_full
+from workers.serving.name_queues import NAME_FULL, UNRECORDED, Key, NameQueues, Write
 from workers.storage.writing import DONE, STALE, Operation, Result
 
 TIMEOUT_S = 5.0
@@ -27,9 +27,17 @@ Answer = str | list[Any]
 class Planned(Write):
     """A write that notes when it is planned, and fails where the test says so."""
 
-    def __init__(self, name: str | None, text: str, *, book: int = 0, size: int = 1) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        text: str,
+        *,
+        book: int = 0,
+        size: int = 1,
+        application: str | None = "tests",
+    ) -> None:
         key: Key | None = None if name is None else (book, name)
-        super().__init__(Client(book), key, "x", size, 0.0)
+        super().__init__(Client(book, application), key, "x", size, 0.0)
         self.text = text
         self.plans = 0
         self.refuse_plan: Exception | None = None
@@ -114,8 +122,9 @@ class Desk:
     def check_nothing_is_left(self) -> None:
         """Check that no memory of what was answered remains."""
         assert self.commit_queue.empty
-        assert (self.name_queues._queues, self.name_queues._bytes) == ({}, 0)
-        assert self.commit_queue._queued_bytes == 0
+        assert (self.name_queues._queues, self.name_queues._bytes) == ({}, {})
+        for shares in (self.name_queues._shares, self.commit_queue._shares):
+            assert (shares.total, shares._of) == (0, {})
 
 
 @pytest.fixture
@@ -169,6 +178,56 @@ def test_a_write_that_was_out_of_date_is_planned_again(desk: Desk) -> None:
     assert desk.sent() == ["b"]
     desk.answer([DONE])
     assert (first.plans, second.plans) == (4, 1)
+
+
+def test_what_is_recorded_first_goes_to_the_writer_after_that(desk: Desk) -> None:
+    """The record says that it begins, and after the answer what became of it; once of each."""
+    write, behind, other = Planned("alice", "a"), Planned("alice", "b"), Planned("bob", "o")
+    write.recorded_first = True
+    desk.add(write, behind, other)
+    assert desk.sent() == ["o"]
+    assert write.recorded == ["begun"]
+    assert desk.name_queues.go_on(desk.now, recorded=True) == []
+    assert desk.sent() == ["a"]
+    assert desk.answer([DONE], [STALE]) == [other.waiter]
+    assert desk.sent() == ["a"], "it is planned again, and its beginning is recorded already"
+    assert desk.answer([DONE]) == [write.waiter]
+    assert write.recorded == ["begun", "ok"]
+    assert desk.sent() == ["b"]
+    desk.answer([DONE])
+
+
+def test_what_cannot_be_recorded_first_is_not_done(desk: Desk) -> None:
+    """Neither it nor others of its kind that waited behind it; what need not be recorded is."""
+    writes = [Planned("alice", text) for text in "abc"]
+    writes[0].recorded_first = writes[1].recorded_first = True
+    desk.add(*writes)
+    assert desk.sent() == []
+    answered = desk.name_queues.go_on(desk.now, recorded=False)
+    assert answered == [write.waiter for write in writes[:2]]
+    for write in writes[:2]:
+        assert write.reply == f"{write.text} failed: {UNRECORDED.reason} True".encode()
+    assert (writes[0].recorded, writes[1].recorded, writes[1].plans) == (["begun"], [], 0)
+    assert desk.sent() == ["c"]
+    desk.answer([DONE])
+    again = Planned("alice", "d")
+    again.recorded_first = True
+    desk.add(again)
+    desk.name_queues.go_on(desk.now, recorded=True)
+    assert desk.sent() == ["d"]
+    desk.answer([DONE])
+
+
+def test_what_was_begun_and_came_too_late_is_recorded_as_not_done(desk: Desk) -> None:
+    """Whoever reads that it began also reads how it ended."""
+    write = Planned("alice", "a")
+    write.recorded_first = True
+    desk.add(write)
+    desk.name_queues.go_on(desk.now, recorded=True)
+    assert desk.sent() == ["a"]
+    desk.now = TIMEOUT_S + 0.1
+    assert desk.answer([STALE]) == [write.waiter]
+    assert write.recorded == ["begun", "not done"]
 
 
 def test_what_cannot_be_done_is_answered_at_once(desk: Desk) -> None:
@@ -309,32 +368,71 @@ def test_what_nobody_foresaw_is_logged_without_its_text(
     assert "ValueError in " in caplog.text
 
 
+def failed(write: Planned, outcome: Outcome) -> bytes:
+    """Return the reply to a write that was certainly not done."""
+    return f"{write.text} failed: {outcome.reason} True".encode()
+
+
 def test_too_much_that_waits_is_refused(desk: Desk) -> None:
-    """Past a limit of bytes writes are refused, whoever they wait for, and then taken again."""
-    great = [Planned("alice", text, size=QUEUE_BYTES_MAX // 2) for text in "ab"]
-    refused = [Planned("alice", "c"), Planned("bob", "d"), Planned(None, "e")]
+    """Past its share a caller's writes are refused, whoever they wait for, and then taken again."""
+    great = [Planned(name, name, size=QUEUE_BYTES_MAX // 4) for name in ("alice", "bob")]
+    refused = [Planned("alice", "c"), Planned("carol", "d"), Planned(None, "e")]
     desk.add(*great)
     desk.add(*refused)
     for write in refused:
-        assert write.reply == f"{write.text} failed: {QUEUE_FULL.reason} True".encode()
+        assert write.reply == failed(write, queue_full("tests"))
         assert write.plans == 0
-    assert desk.sent() == ["a"]
-    desk.answer([DONE])
+    assert desk.sent() == ["alice", "bob"]
+    desk.answer([DONE], [DONE])  # they are so great that each has its batch
     taken = Planned("alice", "f")
     desk.add(taken)
     assert taken.reply is None
-    assert desk.sent() == ["b"]
-    desk.answer([DONE])
     assert desk.sent() == ["f"]
     desk.answer([DONE])
 
 
+def test_a_greedy_caller_has_nobody_elses_saves_refused(desk: Desk) -> None:
+    """Whatever some callers send, on one name or many, there is room for one more caller."""
+    size = QUEUE_BYTES_MAX // 100
+    for greedy in ("web", None):
+        writes = [Planned(str(n), str(n), size=size, application=greedy) for n in range(100)]
+        desk.add(*writes)
+        assert writes[-1].reply == failed(writes[-1], queue_full(greedy))
+    modest = [Planned("alice", "modest", book=7, application="shop") for _ in range(100)]
+    desk.add(*modest)
+    assert [write.reply for write in modest] == [None] * 100
+    desk.now = TIMEOUT_S + 1
+    desk.commit_queue.detach()
+    expired = desk.commit_queue.expire(desk.now)
+    for batch in expired:
+        desk.name_queues.settle(batch, desk.now)
+
+
+def test_a_hot_name_leaves_its_callers_other_names_alone(desk: Desk) -> None:
+    """What waits for one name has a bound of its own, and the refusal says so."""
+    hot = [Planned("hot", str(n), size=NAME_BYTES_MAX // 100) for n in range(200)]
+    cold = Planned("cold", "cold")
+    desk.add(*hot, cold)
+    assert {write.reply for write in hot[:100]} == {None}
+    assert hot[-1].reply == failed(hot[-1], NAME_FULL)
+    assert cold.reply is None
+    assert desk.sent() == ["0", "cold"]
+    desk.answer([DONE, DONE])
+    again = Planned("hot", "again")
+    desk.add(again)
+    assert again.reply != failed(again, NAME_FULL)
+    while again.reply is None:
+        assert len(desk.sent()) == 1
+        desk.answer([DONE])
+    assert again.reply == b"again True"
+
+
 def test_a_full_queue_to_the_writer_refuses_as_well(desk: Desk) -> None:
-    """Where plain saves have filled the queue, no write on a name is taken either."""
-    desk.commit_queue.add([(Client(), [])], [], QUEUE_BYTES_MAX, 0.0)
+    """Where plain saves have filled a caller's share, no write of it on a name is taken either."""
+    desk.commit_queue.add("tests", [(Client(), [])], [], QUEUE_BYTES_MAX, 0.0)
     write = Planned("alice", "a")
     desk.add(write)
-    assert write.reply == f"a failed: {QUEUE_FULL.reason} True".encode()
+    assert write.reply == failed(write, queue_full("tests"))
     assert desk.sent() == []
     desk.answer([])
 

@@ -29,7 +29,7 @@ from tests.support.books import (
     users,
 )
 from workers.book.keyring import INTEGRITY_ID, Keyring
-from workers.book.models import SCHEMA_VERSION, Application, Key, User
+from workers.book.models import SCHEMA_VERSION, Application, ApplicationRow, Key, User
 from workers.storage.database import (
     Store,
     check_database,
@@ -97,7 +97,7 @@ def test_a_fresh_database_says_what_it_is(path: Path) -> None:
     store = open_store(path)
     assert (counted(store), store.newest_id()) == (0, 0)
     store.close()
-    assert header_field(path, 60) == SCHEMA_VERSION == 4
+    assert header_field(path, 60) == SCHEMA_VERSION == 5
     assert header_field(path, 68).to_bytes(4, "big") == b"pwSv"
 
 
@@ -341,9 +341,7 @@ def test_a_book_is_administered_while_it_is_written_to(path: Path, store: Store)
         store.commit(users(2), [])
         with administered.atomic("IMMEDIATE"):
             assert User.select().count() == 2
-            Application.create(
-                id=1, name="shop", book=1, may="", created_at_ms=0, previous_until_ms=0, seal=b""
-            )
+            Application.insert(ApplicationRow(1, "shop", 1, "", 0, None)._asdict()).execute()
         store.commit(users(3), [])
     assert [row[0] for row in rows_of(store, "user")] == [1, 2, 3]
     assert len(rows_of(store, "application")) == 1

@@ -22,6 +22,7 @@ from tests.support.books import (
     new_scoreboard,
     next_version,
     open_store,
+    put_application,
     save_three_versions,
     take_key,
     users,
@@ -161,11 +162,11 @@ def test_applications_are_read_as_they_stand(store: Store, reader: BookReader) -
     """All of them, in the order of their numbers, from the moment they are committed."""
     assert reader.applications() == []
     add_shop(store)
-    shop = ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", None, 0, b"\x05")
+    shop = ApplicationRow(7, "shop", 7, "get save", 1000, b"\x01", seal=b"\x05")
     assert reader.applications() == [shop]
-    before = "INSERT INTO application SELECT 3, 'a', 0, '', 0, NULL, x'02', 9, x'' FROM application"
-    store.connection.execute(before)
-    other = ApplicationRow(3, "a", 0, "", 0, None, b"\x02", 9, b"")
+    blobs = (b"\x02", b"\x05", b"\x06", b"\x03", b"\x04")
+    other = ApplicationRow(3, "a", 0, "", 0, None, *blobs, 9, 10, 11, "unix", 12, 13, 14, 15, b"")
+    put_application(store, other)
     assert reader.applications() == [other, shop]
 
 

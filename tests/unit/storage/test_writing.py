@@ -25,7 +25,7 @@ from tests.support.books import (
 )
 from workers.book import history
 from workers.storage.database import Store
-from workers.storage.writing import DELETE, DONE, LABEL, STALE, Operation, nonce
+from workers.storage.writing import DELETE, DONE, FULL, LABEL, STALE, Operation, nonce
 
 GONE = b"sealed by nobody"
 
@@ -369,3 +369,60 @@ def test_requests_of_a_clock_that_was_ahead_are_forgotten(store: Store) -> None:
         assert store.commit([], [saving]) == [DONE]
     assert len(rows_of(store, "request")) == 20
     assert len(rows_of(store, "user")) == len(times)
+
+
+# --- Books that may not have any number of users. ---
+
+
+def save_one(number: int, *, users_max: int = 3, book: int = 7, **more: Any) -> Saving:
+    """Return a save of a new user into a book that may have three users."""
+    return Saving(user_id=number, book=book, users_max=users_max, **more)
+
+
+def test_a_book_gets_no_more_users_than_it_may_have(store: Store) -> None:
+    """With names or without, in one commit or in many, whoever planned the saves."""
+    saves = [save_one(1), save_one(2, username="a"), save_one(3, username="b")]
+    assert store.commit([], [*saves, save_one(4)]) == [DONE, DONE, DONE, FULL]
+    assert store.commit([], [save_one(5, username="c"), save_one(6)]) == [FULL, FULL]
+    assert store.users == len(rows_of(store, "user")) == 3
+    assert store.commit(users(10), [save_one(9, book=8)]) == [DONE]
+    assert store.commit([], [save_one(7, users_max=0)]) == [DONE], "the quota was taken away"
+    assert store.users == 6
+
+
+def test_a_full_book_takes_new_versions(store: Store) -> None:
+    """What makes no user is saved; a save that was planned for a new one is planned again."""
+    store.commit([], [save_one(number, username=f"{number}") for number in (1, 2, 3)])
+    saving = next_version(store, 2)._replace(book=7, users_max=3)
+    assert store.commit([], [saving]) == [DONE]
+    assert store.commit([], [save_one(4, username="1"), save_one(4, username="4")]) == [STALE, FULL]
+
+
+def test_deleting_makes_room(store: Store) -> None:
+    """Within the same commit too; users of other books make none."""
+    store.commit(users(20), [save_one(number) for number in (1, 2, 3)])
+    assert store.commit([], [deletion(20), save_one(4)]) == [DONE, FULL]
+    assert store.commit([], [deletion(2), save_one(4), save_one(5)]) == [DONE, DONE, FULL]
+
+
+def test_rows_count_as_well(store: Store) -> None:
+    """Those that were saved before the book had a quota, and those of another worker meanwhile."""
+    store.commit(users(1, book=7), [])
+    assert store.commit([], [save_one(10)]) == [DONE]
+    assert store.commit(users(2, book=7), [save_one(11)]) == [FULL]
+
+
+def test_what_was_not_committed_does_not_count(store: Store) -> None:
+    """After a commit that failed the users are counted again."""
+    store.commit([], [save_one(1), save_one(2)])
+    unusable = next_version(store, 1)._replace(sealed=None)  # type: ignore[arg-type]
+    with pytest.raises(apsw.ConstraintError):
+        store.commit([], [save_one(3), unusable])
+    assert store.commit([], [save_one(3), save_one(4)]) == [DONE, FULL]
+
+
+def test_a_repeated_save_is_recognised_in_a_full_book(store: Store) -> None:
+    """It was done, and that is what its client is told."""
+    first = save_one(1, request_id="r")
+    assert store.commit([], [first, save_one(2), save_one(3)]) == [DONE] * 3
+    assert store.commit([], [first._replace(user_id=4)]) == [(1, 1, first.fingerprint)]

@@ -16,7 +16,8 @@ from pwserver.secret import Secret
 from tests.support.tls import Authority, Issued
 from tests.support.wire import CUTS, brief, cut
 from workers.tls.certificates import TlsFiles
-from workers.tls.records import Codec, HandshakeFailed
+from workers.tls.client_certificates import read_key_hash
+from workers.tls.records import Codec
 
 TEXTS = st.lists(st.binary(min_size=1, max_size=300) | st.just(bytes(40_000)), max_size=5)
 
@@ -110,26 +111,9 @@ def test_a_text_of_any_length_is_sent(length: int) -> None:
     assert said == bytes(length)
 
 
-def test_the_name_is_that_of_the_certificate() -> None:
-    """It is the one common name, and nobody's where there is no certificate or more than one."""
-    assert Client(authority().issue("shop")).codec.peer_name() == "shop"
-    assert Client().codec.peer_name() is None
-    several = authority().issue("shop", also_named=["bank"])
-    assert Client(several).codec.peer_name() is None
-
-
-def test_what_is_no_handshake_fails_with_an_alert() -> None:
-    """Nonsense that begins as a handshake does is refused, and there is something to answer."""
-    codec = Codec(service_context())
-    with pytest.raises(HandshakeFailed):
-        codec.shake(b"\x16\x03\x01\x00\x05hello")
-    assert codec.unsent()[0] == 0x15
-
-
-def test_the_key_is_not_shown() -> None:
-    """The repr of the files has neither the key nor what stands beside it."""
-    issued = authority().issue("localhost")
-    both = issued.cert.read_bytes() + issued.key.read_bytes()
-    files = TlsFiles(both, Secret(issued.key.read_bytes()), both)
-    assert "PRIVATE" not in repr(files)
-    assert "BEGIN" not in repr(files)
+def test_a_certificate_is_known_by_its_public_key() -> None:
+    """Whatever names it has; and there is none if the client shows no certificate."""
+    shop, other = authority().issue("shop"), authority().issue("bank", also_named=["shop"])
+    assert Client(shop).codec.peer_key_hash() == read_key_hash(str(shop.cert))
+    assert Client(other).codec.peer_key_hash() == read_key_hash(str(other.cert))
+    assert Client().codec.peer_key_hash() is None

@@ -118,9 +118,12 @@ BAD = [
     # Cut short by a newline: the next line is a new message.
     *rows(NOT_COMPLETE, SAME_LINE, b'{"message": "ping"\n', b"{\r\n", b'{"message": "ping\n',
           b'{"message": "save_password", "password": "a\\\n'),
+    *rows(NOT_AN_OBJECT, NEXT_LINE, b"hello world", b"Hello, world:", b'"password": "abc123"', b":",
+          b"GET/", b"-:", b"2:", b"%s:" % (b"x" * 64)),
     # HTTP: whatever a web page likes stands behind it.
     *rows(NOT_AN_OBJECT, NEVER, b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n",
-          b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+          b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /\n", b"POST ", b"Host: 127.0.0.1\r\n",
+          b"content-type:text/plain\n", b"X-1:", b"%s:" % (b"x" * 63)),
     # Too long: nothing behind it can be trusted.
     *rows("The message is longer than 65536 bytes.", NEVER, encode("ping", x="x" * LIMIT)[:-1]),
 ]  # fmt: skip
@@ -131,13 +134,32 @@ BAD = [
 )
 def test_each_bad_input_is_answered_once(text: bytes, bad: Bad, resumes: str) -> None:
     """A bad input has one reply at once that says why; reading resumes where the contract says."""
+    text = b'{"message": "ping"}' + text
     stream = text + b'{"message": "ping", "id": 1}\n{"message": "ping", "id": 2}'
     good = {SAME_LINE: [Ping(1), Ping(2)], NEXT_LINE: [Ping(2)], NEVER: []}[resumes]
-    expected = Outcome([bad, *good], resumes == NEVER)
-    assert framing.request_reader(LIMIT).feed(text) == [bad]
+    expected = Outcome([Ping(), bad, *good], resumes == NEVER)
+    assert framing.request_reader(LIMIT).feed(text) == [Ping(), bad]
     assert read([stream]) == expected
     assert read([text, stream[len(text) :]]) == expected
     assert read(in_bytes(stream)) == expected
+
+
+@pytest.mark.parametrize("text", [text for text, bad, _ in BAD if bad == NOT_AN_OBJECT])
+def test_what_begins_with_no_object_is_not_read_on(text: bytes) -> None:
+    """A first byte that can begin no object breaks the reader; blanks before one are legal."""
+    ping = b'{"message": "ping"}\n'
+    for before in (b"", b" \t\r\n\n "):
+        for packets in ([before + text + b"\n" + ping], in_bytes(before + text + b"\n" + ping)):
+            assert read(packets) == Outcome([NOT_AN_OBJECT], True)
+        assert read([before, ping, text, b"\n" + ping]).messages[:2] == [Ping(), NOT_AN_OBJECT]
+
+
+def test_a_reader_is_told_that_others_have_read_before() -> None:
+    """Then its first text is not the connection's first, and bad text is skipped."""
+    reader = framing.request_reader(LIMIT)
+    reader.begun = True
+    assert reader.feed(b'hello\n{"message": "ping"}\n') == [NOT_AN_OBJECT, Ping()]
+    assert not reader.broken
 
 
 def test_the_size_limit_is_exact_for_each_message() -> None:
@@ -148,16 +170,16 @@ def test_the_size_limit_is_exact_for_each_message() -> None:
         for packets in ([at_limit + end], in_bytes(at_limit + end)):
             assert read(packets, 100) == Outcome([Ping()], False)
             assert read(packets, 99) == Outcome([Bad("The message is longer than 99 bytes.")], True)
-    bad_lines = (b"x" * 90 + b"\n") * 3
+    bad_lines = b'{"message": "ping"}' + (b"x" * 90 + b"\n") * 3
     for packets in ([bad_lines], in_bytes(bad_lines)):
-        assert read(packets, 100) == Outcome([NOT_AN_OBJECT] * 3, False)
+        assert read(packets, 100) == Outcome([Ping(), *[NOT_AN_OBJECT] * 3], False)
 
 
 def test_the_end_of_the_stream_cuts_a_message_short() -> None:
     """A message that the end cuts short is answered; bad text and blanks are not answered again."""
     assert read([b'{"message": "ping"']) == Outcome([CUT_SHORT], False)
     assert read([b'{"message": "ping"} \r\n\t ']) == Outcome([Ping()], False)
-    assert read([b"garbage"]) == Outcome([NOT_AN_OBJECT], False)
+    assert read([b'{"message": "ping"} garbage']) == Outcome([Ping(), NOT_AN_OBJECT], False)
     assert read([b""]) == Outcome([], False)
 
 

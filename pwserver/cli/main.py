@@ -1,11 +1,11 @@
-"""The command line: the commands that run the service, and how a command is read and run.
+"""The command line: it reads a command and runs it. It also has the commands that run the service.
 
-Each function is a command: it takes settings, and does its work elsewhere. Those that talk to a
-running service are in `book` and `service` beside this. Settings come from flags,
-`PWSERVER_...` variables and a TOML file, in this order, all made by cyclopts from the one
-definition in `pwserver.config`. What a single command is told to do, such as a name or `--yes`, is
-said on the command line only. What people look at goes to standard output; errors are one plain
-sentence on standard error, and the exit code says what kind.
+Each command is a function that takes settings and calls another module for its work. The commands
+that talk to a running service are in `book` and `service`, the administrator's in `admin` and
+`audit`. Settings come from flags, `PWSERVER_...` variables and a TOML file, in this order; cyclopts
+makes all three from the one definition in `pwserver.config`. What only one command needs, such as a
+name or `--yes`, can be given on the command line only. Results go to standard output. An error is
+one plain sentence on standard error, and the exit code says of which kind it is.
 """
 
 import contextlib
@@ -30,24 +30,25 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, output, service, surroundings
+from pwserver.cli import admin, audit, book, environment, output, service
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
 from pwserver.errors import ConfigError, ExitCode, PwserverError, Refused
+from pwserver.protection import protect_memory
 from pwserver.tokens import TOKEN
 
 CONFIG_FILE = "pwserver.toml"
 _CONFIG_BYTES_MAX = 1024 * 1024
-_INTERRUPTED = 130  # what shells report of a command that SIGINT ended
-_TRACEBACK = "PWSERVER_TRACEBACK"  # where it is set, the unforeseen is shown at length
+_INTERRUPTED = 130  # the exit code that shells report for a command ended by SIGINT
+_TRACEBACK = "PWSERVER_TRACEBACK"  # if set, an unforeseen error is shown with its traceback
 _SETTINGS = {
     field.name for kind in (Settings, ClientSettings) for field in dataclasses.fields(kind)
 }
 
 
 def _settings(arguments: ArgumentCollection) -> ArgumentCollection:
-    """Return those that are settings: only for them the help names an environment variable."""
+    """Return the arguments that are settings: only for these the help names a variable."""
     settings = arguments.copy()
     settings[:] = [each for each in arguments if each.parameter.show_env_var]
     return settings
@@ -72,7 +73,7 @@ _ENVIRONMENT = _Environment("PWSERVER_", command=False)
 app = App(
     name="pwserver",
     help="A password book that many applications share.",
-    version_flags=(),  # see `version`: it is taken before a command only
+    version_flags=(),  # see `version`: `--version` is accepted only before a command
     help_format="markdown",
     config=_ENVIRONMENT,
     result_action="return_value",
@@ -81,22 +82,23 @@ app = App(
 
 
 def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
-    """Run the service; on the first run, make the key file and the database before."""
+    """Run the service; the first run makes the key file and the database."""
     from pwserver.server import supervisor  # noqa: PLC0415 - no other command needs the database
 
-    settings.check_files()  # before any is made: locking empties the lock file
+    settings.check_files()  # before any is made: taking the lock empties the lock file
     return supervisor.serve(settings)
 
 
 def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
-    """Make the key file and the database without running the service, or check those there are.
+    """Make the key file and the database without running the service, or check existing ones.
 
-    `serve` does the same at its start, so nobody needs this. Use it to have the key file before the
-    first start, for your backup or to hand it to another user; or to see that a backup fits its
-    key, before anybody is served.
+    `serve` does the same when it starts, so this is seldom needed. Use it to have the key file
+    before the first start, for a backup or for another user; or to check that a backup fits its key
+    before the service runs.
     """
     from workers.admin.setup import owners_rights, prepare  # noqa: PLC0415
 
+    protect_memory()
     with owners_rights(settings):
         _, made = prepare(settings)
     output.plain(
@@ -113,14 +115,14 @@ def stop(
     as_json: Json = False,
     settings: Store = STORE_DEFAULTS,
 ) -> ExitCode:
-    """Stop the service that runs on the database, and wait for its end.
+    """Stop the service that runs on the database, and wait until it has ended.
 
-    It answers everything that it has received before it ends, as it does after Ctrl-C.
+    It first answers everything that it has received, as after Ctrl-C.
 
     Parameters
     ----------
     timeout_s
-        How long to wait for its end, in seconds.
+        How long to wait until it has ended, in seconds.
     """
     from pwserver.server import instance  # noqa: PLC0415 - as above
 
@@ -131,7 +133,7 @@ def stop(
 
 @app.command(name="--version")
 def version() -> ExitCode:
-    """Print which pwserver this is."""
+    """Print the version of pwserver."""
     print(__version__)
     return ExitCode.OK
 
@@ -151,8 +153,8 @@ for commands in (*admin.APPS, audit.audit):
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code. Whatever happens is said in one sentence."""
-    surroundings.put_right()
+    """Run one command and return its exit code; report any error in one sentence."""
+    environment.prepare()
     try:
         _cover_token(sys.argv if arguments is None else arguments)
         code = app.meta(arguments, exit_on_error=False, print_error=False) or ExitCode.OK
@@ -161,18 +163,18 @@ def run(arguments: list[str] | None = None) -> int:
     except (CycloptsError, PwserverError) as error:
         sentence = TOKEN.sub("(a token)", _sentence(error))
         code = error.exit_code if isinstance(error, PwserverError) else ExitCode.USAGE
-        surroundings.give_up_output()  # what was printed before, if it still can be
+        environment.flush_or_drop_output()  # what was printed goes before the error
         return _say(sentence, code)
     except KeyboardInterrupt:
-        return _say("", _INTERRUPTED)  # the terminal has put "^C" into the line
-    except Exception as error:  # the one place for what nobody foresaw
+        return _say("", _INTERRUPTED)  # the terminal has printed "^C" on the line
+    except Exception as error:  # the only place that handles unforeseen errors
         return _unforeseen(error)
 
 
 def _unforeseen(error: Exception) -> int:
-    """Say what nobody foresaw, or that standard output takes no more, which anybody may meet."""
-    output_fails = surroundings.give_up_output()
-    if isinstance(error, BrokenPipeError):  # nobody reads it any more, and nobody is to be told
+    """Report an unforeseen error, or that standard output cannot be written to."""
+    output_fails = environment.flush_or_drop_output()
+    if isinstance(error, BrokenPipeError):  # the reader has ended, as `head` does: no message
         return ExitCode.FAILED
     if os.environ.get(_TRACEBACK):
         traceback.print_exception(error)
@@ -190,7 +192,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
-    """Say a sentence on standard error, if anybody is there, and return the exit code."""
+    """Print a sentence on standard error, if it is open, and return the exit code."""
     with contextlib.suppress(OSError, ValueError):
         output.tell(f"pwserver: {sentence}" if sentence else "")
         sys.stderr.flush()
@@ -198,7 +200,7 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _cover_token(arguments: list[str]) -> None:
-    """Take the arguments out of the process list where a token stands in them."""
+    """Hide the arguments from the process list if one of them holds a token."""
     if any(TOKEN.search(argument) for argument in arguments):
         setproctitle.setproctitle("pwserver")
         print(
@@ -222,7 +224,7 @@ def _launch(
         ),
     ] = None,
 ) -> int:
-    surroundings.check_variables(map(environment_variable, _SETTINGS))
+    environment.check_variables(map(environment_variable, _SETTINGS))
     path = config or Path(CONFIG_FILE)
     is_there = config is not None or os.path.lexists(path)
     app.config = (
@@ -238,16 +240,16 @@ def _launch(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the settings in a TOML file. They say whom to trust, so its owner is checked."""
+    """Return the settings in a TOML file. They decide whom to trust, so its owner is checked."""
     missing = f"there is no settings file {path}."
     text = trust.read(path, "", ConfigError, bytes_max=_CONFIG_BYTES_MAX, missing=missing)
     try:
-        settings = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin with a mark
+        settings = tomllib.loads(text.decode("utf-8-sig"))  # some editors write a byte order mark
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from None
     for key, value in settings.items():
         if key not in _SETTINGS:
-            near = surroundings.nearest(key, _SETTINGS)
+            near = environment.nearest(key, _SETTINGS)
             raise ConfigError(f"{path} has {key!r}, which is not a setting; {near}")
         if isinstance(value, dict):
             raise ConfigError(f"{path} has a section {key!r}, which is not a setting.")
@@ -255,11 +257,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _sentence(error: CycloptsError | PwserverError) -> str:
-    """Return what a person is told; of a refusal the wire's words, and the reason if there is."""
+    """Return the sentence for a person; for a refusal, the message of the reply and the reason."""
     sentence = str(error)
     if isinstance(error, Refused):
         return error.message if error.message in sentence else f"{error.message} {sentence}"
-    if isinstance(error, UnusedCliTokensError):  # it would repeat them: one may be a password
+    if isinstance(
+        error, UnusedCliTokensError
+    ):  # its text repeats the arguments: one may be a password
         return "there are more arguments than it takes; a password is never one."
     if isinstance(error, UnknownOptionError) and "--version" in sentence:
         return "--version is no flag of this command; `pwserver --version` prints the program's."

@@ -1,6 +1,6 @@
 """The service with `PRAGMA synchronous=OFF`: it acknowledges what is not on the disk.
 
-Run in the service's place, as `python -m tests.trials.powerloss.unsynced serve ...`. The fork
+Run in the service's place, as `python -m tests.trials.unsynced serve ...`. The fork
 server is told to load this module too, so all processes come by here before they open anything.
 """
 
@@ -13,5 +13,5 @@ from workers.storage import database
 database.PRAGMAS["synchronous"] = "off"
 
 if __name__ == "__main__":
-    supervisor._PRELOAD.append("tests.trials.powerloss.unsynced")
+    supervisor._PRELOAD.append("tests.trials.unsynced")
     main()

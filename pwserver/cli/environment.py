@@ -1,7 +1,7 @@
-"""What the commands may count on, wherever they are started: streams, encodings, a terminal's size.
+"""The environment of the commands: standard streams, encodings, the terminal's size, variables.
 
-Standard streams may be closed, terminals may know ASCII alone, and variables of the environment may
-say anything. Here that is put right, once and before anything else, so that no command minds.
+Standard streams may be closed, a terminal may show ASCII only, and environment variables may hold
+anything. `prepare` corrects that once, before anything else, so that the commands need not.
 """
 
 import contextlib
@@ -15,34 +15,34 @@ from typing import TextIO
 from pwserver.errors import ConfigError
 
 _OURS = {"PWSERVER_BIN", "PWSERVER_CONFIG", "PWSERVER_TRACEBACK"}
-"""Variables that are no settings: of scripts which program to run, and of the commands."""
+"""Variables that are not settings; scripts use the first, and the commands the others."""
 
 _OF_KUBERNETES = re.compile(r"\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_[A-Z]+(_\w+)?")
-"""What a pod finds about a service whose name begins with `pwserver`."""
+"""The variables of a pod about a service whose name begins with `pwserver`."""
 
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://\S*")
-"""What a pod finds in a variable that ends with `_PORT`. It is called `PWSERVER_PORT` where the
-service itself is called `pwserver`; but no port is written so."""
+"""The value of a pod's variable that ends with `_PORT`. It is `PWSERVER_PORT` if the service is
+called `pwserver`; a port of ours is a number."""
 
 
-def put_right() -> None:
-    """Open standard streams that are closed, and let nothing that is printed be unprintable."""
+def prepare() -> None:
+    """Open standard streams that are closed, and let them accept every character."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
-            # Programs read UTF-8, as they write it. A terminal shows by number what it cannot show.
+            # Programs get UTF-8. A terminal shows the number of a character that it does not have.
             encoding = None if stream.isatty() else "utf-8"
             reconfigure(encoding=encoding, errors="backslashreplace")
-    for name in ("COLUMNS", "LINES"):  # too few, and the help is laid out for ever
+    for name in ("COLUMNS", "LINES"):  # with too few, formatting the help never ends
         if not re.fullmatch("[2-9][0-9]|[1-9][0-9]{2,3}", os.environ.get(name, "80")):
             del os.environ[name]
 
 
 def _open_closed_streams() -> None:
-    """Take the numbers of streams that are closed: a database with number 1 would be printed to.
+    """Occupy the descriptors of closed streams: otherwise a database could get descriptor 1.
 
-    What reads or writes there fails, so that a result that goes nowhere is no success; but nobody
-    minds that nobody reads the errors.
+    Reading the new standard input and writing to the new standard output fail, so that a command
+    whose result is lost does not succeed. Errors go to /dev/null.
     """
     with contextlib.suppress(OSError):  # there is no /dev/null
         for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
@@ -59,12 +59,12 @@ def _stream(number: int, mode: str) -> TextIO:
     return open(number, mode, encoding="utf-8", closefd=False)  # type: ignore[return-value]
 
 
-def give_up_output() -> bool:
-    """Write out what was printed; where that cannot be, drop it, and return that it was so."""
+def flush_or_drop_output() -> bool:
+    """Flush standard output; if that fails, drop what was printed and return True."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):  # so that nobody tries again
+        with contextlib.suppress(OSError, ValueError):  # so that Python's own flush does not fail
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
@@ -73,9 +73,9 @@ def give_up_output() -> bool:
 
 
 def check_variables(settings: Iterable[str]) -> None:
-    """Raise `ConfigError` for a `PWSERVER_...` variable that is none, given those of settings.
+    """Raise `ConfigError` for a `PWSERVER_...` variable that is neither of `settings` nor ours.
 
-    What Kubernetes says of its services is taken out where it has the name of a setting.
+    A variable of Kubernetes that has the name of a setting is removed from the environment.
     """
     known = {*settings, *_OURS}
     for name in sorted(os.environ):
@@ -91,7 +91,7 @@ def check_variables(settings: Iterable[str]) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence on a name that is unknown: which one may have been meant."""
+    """Return the end of a sentence on an unknown name: the known name that is most like it."""
     names = sorted(known)
     (near,) = difflib.get_close_matches(name, names, n=1, cutoff=0) or names[:1]
     return f"did you mean {near}?"

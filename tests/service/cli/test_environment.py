@@ -1,4 +1,4 @@
-"""Commands in hostile surroundings: one sentence and an exit code, never a traceback."""
+"""Commands in a hostile environment: one sentence and an exit code, never a traceback."""
 
 import subprocess
 import sys

@@ -13,12 +13,12 @@ import pytest
 from cyclopts import App
 
 from pwserver import __version__
-from pwserver.cli import app
+from pwserver.cli import main
 from tests.support.harness import PATIENCE_S, Service, eventually
 from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell, guest_shell_at
 
-COMMANDS = [name for name in app.app if not name.startswith("-")]
+COMMANDS = [name for name in main.app if not name.startswith("-")]
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_help_names_every_command(shell: Shell) -> None:
     assert shell.run().out == shown, "and without any command the same"
 
 
-def every_command(apps: App = app.app, *path: str) -> Iterator[tuple[str, ...]]:
+def every_command(apps: App = main.app, *path: str) -> Iterator[tuple[str, ...]]:
     """Yield the words of every command."""
     for name in apps:
         if name.startswith("-"):
@@ -185,12 +185,12 @@ def test_no_flag_of_the_program_is_taken_after_a_command(
     """`--version` there means a password's, or is refused: nothing is silently not done."""
     monkeypatch.chdir(tmp_path)
     for arguments in (["--version"], ["name", "--version"], ["--version", "--json"]):
-        code = app.run([*command, *arguments])
+        code = main.run([*command, *arguments])
         said = capsys.readouterr()
         assert (code, said.out) == (2, ""), arguments
         assert re.fullmatch("pwserver: .+\n", said.err)
     if command not in OF_A_VERSION:
-        assert app.run([*command, "name", "--version", "1"]) == 2
+        assert main.run([*command, "name", "--version", "1"]) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,9 +198,9 @@ def test_the_version_of_the_program_is_asked_for_before_a_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Alone, it is printed."""
-    assert app.run(["--version"]) == 0
+    assert main.run(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
-    assert app.run(["--version", "extra"]) == 2
+    assert main.run(["--version", "extra"]) == 2
 
 
 WITHOUT_JSON = {
@@ -211,7 +211,7 @@ WITHOUT_JSON = {
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=" ".join)
 def test_every_command_speaks_json(command: tuple[str, ...]) -> None:
     """What a command prints can be had as JSON, one object a line."""
-    arguments = functools.reduce(lambda apps, name: apps[name], command, app.app)
+    arguments = functools.reduce(lambda apps, name: apps[name], command, main.app)
     names = {name for each in arguments.assemble_argument_collection() for name in each.names}
     assert ("--json" in names) != (command in WITHOUT_JSON)
 
@@ -231,7 +231,7 @@ def test_a_slip_of_the_finger_is_told_what_it_may_have_meant(
     typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The nearest command or flag is named."""
-    assert app.run(typed) == 2
+    assert main.run(typed) == 2
     suggested = capsys.readouterr().err.rpartition("Did you mean ")[2].partition("?")[0]
     assert suggested.strip('"') == meant
 
@@ -242,7 +242,7 @@ def test_every_command_and_every_flag_is_explained(
 ) -> None:
     """`--help` has a sentence for each."""
     monkeypatch.setenv("COLUMNS", "300")
-    assert app.run([name, "--help"]) == 0
+    assert main.run([name, "--help"]) == 0
     usage, _, does, _, *panels = capsys.readouterr().out.splitlines()
     assert usage.startswith(f"Usage: pwserver {name}")
     assert re.match(r"[A-Z].*\.", does)

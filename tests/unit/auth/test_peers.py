@@ -1,0 +1,97 @@
+"""Who is at the other end of a connection: its address, and whether it is on this machine."""
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pwserver.accepted import Accepted, shown_address
+from pwserver.config import Settings
+from workers.auth.applications import GUEST, NO_GUEST, STRANGER
+from workers.auth.peers import Peer, is_local
+from workers.auth.throttle import GuessTable, Throttle
+
+
+@pytest.fixture
+def served() -> Iterator[socket.socket]:
+    """Yield the service's end of a connection over loopback."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        accepted, _ = listener.accept()
+        with accepted:
+            yield accepted
+
+
+class UnixEnd(socket.socket):
+    """The service's end of a connection whose client is some user."""
+
+    uid = 0
+
+    def getsockopt(self, *_: int) -> bytes:  # type: ignore[override]
+        """Return the credentials as the kernel packs them (unix(7): pid_t, uid_t, gid_t)."""
+        return struct.pack("iII", 4711, self.uid, self.uid)
+
+
+def peer_of(client: Accepted, **settings: str) -> Peer:
+    """Return what a worker knows of a client."""
+    return Peer(client, Throttle(GuessTable(1), 1), Settings(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "shown"),
+    [
+        (("127.0.0.1", 5), "127.0.0.1:5"),
+        (("::1", 5, 0, 0), "[::1]:5"),
+        (("fe80::1%eth0", 5, 0, 2), "[fe80::1%eth0]:5"),
+        ("", ""),
+        (b"\0a name", ""),
+    ],
+)
+def test_an_address_is_shown_as_in_a_url(accepted: object, shown: str) -> None:
+    """A client of a Unix socket has none."""
+    assert shown_address(accepted) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1:5", True),
+        ("127.200.0.7:5", True),
+        ("[::1]:5", True),
+        ("[::ffff:127.0.0.1]:5", True),
+        ("10.9.0.2:5", False),
+        ("[::ffff:10.9.0.2]:5", False),
+        ("[fe80::1%eth0]:5", False),
+        ("", False),
+    ],
+)
+def test_both_ends_must_be_loopback(served: socket.socket, address: str, local: bool) -> None:
+    """A kernel can be told to route packets of other machines to a loopback address."""
+    client = Accepted(served, address)
+    assert is_local(client) == local
+    assert peer_of(client).caller is (GUEST if local else STRANGER)
+    assert peer_of(client, guests="none").caller is NO_GUEST
+
+
+@pytest.mark.parametrize("uid", [2**31, 2**32 - 2])
+def test_a_great_user_number_is_shown_as_it_is(uid: int) -> None:
+    """Containers have them; they are no negative numbers."""
+    with UnixEnd(socket.AF_UNIX) as end:
+        end.uid = uid
+        peer = peer_of(Accepted(end, ""))
+        assert peer.address == f"unix:{uid}"
+        assert peer.caller is GUEST
+
+
+def test_the_address_outlives_the_connection(served: socket.socket) -> None:
+    """The record of what is done after a reset says who asked for it."""
+    peer = peer_of(Accepted(served, "127.0.0.1:5"))
+    ours, theirs = socket.socketpair()
+    unix = peer_of(Accepted(ours, ""))
+    for end in (served, ours, theirs):
+        end.close()
+    assert peer.address == "127.0.0.1:5"
+    assert unix.address.startswith("unix:")
