@@ -465,7 +465,7 @@ def test_who_has_read_a_wrapped_file_needs_no_passphrase_again(
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: content[:-2] + b"=\n",
+        lambda content: content[:-9] + bytes([content[-9] ^ 3]) + content[-8:],
         lambda content: content[:60],
         lambda content: content.replace(b"-v1 4 ", b"-v1 21 "),  # a GiB and more of memory
         lambda content: content.replace(b"-v1 4 ", b"-v1 0 "),
