@@ -79,8 +79,7 @@ def connect(context: Context) -> tuple[socket.socket, Connection]:
         client = socket.create_connection(listener.getsockname())
         served, address = listener.accept()
     served.setblocking(False)
-    accepted = Accepted(served, shown_address(address))
-    connection = Connection(accepted, context, Settings(), set())
+    connection = Connection(Accepted(served, shown_address(address)), context, Settings(), set())
     connection.peer.become(CALLER)
     return client, connection
 
