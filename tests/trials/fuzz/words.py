@@ -48,6 +48,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "length": (4, 20, 256),
     "alphabet": ("ab", "aa", "\u0430\u0431", "0123456789"),
     "token": (*TOKENS.values(), "pwserver_" + "C3" * 21 + "C"),
+    "scram": ("n,,n=abc,r=abc", "n,,n=,r=", "c=biws,r=abc,p=AAAA", "x" * 5000),
     "id": (1, "i", 10**40),
 }
 """What each field of any request is drawn from; a field that is not here makes a test fail."""

@@ -25,6 +25,12 @@ CALLS = 1_000
 EVERY_S = 0.0005
 
 
+@pytest.fixture(autouse=True)
+def only_print_what_nobody_catches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep an interrupt out of pytest's own hook for such exceptions, where it would be a failure."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+
+
 class Interrupted(BaseException):
     """What is raised in the middle of something."""
 
