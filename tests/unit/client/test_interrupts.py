@@ -27,7 +27,7 @@ EVERY_S = 0.0005
 
 @pytest.fixture(autouse=True)
 def only_print_what_nobody_catches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep an interrupt out of pytest's own hook for such exceptions, where it would be a failure."""
+    """Keep interrupts out of pytest's own hook for such exceptions, where they fail the test."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
 
 
