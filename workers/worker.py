@@ -57,7 +57,7 @@ from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.reading import BookReader, ReadingConnection
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
 

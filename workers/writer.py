@@ -28,8 +28,8 @@ from pwserver.ipc import FrameReader, Scoreboard, frame
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row
 from workers.serving.commit_queue import Answer, Batch
-from workers.storage.database import Store
 from workers.storage.disk_space import is_below, why_no_room
+from workers.storage.operations import STALE, CheckValues, KeyRetired, Operation
 from workers.storage.outage import (
     CANNOT_BE_OPENED,
     DISK_ERROR,
@@ -40,8 +40,7 @@ from workers.storage.outage import (
     READ_ONLY,
     Outage,
 )
-from workers.storage.validation import CheckValues
-from workers.storage.writing import STALE, KeyRetired, Operation
+from workers.storage.sqlite.database import Store
 
 _REASONS: dict[type[Exception], str] = {
     apsw.ConstraintError: "The clock went back and an id was taken; send it again.",

@@ -408,7 +408,7 @@ def add_key(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitC
 def rotate_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Seal every password again with the newest key. May be stopped, and run again to go on."""
     from workers.admin import rotation
-    from workers.storage.database import is_in_use
+    from workers.storage.sqlite.database import is_in_use
 
     in_use = is_in_use(settings.path)
     with output.progress("Resealing") as progress, _administration(settings) as files:
@@ -488,8 +488,8 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
     """
     from workers.admin.check import Examination, check_room
     from workers.admin.setup import owners_rights
-    from workers.storage.database import is_in_use, require_a_book
-    from workers.storage.validation import check_sqlite
+    from workers.storage.sqlite.database import is_in_use, require_a_book
+    from workers.storage.sqlite.validation import check_sqlite
 
     protect_memory()
     check_sqlite()
@@ -521,7 +521,7 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
     """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare
-    from workers.storage.database import is_in_use, require_a_book
+    from workers.storage.sqlite.database import is_in_use, require_a_book
 
     protect_memory()
     with owners_rights(settings):
@@ -545,7 +545,7 @@ def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator
 
 
 def _state(row: "ApplicationRow") -> str:
-    from workers.storage.removal import REMOVED
+    from workers.storage.operations import REMOVED
 
     if row.may == REMOVED:
         return "being removed"

@@ -41,7 +41,7 @@ from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
-from workers.storage import reading
+from workers.storage.sqlite import reading
 
 if TYPE_CHECKING:
     from workers.tls.certificates import TlsFiles

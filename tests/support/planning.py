@@ -26,8 +26,8 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Label, Restore, Save
 from workers.serving.name_queues import NameQueues, Write
-from workers.storage.reading import BookReader, ReadingConnection
-from workers.storage.writing import DONE
+from workers.storage.operations import DONE
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 _TIMEOUT_S = 5.0
 

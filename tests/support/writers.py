@@ -6,7 +6,7 @@ from typing import Any
 from pwserver.ipc import FrameReader, Scoreboard, frame, frame_channel
 from tests.support.books import KEYRING, REQUESTS_KEPT_MS
 from workers.book.models import Row
-from workers.storage.writing import Operation
+from workers.storage.operations import Operation
 from workers.writer import Writer
 
 

@@ -13,8 +13,8 @@ from tests.support.books import Saving, new_scoreboard, users
 from tests.support.writers import AtWriter, open_writer
 from workers.serving.commit_queue import DONE as BATCH_DONE
 from workers.serving.commit_queue import Batch
+from workers.storage.operations import DELETE, DONE, STALE
 from workers.storage.outage import DISK_FULL, DISK_LOW, REASONS
-from workers.storage.writing import DELETE, DONE, STALE
 from workers.writer import Writer
 
 

@@ -42,10 +42,10 @@ from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
-from workers.storage import database
-from workers.storage.reading import applications, sealing_key
-from workers.storage.removal import REMOVED
-from workers.storage.validation import refusals
+from workers.storage.operations import REMOVED
+from workers.storage.sqlite import database
+from workers.storage.sqlite.reading import applications, sealing_key
+from workers.storage.sqlite.validation import refusals
 
 _TOMBSTONE = " "
 """The beginning of the name of a tombstone (a removed application). No other name begins so."""

@@ -36,12 +36,12 @@ from workers.book.models import (
 )
 from workers.book.names import generated_name
 from workers.book.vault import Vault
-from workers.storage.database import opened_to_examine
 from workers.storage.disk_space import why_no_room
-from workers.storage.reading import applications
-from workers.storage.removal import REMOVED
-from workers.storage.validation import damages
-from workers.storage.walk import in_order
+from workers.storage.operations import REMOVED
+from workers.storage.sqlite.database import opened_to_examine
+from workers.storage.sqlite.reading import applications
+from workers.storage.sqlite.validation import damages
+from workers.storage.sqlite.walk import in_order
 
 _ROWS_AT_A_TIME = 1000
 _NAMED_MAX = 10

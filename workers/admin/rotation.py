@@ -26,9 +26,10 @@ from workers.book import rows
 from workers.book.keyring import Wrapping, changing_keyring, replace_keyring
 from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
-from workers.storage import generations
-from workers.storage.walk import in_order
-from workers.storage.writing import NONCE_SPAN, nonce
+from workers.storage.operations import nonce
+from workers.storage.sqlite import generations
+from workers.storage.sqlite.walk import in_order
+from workers.storage.sqlite.writing import NONCE_SPAN
 
 _ROWS_AT_A_TIME = 64
 _REST = 12

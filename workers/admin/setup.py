@@ -14,7 +14,7 @@ from workers.auth.applications import note_revisions
 from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring, create_keyring
 from workers.book.models import Key
-from workers.storage import database, validation
+from workers.storage.sqlite import database, validation
 
 log = logging.getLogger(__name__)
 

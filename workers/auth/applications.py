@@ -37,7 +37,7 @@ from workers.auth.revisions import RevisionFile
 from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, ApplicationRow
-from workers.storage.reading import BookReader, applications, sealing_key
+from workers.storage.sqlite.reading import BookReader, applications, sealing_key
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from pwserver.wire.messages import Id, encode, passwords_saved, return_number_of
 from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.shares import Shares, Who, named
+from workers.storage.operations import Operation, Result
 from workers.storage.outage import DISK_LOW
-from workers.storage.writing import Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
 """A connection, and the ids of consecutive plain saves on it."""

@@ -25,7 +25,7 @@ from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
-from workers.storage.reading import BookReader
+from workers.storage.sqlite.reading import BookReader
 
 log = logging.getLogger(__name__)
 

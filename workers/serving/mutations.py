@@ -37,8 +37,8 @@ from workers.serving.awaited import Recorded, Waiter
 from workers.serving.commit_queue import Outcome, not_saved
 from workers.serving.context import Context
 from workers.serving.name_queues import Write
+from workers.storage.operations import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 from workers.storage.outage import DISK_LOW
-from workers.storage.writing import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
 """The approximate memory that a waiting request takes besides its password."""

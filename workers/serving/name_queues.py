@@ -26,7 +26,7 @@ from pwserver.wire.messages import Id
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, queue_full
 from workers.serving.shares import Shares
-from workers.storage.writing import STALE, Operation, Result
+from workers.storage.operations import STALE, Operation, Result
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from workers.book.names import composed, normal
 from workers.serving.awaited import Awaited, Recorded, Waiter
 from workers.serving.context import Context
 from workers.serving.name_queues import refusal_of
+from workers.storage.operations import Entry
 from workers.storage.outage import REASONS
-from workers.storage.reading import Entry
 
 
 def get_password(context: Context, waiter: Waiter, request: GetPassword) -> bytes:

@@ -36,7 +36,7 @@ from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.reading import BookReader
+from workers.storage.sqlite.reading import BookReader
 from workers.writer import Writer
 
 NOW_MS = 1_770_000_000_000  # early in 2026

@@ -22,7 +22,7 @@ from workers.auth.applications import (
 )
 from workers.auth.expiry import WARNED_MS, ExpiryWarnings
 from workers.book.models import ApplicationRow
-from workers.storage.reading import BookReader
+from workers.storage.sqlite.reading import BookReader
 
 KEY = KEYRING.for_purpose("application")
 TOKEN, OLD_TOKEN = "pwserver_" + "A" * 43, "pwserver_" + "B" * 43

@@ -15,7 +15,7 @@ from pwserver.wire.messages import refusal
 from tests.support.books import Client
 from workers.serving.commit_queue import TOO_LATE, UNKNOWN, CommitQueue, Outcome, queue_full
 from workers.serving.name_queues import NAME_FULL, UNRECORDED, Key, NameQueues, Write
-from workers.storage.writing import DONE, STALE, Operation, Result
+from workers.storage.operations import DONE, STALE, Operation, Result
 
 TIMEOUT_S = 5.0
 UNKNOWN_USER = refusal(UnknownUser(), "x")

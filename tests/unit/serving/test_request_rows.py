@@ -10,7 +10,7 @@ from pwserver.wire.messages import GeneratePassword, SavePassword
 from tests.support.books import Client
 from tests.support.planning import Planner
 from workers.serving.mutations import Generate, Save
-from workers.storage.writing import DONE
+from workers.storage.operations import DONE
 
 REQUEST = GeneratePassword(username="alice", request_id="r1")
 NOT_THE_SAME = 'The "request_id" belongs to an earlier request'
