@@ -207,6 +207,7 @@ class Client:
 
     def __init__(self, book: int = COMMON_BOOK, application: str | None = "tests") -> None:
         self.awaited: deque[Awaited] = deque()
+        self.reading = 0
         self.peer: Peer = SomePeer(book, application)
 
     def end(self) -> None:

@@ -26,6 +26,7 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Label, Restore, Save
 from workers.serving.name_queues import NameQueues, Write
+from workers.storage.answers import at_once
 from workers.storage.operations import DONE
 from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
@@ -78,7 +79,7 @@ class Planner:
         """Plan each change as a worker does, and commit it; raise a `Refused`."""
         for change in changes:
             self.context.now_ms += 1000
-            assert self.store.commit([], [self._write(change).plan()]) == [DONE]
+            assert self.store.commit([], [at_once(self._write(change).plan())]) == [DONE]
 
     def _write(self, change: Change) -> Write:
         context, client = self.context, Client()

@@ -25,6 +25,7 @@ from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
+from workers.storage.answers import Pending, Steps, finish
 from workers.storage.sqlite.reading import BookReader
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Context:
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock
+    _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
     def give_time(self) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
@@ -66,11 +68,21 @@ class Context:
         return time.monotonic() > self.until
 
     def refresh(self) -> None:
-        """Apply what an administrator has changed: applications, keys. Called once a tick."""
+        """Apply what an administrator has changed. Called once a tick; the answers may come later.
+
+        Nothing is read again while the answers to the last call have not come.
+        """
+        if self._refreshing is None or self._refreshing.resolved:
+            refreshing = finish(self.refreshed())
+            self._refreshing = refreshing if isinstance(refreshing, Pending) else None
+
+    def refreshed(self) -> Steps[None]:
+        """Apply what an administrator has changed: applications, keys."""
         try:
-            self.registry.refresh(self.now_ms)
+            yield from self.registry.refresh(self.now_ms)
+            chosen = yield self.reader.sealing_key()
             # An older key than was chosen before may have been put back by somebody.
-            key_id = max(self.reader.sealing_key(), self.registry.sealing_key)
+            key_id = max(chosen, self.registry.sealing_key)
         except Unavailable as error:
             log.debug("what administrators change cannot be read now: %s", error)
             return
@@ -91,18 +103,19 @@ class Context:
         self.vault = Vault(keyring, key_id)
         log.info("passwords are sealed with key %d from now on", key_id)
 
-    def vault_for(self, user: UserRow) -> Vault:
+    def vault_for(self, user: UserRow) -> Steps[Vault]:
         """Return the vault; if the user's key is unknown, look for it first."""
         if user.key_id not in self.vault.keyring.keys:
-            self.refresh()
+            yield from self.refreshed()
         return self.vault
 
-    def password(self, user: UserRow, version: int) -> tuple[str, int] | None:
+    def password(self, user: UserRow, version: int) -> Steps[tuple[str, int] | None]:
         """Return a version of a user's password and when it was saved; None if it is not kept.
 
         Raises `DatabaseRefused` for a password that was tampered with.
         """
-        return rows.open_version(self.vault_for(user), user, version)
+        vault = yield from self.vault_for(user)
+        return rows.open_version(vault, user, version)
 
     def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
         """Note what a client did for the audit record, which is written every turn."""
