@@ -17,6 +17,7 @@ same work was 0.7 to 0.9 times as fast.
 
 import functools
 import logging
+import platform
 import select
 import socket
 import sys
@@ -25,6 +26,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from pwserver import __version__
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.errors import PwserverError, StorageFailed, StoreError
@@ -57,7 +61,7 @@ from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.sqlite.reading import BookReader, ReadingConnection
+from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
 
@@ -75,6 +79,12 @@ _EVENTS_MAX = 256
 _AWAITED_CHANGES_MAX = 4
 """After a commit of so few changes their clients may have the service to themselves, and the next
 request is worth waiting for. With more clients there is always one whose request has arrived."""
+
+_PARTS = {
+    "pwserver": __version__,
+    "python": platform.python_version(),
+    "msgspec": msgspec.__version__,
+}
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +114,8 @@ def main(
     try:
         kept_ms = int(settings.requests_kept_s * 1000)
         keys, reserve_bytes = start.keyring.check_values, settings.disk_reserve_mib << 20
-        writer = Writer(settings.path, keys, kept_ms, scoreboard, reserve_bytes)
-        _run(control, bell, scoreboard, start, writer)
+        committer = store_of(settings).committer(keys, kept_ms, scoreboard, reserve_bytes)
+        _run(control, bell, scoreboard, start, Writer(committer))
     except (StoreError, StorageFailed) as error:
         say_fatal(control, error)
         sys.exit(error.exit_code)
@@ -120,8 +130,8 @@ def _run(
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
     limit_guests(settings.guest_saves_per_s)
-    connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
-    reader = BookReader(scoreboard, connect)
+    store = store_of(settings)
+    reader = store.reader(scoreboard, None if writer is None else writer.committer)
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
@@ -147,6 +157,7 @@ def _run(
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
         bell=bell,
+        parts=_PARTS | store.parts,
         versions_kept=settings.versions_kept,
     )
     Worker(control, context, start, writer).run()

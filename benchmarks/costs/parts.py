@@ -69,6 +69,7 @@ def context_of(path: Path) -> Context:
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,
+        parts={},
         versions_kept=Settings().versions_kept,
     )
 

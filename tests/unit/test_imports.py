@@ -30,6 +30,7 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 EXCEPTIONS = {
     ("pwserver/__init__.py", "pwserver.client"),  # when a name of the client's is asked for
     ("pwserver/__main__.py", "pwserver.cli"),  # the entry point of the command
+    ("workers/storage/stores.py", "workers.storage.sqlite"),  # chooses what stands behind it
 }
 
 FILES = [

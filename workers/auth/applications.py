@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import apsw
 import msgspec
 
 from pwserver.errors import Unavailable
@@ -38,7 +37,7 @@ from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, ApplicationRow
 from workers.storage.answers import Steps
-from workers.storage.sqlite.reading import BookReader, applications, sealing_key
+from workers.storage.store import OpenBook, Reader
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +82,13 @@ def is_genuine(row: ApplicationRow, key: Secret[bytes]) -> bool:
         return False
 
 
-def note_revisions(file: RevisionFile, connection: apsw.Connection, key: Secret[bytes]) -> None:
+def note_revisions(file: RevisionFile, book: OpenBook, key: Secret[bytes]) -> None:
     """Put into the file what the database has that is newer; `key` is that of the rows' seals.
 
     Call it in a transaction that keeps other writers away. Raises as `RevisionFile.note` does.
     """
-    rows = [row for row in applications(connection) if is_genuine(row, key)]
-    file.note(rows, sealing_key(connection))
+    rows = [row for row in book.applications() if is_genuine(row, key)]
+    file.note(rows, book.sealing_key())
 
 
 def rights_of(row: ApplicationRow) -> list[Right]:
@@ -224,7 +223,7 @@ class Registry:
 
     def __init__(
         self,
-        reader: BookReader,
+        reader: Reader,
         keyring: Keyring,
         revisions_path: Path,
         usage: Usage | None = None,

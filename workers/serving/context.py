@@ -26,7 +26,7 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
 from workers.storage.answers import Pending, Steps, finish
-from workers.storage.sqlite.reading import BookReader
+from workers.storage.store import Reader
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,14 @@ class Context:
     ids: IdClock
     commit_queue: CommitQueue
     name_queues: NameQueues
-    reader: BookReader
+    reader: Reader
     registry: Registry
     audit: AuditLog
     throttle: Throttle
     checks: Checks
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console
+    parts: dict[str, str]  # of the service and of its store, with their versions, for `status`
     versions_kept: int  # older versions of each password
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
@@ -114,8 +115,9 @@ class Context:
 
         Raises `DatabaseRefused` for a password that was tampered with.
         """
-        vault = yield from self.vault_for(user)
-        return rows.open_version(vault, user, version)
+        if user.key_id not in self.vault.keyring.keys:
+            yield from self.refreshed()
+        return rows.open_version(self.vault, user, version)
 
     def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
         """Note what a client did for the audit record, which is written every turn."""

@@ -4,14 +4,10 @@ Those that need an answer of the store are `Steps`: it may come at once or later
 """
 
 import hmac
-import platform
 import time
 
-import apsw
-import msgspec
 from msgspec import UNSET
 
-from pwserver import __version__
 from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.wire import messages
@@ -186,17 +182,8 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         number_of_users=scoreboard.users,
         workers=scoreboard.workers,
         uptime_s=round(time.monotonic() - scoreboard.started_s, 1),
-        parts=_PARTS,
+        parts=context.parts,
         write_error=REASONS[reason] if since_ms else UNSET,
         write_error_since=time_saved(since_ms) if since_ms else UNSET,
         token_expires=time_saved(until_ms) if until_ms else UNSET,
     )
-
-
-_PARTS = {
-    "pwserver": __version__,
-    "python": platform.python_version(),
-    "sqlite": apsw.sqlite_lib_version(),
-    "apsw": apsw.apsw_version(),
-    "msgspec": msgspec.__version__,
-}

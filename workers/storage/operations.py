@@ -10,6 +10,8 @@ their workers that seal.
 
 from typing import Any, NamedTuple
 
+from peewee import SQL
+
 from workers.book.vault import NONCE_BYTES
 
 SAVE, LABEL, DELETE = range(3)
@@ -31,8 +33,15 @@ Result = bool | tuple[int, int, int] | None
 book has as many users as it may have; or, if it carried the `request_id` of an earlier one, what
 that one made and its fingerprint: (user_id, version, fingerprint)."""
 
+Answer = tuple[int, list[Result]] | str
+"""What becomes of a batch: the number of users before it and the operations' results, or the reason
+why nothing of it was done."""
+
 CheckValues = dict[int, bytes]
 """Values derived from the keys, by key id. They identify a key but do not reveal it."""
+
+NONCE_SPAN = SQL("1"), SQL(str(NONCE_BYTES))
+"""The start and length of the nonce in a sealed password, for SQL's `substr`."""
 
 REMOVED = "removed"
 """The `may` of an application that was removed: no right has this name."""

@@ -51,11 +51,10 @@ class Late(Served):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.at_once = self.context.reader
-        self.reader = LateReader(self.at_once)
+        self.reader = LateReader(self.planner.reader)
         self.send(*[encode("save_password", password=f"pw{n}", **ALICE) for n in (1, 2)])
         self.settle()
-        self.context.reader = self.reader  # type: ignore[assignment]
+        self.context.reader = self.reader
 
     def settle(self) -> list[Any]:
         """Commit and answer until nothing is left to do; return the replies."""
@@ -182,5 +181,4 @@ def test_a_client_that_is_gone_keeps_nothing(late: Late) -> None:
     late.client.close()
     late.connection.lose()
     late.finish()
-    late.context.reader = late.at_once
     assert late.planner.row("alice").version == 3

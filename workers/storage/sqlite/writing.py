@@ -16,12 +16,12 @@ import apsw
 from peewee import SQL, fn
 
 from workers.book.models import Key, Request, Row, User, sql
-from workers.book.vault import NONCE_BYTES
 from workers.storage.operations import (
     DELETE,
     DONE,
     FULL,
     LABEL,
+    NONCE_SPAN,
     SAVE,
     STALE,
     KeyRetired,
@@ -37,9 +37,6 @@ statement for each row (`executemany`)."""
 _NO_KEY = {None}
 _REQUESTS_FORGOTTEN_MIN = 64
 _USER_SECRET = (User.key_id, User.sealed, User.saved_at_ms)
-
-NONCE_SPAN = SQL("1"), SQL(str(NONCE_BYTES))
-"""The start and length of the nonce in a sealed password, for SQL's `substr`."""
 
 
 class RowWriter:
