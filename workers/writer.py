@@ -137,7 +137,7 @@ class Writer:
     def _answer(self, channel: Channel, answer: Answer) -> None:
         """Answer another worker; if this one was faster with a name, let the other go first."""
         channel.send(answer)
-        if not isinstance(answer, str) and STALE in answer[1]:
+        if isinstance(answer, tuple) and STALE in answer[1]:
             self._owed_until = time.monotonic() + _OWED_S
 
     def rest(self) -> None:

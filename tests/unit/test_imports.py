@@ -16,7 +16,7 @@ FLOORS = [
     ["pwserver.wire"],
     ["pwserver.client", "workers.book"],
     ["workers.storage"],
-    ["workers.storage.sqlite"],
+    ["workers.storage.sqlite", "workers.storage.postgres"],
     ["workers.audit", "workers.auth", "workers.tls"],
     ["workers.serving", "workers.admin"],
     ["workers"],

@@ -152,7 +152,9 @@ class Batch:
 
     def answer(self, answer: Answer) -> None:
         """Note the writer's answer."""
-        if isinstance(answer, str):
+        if answer is None:
+            self.outcome = UNKNOWN
+        elif isinstance(answer, str):
             self.outcome = Outcome(reason=answer)
         else:
             self.users, self.results = answer
