@@ -104,19 +104,15 @@ class Context:
         self.vault = Vault(keyring, key_id)
         log.info("passwords are sealed with key %d from now on", key_id)
 
-    def vault_for(self, user: UserRow) -> Steps[Vault]:
-        """Return the vault; if the user's key is unknown, look for it first."""
-        if user.key_id not in self.vault.keyring.keys:
-            yield from self.refreshed()
-        return self.vault
+    def lacks_key_of(self, user: UserRow) -> bool:
+        """Tell whether a user's key is unknown, so that `refreshed` must look for it first."""
+        return user.key_id not in self.vault.keyring.keys
 
-    def password(self, user: UserRow, version: int) -> Steps[tuple[str, int] | None]:
+    def password(self, user: UserRow, version: int) -> tuple[str, int] | None:
         """Return a version of a user's password and when it was saved; None if it is not kept.
 
         Raises `DatabaseRefused` for a password that was tampered with.
         """
-        if user.key_id not in self.vault.keyring.keys:
-            yield from self.refreshed()
         return rows.open_version(self.vault, user, version)
 
     def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:

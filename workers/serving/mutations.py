@@ -90,7 +90,9 @@ class Save(Write):
         if self._if_version not in (UNSET, newest):
             raise _conflict(newest)
         if user is not None:
-            return (yield from self._save_over(user))
+            if self._context.lacks_key_of(user):
+                yield from self._context.refreshed()
+            return self._save_over(user)
         if self._name is not None and generated_id(self._name) is not None:
             raise UnknownUser  # only the service makes such names
         user_id, now_ms = self._context.ids.next(), self._context.now_ms
@@ -102,11 +104,11 @@ class Save(Write):
         if self._context.scoreboard.disk_low:
             raise NotSaved(DISK_LOW)
 
-    def _save_over(self, user: UserRow) -> Steps[Operation]:
+    def _save_over(self, user: UserRow) -> Operation:
         """Return the operation that replaces a user's newest version."""
         if user.version >= VERSION_MAX:
             raise Unavailable("What is stored of this user was altered; nothing is added to it.")
-        vault, kept = (yield from self._context.vault_for(user)), self._context.versions_kept
+        vault, kept = self._context.vault, self._context.versions_kept
         version = user._replace(
             version=user.version + 1,
             saved_at_ms=self._context.now_ms,
@@ -198,7 +200,9 @@ class Generate(Save):
         user: UserRow | None = yield self._context.reader.find_by_id(user_id)
         kept = None
         if user is not None and (user.book, _name(user)) == (self._book, self._name):
-            kept = yield from self._context.password(user, self._version)
+            if self._context.lacks_key_of(user):
+                yield from self._context.refreshed()
+            kept = self._context.password(user, self._version)
         if kept is None:
             raise NotSaved("It was saved before, and what was generated is not kept any more.")
         self._context.note(self.waiter.peer, "get", self._name, "ok")
@@ -232,11 +236,13 @@ class Restore(Save):
         user: UserRow | None = yield self._context.reader.find(self._book, self._name)
         if user is None:
             raise UnknownUser
-        kept = yield from self._context.password(user, self._restored)
+        if self._context.lacks_key_of(user):
+            yield from self._context.refreshed()
+        kept = self._context.password(user, self._restored)
         if kept is None:
             raise UnknownVersion
         self._password = kept[0]
-        return (yield from self._save_over(user))
+        return self._save_over(user)
 
     def _saved(self) -> bytes:
         return messages.encode(
@@ -279,8 +285,9 @@ class Label(Change):
     def plan(self) -> Steps[Operation]:
         """Set the labels of the user that has the name, and seal its row again."""
         user = yield from self._user()
-        vault = yield from self._context.vault_for(user)
-        resealed = rows.reseal(vault, user, self._labels)
+        if self._context.lacks_key_of(user):
+            yield from self._context.refreshed()
+        resealed = rows.reseal(self._context.vault, user, self._labels)
         replaced = nonce(user.sealed)
         return (
             LABEL,

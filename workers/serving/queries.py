@@ -37,7 +37,12 @@ def get_password(context: Context, waiter: Waiter, request: GetPassword) -> Step
     """Return a password: the newest version, or the requested one."""
     name = normal(request.username, "username")
     try:
-        reply = yield from _password(context, waiter.peer.caller.book, name, request)
+        user: UserRow | None = yield context.reader.find(waiter.peer.caller.book, name)
+        if user is None:
+            raise UnknownUser
+        if context.lacks_key_of(user):
+            yield from context.refreshed()
+        reply = _password(context, user, name, request)
     except Exception as error:
         refusal = refusal_of(error)
         context.note(waiter.peer, "get", name, refusal.message)
@@ -46,12 +51,9 @@ def get_password(context: Context, waiter: Waiter, request: GetPassword) -> Step
     return reply
 
 
-def _password(context: Context, book: int, name: str, request: GetPassword) -> Steps[bytes]:
-    user: UserRow | None = yield context.reader.find(book, name)
-    if user is None:
-        raise UnknownUser
+def _password(context: Context, user: UserRow, name: str, request: GetPassword) -> bytes:
     version = user.version if request.version is UNSET else request.version
-    found = yield from context.password(user, version)
+    found = context.password(user, version)
     if found is None:
         raise UnknownVersion
     password, saved_at_ms = found
@@ -114,7 +116,9 @@ def _newest(context: Context, peer: Peer, name: str) -> Steps[tuple[str, bool]]:
     """
     try:
         user, is_it = yield context.reader.find_or_decoy(peer.caller.book, name)
-        found = None if user is None else (yield from context.password(user, user.version))
+        if user is not None and context.lacks_key_of(user):
+            yield from context.refreshed()
+        found = None if user is None else context.password(user, user.version)
     except Exception as error:
         refusal = refusal_of(error)
         context.note(peer, "verify", name, refusal.message)
