@@ -33,7 +33,7 @@ def program_folder() -> Path | None:
 def _may_be_run(program: Path) -> bool:
     with contextlib.suppress(OSError, KeyError):
         if os.geteuid() == 0:
-            command = [program, "--version"]
+            command = [str(program), "--version"]
             tried = subprocess.run(command, user=_user(), capture_output=True, check=False)
             return tried.returncode == 0
         return os.access(program, os.X_OK)

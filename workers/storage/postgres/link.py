@@ -192,7 +192,7 @@ class Link:
             self._connection.consume_input()
             if self._unsent:
                 self._flush()
-            while self._groups and self._connection is not None and self._connected:
+            while self._groups and self._connected:
                 if self._connection.is_busy():
                     break
                 self._take(self._connection.get_result())

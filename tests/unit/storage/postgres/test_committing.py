@@ -114,7 +114,9 @@ def sql(conninfo: str, statement: str, *parameters: Any) -> list[Any]:
 
 def counted(conninfo: str) -> tuple[int, int]:
     """Return the rows, and the number of users that writers have noted."""
-    return sql(conninfo, 'SELECT (SELECT count(*) FROM "user"), (SELECT sum(users) FROM writer)')[0]
+    select = 'SELECT (SELECT count(*) FROM "user"), (SELECT sum(users) FROM writer)'
+    ((rows, noted),) = sql(conninfo, select)
+    return rows, noted
 
 
 def test_every_batch_is_told_how_many_users_there_were_before_it(host: Host, book: str) -> None:
