@@ -91,7 +91,7 @@ def saves(port: int) -> bool:
 
 @pytest.mark.parametrize(
     "redirections",
-    ["2>&-", ">&-", "<&- >&- 2>&-", "> /dev/full 2> /dev/full", "2> /dev/full", ">&- 2>&1"],
+    ["2>&-", ">&-", "<&- >&- 2>&-", "> /dev/full 2> /dev/full", "2> /dev/full", ">&- 2>&-"],
 )
 def test_it_goes_on_and_stops_without_standard_streams(
     tmp_path: Path, free_port: int, redirections: str

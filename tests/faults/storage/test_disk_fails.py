@@ -1,5 +1,6 @@
 """The disk fails or dawdles: syncs that fail, writes that fail, a sync that takes seconds."""
 
+import contextlib
 import json
 import os
 import signal
@@ -88,8 +89,9 @@ def test_a_sync_that_fails_at_a_checkpoint_ends_the_service(start: Start) -> Non
         with system_calls(service.child("worker 1"), SYNCS, "error=EIO", service.database):
             replies = 0
             peer.send(*[GREAT] * 1500)
-            while b'"Password saved!"' in peer.line():
-                replies += 1
+            with contextlib.suppress(ConnectionResetError):  # what was not read yet is given up
+                while b'"Password saved!"' in peer.line():
+                    replies += 1
             assert service.ended() == 6
         assert 100 < replies < 1500
     assert "the disk failed while the database was written to" in service.stderr

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,6 +56,12 @@ def change(service: Service, name: str, **columns: Any) -> None:
     """Change columns of an application's row, as an administrator may."""
     with service.administration() as files:
         files.set_columns(name, **columns)
+
+
+def is_good(service: Service, token: str) -> bool:
+    """Tell whether a token is accepted on a new connection from another address."""
+    with peer_from(service, "127.0.10.1") as peer:
+        return peer.authenticate(token) != DENIED
 
 
 def because(reason: str) -> Request:
@@ -138,7 +145,8 @@ def test_a_token_is_good_in_its_networks_alone(shared_service: Service, name: st
         refused = [line for line in record.splitlines() if "127.0.10.1:" in line]
         assert f'"application":"{name}"' in refused[0].replace('": "', '":"')
         change(shared_service, name, networks="")
-        eventually(lambda: there.authenticate(token) != DENIED, "it is good anywhere")
+        eventually(partial(is_good, shared_service, token), "it is good anywhere")
+        assert there.authenticate(token)["application"] == name
         assert password_of(there, "a") == "kept"
         change(shared_service, name, networks=networks)
         eventually(lambda: there.ask(get("a")) == because(MISPLACED), "it is lost", NOTICED_S)
