@@ -108,7 +108,7 @@ def import_(  # cyclopts calls it `import`
     run = Import(export, template, overwrite=overwrite, dry_run=dry_run)
     with (
         _told_if_interrupted(file, run.report),
-        _book(settings, files, application, "import") as book,
+        _book(settings, files, application, "import", make=not dry_run) as book,
         output.progress("Looking" if dry_run else "Importing") as progress,
     ):
         rows = [_row(each, fate) for each, fate in run.run(book, progress) if dry_run]
@@ -155,7 +155,7 @@ def export(
         prompts.confirm(f"Write every password of the book in the clear into {file}{more}?")
     with (
         exporting.new_file(file, replaces=replaces) as opened,
-        _book(settings, files, application, "export") as book,
+        _book(settings, files, application, "export", make=False) as book,
         output.progress("Exporting") as progress,
     ):
         exported = exporting.export(book, opened, format_, progress)
@@ -177,10 +177,12 @@ def export(
 
 
 @contextmanager
-def _book(settings: ClientSettings, files: Files, application: str, command: str) -> Iterator[Book]:
-    """Give the book of a running service, or the one in the files."""
+def _book(
+    settings: ClientSettings, files: Files, application: str, command: str, *, make: bool
+) -> Iterator[Book]:
+    """Give the book of a running service, or the one in the files, made if there is none."""
     if files.database:
-        with _book_in_files(files, application, command) as book:
+        with _book_in_files(files, application, command, make=make) as book:
             yield book
         return
     if application:
@@ -190,7 +192,7 @@ def _book(settings: ClientSettings, files: Files, application: str, command: str
 
 
 @contextmanager
-def _book_in_files(files: Files, name: str, command: str) -> Iterator[Book]:
+def _book_in_files(files: Files, name: str, command: str, *, make: bool) -> Iterator[Book]:
     from workers.admin.administration import administration
     from workers.admin.book_at_rest import book_at_rest
     from workers.admin.setup import owners_rights, prepare
@@ -199,7 +201,7 @@ def _book_in_files(files: Files, name: str, command: str) -> Iterator[Book]:
 
     protect_memory()
     with owners_rights(files):
-        if command == "export":
+        if not make:
             require_a_book(files.path)
         if is_in_use(files.path):
             raise AdministrationRefused(
@@ -260,7 +262,7 @@ def _summary(file: Path, report: "Report", *, dry_run: bool) -> str:
     if broken := report.count("broken"):
         sentences.append(f"{_number(broken, export.unit)} cannot be saved.")
     if left_out := _left_out(export):
-        words = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
+        words = ", ".join(f"{kind} ({number:,})" for kind, number in left_out.items())
         sentences.append(f"Left out, because a book does not keep them: {words}.")
     return " ".join(sentences)
 

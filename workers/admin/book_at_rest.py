@@ -76,6 +76,8 @@ class BookAtRest:
                 continue
             planned.append((len(results), self._operation(named, user)))
             results.append(Saved(named.name, newest + 1))
+        if not planned:
+            return results
         with refusals(self._store.path):
             made = self._store.commit([], [operation for _, operation in planned])
             for (place, _), result in zip(planned, made, strict=True):
