@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> list[tuple[str, float, float]]:
             token.touch(0o600)
             token.write_text(access.token)
             at = {
-                "PWSERVER_URL": f"pwserver://{service.address}",
+                "PWSERVER_URL": f"pwserver://{service.address.host}:{service.address.port}",
                 "PWSERVER_TOKEN_FILE": str(token),
             }
             served = _times(file, home / "served.jsonl", options.logins, [], at)

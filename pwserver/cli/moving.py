@@ -3,6 +3,7 @@
 They use a running service with a token, or the files where `--database` is given.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -107,7 +108,7 @@ def import_(  # cyclopts calls it `import`
     export = read(file)
     run = Import(export, template, overwrite=overwrite, dry_run=dry_run)
     with (
-        _told_if_interrupted(file, run.report),
+        contextlib.nullcontext() if dry_run else _told_if_interrupted(file, run.report),
         _book(settings, files, application, "import", make=not dry_run) as book,
         output.progress("Looking" if dry_run else "Importing") as progress,
     ):

@@ -1,7 +1,7 @@
 """Reads the CSV files of password managers; each format is a row of a table.
 
 To add a format, look at an example of it: give the table its name, the columns by which its header
-is recognised, and what each column holds. A column that is not named is ignored.
+is recognised, and what each column holds. What is in any other column is counted as left out.
 """
 
 import csv
@@ -14,8 +14,9 @@ from pwserver.errors import ConfigError
 from pwserver.moving.entries import Entry, Export
 from pwserver.moving.naming import DEFAULT_TEMPLATE
 
-TITLE, LOGIN, PASSWORD, URL, LABELS, TYPE = range(6)
-"""What a column holds. A text instead: something that is left out, by the name of its kind."""
+TITLE, LOGIN, PASSWORD, URL, LABELS, TYPE, NOTHING = range(7)
+"""What a column holds; `NOTHING` is what nobody misses, such as the time of the last use. A text
+instead: something that is left out, by the name of its kind."""
 
 NOTES, TOTP, FIELDS, ADDRESSES = "notes", "TOTP seeds", "custom fields", "web addresses"
 
@@ -46,6 +47,8 @@ def _between_commas(tags: str) -> list[str]:
 
 
 _LOGIN_OF_BITWARDEN: Mapping[str, int | str] = {
+    "favorite": NOTHING,
+    "reprompt": NOTHING,
     "type": TYPE,
     "name": TITLE,
     "notes": NOTES,
@@ -79,6 +82,9 @@ FORMATS = (
             "url": URL,
             "notes": NOTES,
             "totp": TOTP,
+            "icon": NOTHING,
+            "last modified": NOTHING,
+            "created": NOTHING,
         },
         _without_root,
     ),
@@ -91,6 +97,8 @@ FORMATS = (
             "username": LOGIN,
             "password": PASSWORD,
             "otpauth": TOTP,
+            "favorite": NOTHING,
+            "archived": NOTHING,
             "tags": LABELS,
             "notes": NOTES,
         },
@@ -99,7 +107,17 @@ FORMATS = (
     Format(
         "Firefox CSV",
         "url username password httprealm formactionorigin",
-        {"url": URL, "username": LOGIN, "password": PASSWORD},
+        {
+            "url": URL,
+            "username": LOGIN,
+            "password": PASSWORD,
+            "httprealm": NOTHING,
+            "formactionorigin": NOTHING,
+            "guid": NOTHING,
+            "timecreated": NOTHING,
+            "timelastused": NOTHING,
+            "timepasswordchanged": NOTHING,
+        },
     ),
     Format(
         "Chrome CSV",
@@ -138,8 +156,7 @@ def read(text: str, file: str) -> Export | None:
 
 
 def _read_rows(rows: "Reader", header: list[str], form: Format, export: Export) -> None:
-    named = form.columns.items()
-    places = {header.index(name): meaning for name, meaning in named if name in header}
+    meanings = [form.columns.get(name, f"column {name!r}") for name in header]
     while True:
         line = rows.line_num + 1
         try:
@@ -157,21 +174,21 @@ def _read_rows(rows: "Reader", header: list[str], form: Format, export: Export) 
         elif [name.strip().lower() for name in row] == header:
             export.broken(line, "is the header again.")
         else:
-            _read_row(line, row, places, form, export)
+            _read_row(line, row, meanings, form, export)
 
 
 _UNENDED = "has a quote that never ends, so nothing from there on was read."
 
 
 def _read_row(
-    line: int, row: list[str], places: Mapping[int, int | str], form: Format, export: Export
+    line: int, row: list[str], meanings: list[int | str], form: Format, export: Export
 ) -> None:
     values: dict[int, str] = {}
     kinds = []
-    for place, meaning in places.items():
+    for meaning, value in zip(meanings, row, strict=True):
         if isinstance(meaning, int):
-            values[meaning] = row[place]
-        elif row[place].strip():
+            values[meaning] = value
+        elif value.strip():
             kinds.append(meaning)
     other = _TYPES.get(values.get(TYPE, "").lower())
     if other is not None:

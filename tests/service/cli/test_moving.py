@@ -262,6 +262,20 @@ def test_an_application_names_its_book(tmp_path: Path) -> None:
     )
 
 
+def test_what_cannot_be_recorded_is_not_done(tmp_path: Path) -> None:
+    """Neither an import nor an export by the files begins before its record is written."""
+    shell = Shell(tmp_path)
+    (tmp_path / "audit").mkdir()
+    at = ("--database", "user_data.db", "--audit-file", "audit")
+    refused = shell.run("import", write(shell, chrome(LOGINS)), *at)
+    assert (refused.code, refused.out) == (5, "")
+    assert "the audit record audit cannot be written. Nothing was done." in refused.err
+    assert shell.run("export", "out.jsonl", "--yes", *at).code == 5
+    assert not (tmp_path / "out.jsonl").exists()
+    exported = shell.run("export", "out.jsonl", "--yes", *at[:2])
+    assert exported.record["users"] == 0
+
+
 def test_files_that_a_service_has_are_refused(
     registered: Registered, shared_service: Service
 ) -> None:

@@ -82,6 +82,19 @@ def test_an_older_export_lacks_columns() -> None:
     assert (export.format, entry.title, entry.login) == ("Chrome CSV", "Example", "alice")
 
 
+def test_a_column_that_is_not_known_is_counted() -> None:
+    """What other managers have besides is not left out silently."""
+    header = "url,username,password,totp,extra,name,grouping,fav"
+    row = ["https://example.com", "alice", "one", "", "a note", "Example", "Work", "0"]
+    export = read(exports.csv_of(header, [row]))
+    assert +export.left_out == {
+        "column 'extra'": 1,
+        "column 'grouping'": 1,
+        "column 'fav'": 1,
+        "web addresses": 1,
+    }
+
+
 def test_items_of_bitwarden_that_are_no_logins() -> None:
     """They are counted by their kind, and so is what a login has besides its password."""
     login = {
