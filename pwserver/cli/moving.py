@@ -74,7 +74,9 @@ _Application = Annotated[
 
 
 def import_(  # cyclopts calls it `import`
-    file: Annotated[Path, Parameter(help="The file; - is standard input.")],
+    file: Annotated[
+        Path, Parameter(help="The file; - is standard input.", allow_leading_hyphen=True)
+    ],
     /,
     *,
     name: str = "",
@@ -102,7 +104,7 @@ def import_(  # cyclopts calls it `import`
     """
     from pwserver.moving.importing import Import
     from pwserver.moving.naming import Template
-    from pwserver.moving.reading import read
+    from pwserver.moving.reading import STANDARD_INPUT, read
 
     template = Template(name) if name else None
     export = read(file)
@@ -123,7 +125,7 @@ def import_(  # cyclopts calls it `import`
         output.said(summary, record, as_json=as_json)
     else:
         output.done(summary, record, as_json=as_json)
-        if not as_json:
+        if not as_json and str(file) != STANDARD_INPUT:
             output.tell(f"{file} still has the passwords in the clear: delete it when all is well.")
     return ExitCode.FAILED if report.incomplete else ExitCode.OK
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from pwserver.client import commands
 from pwserver.client.pipeline import Pipeline
 from pwserver.client.results import Password, Saved, User
 from pwserver.client.sync import Client
@@ -76,9 +77,7 @@ class BookOfService:
         def add(pipeline: Pipeline, each: tuple[Named, int]) -> None:
             named, version = each
             labels = named.labels or None  # without any, those that the user has stay
-            pipeline.save_password(
-                named.password, username=named.name, labels=labels, if_version=version
-            )
+            pipeline.add(commands.save_over(named.password, named.name, labels, version))
 
         return self._all(wanted, add, (ConnectionFailed, Unavailable, NotSaved))
 

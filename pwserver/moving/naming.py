@@ -70,19 +70,30 @@ class Template:
 
     def name(self, entry: Entry) -> str:
         """Return the name of an entry, empty if none of the fields has anything."""
-        host = host_of(entry.url)
-        values = {
-            "name": entry.title if visible_part(entry.title) else host,
-            "login": entry.login,
-            "host": host,
-            "folder": entry.labels[0] if entry.labels else "",
-        }
-        shown = {field for field, value in values.items() if visible_part(value)}
-        filled = [(literal, values[field]) for literal, field in self._parts if field in shown]
+        values = [(literal, _value(field, entry)) for literal, field in self._parts]
+        filled = [(literal, value) for literal, value in values if not _is_blank(value)]
         if not filled:
             return ""
         inner = "".join(literal + value for literal, value in filled[1:])
         return self._parts[0][0] + filled[0][1] + inner + self._end
+
+
+def _value(field: str, entry: Entry) -> str:
+    """Return what a field of a template stands for."""
+    if field == "name" and not _is_blank(entry.title):
+        return entry.title
+    if field == "login":
+        return entry.login
+    if field == "folder":
+        return entry.labels[0] if entry.labels else ""
+    return host_of(entry.url)
+
+
+def _is_blank(text: str) -> bool:
+    """Tell whether nobody can see anything of a text."""
+    if text.isascii() and text.isprintable():
+        return not text or text.isspace()
+    return not visible_part(text)
 
 
 def named(export: Export, template: Template) -> tuple[list[Named], list[Finding]]:
@@ -144,7 +155,9 @@ class _Namer:
 
     def _labels(self, entry: Entry) -> tuple[str, ...]:
         labels: dict[str, None] = {}
-        for text in filter(visible_part, entry.labels):
+        for text in entry.labels:
+            if _is_blank(text):
+                continue
             try:
                 labels[_put_right(text, "labels", LABEL_LENGTH_MAX)] = None
             except InvalidMessage as error:
@@ -189,5 +202,5 @@ def _check_password(password: str) -> None:
         )
     if "\0" in password:
         raise InvalidMessage("has a password with a NUL character.")
-    if any("\ud800" <= each <= "\udfff" for each in password):
+    if not password.isascii() and any("\ud800" <= each <= "\udfff" for each in password):
         raise InvalidMessage("has a password with half a character.")

@@ -34,6 +34,10 @@ from workers.storage.reading import BookReader, sealing_key
 from workers.storage.validation import refusals
 from workers.storage.writing import DONE, FULL, SAVE, Operation, nonce
 
+_LOG_PAGES_MAX = 8 * CHECKPOINT_PAGES
+"""Pages in the log before they are copied to the database: no client waits for it, and names in no
+order change the same pages again and again."""
+
 
 class _Named(Protocol):
     """What is saved: `pwserver.moving.naming.Named`."""
@@ -124,7 +128,7 @@ class BookAtRest:
         return NotSaved(most if full else "The book has changed meanwhile.")
 
     def _checkpoint(self) -> None:
-        if self._store.log_pages > CHECKPOINT_PAGES:
+        if self._store.log_pages > _LOG_PAGES_MAX:
             self._store.checkpoint()
             self._store.log_pages = 0
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from pwserver.client.commands import Call
 from pwserver.client.results import Saved
 from pwserver.client.sync import Client
 from pwserver.errors import (
@@ -55,8 +56,8 @@ class FakePipeline:
         self._answer = answer
         self._names: list[str] = []
 
-    def save_password(self, password: str, *, username: str, **_: object) -> None:
-        self._names.append(username)
+    def add(self, call: Call[Any]) -> None:
+        self._names.append(call.username)
 
     def verify_password(self, username: str, password: str) -> None:
         self._names.append(username)
