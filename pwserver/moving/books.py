@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from pwserver.client import commands
 from pwserver.client.pipeline import Pipeline
 from pwserver.client.results import Password, Saved, User
+from pwserver.client.retry import WINDOW
 from pwserver.client.sync import Client
 from pwserver.errors import (
     ConnectionFailed,
@@ -23,11 +24,12 @@ from pwserver.errors import (
 from pwserver.moving.naming import Named
 from pwserver.wire.messages import PAGE_USERS_MAX
 
-CHUNK = 1024
-"""Passwords that are moved together."""
+CHUNK = 8192
+"""Passwords that are moved together; after them the report and the progress bar go on."""
 
 _PIPELINES = 4
-"""Pipelines at once, so that the service has work while the client makes and reads messages."""
+"""Pipelines at once, a window of requests each, so that the service has work while the client makes
+and reads messages."""
 
 _PAUSE_S = 0.2
 """Before something is asked again that could not be done."""
@@ -143,7 +145,7 @@ class BookOfService:
 
     def _ask(self, wanted: Sequence[_T], add: Callable[[Pipeline, _T], object]) -> list[Any]:
         """Ask for all once, by several pipelines at once; return results and errors."""
-        share = -(-len(wanted) // _PIPELINES)
+        share = min(WINDOW, -(-len(wanted) // _PIPELINES))
         parts = [wanted[at : at + share] for at in range(0, len(wanted), share)]
 
         def run(part: Sequence[_T]) -> list[Any]:
