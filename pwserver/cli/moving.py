@@ -148,7 +148,7 @@ def export(
     Parameters
     ----------
     format_
-        jsonl: JSON lines, which `import` reads; or the CSV that Bitwarden or KeePassXC reads.
+        JSON lines, which `import` reads, or the CSV of Bitwarden or KeePassXC.
     """
     from pwserver.moving import exporting
 
