@@ -2,10 +2,11 @@
 
 Each command is a function that takes settings and calls another module for its work. The commands
 that talk to a running service are in `book` and `service`, the administrator's in `admin` and
-`audit`. Settings come from flags, `PWSERVER_...` variables and a TOML file, in this order; cyclopts
-makes all three from the one definition in `pwserver.config`. What only one command needs, such as a
-name or `--yes`, can be given on the command line only. Results go to standard output. An error is
-one plain sentence on standard error, and the exit code says of which kind it is.
+`audit`; `moving` has those that do either. Settings come from flags, `PWSERVER_...` variables and a
+TOML file, in this order; cyclopts makes all three from the one definition in `pwserver.config`.
+What only one command needs, such as a name or `--yes`, can be given on the command line only.
+Results go to standard output. An error is one plain sentence on standard error, and the exit code
+says of which kind it is.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, output, service
+from pwserver.cli import admin, audit, book, environment, moving, output, service
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
@@ -144,6 +145,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     setup,
     *book.COMMANDS,
     *service.COMMANDS,
+    *moving.COMMANDS,
     admin.check,
 )
 for place, command in enumerate(_COMMANDS):

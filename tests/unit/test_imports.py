@@ -19,7 +19,7 @@ FLOORS = [
     ["workers.audit", "workers.auth", "workers.tls"],
     ["workers.serving", "workers.admin"],
     ["workers"],
-    ["pwserver.server"],
+    ["pwserver.server", "pwserver.moving"],
     ["pwserver.cli"],
 ]
 """The folders from the ground up; what is in one imports that folder itself and lower floors."""
