@@ -333,6 +333,13 @@ class Settings(StoreSettings, Address):
             "number."
         },
     )
+    guest_users_max: int = field(
+        default=0,
+        metadata={
+            "help": "The most users in the common book: with so many, a save of a client without a "
+            "token is answered `Not saved!`. 0: any number."
+        },
+    )
     versions_kept: int = field(
         default=10,
         metadata={"help": "The number of older versions of each user's password to keep."},
@@ -374,6 +381,7 @@ class Settings(StoreSettings, Address):
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         _between("disk_reserve_mib", self.disk_reserve_mib, 0, 1_000_000)
         _between("guest_saves_per_s", self.guest_saves_per_s, 0, 1_000_000)
+        _between("guest_users_max", self.guest_users_max, 0, 10**12)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)

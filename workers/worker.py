@@ -119,7 +119,7 @@ def _run(
     writer: Writer | None,
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
-    limit_guests(settings.guest_saves_per_s)
+    limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
     connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
     reader = BookReader(scoreboard, connect)
     context = Context(

@@ -145,8 +145,16 @@ class Save(Write):
         if isinstance(result, tuple):
             return self._repeated(*result)
         if result is FULL:
-            raise NotSaved(f"The application has {self._users_max} users, as many as it may have.")
+            raise NotSaved(self._why_full())
         return self._saved()
+
+    def _why_full(self) -> str:
+        if self.waiter.peer.caller.application is None:
+            return (
+                f"The common book has {self._users_max} users; clients without a token may make "
+                "no more."
+            )
+        return f"The application has {self._users_max} users, as many as it may have."
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
         """Give the first request's reply again; raise `NotSaved` if the requests differ."""
