@@ -277,8 +277,8 @@ class Settings(StoreSettings, Address):
     connections_max: int = field(
         default=16384,
         metadata={
-            "help": "Connections served at once; others wait to be accepted. A low limit on open "
-            "files lowers it."
+            "help": "Connections served at once; others wait to be accepted. The last eighth is "
+            "for clients that show a token. A low limit on open files lowers it."
         },
     )
     in_flight_max: int = field(

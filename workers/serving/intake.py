@@ -138,7 +138,7 @@ class Intake:
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
             elif not context.late:
-                connection.handle([request])
+                connection.handle([request], len(line))
             else:
                 self._queue_up(connection, line)
         for caller, (savers, plain) in saves.items():
