@@ -323,7 +323,8 @@ class Settings(StoreSettings, Address):
         default=64,
         metadata={
             "help": "The room on the disk, in MiB, that saves leave free, for deletions, "
-            "administration and the audit record. With less, a save is answered `Not saved!`."
+            "administration and the audit record; those of clients without a token leave twice as "
+            "much. With less, a save is answered `Not saved!`."
         },
     )
     guest_saves_per_s: int = field(

@@ -37,7 +37,6 @@ from workers.serving.awaited import Recorded, Waiter
 from workers.serving.commit_queue import Outcome, not_saved
 from workers.serving.context import Context
 from workers.serving.name_queues import Write
-from workers.storage.outage import DISK_LOW
 from workers.storage.writing import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
@@ -96,8 +95,8 @@ class Save(Write):
 
     def _refuse_without_room(self) -> None:
         """Raise `NotSaved` if the disk has less room than saves must leave free."""
-        if self._context.scoreboard.disk_low:
-            raise NotSaved(DISK_LOW)
+        if (why := self._context.why_no_room(self.waiter.peer.caller)) is not None:
+            raise NotSaved(why)
 
     def _save_over(self, user: UserRow) -> Operation:
         """Return the operation that replaces a user's newest version."""
