@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import select
-import sys
 import tempfile
 import threading
 import time
@@ -250,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,21 +38,21 @@ def keeping(kept: Kept, share: str, *sizes: int, **more: Any) -> list[Keeper]:
 
 def test_the_sum_follows_each_connection() -> None:
     """What is noted again takes the place of what was noted before."""
-    kept = Kept(100)
+    kept: Any = Kept(100)
     one, two = keeping(kept, "peer", 60, 40)
     assert kept.total == 100
     assert not kept.is_too_much
-    kept.note(two, 41)  # type: ignore[arg-type]
+    kept.note(two, 41)
     assert kept.is_too_much
-    kept.note(one, 0)  # type: ignore[arg-type]
+    kept.note(one, 0)
     assert (kept.total, two.kept) == (41, 41)
-    kept.note(two, 0)  # type: ignore[arg-type]
+    kept.note(two, 0)
     assert kept.total == 0
 
 
 def test_the_greatest_of_the_greatest_peer_end() -> None:
     """Until three quarters are left; who keeps much alone is not the greatest peer."""
-    kept = Kept(100)
+    kept: Any = Kept(100)
     keeping(kept, "alone", 30)
     keeping(kept, "same machine", 25, caller=Caller("web", number=1))
     many = keeping(kept, "many", 20, 21, 22)
