@@ -460,7 +460,7 @@ class Connection:
     def weight(self) -> int:
         """About how many bytes it keeps for its client after a turn."""
         begun = 0 if self._reader is None else self._reader.buffered
-        behind = len(self.awaited) * AWAITED_BYTES
+        behind = sum([AWAITED_BYTES + len(awaited.reply or b"") for awaited in self.awaited])
         return len(self._unsent) + self._held_bytes + begun + behind
 
     @property

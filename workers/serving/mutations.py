@@ -7,6 +7,7 @@ the writer detects what other workers have changed meanwhile.
 
 import secrets
 import string
+import sys
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -76,7 +77,8 @@ class Save(Write):
         if self._if_version is not UNSET and self._name is None:
             raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
         key = None if self._name is None else (self._book, self._name)
-        super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
+        size = _OVERHEAD_BYTES + sys.getsizeof(password)
+        super().__init__(waiter, key, request.id, size, context.now)
 
     def plan(self) -> Operation:
         """Save as a new version of the user that has the name, or as a new user."""
@@ -146,6 +148,11 @@ class Save(Write):
         if result is FULL:
             raise NotSaved(self._why_full())
         return self._saved()
+
+    def answer(self, reply: bytes) -> None:
+        """Set the reply, and forget the password and what else may be long."""
+        super().answer(reply)
+        self._password, self._content, self._labels = "", b"", None
 
     def _why_full(self) -> str:
         if self.waiter.peer.caller.application is None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from pwserver.limits import NAME_BYTES_MAX
 from pwserver.wire.messages import encode
 from tests.unit.serving.test_connection import Served
 from workers.auth.applications import GUEST, Caller
+from workers.auth.throttle import NAME
 from workers.serving.kept import TOO_MUCH, Kept
 
 
@@ -87,6 +89,22 @@ def test_what_is_held_back_counts(served: Served, letter: str) -> None:
         pass
     assert served.connection.weight == 0
     assert len(served.received()) == 4
+
+
+def test_what_is_answered_keeps_its_reply_alone(served: Served) -> None:
+    """A save that was done, or refused, waits for a delayed guess, and its password does not."""
+    guess = encode("verify_password", username="a", password="x")
+    served.send(*[guess] * (NAME.allowance + 1))
+    password = "x" * 4000
+    for number in range(2 * NAME_BYTES_MAX // len(password)):
+        served.send(encode("save_password", username="hot", password=password))
+        if number == 10:
+            assert served.commit() == 1
+    assert len(served.connection.awaited) > 1000
+    answered = [each for each in served.connection.awaited if each.reply is not None]
+    assert len(answered) > 500
+    assert not [each for each in answered if len(vars(each).get("_password", "")) > 100]
+    assert served.connection.weight > 500 * 100
 
 
 def test_an_unfinished_message_counts(served: Served) -> None:
