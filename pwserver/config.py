@@ -277,8 +277,8 @@ class Settings(StoreSettings, Address):
     connections_max: int = field(
         default=16384,
         metadata={
-            "help": "Connections served at once; others wait to be accepted. A low limit on open "
-            "files lowers it."
+            "help": "Connections served at once; others wait to be accepted. The last eighth is "
+            "for clients that show a token. A low limit on open files lowers it."
         },
     )
     in_flight_max: int = field(
@@ -323,7 +323,8 @@ class Settings(StoreSettings, Address):
         default=64,
         metadata={
             "help": "The room on the disk, in MiB, that saves leave free, for deletions, "
-            "administration and the audit record. With less, a save is answered `Not saved!`."
+            "administration and the audit record; those of clients without a token leave twice as "
+            "much. With less, a save is answered `Not saved!`."
         },
     )
     guest_saves_per_s: int = field(
@@ -331,6 +332,13 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "The most saves a second of all clients without a token together. 0: any "
             "number."
+        },
+    )
+    guest_users_max: int = field(
+        default=0,
+        metadata={
+            "help": "The most users in the common book: with so many, a save of a client without a "
+            "token is answered `Not saved!`. 0: any number."
         },
     )
     versions_kept: int = field(
@@ -374,6 +382,7 @@ class Settings(StoreSettings, Address):
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         _between("disk_reserve_mib", self.disk_reserve_mib, 0, 1_000_000)
         _between("guest_saves_per_s", self.guest_saves_per_s, 0, 1_000_000)
+        _between("guest_users_max", self.guest_users_max, 0, 10**12)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)

@@ -175,7 +175,10 @@ class Scoreboard:
     disk_low = _Number(11, bool)
     """Whether the disk has less room than saves must leave free; the writer's."""
 
-    _SHARED_WORDS = 12
+    disk_low_for_guests = _Number(12, bool)
+    """Whether it has less than saves of clients without a token must leave free: twice as much."""
+
+    _SHARED_WORDS = 13
     """Words that stand before those of the children."""
 
     def __init__(self, children: int) -> None:

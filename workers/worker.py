@@ -56,7 +56,9 @@ from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
+from workers.serving.kept import TOO_MUCH, Kept
 from workers.serving.name_queues import NameQueues
+from workers.serving.places import NO_PLACE, Places
 from workers.storage.reading import BookReader, ReadingConnection
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
@@ -90,6 +92,7 @@ class WorkerStart:
     tls: "TlsFiles | None"
     guess_table: GuessTable
     usage_table: UsageTable
+    places: int  # connections that this worker may have
 
 
 def main(
@@ -119,7 +122,7 @@ def _run(
     writer: Writer | None,
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
-    limit_guests(settings.guest_saves_per_s)
+    limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
     connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
     reader = BookReader(scoreboard, connect)
     context = Context(
@@ -168,6 +171,9 @@ class Worker:
         self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or need another look
         self._watched: set[Connection] = set()  # have a deadline
+        self._places = Places(start.places)
+        self._places_wanted = False  # somebody came when few were left
+        self._kept = Kept()
         self._channel: socket.socket | None = None  # to the worker that writes
         self._channel_events = 0
         self._checker: socket.socket | None = None
@@ -272,6 +278,8 @@ class Worker:
         for fd in others:  # after the clients: a new one may get the number of a channel that ends
             if (handler := self._handlers.get(fd)) is not None:
                 handler()
+        if self._places_wanted:
+            self._make_places()
         intake.do_lines()
         if intake.waiting:
             if touched:
@@ -332,6 +340,8 @@ class Worker:
         if self._writer is None:
             self._commit_queue.send()
             self._expect_writer()
+        if self._kept.is_too_much:
+            self._turn_out(self._kept.to_end(), TOO_MUCH)
         for connection in touched:
             if connection.flush():
                 self._look_after(connection)
@@ -344,6 +354,8 @@ class Worker:
         """
         if connection.more_to_do:
             self._intake.go_on(connection)
+        if (weight := connection.weight) != connection.kept:
+            self._kept.note(connection, weight)
         if connection.closed:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
@@ -426,7 +438,27 @@ class Worker:
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
+        if self._places.are_few(self._taken):
+            self._places.came(connection, self._context.now)
+            self._places_wanted = True
         return connection
+
+    @property
+    def _taken(self) -> int:
+        """How many places are taken."""
+        return len(self._connections) + (len(self._handshakes) if self._handshakes else 0)
+
+    def _make_places(self) -> None:
+        """Make room for who came when few places were left."""
+        self._places_wanted = False
+        connections, now = self._connections.values(), self._context.now
+        self._turn_out(self._places.giving_way(connections, self._taken, now), NO_PLACE)
+
+    def _turn_out(self, connections: list[Connection], reason: str) -> None:
+        """End connections at once. No new descriptor may come before the next `_send_all`."""
+        for connection in connections:
+            connection.turn_out(reason)
+            self._touched.add(connection)
 
     # --- TLS. ---
 
@@ -551,8 +583,11 @@ class Worker:
             self._writer.tick()
         self._ticked_at = now
         self._record_refusals()
+        connections = self._connections.values()
+        self._turn_out(self._places.tick(connections, self._taken, now), NO_PLACE)
         if self._handshakes is not None:
-            self._count_closed(self._handshakes.expire(now))
+            hurry = self._places.are_few(self._taken)
+            self._count_closed(self._handshakes.expire(now, hurry=hurry))
         if self._ready:
             self._context.refresh()
         _wake(self._context.delays.expire(now))

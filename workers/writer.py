@@ -266,8 +266,9 @@ class Writer:
 
     def _look_for_room(self) -> None:
         """Tell the workers, which refuse saves, whether the disk has too little room left."""
-        low = is_below(self._path.parent, self._reserve_bytes)
-        self._scoreboard.disk_low = low
+        folder, reserve_bytes = self._path.parent, self._reserve_bytes
+        self._scoreboard.disk_low_for_guests = is_below(folder, 2 * reserve_bytes)
+        self._scoreboard.disk_low = low = is_below(folder, reserve_bytes)
         if low:
             self._outage.refused(0, DISK_LOW)
 

@@ -2,7 +2,9 @@
 
 The listener reads no byte of a connection. At the limit of connections it accepts nothing until one
 ends: new clients wait in the kernel's backlog instead of being refused, which costs no time. The
-scoreboard says that clients wait, and the workers then end connections that are not used.
+scoreboard says that clients wait, and the workers then end connections that are not used. Before
+that limit, clients without a token have made room (`workers/serving/places.py`). So a worker gets
+more than seven eighths of its connections only when all workers have so many.
 """
 
 import errno
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
-from pwserver.limits import HANDOVERS_MAX
+from pwserver.limits import HANDOVERS_MAX, PLACES_RESERVED
 from pwserver.server.children import Child
 from pwserver.server.sockets import Listening
 
@@ -86,6 +88,15 @@ def chosen(
     return max(candidates, key=places.__getitem__, default=None)
 
 
+def to_give_away(free: Mapping[Child, int], last: int) -> Mapping[Child, int]:
+    """Return how many places each worker has for new clients, of those that are free.
+
+    The `last` ones of a worker count only if no other worker has any more than these.
+    """
+    others = {worker: number - last for worker, number in free.items()}
+    return others if any(number > 0 for number in others.values()) else free
+
+
 class Listener:
     """The listening sockets, and how many of their connections each worker has."""
 
@@ -102,7 +113,9 @@ class Listener:
         self._sockets = [each.socket for each in listening]  # the one whose turn it is comes first
         self._handed: dict[Child, int] = {}
         self._scoreboard = scoreboard
-        self._per_worker_max = per_worker_max
+        self.per_worker_max = per_worker_max
+        """How many connections a worker may have."""
+        self._last = per_worker_max // PLACES_RESERVED  # how many places of a worker are the last
         self._message = message  # announces sockets to a worker
         self._tls = tls  # connections over TCP are encrypted
         self.writing: Child | None = None  # the worker that writes
@@ -146,7 +159,7 @@ class Listener:
         if not worker.responsive:
             return 0
         open_now = self._handed[worker] - self._scoreboard.closed(worker.number)
-        return self._per_worker_max - open_now
+        return self.per_worker_max - open_now
 
     def accept(self) -> int:
         """Accept what is waiting, up to a limit, and hand it over; return how many that were.
@@ -154,13 +167,13 @@ class Listener:
         Sets `stuck` where the system or the workers have no room, so that it is no use to try again
         at once.
         """
-        places = {worker: self._room(worker) for worker in self._handed}
+        rooms = {worker: self._room(worker) for worker in self._handed}
         batches: dict[Child, list[Accepted]] = {worker: [] for worker in self._handed}
         slow, busy = self._commits_are_slow(), self._scoreboard.writer_load >= BUSY_PERCENT
         self.stuck = False
         waiting = deque(self._sockets)
         for _ in range(HANDOVERS_MAX):
-            if not any(free > 0 for free in places.values()):
+            if not any(free > 0 for free in rooms.values()):
                 self.stuck = True
                 break
             client = self._accept_from(waiting)
@@ -168,10 +181,11 @@ class Listener:
                 break
             tls = self._tls and client.socket.family != socket.AF_UNIX
             assert self.writing is not None
+            places = to_give_away(rooms, self._last)
             worker = chosen(places, self.writing, slow=slow, busy=busy, tls=tls)
             assert worker is not None
             batches[worker].append(client)
-            places[worker] -= 1
+            rooms[worker] -= 1
         for worker, clients in batches.items():
             if clients:
                 addresses = "\n".join([client.address for client in clients]).encode()

@@ -153,6 +153,7 @@ class Supervisor:
         self._pool = pool
         self._scoreboard = scoreboard
         self._terminal = terminal
+        self._listener = listener
         self._writer_keys = keyring.check_values  # as the worker that writes was given them
         self._guess_table = throttle.GuessTable(settings.workers)
         self._usage_table = usage.UsageTable(settings.workers)
@@ -166,7 +167,6 @@ class Supervisor:
         )
         self._console = self._make_console(settings.workers + 2)
         pool.children = [*self._workers, self._checker, *self._console]
-        self._listener = listener
         self._listener.writing = self._writing
         self._announced = False
         self._accepting = False
@@ -199,6 +199,7 @@ class Supervisor:
                 self._tls,
                 self._guess_table,
                 self._usage_table,
+                self._listener.per_worker_max,
             )
             return self._bell[1], self._scoreboard, start
 

@@ -27,8 +27,9 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | too many connections | 64 open files, 500 clients; the limit | peers/test_crowds.py |
 | the limit of connections, by the silent | say nothing, or ping | peers/test_crowded_out.py |
 | the limit of connections, by the gone | guesses and a reset | peers/test_crowded_out.py |
+| the limit of connections, by who has no token | ask, or say nothing | peers/test_crowded_out.py |
 | slow senders | a byte now and then | peers/test_slow_peers.py |
-| clients that never read | send and never receive | peers/test_slow_peers.py |
+| clients that never read, one or hundreds | send and never receive | peers/test_slow_peers.py |
 | half-open peers | network namespaces, the cable pulled | peers/test_half_open.py |
 | hostile bytes | bombs, other protocols, noise | peers/test_hostile_bytes.py |
 | hostile bytes, endlessly | atheris on framing and commands | trials/fuzz/ |

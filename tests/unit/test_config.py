@@ -43,6 +43,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "hang_timeout_s": SECONDS,
     "disk_reserve_mib": (0, 1_000_000, -1, 1_000_001),
     "guest_saves_per_s": (0, 1_000_000, -1, 1_000_001),
+    "guest_users_max": (0, 10**12, -1, 10**12 + 1),
 }
 TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is not
     "host": (["127.0.0.1", "::", "localhost"], ["", "a\0b"]),

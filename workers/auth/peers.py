@@ -8,7 +8,7 @@ import functools
 import pwd
 import socket
 import struct
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
@@ -69,6 +69,11 @@ class Peer:
         return self._host if self._uid is None else UNIX
 
     @property
+    def share(self) -> str:
+        """The machine that the client is on, or its user: all of them have one share of places."""
+        return f"{UNIX}:{self._uid}" if self._uid is not None else _machine(self._host)
+
+    @property
     def authenticating(self) -> Limit:
         """The limit on wrong tokens from this address."""
         if self._authenticating is None:
@@ -106,6 +111,20 @@ def is_local(client: Accepted) -> bool:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
+
+
+@functools.lru_cache(maxsize=4096)
+def _machine(host: str) -> str:
+    """Return what stands for the machine that has an address.
+
+    This machine has all loopback addresses, and as a rule one machine has all addresses of an IPv6
+    network of 64 bits (RFC 6177).
+    """
+    if is_loopback(host):
+        return "this machine"
+    if ":" not in host:
+        return host
+    return str(ip_network((host.partition("%")[0], 64), strict=False))
 
 
 @functools.lru_cache(maxsize=256)  # called with this machine's addresses: there are few

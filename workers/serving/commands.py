@@ -55,8 +55,8 @@ from workers.serving import queries
 from workers.serving.authentication import authenticate
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.commit_queue import (
-    NO_ROOM,
     ROW_OVERHEAD_BYTES,
+    Outcome,
     Saver,
     not_saved,
     queue_full,
@@ -122,8 +122,9 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords of one connection and queue them for the writer."""
     caller = waiter.peer.caller
-    if context.commit_queue.full(caller.application) or context.scoreboard.disk_low:
-        refusal = NO_ROOM if context.scoreboard.disk_low else queue_full(caller.application)
+    why = context.why_no_room(caller)
+    if why is not None or context.commit_queue.full(caller.application):
+        refusal = queue_full(caller.application) if why is None else Outcome(reason=why)
         return [not_saved(refusal, request.id) for request in requests]
     if caller.saves_are_limited:
         return _save_limited(context, waiter, requests)

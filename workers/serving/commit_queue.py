@@ -30,7 +30,6 @@ from pwserver.wire.messages import Id, encode, passwords_saved, return_number_of
 from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.shares import Shares, Who, named
-from workers.storage.outage import DISK_LOW
 from workers.storage.writing import Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
@@ -62,7 +61,6 @@ UNKNOWN = Outcome(
     reason="The writer died before it answered: this may or may not have been done.",
 )
 TOO_LATE = Outcome(reason="The service is overloaded: this waited too long to be written.")
-NO_ROOM = Outcome(reason=DISK_LOW)
 
 
 def queue_full(who: Who) -> Outcome:

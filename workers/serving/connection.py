@@ -10,14 +10,27 @@ is empty. Those that wait for time are done in the next turns: the loop asks for
 `Intake` calls `go_on`.
 """
 
+import contextlib
 import socket
 from collections import deque
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
-from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
+from pwserver.errors import Unavailable
+from pwserver.limits import (
+    AWAITED_BYTES,
+    HELD_BYTES_MAX,
+    LINGER_S,
+    RECEIVE_BYTES,
+    REPLIES_BYTES_MAX,
+    RESYNC_S,
+    UNANSWERED_FEW,
+)
+from pwserver.wire import messages
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
@@ -36,6 +49,12 @@ UNWATCHED = -1
 """Instead of events: epoll must not report anything. It reports a reset even if no event is asked
 for, again and again."""
 
+_REQUEST_BYTES = 128
+"""The approximate memory that a request takes besides its text."""
+
+_WIDEST_LETTER = 4
+"""A text takes so much more memory than bytes on the wire if one letter in it needs the most."""
+
 _DRAIN_RECEIVES_MAX = 256
 """How often a socket is read at a stop: up to 4 MiB, more than the kernel buffers by default."""
 
@@ -46,7 +65,9 @@ class Connection:
     __slots__ = (
         "_context",
         "_emptied",
+        "_few",
         "_held",
+        "_held_bytes",
         "_message_deadline",
         "_peer_closed",
         "_peer_gone",
@@ -58,6 +79,7 @@ class Connection:
         "_tls",
         "_touched",
         "_unsent",
+        "_wide",
         "awaited",
         "begun",
         "certified",
@@ -65,6 +87,7 @@ class Connection:
         "ending",
         "events",
         "fd",
+        "kept",
         "lingering",
         "peer",
         "queued",
@@ -88,7 +111,10 @@ class Connection:
         self._touched = touched  # the connections that must `flush`
         self._tls = tls  # None: the connection is not encrypted
         self._reader: Reader[Request] | None = None  # single lines do not need one
-        self._held: deque[tuple[Command, list[Any]]] = deque()
+        self._few = min(UNANSWERED_FEW, settings.in_flight_max)
+        self._held: deque[tuple[Command, list[Any], int]] = deque()  # with the bytes of each
+        self._held_bytes = 0
+        self._wide = False  # what was received last is not ASCII
         self._emptied = False  # the last receive found no data
         self._replies: list[bytes] = []
         self._unsent = b""
@@ -113,6 +139,7 @@ class Connection:
         self.ending = False  # takes no more requests; closes after the last reply
         self.lingering = False  # all is answered and our side is shut: waiting for the client
         self.closed = False
+        self.kept = 0  # bytes, as the loop has noted
 
     # --- Requests in. ---
 
@@ -156,10 +183,11 @@ class Connection:
         lasting = [awaited for awaited in self.awaited if awaited.lasts]
         self.awaited.clear()
         self.awaited.extend(lasting)
-        self._held = deque((command, asked) for command, asked in self._held if command.lasts)
+        self._held = deque(held for held in self._held if held[0].lasts)
+        self._held_bytes = sum([len(asked) * size for _, asked, size in self._held])
         self._replies.clear()
         self.unanswered = sum([awaited.requests for awaited in lasting])
-        self.unanswered += sum([len(asked) for _, asked in self._held])
+        self.unanswered += sum([len(asked) for _, asked, _ in self._held])
         self.settle()
 
     def end(self) -> None:
@@ -194,8 +222,9 @@ class Connection:
             reader = self._reader = request_reader(self._settings.message_bytes_max)
         if self.begun:
             reader.begun = True
-        requests = reader.feed(data)
-        self.handle(requests)
+        size = reader.buffered + len(data)
+        self._wide = not data.isascii() or (self._wide and reader.buffered > 0)
+        self.handle(requests := reader.feed(data), size * _WIDEST_LETTER if self._wide else size)
         if reader.unsettled or self._message_deadline != NEVER:
             self._await_message(reader, begins=bool(requests))
             self.settled = self._tls is None and not reader.unsettled
@@ -215,7 +244,7 @@ class Connection:
     def _end_message(self) -> None:
         """Handle what there is of an incomplete message, because no more will come."""
         if self._reader is not None:
-            self.handle(self._reader.end())
+            self.handle(self._reader.end(), 0)
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end if the stream is broken."""
@@ -235,28 +264,32 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def handle(self, requests: list[Request | Bad]) -> None:
-        """Do requests, consecutive ones of a kind together."""
+    def handle(self, requests: list[Request | Bad], size: int) -> None:
+        """Do requests, consecutive ones of a kind together; `size` is about that of their text."""
         if self._peer_gone:
             requests = [request for request in requests if command_of(request).lasts]
             if not requests:
                 return
         self.unanswered += len(requests)
         if len(requests) == 1:
-            self._do(command_of(requests[0]), requests)
+            self._do(command_of(requests[0]), requests, size)
         else:
             for command, group in groups_of(requests):
-                self._do(command, group)
-        if self._replies or self._held or self.unanswered >= self._settings.in_flight_max:
+                self._do(command, group, size // len(requests))
+        if self._replies or self._held or self.unanswered >= self._few:
             self.touch()
 
-    def _do(self, command: Command, requests: list[Any]) -> None:
+    def _do(self, command: Command, requests: list[Any], size: int) -> None:
         """Do requests, or hold them back: they must see a write first, or there is no time."""
         no_time = not command.quick and self._context.late
         if no_time or self._held or self._must_wait(command):
-            self._held.append((command, requests))
+            self._hold(command, requests, size + _REQUEST_BYTES)
         else:
-            self._answer(command, requests)
+            self._answer(command, requests, size)
+
+    def _hold(self, command: Command, requests: list[Any], size: int) -> None:
+        self._held.append((command, requests, size))
+        self._held_bytes += len(requests) * size
 
     def _must_wait(self, command: Command) -> bool:
         """Tell whether a command waits for the replies that are awaited now."""
@@ -269,7 +302,7 @@ class Connection:
         caller = self.peer.caller
         return command.right in caller.rights and (command.guests or caller is not GUEST)
 
-    def _answer(self, command: Command, requests: list[Any]) -> None:
+    def _answer(self, command: Command, requests: list[Any], size: int) -> None:
         """Do requests, note their replies or that they are awaited, and hold back the rest."""
         replies: Replies
         if self.may(command):
@@ -281,7 +314,9 @@ class Connection:
         if replies is None:
             return
         if len(replies) < len(requests):
-            self._held.appendleft((command, requests[len(replies) :]))
+            left = requests[len(replies) :]
+            self._held.appendleft((command, left, size))
+            self._held_bytes += len(left) * size
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
             if known is not None and not self.awaited:
@@ -308,7 +343,13 @@ class Connection:
                 self._replies.append(reply)
             if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
-            self._answer(*held.popleft())
+            self._answer_held()
+
+    def _answer_held(self) -> None:
+        """Do the first requests that were held back, or some of them."""
+        command, requests, size = self._held.popleft()
+        self._held_bytes -= len(requests) * size
+        self._answer(command, requests, size)
 
     @property
     def more_to_do(self) -> bool:
@@ -322,7 +363,7 @@ class Connection:
 
         To be called only if there is `more_to_do`.
         """
-        self._answer(*self._held.popleft())
+        self._answer_held()
         self.settle()
 
     # --- Replies out. ---
@@ -348,8 +389,9 @@ class Connection:
             or bool(self._unsent)
             or self.ending
             or self._message_deadline != NEVER
-            or self.unanswered >= self._settings.in_flight_max
+            or self.unanswered >= self._few
             or bool(self._held)
+            or self.kept > 0
         )
 
     def _send(self) -> None:
@@ -374,6 +416,19 @@ class Connection:
     def _give_up_sending(self) -> None:
         self._unsent = b""
         self._send_deadline = NEVER
+
+    def turn_out(self, reason: str) -> None:
+        """Close at once, although the client did nothing wrong; what it saves is still done.
+
+        The reason is sent if no reply is unfinished.
+        """
+        if not (self._unsent or self._replies or self.awaited or self.closed):
+            words = messages.refusal(Unavailable(reason), UNSET)
+            with contextlib.suppress(OSError):
+                self._socket.send(words if self._tls is None else self._tls.encrypt(words))
+        self.lose()
+        self.ending = True
+        self.close()
 
     def _finish(self) -> None:
         """Shut down our side, and give the client a moment to close its side first."""
@@ -402,6 +457,13 @@ class Connection:
     # --- What the loop asks. ---
 
     @property
+    def weight(self) -> int:
+        """About how many bytes it keeps for its client after a turn."""
+        begun = 0 if self._reader is None else self._reader.buffered
+        behind = sum([AWAITED_BYTES + len(awaited.reply or b"") for awaited in self.awaited])
+        return len(self._unsent) + self._held_bytes + begun + behind
+
+    @property
     def wants(self) -> int:
         """The epoll events to wait for; 0 for a reset only, or `UNWATCHED`."""
         if self._peer_gone:
@@ -415,7 +477,8 @@ class Connection:
         if self.ending:
             return self.lingering
         crowded = self.unanswered >= self._settings.in_flight_max
-        return not crowded and len(self._unsent) <= REPLIES_BYTES_MAX
+        too_much = self._held_bytes > HELD_BYTES_MAX or len(self._unsent) > REPLIES_BYTES_MAX
+        return not (crowded or too_much)
 
     def is_unused(self, now: float) -> bool:
         """Tell whether the client has no use for its place, and waits for nothing.

@@ -14,7 +14,7 @@ from pwserver.limits import LONG_TEXTS_S
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.audit.refusals import Refusals
-from workers.auth.applications import Registry
+from workers.auth.applications import Caller, Registry
 from workers.auth.peers import Peer
 from workers.auth.throttle import Throttle
 from workers.book import rows
@@ -25,6 +25,7 @@ from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
+from workers.storage.outage import DISK_LOW, DISK_LOW_FOR_GUESTS
 from workers.storage.reading import BookReader
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,17 @@ class Context:
             return
         self.vault = Vault(keyring, key_id)
         log.info("passwords are sealed with key %d from now on", key_id)
+
+    def why_no_room(self, caller: Caller) -> str | None:
+        """Return why the disk has no room for a save of this client; None if it has.
+
+        Clients without a token must leave as much room again for the others.
+        """
+        if not self.scoreboard.disk_low_for_guests:
+            return None
+        if self.scoreboard.disk_low:
+            return DISK_LOW
+        return DISK_LOW_FOR_GUESTS if caller.application is None else None
 
     def vault_for(self, user: UserRow) -> Vault:
         """Return the vault; if the user's key is unknown, look for it first."""

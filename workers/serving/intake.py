@@ -114,7 +114,8 @@ class Intake:
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
         """Return the requests in the lines, or None if each connection must handle its own."""
         context = self._context
-        if len(lines) == 1 or context.commit_queue.may_be_full or context.scoreboard.disk_low:
+        low = context.scoreboard.disk_low_for_guests
+        if len(lines) == 1 or context.commit_queue.may_be_full or low:
             return None
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None
@@ -138,7 +139,7 @@ class Intake:
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
             elif not context.late:
-                connection.handle([request])
+                connection.handle([request], len(line))
             else:
                 self._queue_up(connection, line)
         for caller, (savers, plain) in saves.items():

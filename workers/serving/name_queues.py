@@ -69,6 +69,10 @@ class Write(Awaited, ABC):
     def failed(self, outcome: Outcome) -> bytes:
         """Return the reply if it was not done, or the outcome is unknown."""
 
+    def answer(self, reply: bytes) -> None:
+        """Set the reply. It may have to wait for replies before it, so nothing else is kept."""
+        self.reply = reply
+
     def record(self, outcome: str) -> None:
         """Put the outcome into the audit record, if requests of this kind are recorded."""
 
@@ -95,10 +99,10 @@ class NameQueues:
         """Queue a request; its `reply` is set later, or at once if there is no room for it."""
         key, who = write.key, write.who
         if self._shares.full(who) or self._commit_queue.full(who):
-            write.reply = write.failed(queue_full(who))
+            write.answer(write.failed(queue_full(who)))
             return
         if key is not None and self._bytes.get(key, 0) >= NAME_BYTES_MAX:
-            write.reply = write.failed(NAME_FULL)
+            write.answer(write.failed(NAME_FULL))
             return
         self._shares.add(who, write.size)
         if key is not None:
@@ -187,7 +191,7 @@ class NameQueues:
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:
         """Set a request's reply; return the next request on the same name."""
-        write.reply = reply
+        write.answer(reply)
         self._shares.remove(write.who, write.size)
         if write.key is None:
             return None

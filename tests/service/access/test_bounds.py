@@ -22,6 +22,7 @@ from tests.support.books_wire import (
     at_once,
     delete,
     denied,
+    generated_names,
     get,
     password_of,
     peer_from,
@@ -248,6 +249,27 @@ def test_guests_may_be_limited_too(start: Start) -> None:
         said = "Clients without a token may save 5 times a second, and no more."
         assert errors(refused) == {said}
         assert errors(ask_all(owner, [save()] * 50)) == {None}
+
+
+def test_guests_may_have_a_ceiling_of_users(start: Start) -> None:
+    """It is of the common book, so that whoever may delete there makes room; others are free."""
+    service = start("--guest-users-max", "20")
+    said = "The common book has 20 users; clients without a token may make no more."
+    with service.peer() as one, service.peer() as two, service.owner() as owner:
+        assert owner.ask(save("named")) == saved("named", 1)
+        replies = ask_all(one, [save(request_id="first"), *[save()] * 29]) + ask_all(two, [save()])
+        done = [reply for reply in replies if reply["message"] == "Password saved!"]
+        assert len(done) == 19
+        assert {reply["message"] for reply in replies} == {"Password saved!", "Not saved!"}
+        assert errors(replies) == {None, said}
+        assert one.ask(save(request_id="first")) == {"message": "Password saved!"}, "it is there"
+        assert owner.ask(save("another")) == saved("another", 1)
+        assert owner.ask(save()) == {"message": "Password saved!"}
+        for name in ("named", "another"):
+            assert owner.ask(delete(name)) == {"message": "User deleted!"}
+        assert errors([two.ask(save())]) == {said}, "the owner's other user counts"
+        assert owner.ask(delete(generated_names(owner)[0])) == {"message": "User deleted!"}
+        assert errors([two.ask(save()), one.ask(save())]) == {None, said}
 
 
 def test_connections_beyond_the_quota_are_not_let_in(shared_service: Service, name: str) -> None:
