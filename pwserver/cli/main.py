@@ -81,12 +81,19 @@ app = App(
 )
 
 
-def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
+def serve(
+    *,
+    take_over: Annotated[
+        bool,
+        Parameter(help="Go on for the service that runs on this book; no client notices it."),
+    ] = False,
+    settings: Annotated[Settings, FLAT] = Settings(),
+) -> ExitCode:
     """Run the service; the first run makes the key file and the database."""
     from pwserver.server import supervisor  # noqa: PLC0415 - no other command needs the database
 
     settings.check_files()  # before any is made: taking the lock empties the lock file
-    return supervisor.serve(settings)
+    return supervisor.serve(settings, _settings_again, takes_over=take_over)
 
 
 def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
@@ -225,6 +232,29 @@ def _launch(
     ] = None,
 ) -> int:
     environment.check_variables(map(environment_variable, _SETTINGS))
+    _given[:] = [tokens, config]
+    _use_file(config)
+    return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
+
+
+_given: list[Any] = []  # the arguments of this command, and what `--config` names
+
+
+def _settings_again() -> Settings:
+    """Return the settings of `serve` as they are now. Raises `ConfigError`."""
+    tokens, config = _given
+    try:
+        _use_file(config)
+        arguments = app.parse_args(tokens, exit_on_error=False, print_error=False)[1].arguments
+        settings: Settings = arguments.get("settings", Settings())
+        settings.check_files()
+    except CycloptsError as error:
+        raise ConfigError(_sentence(error)) from None
+    return settings
+
+
+def _use_file(config: Path | None) -> None:
+    """Read the settings file for the commands."""
     path = config or Path(CONFIG_FILE)
     is_there = config is not None or os.path.lexists(path)
     app.config = (
@@ -236,7 +266,6 @@ def _launch(
             allow_unknown=True,  # no command knows every setting
         ),
     )
-    return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Connection:
         "events",
         "fd",
         "lingering",
+        "moving",
         "peer",
         "queued",
         "recv",
@@ -112,6 +113,7 @@ class Connection:
         self.settled = tls is None  # not encrypted, and no message is incomplete
         self.ending = False  # takes no more requests; closes after the last reply
         self.lingering = False  # all is answered and our side is shut: waiting for the client
+        self.moving = False  # goes to another process: what was not received yet, it receives
         self.closed = False
 
     # --- Requests in. ---
@@ -127,6 +129,8 @@ class Connection:
 
     def receive(self) -> None:
         """Receive data and handle its requests."""
+        if self.moving and self.settled:
+            return
         try:
             data = self.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -234,6 +238,32 @@ class Connection:
                 break
             self.receive()
         self.ending = True
+
+    def move(self) -> bool:
+        """Receive no more, so that another process can go on; return whether one can.
+
+        It cannot if the client is known, or its connection is encrypted. The rest of a message
+        that has begun is still received, for a moment.
+        """
+        if self.peer.is_known or self._tls is not None or self.ending or self._peer_gone:
+            return False
+        self.moving = True
+        if self._message_deadline != NEVER:
+            self._message_deadline = min(self._message_deadline, self._context.now + RESYNC_S)
+        return True
+
+    @property
+    def movable(self) -> bool:
+        """Whether the time has come: nothing is unfinished here."""
+        return self.moving and not (
+            self.ending or self.unanswered or self._unsent or self._replies or not self.settled
+        )
+
+    def release(self) -> Accepted:
+        """Return the socket, for another process; this one has no use for it any more."""
+        self.closed = True
+        self._leave()
+        return Accepted(self._socket, self.peer.address)
 
     def handle(self, requests: list[Request | Bad]) -> None:
         """Do requests, consecutive ones of a kind together."""
@@ -350,6 +380,7 @@ class Connection:
             or self._message_deadline != NEVER
             or self.unanswered >= self._settings.in_flight_max
             or bool(self._held)
+            or self.moving
         )
 
     def _send(self) -> None:
@@ -396,6 +427,9 @@ class Connection:
         """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._context.registry.usage.leave(self.peer.counted)
         self.peer.counted = 0
 
@@ -414,6 +448,8 @@ class Connection:
         """Whether to receive from the client now."""
         if self.ending:
             return self.lingering
+        if self.moving and self.settled:
+            return False
         crowded = self.unanswered >= self._settings.in_flight_max
         return not crowded and len(self._unsent) <= REPLIES_BYTES_MAX
 
