@@ -30,7 +30,8 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, output, service
+from pwserver.cli import admin, audit, book, environment, installing, output, service
+from pwserver.cli import settings as effective
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
@@ -62,10 +63,11 @@ class _Environment(Env):
 
 
 class _File(Dict):
-    """The TOML file."""
+    """The TOML file, which is read last."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         super().__call__(app, commands, _settings(arguments))
+        effective.note_sources(_settings(arguments))
 
 
 _ENVIRONMENT = _Environment("PWSERVER_", command=False)
@@ -152,6 +154,9 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     *book.COMMANDS,
     *service.COMMANDS,
     admin.check,
+    effective.config,
+    installing.systemd_unit,
+    installing.completion,
 )
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)
