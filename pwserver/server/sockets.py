@@ -66,11 +66,15 @@ def open_all(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Li
         if settings.unix:
             mode = int(settings.unix_mode, 8)
             same = [each for each in inherited if each.path == settings.unix]
+            if same:
+                os.chmod(settings.unix, mode)
             opened.append(same[0] if same else _open_unix(settings.unix, mode))
-    except BaseException:
+    except BaseException as error:
         for each in opened:
             if each not in inherited:
                 each.close()
+        if isinstance(error, OSError):
+            raise ListenError(f"{settings.unix} cannot be used: {error.strerror}.") from None
         raise
     return opened
 

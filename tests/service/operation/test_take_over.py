@@ -54,6 +54,7 @@ def test_a_connection_stays_with_what_was_sent_meanwhile(begin: Callable[..., Se
     ):
         assert [each.save() for each in (one, unix)] == [{"message": "Password saved!"}] * 2
         one.send(b'{"message": "pi')
+        (service.folder / "pwserver.toml").write_text('unix_mode = "666"\n')
         take_over(service)
         one.send(b'ng"}')
         assert one.reply()["message"] in (ALIVE["message"], "Invalid message!")
@@ -61,7 +62,7 @@ def test_a_connection_stays_with_what_was_sent_meanwhile(begin: Callable[..., Se
         assert unix.save() == {"message": "Password saved!"}
         assert unix.count() == 3
     assert service.process.wait(PATIENCE_S) == 0
-    assert Path(service.folder / "book.sock").exists(), "the new program has it"
+    assert (service.folder / "book.sock").stat().st_mode & 0o777 == 0o666, "the new program has it"
 
 
 def test_encrypted_clients_come_again(begin: Callable[..., Service], authority: Authority) -> None:
