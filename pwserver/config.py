@@ -5,14 +5,17 @@ docs/operations.md are all made from a field of `Settings`.
 """
 
 import dataclasses
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pwserver.errors import ConfigError
+from pwserver.logs import FORMATS, LEVELS, Style
+from pwserver.memory import file_of
 
 NO_HOST = "none"
 """The `host` of a service that does not listen on TCP."""
@@ -127,7 +130,14 @@ class StoreSettings:
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
         if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
             raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
-        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock", ".revisions"):
+        if self.path.suffix in (
+            ".key",
+            ".audit",
+            ".audit-head",
+            ".lock",
+            ".revisions",
+            ".take-over",
+        ):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ(str(self.path), os.path.normpath)
 
@@ -364,6 +374,16 @@ class Settings(StoreSettings, Address):
             "help": "The time after which a process that does not respond is replaced, in seconds."
         },
     )
+    log_format: str = field(
+        default="text",
+        metadata={"help": "The form of a line of the log: `text`, or `json` for programs."},
+    )
+    log_level: str = field(
+        default="info",
+        metadata={
+            "help": "What is logged: `debug`, `info`, `warning` or `error`, and what is worse."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check every value, so that a wrong one is reported when the service starts."""
@@ -394,9 +414,16 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
+        _one_of("log_format", self.log_format, FORMATS)
+        _one_of("log_level", self.log_level, LEVELS)
         if self.guests not in ("all", "none"):
             raise ConfigError(f"guests is {self.guests!r}; it must be all or none.")
         self._check_ways_in()
+
+    @property
+    def log_style(self) -> Style:
+        """How the log lines look."""
+        return Style(self.log_format, self.log_level)
 
     def _files(self) -> dict[str, str]:
         names = ("unix", "tls_cert", "tls_key", "tls_client_ca")
@@ -413,6 +440,17 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_client_ca is set, and tls_cert is not: there is no TLS.")
         if self.tls_cert and self.host == NO_HOST:
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
+
+
+def settings_file(settings: Settings) -> BinaryIO:
+    """Return a file that is only in memory, for another process of the service to read."""
+    return file_of(json.dumps(dataclasses.asdict(settings)).encode())
+
+
+def settings_from(descriptor: int) -> Settings:
+    """Read the settings from such a file, and close the descriptor."""
+    with os.fdopen(descriptor, "rb") as file:
+        return Settings(**json.load(file))
 
 
 def files_beside(database: str) -> list[str]:
@@ -486,6 +524,13 @@ def settings_table() -> str:
             f"| {default} | {setting.metadata['help']} |"
         )
     return "\n".join(rows)
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be {', '.join(known[:-1])} or {known[-1]}."
+        )
 
 
 def _between(name: str, value: Any, low: float, high: float) -> None:

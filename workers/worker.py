@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pwserver import logs
 from pwserver.accepted import Accepted
-from pwserver.config import Settings
+from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError
-from pwserver.ipc import Scoreboard, receive_control
+from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
@@ -43,6 +44,10 @@ from workers.process import (
     CHANNEL,
     CHECKER,
     CLIENTS,
+    ENDED,
+    HAND_OVER,
+    MOVED,
+    SETTINGS,
     STOP,
     TLS,
     WRITER,
@@ -179,6 +184,8 @@ class Worker:
         self._checker: socket.socket | None = None
         self._ready = False
         self._stopping = False
+        self._handing_over = False  # another program goes on with the clients
+        self._given: list[tuple[bytes, Accepted]] = []  # for the listener, not sent yet
         self._needed = writer is not None  # other processes use the database, although it stops
         self._listener_gone = False
         self._ticked_at = 0.0
@@ -222,6 +229,7 @@ class Worker:
             and not self._needed
             and not self._connections
             and not self._intake.waiting
+            and not self._given
             and self._commit_queue.empty
         )
 
@@ -246,7 +254,7 @@ class Worker:
     @property
     def _has_work(self) -> bool:
         """Whether there is something to do without another event."""
-        if self._intake.waiting:
+        if self._intake.waiting or self._given:
             return True
         writer = self._writer
         return writer is not None and (not self._commit_queue.empty or writer.more_to_do)
@@ -346,6 +354,8 @@ class Worker:
             if connection.flush():
                 self._look_after(connection)
         touched.clear()
+        if self._given:
+            self._give_away()
 
     def _look_after(self, connection: Connection) -> None:
         """Update a connection's epoll events and deadline; forget it if it is closed.
@@ -354,6 +364,8 @@ class Worker:
         """
         if connection.more_to_do:
             self._intake.go_on(connection)
+        if self._handing_over and (connection.movable or connection.lingering):
+            self._release(connection)
         if (weight := connection.weight) != connection.kept:
             self._kept.note(connection, weight)
         if connection.closed:
@@ -373,6 +385,31 @@ class Worker:
             connection.events = wants
         if connection.waiting:
             self._watched.add(connection)
+
+    def _release(self, connection: Connection) -> None:
+        """Give away a connection with which this process has finished."""
+        if connection.events != UNWATCHED:
+            self._epoll.unregister(connection.fd)
+        kind = MOVED if connection.movable else ENDED
+        self._given.append((kind, connection.release()))
+
+    def _give_away(self) -> None:
+        """Send the listener the connections that it is to keep, as far as there is room."""
+        for kind in (MOVED, ENDED):
+            clients = [client for its, client in self._given if its == kind]
+            for at in range(0, len(clients), SOCKETS_MAX):
+                some = clients[at : at + SOCKETS_MAX]
+                addresses = "\n".join([client.address for client in some]).encode()
+                announced = kind + bytes([len(some)]) + addresses
+                try:
+                    send_control(self._control, announced, [each.socket.fileno() for each in some])
+                except ConnectionError:  # the listener is dead
+                    pass
+                except OSError:  # the rest goes in the next turn
+                    return
+                for each in some:
+                    each.socket.close()
+                    self._given.remove((kind, each))
 
     def _count_closed(self, connections: int) -> None:
         """Tell the listener that this many connections have ended, so it may send more."""
@@ -400,31 +437,55 @@ class Worker:
                 self._change_checker(descriptors)
             elif text == TLS:
                 self._change_certificates(descriptors)
-            elif text == STOP:
-                self._stop()
+            elif text == SETTINGS:
+                self._change_settings(descriptors)
+            elif text in (STOP, HAND_OVER):
+                self._stop(hand_over=text == HAND_OVER)
             else:
                 self._listener_gone = True
                 return
 
-    def _stop(self) -> None:
+    def _stop(self, *, hand_over: bool) -> None:
         """Handle what clients have sent by now, and nothing after that.
 
-        At the second call no other process uses the database any more, so the writer may close it.
+        With `hand_over`, what clients send that are not known stays in their sockets, which go to
+        another program. At the second call no other process uses the database any more, so the
+        writer may close it.
         """
         if self._stopping:
             self._needed = False
             return
-        self._stopping = True
+        self._stopping, self._handing_over = True, hand_over
         # Handle what was received earlier before `drain` receives more. What there is no time for
         # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
         self._intake.do_received()
         _wake(self._context.delays.end())
         if self._handshakes is not None:
+            if hand_over:
+                self._given += [(MOVED, client) for client in self._handshakes.release()]
             self._count_closed(self._handshakes.close())
         for connection in self._connections.values():
-            connection.drain()
+            if not (hand_over and connection.move()):
+                connection.drain()
         self._touched.update(self._connections.values())
+
+    def _change_settings(self, descriptors: list[int]) -> None:
+        """Use other settings, for new connections; if there are other guests, end the old ones'."""
+        try:
+            settings = settings_from(descriptors[0])
+        except (OSError, IndexError):  # too few descriptors
+            log.error("too many open files to take new settings: the old ones stay")
+            return
+        if settings.guests != self._settings.guests:
+            for connection in self._connections.values():
+                if connection.peer.is_guest:
+                    connection.end()
+        self._settings = settings
+        self._context.versions_kept = settings.versions_kept
+        self._intake.use(settings)
+        limit_guests(settings.guest_saves_per_s)
+        logs.set_level(settings.log_level)
 
     def _add_client(self, client: Accepted) -> None:
         client.socket.setblocking(False)

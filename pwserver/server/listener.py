@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
@@ -46,13 +46,9 @@ spare: as many as it receives from in one turn."""
 
 def connections_per_worker(settings: Settings) -> int:
     """Return how many connections a worker may have, raising the limit of open files if it can."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = -(-settings.connections_max // settings.workers)
     own = OWN_FILES + max(0, settings.workers - _WORKERS_IN_OWN)
-    needed = wanted + own
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft = raise_file_limit(wanted + own)
     allowed = max(1, min(wanted, soft - own))
     if allowed < wanted:
         log.warning(
@@ -62,6 +58,15 @@ def connections_per_worker(settings: Settings) -> int:
             settings.connections_max,
         )
     return allowed
+
+
+def raise_file_limit(needed: int) -> int:
+    """Raise the limit of open files to what is needed, if that is allowed; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def chosen(
@@ -109,8 +114,9 @@ class Listener:
         *,
         tls: bool,
     ) -> None:
-        self._listening = listening
+        self.listening = listening
         self._sockets = [each.socket for each in listening]  # the one whose turn it is comes first
+        self._inherited: deque[Accepted] = deque()
         self._handed: dict[Child, int] = {}
         self._scoreboard = scoreboard
         self.per_worker_max = per_worker_max
@@ -125,11 +131,20 @@ class Listener:
     @property
     def names(self) -> str:
         """Where it listens, for people to read."""
-        return " and ".join(each.name for each in self._listening)
+        return " and ".join(each.name for each in self.listening)
 
     def filenos(self) -> list[int]:
         """Return the descriptors to wait on."""
-        return [each.socket.fileno() for each in self._listening]
+        return [each.socket.fileno() for each in self.listening]
+
+    def add(self, clients: Iterable[Accepted]) -> None:
+        """Take clients that were accepted before; `accept` hands them to workers first."""
+        self._inherited.extend(clients)
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether such clients wait."""
+        return bool(self._inherited)
 
     def restarted(self, worker: Child) -> None:
         """Note that a worker is a new process, without connections."""
@@ -137,7 +152,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening: from now on the kernel refuses new clients."""
-        for each in self._listening:
+        for each in self.listening:
             each.close()
 
     @property
@@ -153,7 +168,7 @@ class Listener:
         waiting = select.poll()
         for each in self._sockets:
             waiting.register(each, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(self._inherited) or bool(waiting.poll(0))
 
     def _room(self, worker: Child) -> int:
         if not worker.responsive:
@@ -206,6 +221,8 @@ class Listener:
 
         The order of turns outlasts this call, because there may be room for one client only.
         """
+        if self._inherited:
+            return self._inherited.popleft()
         while waiting:
             try:
                 accepted, address = waiting[0].accept()

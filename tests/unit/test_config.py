@@ -49,7 +49,7 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
     "host": (["127.0.0.1", "::", "localhost"], ["", "a\0b"]),
     "database": (
         ["book.db", "sqlite:///book.db"],
-        ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head"],
+        ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head", "a.take-over"],
     ),
     "key_file": (["", "any.key"], ["a\0b", "user_data.db", "./user_data.audit-head"]),
     "key_passphrase": (["", "any.file", "fd:3"], ["a\0b", "fd:", "fd:-1", "fd:x"]),
@@ -64,6 +64,8 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
     "tls_key": (["", "key.pem"], ["a\0b"]),
     "tls_client_ca": (["", "ca.pem"], ["a\0b"]),
     "guests": (["all", "none"], ["", "some", "ALL", "True"]),
+    "log_format": (["text", "json"], ["", "JSON", "xml"]),
+    "log_level": (["debug", "info", "warning", "error"], ["", "INFO", "critical"]),
     "list_users": (
         ["all", "none", "0", "1000"],
         ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],

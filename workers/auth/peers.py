@@ -57,6 +57,17 @@ class Peer:
         self._verifying = None
 
     @property
+    def is_guest(self) -> bool:
+        """Whether it is a program of this machine without a token, guests being welcome or not."""
+        return self.caller in (GUEST, NO_GUEST)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the client has shown anything of a token or a certificate."""
+        unknown = self.caller in (GUEST, NO_GUEST, STRANGER)
+        return not unknown or self.exchange is not None
+
+    @property
     def address(self) -> str:
         """The client's address and port, or `unix:` and the user's name."""
         if self._uid is not None and not self._address:

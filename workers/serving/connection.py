@@ -89,6 +89,7 @@ class Connection:
         "fd",
         "kept",
         "lingering",
+        "moving",
         "peer",
         "queued",
         "recv",
@@ -138,6 +139,7 @@ class Connection:
         self.settled = tls is None  # not encrypted, and no message is incomplete
         self.ending = False  # takes no more requests; closes after the last reply
         self.lingering = False  # all is answered and our side is shut: waiting for the client
+        self.moving = False  # goes to another process: what was not received yet, it receives
         self.closed = False
         self.kept = 0  # bytes, as the loop has noted
 
@@ -154,6 +156,8 @@ class Connection:
 
     def receive(self) -> None:
         """Receive data and handle its requests."""
+        if self.moving and self.settled:
+            return
         try:
             data = self.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -263,6 +267,32 @@ class Connection:
                 break
             self.receive()
         self.ending = True
+
+    def move(self) -> bool:
+        """Receive no more, so that another process can go on; return whether one can.
+
+        It cannot if the client is known, or its connection is encrypted. The rest of a message
+        that has begun is still received, for a moment.
+        """
+        if self.peer.is_known or self._tls is not None or self.ending or self._peer_gone:
+            return False
+        self.moving = True
+        if self._message_deadline != NEVER:
+            self._message_deadline = min(self._message_deadline, self._context.now + RESYNC_S)
+        return True
+
+    @property
+    def movable(self) -> bool:
+        """Whether the time has come: nothing is unfinished here."""
+        return self.moving and not (
+            self.ending or self.unanswered or self._unsent or self._replies or not self.settled
+        )
+
+    def release(self) -> Accepted:
+        """Return the socket, for another process; this one has no use for it any more."""
+        self.closed = True
+        self._leave()
+        return Accepted(self._socket, self.peer.address)
 
     def handle(self, requests: list[Request | Bad], size: int) -> None:
         """Do requests, consecutive ones of a kind together; `size` is about that of their text."""
@@ -392,6 +422,7 @@ class Connection:
             or self.unanswered >= self._few
             or bool(self._held)
             or self.kept > 0
+            or self.moving
         )
 
     def _send(self) -> None:
@@ -451,6 +482,9 @@ class Connection:
         """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._context.registry.usage.leave(self.peer.counted)
         self.peer.counted = 0
 
@@ -476,6 +510,8 @@ class Connection:
         """Whether to receive from the client now."""
         if self.ending:
             return self.lingering
+        if self.moving and self.settled:
+            return False
         crowded = self.unanswered >= self._settings.in_flight_max
         too_much = self._held_bytes > HELD_BYTES_MAX or len(self._unsent) > REPLIES_BYTES_MAX
         return not (crowded or too_much)

@@ -32,12 +32,16 @@ class Intake:
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
-        self._message_bytes_max = settings.message_bytes_max
-        self._in_flight_max = settings.in_flight_max
+        self.use(settings)
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
         # The data is None if it is not received yet, or if requests of earlier data are left.
         self._queue: deque[tuple[Connection, bytes | None]] = deque()
+
+    def use(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self._message_bytes_max = settings.message_bytes_max
+        self._in_flight_max = settings.in_flight_max
 
     @property
     def waiting(self) -> bool:

@@ -94,6 +94,14 @@ class Handshakes:
             late.append(handshake)
         return self._close(late)
 
+    def release(self) -> list[Accepted]:
+        """Return the clients of which nothing was read yet; they are not here any more."""
+        untouched = [each for each in self._handshakes.values() if each.untouched]
+        for each in untouched:
+            self._epoll.unregister(each.client.socket)
+            del self._handshakes[each.client.socket.fileno()]
+        return [each.client for each in untouched]
+
     def close(self) -> int:
         """Close all connections here; return their number."""
         return self._close(list(self._handshakes.values()))
@@ -118,6 +126,11 @@ class _Handshake:
         self.client = client
         self.deadline = deadline
         self.events = select.EPOLLIN  # the events that are waited for now
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was read from the client."""
+        return self._codec is None
 
     @property
     def wants(self) -> int:
