@@ -83,12 +83,16 @@ class Examination:
         yield from _permissions(settings)
         vault = Vault(open_keyring(settings))
         with opened_to_examine(settings.path, vault.keyring) as database:
-            for damage in damages(database, thorough=True):
-                yield f"{settings.path} is damaged: {damage}."
-            yield from self._users(database, vault, progress)
-            yield from self._applications(database, vault)
+            yield from self.content(database, vault, progress)
 
     # --- The content of the database. ---
+
+    def content(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
+        """Yield a sentence for each problem of an open database."""
+        for damage in damages(database, thorough=True):
+            yield f"{self._settings.path} is damaged: {damage}."
+        yield from self._users(database, vault, progress)
+        yield from self._applications(database, vault)
 
     def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
