@@ -30,7 +30,7 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, output, service
+from pwserver.cli import admin, audit, backup, book, environment, output, service
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
@@ -145,6 +145,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     *book.COMMANDS,
     *service.COMMANDS,
     admin.check,
+    *backup.COMMANDS,
 )
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)

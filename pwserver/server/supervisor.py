@@ -87,7 +87,7 @@ def serve(settings: Settings) -> ExitCode:
         )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
-    scoreboard = Scoreboard(settings.workers + 2)
+    scoreboard = Scoreboard(settings.workers + 3)
     with contextlib.ExitStack() as opened:
         pool = _pool(scoreboard)  # it loads its modules while the store is checked
         opened.callback(pool.close)
@@ -165,7 +165,8 @@ class Supervisor:
             "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
         self._console = self._make_console(settings.workers + 2)
-        pool.children = [*self._workers, self._checker, *self._console]
+        self._backups = self._make_backups(settings.workers + 3)
+        pool.children = [*self._workers, self._checker, *self._console, *self._backups]
         self._listener = listener
         self._listener.writing = self._writing
         self._announced = False
@@ -213,6 +214,18 @@ class Supervisor:
         start = console.ConsoleStart(process.become_child, pages)
         arguments = (self._bell[0], self._scoreboard, start)
         return [Child("console", number, console.main, lambda: arguments, watched=False)]
+
+    def _make_backups(self, number: int) -> list[Child]:
+        """Return the process that makes backups, or nothing if the settings want none."""
+        if not self._settings.backup_every:
+            return []
+        from workers import backups  # noqa: PLC0415 - a service without backups has no need of it
+
+        def arguments() -> tuple[object, ...]:
+            start = backups.BackupsStart(number, self._settings, self._keys())
+            return self._scoreboard, start
+
+        return [Child("backup", number, backups.main, arguments)]
 
     # --- The loop. ---
 
@@ -422,7 +435,7 @@ class Supervisor:
         for fd in self._listener.filenos():
             self._loop.forget(fd)
         self._listener.close()
-        self._tell([*self._workers, *self._console])
+        self._tell([*self._workers, *self._console, *self._backups])
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
@@ -444,7 +457,8 @@ class Supervisor:
             log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
             self._give_up()
             return True
-        others = [child for child in self._workers if child is not self._writing] + self._console
+        others = [child for child in self._workers if child is not self._writing]
+        others += [*self._console, *self._backups]
         if any(child.running for child in others):
             return False
         if self._writing.running:

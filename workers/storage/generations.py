@@ -87,7 +87,15 @@ def refuse_emptied(path: Path) -> None:
 def is_emptied(path: Path) -> bool:
     """Tell whether a database file is empty although its log is not."""
     try:
-        return not path.stat().st_size and bool(os.stat(f"{path}-wal").st_size)
+        return not path.stat().st_size and has_log(path)
+    except OSError:
+        return False
+
+
+def has_log(path: Path) -> bool:
+    """Tell whether there is a log with something in it beside a database."""
+    try:
+        return os.stat(f"{path}-wal").st_size > 0
     except OSError:
         return False
 
