@@ -66,12 +66,8 @@ class Examination:
         self._settings = settings
         self._at_rest = at_rest  # no service changes it during the check, so counts must agree
         self._users_of_book: Counter[int] = Counter()
+        self.users = 0
         self.applications = 0
-
-    @property
-    def users(self) -> int:
-        """How many users were read."""
-        return self._users_of_book.total()
 
     def findings(self, progress: Progress) -> Iterator[str]:
         """Yield a sentence for each problem.
@@ -102,6 +98,7 @@ class Examination:
             counted = int(User.select(fn.COUNT(User.id)).scalar())
             for user in _all_users(database, misplaced):
                 self._users_of_book[user.book] += 1
+                self.users += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
                     progress(self.users, counted)
                 if user.key_id not in vault.keyring.keys:  # the key may be new

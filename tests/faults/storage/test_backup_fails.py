@@ -9,6 +9,7 @@ import pytest
 
 from pwserver.errors import ExitCode
 from tests.support.backups import make_book
+from tests.support.books import contents
 from tests.support.harness import PATIENCE_S
 from tests.support.shell import ENVIRONMENT, Shell
 
@@ -42,7 +43,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, command: str) -> None
     if command == "restore":
         book.back_up(copy)
         book.save_and_close(1)
-    before = {path.name: path.stat().st_size for path in folder.iterdir()}
+    before = contents(folder)
     ran = subprocess.run(
         [sys.executable, "-m", "pwserver", command, str(copy)],
         cwd=folder,
@@ -56,5 +57,5 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, command: str) -> None
     assert (ran.returncode, ran.stdout) == (ExitCode.STORAGE, ""), ran
     assert "cannot be written: File too large. Nothing was changed.\n" in ran.stderr
     assert ran.stderr.count("\n") == 1
-    assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
-    assert list(tmp_path.iterdir()) == ([folder] if command == "backup" else [folder, copy])
+    assert contents(folder) == before
+    assert {*tmp_path.iterdir()} == ({folder} if command == "backup" else {folder, copy})
