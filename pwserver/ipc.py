@@ -139,7 +139,7 @@ class Scoreboard:
 
     Each child has two more: `beats`, which it changes as long as it is well, and `closed`, the
     connections that a worker has closed since it was started. Children are numbered: the workers
-    from 1, then the checker and the console.
+    from 1, then the checker, the console and the process that makes backups.
     """
 
     users = _Number(0, int)

@@ -167,10 +167,7 @@ def _replace(path: Path, part: Path) -> Path | None:
         os.rename(part, path)
         trust.sync_folder(path)
         return None
-    for earlier in path.parent.glob(f"{path.name}.before-*"):
-        if earlier.samefile(path):  # a restore was killed before it replaced the book
-            earlier.unlink()
-            Path(f"{earlier}-wal").unlink(missing_ok=True)
+    _forget_unfinished(path)
     kept = _free_name(path)
     settled = _settle_log(path)
     os.link(path, kept)
@@ -181,6 +178,14 @@ def _replace(path: Path, part: Path) -> Path | None:
     copying.remove_log(path)
     trust.sync_folder(path)
     return kept
+
+
+def _forget_unfinished(path: Path) -> None:
+    """Remove second names of the book: a restore was killed before it replaced it."""
+    for earlier in list(path.parent.glob(f"{path.name}.before-*")):
+        if not earlier.name.endswith("-wal") and earlier.samefile(path):
+            earlier.unlink()
+            Path(f"{earlier}-wal").unlink(missing_ok=True)
 
 
 def _free_name(path: Path) -> Path:

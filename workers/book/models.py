@@ -109,10 +109,10 @@ def stored_user(columns: Sequence[Any]) -> UserRow:
     Such a text becomes one that cannot be encoded. For callers that walk through all rows and must
     not fail at one.
     """
-    *others, username, labels = columns
+    username, labels = columns[-2:]
     if username is None and labels is None:
         return UserRow(*columns)
-    return UserRow(*others, _text(username), _text(labels))
+    return UserRow(*(*columns[:-2], _text(username), _text(labels)))
 
 
 def _text(stored: bytes | None) -> str | None:

@@ -5,6 +5,7 @@ process of its own, which ends without a word before its first step, then before
 on. It is run again after each.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -74,7 +75,7 @@ def test_a_restore_that_is_killed_goes_on(tmp_path: Path, log: str) -> None:
         shutil.rmtree(folder)
         shutil.copytree(made, folder)
         used = Book(type(book.settings)(database=str(folder / "user_data.db")), book.keyring)
-        if not killed_before(step, lambda used=used: used.restore(copy)):
+        if not killed_before(step, functools.partial(used.restore, copy)):
             break
         if log != "foreign":  # with that, no service starts before the restore either
             prepare(used.settings, to_serve=True)

@@ -156,6 +156,11 @@ def foreign(copy: Path) -> None:
     connection.close()
 
 
+def folder(copy: Path) -> None:
+    copy.unlink()
+    copy.mkdir()
+
+
 def older(copy: Path) -> None:
     content = bytearray(copy.read_bytes())
     content[60:64] = (4).to_bytes(4, "big")
@@ -172,7 +177,7 @@ BAD: dict[str, tuple[Callable[[Path], object], type[PwserverError], str]] = {
     "with a lost page": (damage, DatabaseRefused, r"copy\.db is not in order: it is damaged"),
     "with an altered row": (alter, DatabaseRefused, r"copy\.db is not in order: .+user 7 "),
     "writable by others": (lambda copy: copy.chmod(0o666), ConfigError, "may be changed by others"),
-    "a folder": (lambda copy: copy.unlink() or copy.mkdir(), ConfigError, "is a directory"),
+    "a folder": (folder, ConfigError, "is a directory"),
     "with a log": (
         lambda copy: Path(f"{copy}-wal").write_text("x"),
         DatabaseRefused,
