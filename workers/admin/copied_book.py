@@ -29,7 +29,8 @@ _WORK_S = 0.005
 """How long the processor is used before a rest."""
 
 _HANDLER_STEPS = 2000
-"""After how many steps of SQLite it calls back: less than a millisecond."""
+"""After how many steps of SQLite it calls back: less than a millisecond, so that whoever watches
+sees that it is at work."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,23 @@ def verify(  # noqa: PLR0913, PLR0917 - a copy, what it is called, what it needs
     with opened_copy(path, name) as database:
         check_schema(database, name)
         check_keys(name, keyring.check_values)
-        counted = int(User.select(fn.COUNT(User.id)).scalar())
+        done_of = (0, 0)
 
         def told(done: int, total: int) -> None:
+            nonlocal done_of
+            done_of = done, total
             progress("Verifying", done, total)
             pace.keep()
 
         def called_back() -> bool:
-            told(0, counted)
+            told(*done_of)
             return False
 
         connection: apsw.Connection = database.connection()
         connection.set_progress_handler(called_back, _HANDLER_STEPS)
+        counted = int(User.select(fn.COUNT(User.id)).scalar())
+        told(0, counted)
         found = [f"it is damaged: {damage}." for damage in damages(database, thorough=True)]
-        connection.set_progress_handler(None)
         of_copy = StoreSettings(database=str(path), key_file=str(settings.key_path))
         examination = Examination(of_copy, at_rest=False)
         found += examination.content(database, Vault(keyring), told)

@@ -28,6 +28,9 @@ _STEP_PAGES = 1024
 """Pages (of 4 KiB) that are copied and synced at a time: a few milliseconds. If all were synced at
 the end, the commits of the service would wait for that on many file systems."""
 
+_HANDLER_STEPS = 2000
+"""After how many steps of SQLite, while it counts, `progress` is called: a millisecond."""
+
 _MAGIC = b"SQLite format 3\0"
 
 Progress = Callable[[int, int], None]
@@ -121,8 +124,15 @@ def copy(
     """
     source: apsw.Connection = database.connection()
     with source:  # one transaction, which begins with the first SELECT
+        pages = int(source.pragma("page_count"))
+
+        def called_back() -> bool:
+            progress(0, pages)
+            return False
+
+        source.set_progress_handler(called_back, _HANDLER_STEPS)
         users = int(source.execute("SELECT COUNT(*) FROM user").get)
-        needed = source.pragma("page_count") * source.pragma("page_size")
+        needed = pages * source.pragma("page_size")
         if os.fstat(descriptor).st_dev == os.stat(source.filename).st_dev:
             needed += reserve_bytes
         check_room(part.parent, needed)
