@@ -266,6 +266,24 @@ class Settings(StoreSettings, Address):
             "oldest. 0: all."
         },
     )
+    backup_every: str = field(
+        default="",
+        metadata={
+            "help": "How often the service makes a backup of the database and verifies it, such as "
+            "`6h` or `1d`. Not set: never."
+        },
+    )
+    backup_dir: str = field(
+        default="",
+        metadata={"help": "The folder for these backups, best on another disk."},
+    )
+    backup_keep: int = field(
+        default=7,
+        metadata={
+            "help": "How many of these backups are kept; the oldest are removed after a newer one "
+            "was verified. 0: all."
+        },
+    )
     workers: int = field(
         default=2,
         metadata={
@@ -396,6 +414,16 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 "audit_files_kept is set, and audit_bytes_max is 0: it has no effect."
             )
+        _between("backup_keep", self.backup_keep, 0, 1_000_000)
+        if bool(self.backup_every) != bool(self.backup_dir):
+            raise ConfigError(
+                "backup_every and backup_dir belong together; one of them is not set."
+            )
+        if self.backup_every and not 1 <= self.backup_every_s <= 366 * 86_400:
+            raise ConfigError(
+                f"backup_every is {self.backup_every!r}; it must be a number of s, m, h, d or w, "
+                "such as 6h, up to a year."
+            )
         _between("workers", self.workers, 1, 64)
         _between("message_bytes_max", self.message_bytes_max, 256, 16 * 1024 * 1024)
         _between("connections_max", self.connections_max, 1, 1_000_000)
@@ -425,6 +453,11 @@ class Settings(StoreSettings, Address):
         """How the log lines look."""
         return Style(self.log_format, self.log_level)
 
+    @property
+    def backup_every_s(self) -> int:
+        """How often the service makes a backup, in seconds; 0: never."""
+        return duration_s(self.backup_every)
+
     def _files(self) -> dict[str, str]:
         names = ("unix", "tls_cert", "tls_key", "tls_client_ca")
         return super()._files() | {name: str(getattr(self, name)) for name in names}
@@ -451,6 +484,15 @@ def settings_from(descriptor: int) -> Settings:
     """Read the settings from such a file, and close the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         return Settings(**json.load(file))
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def duration_s(text: str) -> int:
+    """Return a duration such as 90d in seconds; 0 for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    return int(found[1]) * _UNITS_S[found[2]] if found else 0
 
 
 def files_beside(database: str) -> list[str]:

@@ -139,7 +139,7 @@ class Scoreboard:
 
     Each child has two more: `beats`, which it changes as long as it is well, and `closed`, the
     connections that a worker has closed since it was started. Children are numbered: the workers
-    from 1, then the checker and the console.
+    from 1, then the checker, the console and the process that makes backups.
     """
 
     users = _Number(0, int)
@@ -178,7 +178,23 @@ class Scoreboard:
     disk_low_for_guests = _Number(12, bool)
     """Whether it has less than saves of clients without a token must leave free: twice as much."""
 
-    _SHARED_WORDS = 13
+    backup_ms = _Number(13, int)
+    """When the newest backup was made that the backup process has verified or found (ms since
+    1970), or 0; its own, as all that begins with `backup`."""
+
+    backup_took_ms = _Number(14, int)
+    """How long that took, with its verification; 0 if it was found at the start."""
+
+    backup_bytes = _Number(15, int)
+    """How long that backup is; 0 if it was found at the start."""
+
+    backup_began_ms = _Number(16, int)
+    """When the backup began that is being made (ms since 1970), or 0."""
+
+    _backup_failed_ms = _Number(17, int)
+    _backup_failure = _Number(18, int)
+
+    _SHARED_WORDS = 19
     """Words that stand before those of the children."""
 
     def __init__(self, children: int) -> None:
@@ -218,6 +234,27 @@ class Scoreboard:
     def end_outage(self) -> None:
         """Note that changes can be written."""
         self._outage_since_ms = 0
+
+    @property
+    def backup_failure(self) -> tuple[int, int]:
+        """Since when backups fail (ms since 1970), or 0, and the number of the last reason."""
+        return self._backup_failed_ms, self._backup_failure
+
+    def backup_begins(self, at_ms: int | None = None) -> None:
+        """Note that a backup is being made, or with 0 that it was given up."""
+        self.backup_began_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+
+    def backup_made(self, at_ms: int, took_ms: int, size_bytes: int) -> None:
+        """Note a backup that was made and verified."""
+        self.backup_ms, self.backup_took_ms, self.backup_bytes = at_ms, took_ms, size_bytes
+        self.backup_began_ms = self._backup_failed_ms = 0
+
+    def backup_failed(self, reason: int) -> None:
+        """Note that a backup failed, and the number of the reason."""
+        self._backup_failure = reason
+        if not self._backup_failed_ms:
+            self._backup_failed_ms = time.time_ns() // 1_000_000
+        self.backup_began_ms = 0
 
     def beat(self, child: int) -> None:
         """Note that a child is well."""

@@ -484,7 +484,7 @@ class Worker:
         self._settings = settings
         self._context.versions_kept = settings.versions_kept
         self._intake.use(settings)
-        limit_guests(settings.guest_saves_per_s)
+        limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
         logs.set_level(settings.log_level)
 
     def _add_client(self, client: Accepted) -> None:

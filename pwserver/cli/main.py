@@ -31,7 +31,17 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, installing, moving, output, service
+from pwserver.cli import (
+    admin,
+    audit,
+    backup,
+    book,
+    environment,
+    installing,
+    moving,
+    output,
+    service,
+)
 from pwserver.cli import settings as effective
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
@@ -159,6 +169,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     effective.config,
     installing.systemd_unit,
     installing.completion,
+    *backup.COMMANDS,
 )
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)

@@ -11,6 +11,7 @@ from pwserver.config import Settings
 LIVE = frozenset(
     {
         "guest_saves_per_s",
+        "guest_users_max",
         "guests",
         "hang_timeout_s",
         "idle_timeout_s",

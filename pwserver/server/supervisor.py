@@ -103,7 +103,7 @@ def serve(
         )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
-    scoreboard = Scoreboard(settings.workers + 2)
+    scoreboard = Scoreboard(settings.workers + 3)
     with contextlib.ExitStack() as opened:
         given = given_sockets(os.environ)
         pool = _pool(scoreboard, settings.log_style)  # loads its modules while the store is checked
@@ -238,7 +238,8 @@ class Supervisor:
             "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
         self._console = self._make_console(settings.workers + 2)
-        pool.children = [*self._workers, self._checker, *self._console]
+        self._backups = self._make_backups(settings.workers + 3)
+        pool.children = [*self._workers, self._checker, *self._console, *self._backups]
         self._listener.writing = self._writing
         self._announced = False
         self._accepting = False
@@ -288,6 +289,18 @@ class Supervisor:
         start = console.ConsoleStart(process.become_child, pages)
         arguments = (self._bell[0], self._scoreboard, start)
         return [Child("console", number, console.main, lambda: arguments, watched=False)]
+
+    def _make_backups(self, number: int) -> list[Child]:
+        """Return the process that makes backups, or nothing if the settings want none."""
+        if not self._settings.backup_every:
+            return []
+        from workers import backups  # noqa: PLC0415 - a service without backups has no need of it
+
+        def arguments() -> tuple[object, ...]:
+            start = backups.BackupsStart(number, self._settings, self._keys())
+            return self._scoreboard, start
+
+        return [Child("backup", number, backups.main, arguments)]
 
     # --- The loop. ---
 
@@ -568,14 +581,14 @@ class Supervisor:
             self._loop.forget(fd)
         self._listener.close()
         if not told:
-            self._tell([*self._workers, *self._console])
+            self._tell([*self._workers, *self._console, *self._backups])
 
     def _let_go(self) -> None:
         """Have the children end, and keep their clients for the program that takes over."""
         raise_file_limit(self._settings.connections_max + OWN_FILES)
         self._stop_by = time.monotonic() + self._settings.stop_timeout_s
         self._last_message = process.HAND_OVER
-        self._tell([*self._workers, *self._console])
+        self._tell([*self._workers, *self._console, *self._backups])
 
     def _handed_over(self) -> None:
         """Tell the service manager which process it is to look after now."""
@@ -627,7 +640,8 @@ class Supervisor:
 
     def _children_ended(self) -> bool:
         """Have the children end in their order; return whether all have."""
-        others = [child for child in self._workers if child is not self._writing] + self._console
+        others = [child for child in self._workers if child is not self._writing]
+        others += [*self._console, *self._backups]
         if any(child.running for child in others):
             return False
         if self._writing.running:

@@ -27,6 +27,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "port": (0, 65_535, -1, 65_536),
     "audit_bytes_max": (65_536, 2**40, 65_535, 2**40 + 1),  # or 0
     "audit_files_kept": (0, 1_000_000, -1, 1_000_001),
+    "backup_keep": (0, 1_000_000, -1, 1_000_001),
     "workers": (1, 64, 0, 65),
     "message_bytes_max": (256, 16 * 1024 * 1024, 255, 16 * 1024 * 1024 + 1),
     "connections_max": (1, 1_000_000, 0, 1_000_001),
@@ -58,6 +59,11 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
         ["a\0b", "user_data.db", "x/../user_data.key", "user_data.audit-head"],
     ),
     "audit_syslog": (["", "/dev/log"], ["\0abstract"]),
+    "backup_every": (
+        ["", "1s", "6h", "1d", "52w"],
+        ["0s", "6", "h", "6 h", "6x", "-1h", "1.5h", "367d", "9999999999s"],
+    ),
+    "backup_dir": (["", "backups", "/mnt/backups"], ["a\0b"]),
     "unix": (["", "/run/pwserver.sock"], ["\0abstract"]),
     "unix_mode": (["600", "0660", "777"], ["", "6", "0o600", "888", "1777", "u+rw", " 600"]),
     "tls_cert": (["", "cert.pem"], ["a\0b"]),
@@ -73,7 +79,11 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
 }
 SWITCHES = {"insecure", "require_locked_memory"}
 TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
-NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS)
+BACKUPS: dict[str, Any] = {"backup_every": "6h", "backup_dir": "backups"}
+NEEDED: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS),
+    **dict.fromkeys(BACKUPS, BACKUPS),
+}
 """What a setting needs beside it."""
 
 

@@ -66,12 +66,8 @@ class Examination:
         self._settings = settings
         self._at_rest = at_rest  # no service changes it during the check, so counts must agree
         self._users_of_book: Counter[int] = Counter()
+        self.users = 0
         self.applications = 0
-
-    @property
-    def users(self) -> int:
-        """How many users were read."""
-        return self._users_of_book.total()
 
     def findings(self, progress: Progress) -> Iterator[str]:
         """Yield a sentence for each problem.
@@ -83,12 +79,16 @@ class Examination:
         yield from _permissions(settings)
         vault = Vault(open_keyring(settings))
         with opened_to_examine(settings.path, vault.keyring) as database:
-            for damage in damages(database, thorough=True):
-                yield f"{settings.path} is damaged: {damage}."
-            yield from self._users(database, vault, progress)
-            yield from self._applications(database, vault)
+            yield from self.content(database, vault, progress)
 
     # --- The content of the database. ---
+
+    def content(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
+        """Yield a sentence for each problem of an open database."""
+        for damage in damages(database, thorough=True):
+            yield f"{self._settings.path} is damaged: {damage}."
+        yield from self._users(database, vault, progress)
+        yield from self._applications(database, vault)
 
     def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
@@ -98,6 +98,7 @@ class Examination:
             counted = int(User.select(fn.COUNT(User.id)).scalar())
             for user in _all_users(database, misplaced):
                 self._users_of_book[user.book] += 1
+                self.users += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
                     progress(self.users, counted)
                 if user.key_id not in vault.keyring.keys:  # the key may be new

@@ -407,8 +407,10 @@ TABLE = (
         each(queries.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have; while nothing can be "
-        "saved also why (`write_error`) and since when (`write_error_since`); and when the "
-        "caller's token expires, if it does (`token_expires`)",
+        "saved also why (`write_error`) and since when (`write_error_since`); when the "
+        "caller's token expires, if it does (`token_expires`); and, if the service makes backups, "
+        "how old the newest is (`backup_age_s`), and if they fail, why (`backup_error`) and since "
+        "when (`backup_error_since`)",
         "count",
     ),
 )
