@@ -36,7 +36,7 @@ LISTENERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What the listener alone acts on."""
 
 _BOOT = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
+    "import sys; sys.path[:] = sys.argv[4:]; "
     "import pwserver.protection as p; p.protect_memory(); "
     "import workers.fork_server as s; s.main()"
 )
@@ -90,8 +90,10 @@ class _Unpickler(pickle.Unpickler):
 class ForkServer:
     """A fork server, and the requests that it has not answered yet."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], log_copy: socket.socket | None = None) -> None:
         """Start one, which loads the modules; requests may be made at once.
+
+        It and all children send a copy of their log to `log_copy`.
 
         Raises OSError where the system has no room for another process.
         """
@@ -104,15 +106,16 @@ class ForkServer:
             flags = ["-P"]  # the current folder is nowhere that modules are looked for
             if sys.flags.ignore_environment:
                 flags.append("-E")
-            numbers = [str(theirs.fileno()), ",".join(modules)]
-            command = [sys.executable, *flags, "-c", _BOOT, *numbers, *_module_folders()]
+            passed = [theirs.fileno()]
+            if log_copy is not None:
+                passed.append(log_copy.fileno())
+            own = [str(passed[0]), ",".join(modules), str(passed[-1] if log_copy else "")]
+            command = [sys.executable, *flags, "-c", _BOOT, *own, *_module_folders()]
             # It starts with these signals blocked, and ignores them before it unblocks them: a
             # terminal sends them to every process.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LISTENERS_SIGNALS)
             try:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-                )
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=passed)
             except BaseException:
                 self._channel.close()
                 raise

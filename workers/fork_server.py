@@ -31,6 +31,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     setproctitle.setproctitle("pwserver: fork server")
     logs.configure("fork server")
+    if sys.argv[3]:
+        logs.copy_to(int(sys.argv[3]))
     try:
         for module in sys.argv[2].split(","):
             importlib.import_module(module)

@@ -24,6 +24,7 @@ TLS = b"T"  # to a worker: new certificates, in a file in memory
 STOP = b"S"  # finish what was received and end; the worker that writes ends at the second one
 READY = b"R"  # to the listener: this child can take work
 ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
+VISITOR = b"V"  # from the monitor: the end of a client's connection; its address follows
 FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
 _PR_SET_CHILD_SUBREAPER = 36

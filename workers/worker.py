@@ -25,11 +25,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.tally import COUNTS, SAVES, Tally
+from pwserver.wire.messages import PASSWORD_SAVED, return_number_of_users
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -52,7 +56,8 @@ from workers.process import (
 )
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
+from workers.serving.commands import COUNT, SAVE_PLAIN
+from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
@@ -120,6 +125,9 @@ def _run(
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
     limit_guests(settings.guest_saves_per_s)
+    tally = Tally(scoreboard.block(start.number))
+    if writer is not None:
+        writer.tally = tally
     connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
     reader = BookReader(scoreboard, connect)
     context = Context(
@@ -148,6 +156,7 @@ def _run(
         scoreboard=scoreboard,
         bell=bell,
         versions_kept=settings.versions_kept,
+        tally=tally,
     )
     Worker(control, context, start, writer).run()
 
@@ -205,6 +214,7 @@ class Worker:
                     self._tick()
         finally:
             self._record_refusals(all_of_them=True)
+            self._publish()
         if self._writer is not None:
             self._writer.close()
 
@@ -336,6 +346,7 @@ class Worker:
             if connection.flush():
                 self._look_after(connection)
         touched.clear()
+        context.tally.sent_replies(context.now)
 
     def _look_after(self, connection: Connection) -> None:
         """Update a connection's epoll events and deadline; forget it if it is closed.
@@ -515,11 +526,23 @@ class Worker:
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
             assert batch.outcome is not None
+            self._count(batch)
             for run in batch.runs:
                 run.settle(batch.outcome)
             batch.runs.clear()  # break the reference cycle: a run refers to its batch
             if batch.senders:
                 _wake(self._context.name_queues.settle(batch, self._context.now))
+
+    def _count(self, batch: Batch) -> None:
+        """Count the plain saves of a batch, and the counts of users."""
+        tally = self._context.tally
+        if batch.saves:
+            assert batch.outcome is not None
+            reply = PASSWORD_SAVED if batch.outcome.done else not_saved(batch.outcome, UNSET)
+            tally.answer_later(SAVE_PLAIN.place, SAVES, reply, batch.since, batch.saves)
+        if batch.counts:
+            reply = return_number_of_users(0, UNSET)
+            tally.answer_later(COUNT.place, COUNTS, reply, batch.since, batch.counts)
 
     # --- The checker. ---
 
@@ -546,6 +569,7 @@ class Worker:
     def _tick(self) -> None:
         now, scoreboard = self._context.now, self._context.scoreboard
         scoreboard.beat(self._number)
+        self._publish()
         if self._writer is not None:
             self._publish_load(now)
             self._writer.tick()
@@ -574,6 +598,18 @@ class Worker:
         self._context.sum_up_refusals(all_of_them=all_of_them)
         self._context.write_record()
         self._context.audit.tick()
+
+    def _publish(self) -> None:
+        """Publish what was counted, and what is open or waits."""
+        context, connections = self._context, len(self._connections)
+        if self._handshakes is not None:
+            connections += len(self._handshakes)
+        context.tally.publish(
+            connections,
+            self._commit_queue.bytes_queued,
+            context.name_queues.bytes_queued,
+            context.checks.unanswered,
+        )
 
     def _publish_load(self, now: float) -> None:
         """Publish how much of a processor this worker has used since the last tick."""

@@ -30,7 +30,7 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, output, service
+from pwserver.cli import admin, audit, book, environment, output, service, watch
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
@@ -144,6 +144,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     setup,
     *book.COMMANDS,
     *service.COMMANDS,
+    *watch.COMMANDS,
     admin.check,
 )
 for place, command in enumerate(_COMMANDS):

@@ -203,10 +203,16 @@ class Pool:
     The fork server is started at once and loads `modules`. Raises OSError if it cannot be started.
     """
 
-    def __init__(self, modules: Sequence[str], scoreboard: Scoreboard) -> None:
+    def __init__(
+        self,
+        modules: Sequence[str],
+        scoreboard: Scoreboard,
+        log_copy: socket.socket | None = None,
+    ) -> None:
         self.children: list[Child] = []
-        self.fork_server = ForkServer(modules)
+        self.fork_server = ForkServer(modules, log_copy)
         self._modules = modules
+        self._log_copy = log_copy
         self._scoreboard = scoreboard
         self._requests = itertools.count(1)
 
@@ -243,7 +249,7 @@ class Pool:
         Raises OSError if the system has no room for another process.
         """
         self.fork_server.end()
-        self.fork_server = ForkServer(self._modules)
+        self.fork_server = ForkServer(self._modules, self._log_copy)
 
     def until_start_s(self, now: float, at_most_s: float) -> float:
         """Return the seconds until the next child is due to start, at most `at_most_s`."""

@@ -53,7 +53,7 @@ def open_all(settings: Settings) -> list[Listening]:
     opened: list[Listening] = []
     try:
         if settings.host != NO_HOST:
-            opened.append(_open_tcp(settings))
+            opened.append(_open_tcp(settings, settings.host, settings.port))
         if settings.unix:
             opened.append(_open_unix(settings.unix, int(settings.unix_mode, 8)))
     except BaseException:
@@ -63,11 +63,27 @@ def open_all(settings: Settings) -> list[Listening]:
     return opened
 
 
+def open_http(settings: Settings) -> list[Listening]:
+    """Listen for HTTP: on a TCP address, and on the socket of the owner of the files.
+
+    Raises as `open_all` does.
+    """
+    if not settings.http:
+        return []
+    opened = [_open_tcp(settings, *settings.http_address, flag="http")]
+    try:
+        opened.append(_open_unix(str(settings.http_path), 0o600))
+    except BaseException:
+        opened[0].close()
+        raise
+    return opened
+
+
 # --- TCP. ---
 
 
-def _open_tcp(settings: Settings) -> Listening:
-    """Listen on a TCP address.
+def _open_tcp(settings: Settings, host: str, port: int, flag: str = "port") -> Listening:
+    """Listen on a TCP address, which the setting `flag` has chosen.
 
     The options are set here, because accepted connections inherit them: no delay for small replies,
     and a machine that has vanished is given up, whether it owes nothing (keepalive) or has not
@@ -76,11 +92,15 @@ def _open_tcp(settings: Settings) -> Listening:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError):
-        raise ListenError(f"{settings.host!r} is not an address of this machine.") from None
-    _check_exposure(settings, str(address[0]))
+        raise ListenError(f"{host!r} is not an address of this machine.") from None
+    where = f"{host_in_url(host)}:{port}"
+    if flag == "http":
+        _check_exposure_of_http(settings, where, str(address[0]))
+    else:
+        _check_exposure(settings, where, str(address[0]))
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,22 +120,28 @@ def _open_tcp(settings: Settings) -> Listening:
         listening.setblocking(False)
     except OSError as error:
         listening.close()
-        where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
             raise ListenError(
-                f"{where} is in use by another program; stop it, or choose another --port."
+                f"{where} is in use by another program; stop it, or choose another --{flag}."
             ) from None
         raise ListenError(f"{where} cannot be listened on: {error.strerror}.") from None
     host, port = listening.getsockname()[:2]
-    tls = " (TLS)" if settings.tls_cert else ""
-    return Listening(listening, f"{host_in_url(host)}:{port}{tls}")
+    shown = f"{host_in_url(host)}:{port}"
+    if flag == "http":
+        return Listening(listening, f"http{'' if is_loopback(host) else 's'}://{shown}/")
+    return Listening(listening, f"{shown} (TLS)" if settings.tls_cert else shown)
 
 
-def _check_exposure(settings: Settings, address: str) -> None:
+def _check_exposure_of_http(settings: Settings, where: str, address: str) -> None:
+    """Make sure that what other machines can see is encrypted."""
+    if not is_loopback(address) and not settings.tls_cert:
+        raise ConfigError(f"other machines can reach {where}: give --tls-cert and --tls-key.")
+
+
+def _check_exposure(settings: Settings, where: str, address: str) -> None:
     """Make sure that who can be reached from other machines has TLS, or was told to do without."""
     if is_loopback(address):
         return
-    where = f"{host_in_url(settings.host)}:{settings.port}"
     if settings.insecure:
         may = ["save and count without a token"] if settings.guests == "all" else []
         if not settings.tls_cert:

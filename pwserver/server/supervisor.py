@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import setproctitle
 
 from pwserver import __version__, logs
+from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.errors import ConfigError, ExitCode, KeyRefused, ServiceFailed
 from pwserver.ipc import Scoreboard, control_channel, frame_channel, receive_control
@@ -34,9 +35,9 @@ from pwserver.server.children import FAILED_STARTS_MAX, Child, Pool, reap
 from pwserver.server.instance import Instance
 from pwserver.server.listener import Listener, connections_per_worker
 from pwserver.server.loop import Loop
-from pwserver.server.sockets import open_all
+from pwserver.server.sockets import Listening, open_all, open_http
 from pwserver.server.terminal import Terminal
-from workers import checker, process, worker
+from workers import checker, monitor, process, worker
 from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
@@ -52,6 +53,7 @@ _PRELOAD = [
     "pwserver.server.console",
     "workers.worker",
     "workers.checker",
+    "workers.monitor",
 ]
 _FULL_PAUSE_S = 0.01
 """How long the listener waits after it found no room for a connection, before it tries again."""
@@ -87,14 +89,18 @@ def serve(settings: Settings) -> ExitCode:
         )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
-    scoreboard = Scoreboard(settings.workers + 2)
+    scoreboard = Scoreboard(settings.workers + 3)
+    lines = _lines(settings)
     with contextlib.ExitStack() as opened:
-        pool = _pool(scoreboard)  # it loads its modules while the store is checked
+        pool = _pool(scoreboard, lines)  # it loads its modules while the store is checked
         opened.callback(pool.close)
         tls = read_certificates(settings)
         opened.enter_context(Instance(settings.path))
         listening = open_all(settings)  # before the store: if this fails, no file was made
         for each in listening:
+            opened.callback(each.close)
+        http = open_http(settings)
+        for each in http:
             opened.callback(each.close)
         keyring, made = setup.prepare(settings, to_serve=True)
         for sentence in made:
@@ -104,12 +110,25 @@ def serve(settings: Settings) -> ExitCode:
             listening, scoreboard, per_worker_max, process.CLIENTS, tls=tls is not None
         )
         server = Supervisor(settings, keyring, tls, loop, listener, pool, scoreboard, terminal)
+        if lines is not None:
+            server.add_monitor(http, lines[0])
         return server.run()
 
 
-def _pool(scoreboard: Scoreboard) -> Pool:
+def _lines(settings: Settings) -> tuple[socket.socket, socket.socket] | None:
+    """Return where the monitor reads the log lines of all processes, and where they are sent."""
+    if not settings.http:
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    logs.copy_to(theirs.fileno())
+    return ours, theirs
+
+
+def _pool(scoreboard: Scoreboard, lines: tuple[socket.socket, socket.socket] | None) -> Pool:
     try:
-        return Pool(_PRELOAD, scoreboard)
+        return Pool(_PRELOAD, scoreboard, lines and lines[1])
     except OSError as error:
         raise ServiceFailed(f"no process can be started: {error.strerror}.") from None
 
@@ -165,6 +184,8 @@ class Supervisor:
             "checker", settings.workers + 1, checker.main, lambda: (), watched=False
         )
         self._console = self._make_console(settings.workers + 2)
+        self._monitor: list[Child] = []  # one, if there is HTTP
+        self._http_url = ""
         pool.children = [*self._workers, self._checker, *self._console]
         self._listener = listener
         self._listener.writing = self._writing
@@ -214,6 +235,28 @@ class Supervisor:
         arguments = (self._bell[0], self._scoreboard, start)
         return [Child("console", number, console.main, lambda: arguments, watched=False)]
 
+    def add_monitor(self, listening: list[Listening], lines: socket.socket) -> None:
+        """Have the monitor started, which listens for HTTP and reads the log lines."""
+        sockets = [each.socket for each in listening]
+
+        def arguments() -> tuple[object, ...]:
+            names = {child.number: child.name for child in self._pool.children}
+            start = monitor.MonitorStart(
+                self._settings, sockets, self._http_url, self._tls_of_monitor(), lines, names
+            )
+            return self._scoreboard, start
+
+        self._http_url = listening[0].name
+        number = self._settings.workers + 3
+        self._monitor = [Child("monitor", number, monitor.main, arguments)]
+        self._pool.children += self._monitor
+
+    def _tls_of_monitor(self) -> "TlsFiles | None":
+        """Return the certificate, with its key only if the monitor encrypts."""
+        if self._tls is None or self._http_url.startswith("https:"):
+            return self._tls
+        return self._tls.without_keys()
+
     # --- The loop. ---
 
     def run(self) -> ExitCode:
@@ -232,6 +275,7 @@ class Supervisor:
         return self._exit_code
 
     def _tick(self) -> None:
+        self._scoreboard.ticks += 1
         self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
         self._pool.kill_hanging(self._settings.hang_timeout_s)
         if self._pool.fork_server_hangs(time.monotonic(), self._settings.hang_timeout_s):
@@ -321,6 +365,10 @@ class Supervisor:
                 self._announce()
             elif text[:1] == process.FATAL:
                 self._child_failed(ExitCode(text[1]), text[2:].decode(errors="replace"))
+            elif text[:1] == process.VISITOR:
+                for fd in message[1]:
+                    visitor = Accepted(socket.socket(fileno=fd), text[1:].decode())
+                    self._listener.hand_over(visitor)
             elif text[:1] == process.ENDING:
                 self._child_ends(child, text[1:].decode(errors="replace"))
             elif not text:
@@ -329,7 +377,7 @@ class Supervisor:
     def _child_ends(self, child: Child, reason: str) -> None:
         """Log why a child ends by itself. If another start would fail as well, end the service."""
         log.error("%s ends: %s", child.name, reason)
-        if child.ready:
+        if child.ready or child in self._monitor:  # the service does without it
             return
         child.failed_starts += 1
         if not self._announced or child.failed_starts > FAILED_STARTS_MAX:
@@ -403,6 +451,10 @@ class Supervisor:
         assert tls is not None
         for each in self._workers:
             each.post(process.TLS, [tls.to_descriptor()])
+        shown = self._tls_of_monitor()
+        assert shown is not None
+        for each in self._monitor:
+            each.post(process.TLS, [shown.to_descriptor()])
         log.info("SIGHUP: new connections get the certificate that is in the file now")
 
     # --- Stopping. ---
@@ -422,7 +474,7 @@ class Supervisor:
         for fd in self._listener.filenos():
             self._loop.forget(fd)
         self._listener.close()
-        self._tell([*self._workers, *self._console])
+        self._tell([*self._workers, *self._console, *self._monitor])
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
@@ -444,7 +496,8 @@ class Supervisor:
             log.warning("the deadline for stopping passed: %s killed", ", ".join(running))
             self._give_up()
             return True
-        others = [child for child in self._workers if child is not self._writing] + self._console
+        others = [child for child in self._workers if child is not self._writing]
+        others += self._console + self._monitor
         if any(child.running for child in others):
             return False
         if self._writing.running:

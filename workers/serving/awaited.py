@@ -37,15 +37,17 @@ class Awaited:
     """The reply to a request, or the joined replies to consecutive ones; None until known.
 
     `lasts` says that the request is done even if its client is gone, so that the connection goes on
-    waiting for it.
+    waiting for it. `counted_as` is how the connection counts the reply once it is known: as which
+    command, of which kind, and since when it was waited for. None: it is counted elsewhere.
     """
 
-    __slots__ = ("reply",)
+    __slots__ = ("counted_as", "reply")
 
     lasts = False
 
     def __init__(self, reply: bytes | None = None) -> None:
         self.reply = reply
+        self.counted_as: tuple[int, int, float] | None = None
 
     @property
     def requests(self) -> int:

@@ -80,6 +80,11 @@ class Checks:
         self._sent: dict[Who, int] = {}  # how many of a caller are at the checker
         self._channel: socket.socket | None = None  # each packet is one question or answer
 
+    @property
+    def unanswered(self) -> int:
+        """How many questions have no answer yet."""
+        return len(self._unanswered)
+
     def ask(self, waiter: Waiter, password: str, id: Id, now: float) -> Check:
         """Have the checker asked about a password, of at most `CHECK_LENGTH_MAX`."""
         check = Check(waiter, password, id, now + self._timeout_s)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
+from pwserver.tally import DENIED
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
@@ -132,6 +133,7 @@ class Connection:
         except OSError as error:
             self.receive_nothing(error)
             return
+        self._context.tally.received(len(data))
         if self._tls is not None and data and not self.ending:
             self.receive_records(data)
         else:
@@ -272,23 +274,39 @@ class Connection:
     def _answer(self, command: Command, requests: list[Any]) -> None:
         """Do requests, note their replies or that they are awaited, and hold back the rest."""
         replies: Replies
+        tally, kind = self._context.tally, command.kind
+        application = self.peer.caller.number
         if self.may(command):
             if command.right != ANYBODY:
                 self.silent_since = NEVER
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, command.right, requests)
-        if replies is None:
+            kind = DENIED
+        tally.did(application, kind, len(requests) if replies is None else len(replies))
+        if not replies:
             return
         if len(replies) < len(requests):
             self._held.appendleft((command, requests[len(replies) :]))
+        alike = (command.quick or kind == DENIED) and isinstance(replies[0], bytes)
+        if alike:
+            tally.answer(command.place, command.kind, replies[0], len(replies))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
+            if not alike:
+                self._count(command, reply, known)
             if known is not None and not self.awaited:
                 self._replies.append(known)
                 self.unanswered -= 1
             else:
                 self.awaited.append(Awaited(reply) if isinstance(reply, bytes) else reply)
+
+    def _count(self, command: Command, reply: bytes | Awaited, known: bytes | None) -> None:
+        """Count a request that is answered, or have it counted when it will be."""
+        if known is not None:
+            self._context.tally.answer(command.place, command.kind, known)
+        elif isinstance(reply, Awaited):
+            reply.counted_as = command.place, command.kind, self._context.now
 
     def withhold(self) -> None:
         """Replace replies that need an audit record with refusals: it could not be written."""
@@ -304,8 +322,12 @@ class Connection:
         awaited, held = self.awaited, self._held
         while True:
             while awaited and (reply := awaited[0].reply) is not None:
-                self.unanswered -= awaited.popleft().requests
+                first = awaited.popleft()
+                self.unanswered -= first.requests
                 self._replies.append(reply)
+                if first.counted_as is not None:
+                    command, kind, since = first.counted_as
+                    self._context.tally.answer_later(command, kind, reply, since)
             if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
             self._answer(*held.popleft())
@@ -363,6 +385,7 @@ class Connection:
         except OSError:  # epoll reports it in the next turn, and then `lose` is called
             self._give_up_sending()
             return
+        self._context.tally.sent(sent)
         if sent == len(self._unsent):
             self._unsent = b""
             self._send_deadline = NEVER

@@ -18,6 +18,7 @@ from typing import Any
 
 from pwserver.config import Settings
 from pwserver.limits import LINE_BYTES
+from pwserver.tally import SAVES
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
 from workers.auth.applications import Caller
@@ -59,6 +60,7 @@ class Intake:
                 self._connections.append(connection)
                 self._lines.append(data)
                 return
+            self._context.tally.received(len(data))
         self._queue_up(connection, data)
 
     def go_on(self, connection: Connection) -> None:
@@ -77,6 +79,7 @@ class Intake:
         self._context.give_time()
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
+        self._context.tally.received(sum(map(len, lines)))
         requests = self._decoded(lines)
         if requests is None:
             for connection, line in zip(connections, lines, strict=True):
@@ -142,4 +145,5 @@ class Intake:
             else:
                 self._queue_up(connection, line)
         for caller, (savers, plain) in saves.items():
+            context.tally.did(caller.number, SAVES, len(plain))
             save_together(context, caller, savers, plain)

@@ -91,6 +91,11 @@ class NameQueues:
         self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
         self._can_record = True
 
+    @property
+    def bytes_queued(self) -> int:
+        """How much is unfinished."""
+        return self._shares.total
+
     def add(self, write: Write, now: float) -> None:
         """Queue a request; its `reply` is set later, or at once if there is no room for it."""
         key, who = write.key, write.who

@@ -74,6 +74,9 @@ class Handshakes:
                 handshake.events = handshake.wants
         return arrivals
 
+    def __len__(self) -> int:
+        return len(self._handshakes)
+
     def expire(self, now: float) -> int:
         """Close the connections whose handshake took too long; return their number."""
         late = []
