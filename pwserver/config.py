@@ -426,8 +426,7 @@ class Settings(StoreSettings, Address):
         found = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\[\]:\s]+)):([0-9]{1,5})", self.http)
         if found is None:
             raise ConfigError(f"http is {self.http!r}; it must be such as 127.0.0.1:9464.")
-        port = int(found[3])
-        _between("the port of http", port, 0, 65535)
+        _between("http port", port := int(found[3]), 0, 65535)
         return found[1] or found[2], port
 
 
