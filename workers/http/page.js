@@ -2,14 +2,21 @@
 // The page that shows the service. It asks for the newest samples once a second and draws them.
 // What comes from the service is put into the page as text, never as HTML.
 
-const WINDOW_MS = 300_000;
-const POLL_MS = 1000;
+const WINDOWS_MS = [60_000, 120_000, 300_000];
+const KEPT_MS = WINDOWS_MS[WINDOWS_MS.length - 1];
+const POLL_MS = matchMedia("(prefers-reduced-motion: reduce)").matches ? 5000 : 1000;
 const byId = (id) => document.getElementById(id);
 
-// --- Charts: lines, areas or stacks over the last five minutes, as SVG. ---
+// --- Charts: lines or stacks over the last minutes, as SVG. ---
 
 const SVG = "http://www.w3.org/2000/svg";
-const PAD = { left: 2, right: 2, top: 14, bottom: 18 };
+const fontPx = () => parseFloat(getComputedStyle(document.documentElement).fontSize);
+
+// How much of the past is shown: no more than there is, so that a young service has a full picture.
+function span(samples, now) {
+  const there = samples.length ? now - samples[0].t : 0;
+  return WINDOWS_MS.find((each) => there <= each) ?? KEPT_MS;
+}
 
 function draw(parent, name, attributes, text) {
   const made = document.createElementNS(SVG, name);
@@ -19,9 +26,9 @@ function draw(parent, name, attributes, text) {
   return made;
 }
 
-function niceTop(value) { // the least of 1, 2, 2.5, 5, 10, 20, ... that is not less
+function niceTop(value) { // the least of 1, 2, 4, 6, 8, 10, 20, ... that is not less: halves are nice, too
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((each) => each * power).find((each) => each >= value * 0.999);
+  return [1, 2, 4, 6, 8, 10].map((each) => each * power).find((each) => each >= value * 0.999);
 }
 
 // Maps values to 0..1 upwards, and says where the lines of the grid are.
@@ -62,7 +69,7 @@ class Chart {
 
   point(event) {
     const box = this.svg.getBoundingClientRect();
-    const time = this.now - WINDOW_MS * (1 - (event.clientX - box.left) / box.width);
+    const time = this.now - span(this.samples, this.now) * (1 - (event.clientX - box.left) / box.width);
     const distances = this.samples.map((sample) => Math.abs(sample.t - time));
     if (distances.length) this.move(this.samples.length - 1 - distances.indexOf(Math.min(...distances)));
   }
@@ -92,27 +99,28 @@ class Chart {
     const width = svg.clientWidth, height = svg.clientHeight;
     const names = about.names(samples);
     const rows = samples.map((sample) => about.values(sample));
-    const x = (time) => PAD.left + (width - PAD.left - PAD.right) * (1 - (this.now - time) / WINDOW_MS);
+    const shown = span(samples, this.now), font = fontPx(), top = 1.1 * font, floor = height - 1.4 * font;
+    const x = (time) => 2 + (width - 4) * (1 - (this.now - time) / shown);
     const scale = this.scale(rows);
-    const y = (value) => height - PAD.bottom - (height - PAD.top - PAD.bottom) * scale.place(value);
+    const y = (value) => floor - (floor - top) * scale.place(value);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     for (const tick of scale.ticks) {
       draw(svg, "line", { class: "grid", x1: 0, x2: width, y1: y(tick), y2: y(tick) });
       draw(svg, "text", { x: 0, y: y(tick) - 3 }, about.shown(tick));
     }
-    drawMinutes(svg, x, this.now, height, width);
+    drawMoments(svg, x, this.now, height - 0.2 * font, shown);
     const below = rows.map(() => 0);
     names.forEach((_, place) => this.series(place, rows, below, x, y));
     for (const event of this.events) {
-      if (event.t < this.now - WINDOW_MS) continue;
-      const mark = draw(svg, "line", { class: `mark ${event.kind}`, x1: x(event.t), x2: x(event.t), y1: PAD.top, y2: height - PAD.bottom });
+      if (event.t < this.now - shown) continue;
+      const mark = draw(svg, "line", { class: `mark ${event.kind}`, x1: x(event.t), x2: x(event.t), y1: top, y2: floor });
       draw(mark, "title", {}, event.text);
     }
     const index = samples.length - 1 - (this.at ?? 0);
     if (this.at !== null && samples[index]) {
       const at = x(samples[index].t);
-      draw(svg, "line", { class: "cursor", x1: at, x2: at, y1: PAD.top, y2: height - PAD.bottom });
+      draw(svg, "line", { class: "cursor", x1: at, x2: at, y1: top, y2: floor });
     }
     this.say(names, rows[index], samples[index]);
   }
@@ -140,8 +148,7 @@ class Chart {
     const drawn = pieces.filter((piece) => piece.length);
     const line = drawn.map((piece) => `M${along(piece, 1)}`).join("");
     const area = drawn.map((piece) => `M${along(piece, 1)}L${along([...piece].reverse(), 2)}Z`).join("");
-    if (stack) draw(this.svg, "path", { class: `stack t${place % 6}`, d: area });
-    draw(this.svg, "path", { class: `line t${place % 6}`, d: line });
+    draw(this.svg, "path", { class: `${stack ? "stack" : "line"} t${place % 6}`, d: stack ? area : line });
   }
 
   say(names, row, sample) {
@@ -150,21 +157,23 @@ class Chart {
     names.forEach((name, place) => {
       const value = row ? row[place] : null;
       const shown = value === null || value === undefined ? "–" : this.about.shown(value);
-      parts.push(element("span", `${name} ${shown}`, `key t${place % 6}`));
+      const key = element("span", `${name} `, `key t${place % 6}`);
+      key.append(element("strong", shown));
+      parts.push(key);
     });
     this.caption.replaceChildren(...parts);
     this.svg.setAttribute("aria-label", parts.map((part) => part.textContent).join(", "));
   }
 }
 
-const fontPx = () => parseFloat(getComputedStyle(document.documentElement).fontSize);
-
-function drawMinutes(svg, x, now, height, width) {
-  for (let minute = 0; minute <= 5; minute += 1) {
-    const at = x(now - minute * 60_000);
-    const anchor = minute === 0 ? "end" : minute === 5 ? "start" : "middle";
-    if (width < 26 * fontPx() && minute % 5) continue;
-    draw(svg, "text", { x: at, y: height - 4, "text-anchor": anchor }, minute ? `−${minute} min` : "now");
+function drawMoments(svg, x, now, y, shown) {
+  const step = shown > 60_000 ? 60_000 : 15_000;
+  const narrow = x(now) - x(now - shown) < 26 * fontPx();
+  for (let ago = 0; ago <= shown; ago += step) {
+    if (narrow && ago % shown) continue;
+    const anchor = ago === 0 ? "end" : ago === shown ? "start" : "middle";
+    const name = step === 60_000 ? `−${ago / 60_000} min` : `−${ago / 1000} s`;
+    draw(svg, "text", { x: x(now - ago), y, "text-anchor": anchor }, ago ? name : "now");
   }
 }
 
@@ -176,20 +185,21 @@ function drawTimeline(events, now) {
   const svg = document.createElementNS(SVG, "svg");
   figure.replaceChildren(element("figcaption", ""), svg);
   figure.firstChild.append(element("b", "Faults, restarts and backups"));
-  const width = svg.clientWidth, height = svg.clientHeight, left = 5 * fontPx();
+  const width = svg.clientWidth, height = svg.clientHeight, font = fontPx(), left = 5 * font;
+  const shown = span(samples, now);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const x = (time) => left + 8 + (width - left - 14) * (1 - (now - time) / WINDOW_MS);
+  const x = (time) => left + 8 + (width - left - 14) * (1 - (now - time) / shown);
   LANES.forEach(([name, kinds], lane) => {
-    const y = 12 + (lane * (height - 34)) / (LANES.length - 1);
+    const y = font * 0.9 + (lane * (height - font * 2.6)) / (LANES.length - 1);
     draw(svg, "line", { class: "grid", x1: left, x2: width, y1: y, y2: y });
     draw(svg, "text", { x: 0, y: y + 4 }, name);
     for (const event of events) {
-      if (!kinds.includes(event.kind) || event.t < now - WINDOW_MS) continue;
-      const dot = draw(svg, "circle", { class: `dot ${event.kind}`, cx: x(event.t), cy: y, r: 5 });
+      if (!kinds.includes(event.kind) || event.t < now - shown) continue;
+      const dot = draw(svg, "circle", { class: `dot ${event.kind}`, cx: x(event.t), cy: y, r: font / 3 });
       draw(dot, "title", {}, `${clock(event.t)} ${event.text}`);
     }
   });
-  drawMinutes(svg, x, now, height, width - left);
+  drawMoments(svg, x, now, height - 0.2 * font, shown);
 }
 
 // --- Texts. ---
@@ -224,8 +234,8 @@ function element(name, text, kind) {
 const rates = (sample) => sample.rates.slice(0, 3);
 const charts = [
   { title: "Requests per second", names: () => ["saves", "reads", "counts"], values: rates, shown: number },
-  { title: "Time of a save", names: () => ["half", "95 %", "99 %"], values: (each) => each.save_ms, shown: duration, kind: "log" },
-  { title: "Time of a read", names: () => ["half", "95 %", "99 %"], values: (each) => each.read_ms, shown: duration, kind: "log" },
+  { title: "Time of a save", names: () => ["50 %", "95 %", "99 %"], values: (each) => each.save_ms, shown: duration, kind: "log" },
+  { title: "Time of a read", names: () => ["50 %", "95 %", "99 %"], values: (each) => each.read_ms, shown: duration, kind: "log" },
   { title: "Changes per commit", names: () => ["on average"], values: (each) => [each.batch], shown: number },
   { title: "Connections by worker", names: workers, values: (each) => each.connections, shown: number, kind: "stack" },
   { title: "Users in the book", names: () => ["users"], values: (each) => [each.users], shown: (value) => compact.format(value), grows: true },
@@ -309,16 +319,15 @@ function showEvents(now) {
 
 function showLog(lines) {
   const log = byId("log");
-  const text = lines.join("\n");
-  if (log.textContent === text) return;
+  if (log.textContent === lines.map((line) => `${line}\n`).join("")) return;
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
-  log.textContent = text;
+  log.replaceChildren(...lines.map((line) => element("span", `${line}\n`, (line.match(/ (WARNING|ERROR) /) ?? ["", ""])[1])));
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
 function show(now) {
   told = now;
-  samples = [...samples, ...now.samples].filter((each) => each.t > now.now - WINDOW_MS);
+  samples = [...samples, ...now.samples].filter((each) => each.t > now.now - KEPT_MS);
   showState(now);
   showFigures(now);
   for (const chart of charts) chart.show(samples, now.events, now.now);

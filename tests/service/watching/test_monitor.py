@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ from tests.support.shell import Shell, write_token
 from tests.support.tls import Authority, tls_flags, tls_peer, trusting
 
 HTTP = ("--http", "127.0.0.1:0")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Return one service with a monitor, for the tests that leave it as it was."""
+    with Service(tmp_path_factory.mktemp("watched"), *HTTP) as service:
+        yield service.wait_until_listening()
+        assert service.stop() == 0
 
 
 def metrics(service: Service) -> dict[tuple[str, ...], float]:
@@ -87,10 +96,10 @@ def test_the_metrics_say_what_was_done(start: Start) -> None:
     assert found["pwserver_received_bytes_total",] > 50 * 40
 
 
-def test_promtool_accepts_the_metrics(start: Start) -> None:
+def test_promtool_accepts_the_metrics(watched: Service) -> None:
     """Names, units and types are as Prometheus's own linter wants them."""
     needs.tool("promtool")
-    service = start(*HTTP)
+    service = watched
     text = ask(f"{url_of_monitor(service)}metrics").text
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text.encode(), capture_output=True, check=False
@@ -220,7 +229,9 @@ def test_elsewhere_metrics_need_a_token(start: Start, authority: Authority) -> N
     assert status(path="page/data") == 401
     assert status(service.add_application("saver", ["save"])) == 401
     with service.administration() as files:
-        elsewhere = files.add("elsewhere", ["count"], networks=["127.0.0.0/8"]).reveal()
+        elsewhere = files.add(
+            "elsewhere", ["count"], common=False, networks=["127.0.0.0/8"]
+        ).reveal()
     assert status(elsewhere) == 401, "it comes from another address"
     token = service.add_application("watcher", ["count"])
     assert [status(token), status(token, "page/data")] == [200, 200]
@@ -310,9 +321,9 @@ def test_a_browser_that_never_reads_is_cut_off(start: Start) -> None:
     ],
     ids=["zeros", "headers without end", "TLS"],
 )
-def test_garbage_is_refused(start: Start, sent: bytes) -> None:
+def test_garbage_is_refused(watched: Service, sent: bytes) -> None:
     """What is no HTTP is answered with 400 or closed, and the monitor goes on without a word."""
-    service = start(*HTTP)
+    service = watched
     url = url_of_monitor(service)
     pid = service.child("monitor")
     address = "127.0.0.1", int(url[:-1].rpartition(":")[2])
@@ -324,9 +335,9 @@ def test_garbage_is_refused(start: Start, sent: bytes) -> None:
     assert service.child("monitor") == pid
 
 
-def test_another_name_for_this_machine_is_refused(start: Start) -> None:
+def test_another_name_for_this_machine_is_refused(watched: Service) -> None:
     """A site on the network that has its name lead to 127.0.0.1 reads nothing."""
-    url = url_of_monitor(start(*HTTP))
+    url = url_of_monitor(watched)
     assert ask(f"{url}metrics", host="evil.example").status == 421
     assert ask(f"{url}metrics", host="localhost").status == 200
 
@@ -394,9 +405,9 @@ def test_the_page_tells_what_applications_do(start: Start, tmp_path: Path) -> No
     [b"", b"[]", b'{"token": 5}', b'{"link": "x"}', b"[" * 4000, b"x" * 100_000],
     ids=["nothing", "a list", "a number", "no link", "deep", "long"],
 )
-def test_who_shows_nothing_gets_no_session(start: Start, body: bytes) -> None:
+def test_who_shows_nothing_gets_no_session(watched: Service, body: bytes) -> None:
     """Whatever is sent instead of a token is refused."""
-    url = url_of_monitor(start(*HTTP))
+    url = url_of_monitor(watched)
     assert ask(f"{url}page/session", method="POST", body=body).status == 403
 
 

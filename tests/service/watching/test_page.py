@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _GEOMETRY = """
     return [...document.querySelectorAll('#charts figure')].map(
-        figure => figure.querySelector('.t0.line').getAttribute('d'))
+        figure => figure.querySelector('path.t0').getAttribute('d'))
 """
 _CUT = """
     return [...document.querySelectorAll(arguments[0])].filter(
