@@ -6,6 +6,8 @@ it is shown escaped.
 """
 
 import contextlib
+import os
+import re
 import select
 import sys
 import termios
@@ -27,7 +29,8 @@ from pwserver.text import visible
 _SAMPLES_MAX = 300
 _POLL_S = 1.0
 _BARS = " ▁▂▃▄▅▆▇█"
-_LEAVES = {"q", "Q", "\x03", "\x04", ""}
+_LEAVES = re.compile(b"[qQ\x04]|^$")
+"""The keys that leave; nothing at all is the end of the terminal."""
 
 Ask = Callable[[int], dict[str, Any]]
 """Returns what the page shows: of the samples those after a time, in ms."""
@@ -44,7 +47,7 @@ def show(ask: Ask) -> ExitCode:
         while True:
             samples.extend(told["samples"])
             live.update(_screen(told, list(samples), console), refresh=True)
-            if pressed(_POLL_S) in _LEAVES:
+            if any(map(_LEAVES.search, pressed(_POLL_S))):
                 return ExitCode.OK
             try:
                 told = ask(samples[-1]["t"] if samples else 0)
@@ -53,17 +56,15 @@ def show(ask: Ask) -> ExitCode:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str | None]]:
-    """Yield a function that waits for a key so long; the terminal echoes nothing meanwhile."""
+def _keys() -> Iterator[Callable[[float], list[bytes]]]:
+    """Yield a function that returns the keys of some seconds; the terminal does not echo them."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
-    def pressed(wait_s: float) -> str | None:
-        until = time.monotonic() + wait_s
-        while (left_s := until - time.monotonic()) > 0:
-            if select.select([terminal], [], [], left_s)[0]:
-                return sys.stdin.read(1)
-        return None
+    def pressed(wait_s: float) -> list[bytes]:
+        if not select.select([terminal], [], [], wait_s)[0]:
+            return []
+        return [os.read(terminal, 64)]
 
     tty.setcbreak(terminal)
     try:
