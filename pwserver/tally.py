@@ -69,14 +69,21 @@ _TIMES_AT = len(COMMANDS) * len(OUTCOMES)
 _COMMITS_AT = _TIMES_AT + len(KINDS) * _TIME_WORDS
 _SIZES_AT = _COMMITS_AT + _TIME_WORDS
 _SINGLES_AT = _SIZES_AT + SIZE_BUCKETS + 1
-_SINGLES = ("failed_commits", "received", "sent", "connections", "queued", "named", "checks")
+_SINGLES = ("failed_commits", "connections", "queued", "named", "checks")
 _ROWS_AT = _SINGLES_AT + len(_SINGLES)
 _ROW_WORDS = DENIED + 2  # an application's number, the kinds, denied requests
 WORDS = _ROWS_AT + APPLICATIONS_TOLD_APART * _ROW_WORDS
 """The length of a block."""
 
+_BITS = range(65)  # of any number that is counted
 _FIRST_BITS = TIME_FIRST_US.bit_length() - 1
-_FAILED, _RECEIVED, _SENT = (_SINGLES_AT + place for place in range(3))
+_TIME_BUCKET = [min(max(bits - _FIRST_BITS, 0), TIME_BUCKETS - 1) for bits in _BITS]
+"""The bucket of a time in microseconds that has so many bits."""
+
+_SIZE_AT = [_SIZES_AT + min(bits, SIZE_BUCKETS - 1) for bits in _BITS]
+"""Where a size is counted which, less one, has so many bits."""
+
+_OUTCOMES = len(OUTCOMES)
 
 
 def outcome_of(reply: bytes) -> int:
@@ -85,12 +92,17 @@ def outcome_of(reply: bytes) -> int:
 
 
 class Tally:
-    """What one worker counts. Without a block it is for a test, and nobody sees it."""
+    """What one worker counts. Without a block it is for a test, and nobody sees it.
+
+    A save of one client alone is counted in 2 microseconds, and 64 that came together in little
+    more, because all that is alike in a turn is counted at once.
+    """
 
     def __init__(self, block: "memoryview[Any] | None" = None) -> None:
         self._block = block
-        self._numbers = array("Q", bytes(8 * WORDS) if block is None else block.tobytes())
+        self._numbers = [0] * WORDS if block is None else block.tolist()
         self._answered = [0] * len(KINDS)  # requests of this turn whose replies are not sent
+        self._any_answered = False
         self._later: list[tuple[int, float, int]] = []  # of earlier turns: kind, since, number
         self._rows = {0: _ROWS_AT}
         for at in range(_ROWS_AT + _ROW_WORDS, WORDS, _ROW_WORDS):
@@ -99,16 +111,17 @@ class Tally:
 
     # --- Requests. ---
 
-    def answer(self, command: int, kind: int, reply: bytes, number: int = 1) -> None:
+    def answer(self, command: int, kind: int, outcome: int, number: int = 1) -> None:
         """Count requests that were answered in the turn in which they arrived, all alike."""
-        self._numbers[command * len(OUTCOMES) + outcome_of(reply)] += number
+        self._numbers[command * _OUTCOMES + outcome] += number
         self._answered[kind] += number
+        self._any_answered = True
 
     def answer_later(
-        self, command: int, kind: int, reply: bytes, since: float, number: int = 1
+        self, command: int, kind: int, outcome: int, since: float, number: int = 1
     ) -> None:
         """Count requests, alike, that arrived in a turn that began at `since`."""
-        self._numbers[command * len(OUTCOMES) + outcome_of(reply)] += number
+        self._numbers[command * _OUTCOMES + outcome] += number
         self._later.append((kind, since, number))
 
     def sent_replies(self, since: float) -> None:
@@ -116,17 +129,21 @@ class Tally:
 
         `since` is when the turn began.
         """
-        answered = self._answered
-        if not (self._later or any(answered)):
+        later = self._later
+        if self._any_answered:
+            answered = self._answered
+            later += [(kind, since, number) for kind, number in enumerate(answered) if number]
+            answered[:] = [0] * len(KINDS)
+            self._any_answered = False
+        if not later:
             return
-        now = time.monotonic()
-        for kind, number in enumerate(answered):
-            if number:
-                self._add_time(_TIMES_AT + kind * _TIME_WORDS, now - since, number)
-                answered[kind] = 0
-        for kind, began, number in self._later:
-            self._add_time(_TIMES_AT + kind * _TIME_WORDS, now - began, number)
-        self._later.clear()
+        now, numbers = time.monotonic(), self._numbers
+        for kind, began, number in later:
+            at = _TIMES_AT + kind * _TIME_WORDS
+            took_us = int((now - began) * 1e6)
+            numbers[at + _TIME_BUCKET[took_us.bit_length()]] += number
+            numbers[at + TIME_BUCKETS] += took_us * number
+        later.clear()
 
     def did(self, application: int, kind: int, number: int) -> None:
         """Count requests of an application; 0 stands for clients without a token."""
@@ -143,32 +160,19 @@ class Tally:
             self._rows[application] = at
         return at
 
-    def received(self, size: int) -> None:
-        """Count bytes of requests."""
-        self._numbers[_RECEIVED] += size
-
-    def sent(self, size: int) -> None:
-        """Count bytes of replies."""
-        self._numbers[_SENT] += size
-
     # --- Commits. ---
 
     def commit(self, changes: int, took_us: int) -> None:
         """Count a commit of so many changes."""
         numbers = self._numbers
-        numbers[_SIZES_AT + min((changes - 1).bit_length(), SIZE_BUCKETS - 1)] += 1
+        numbers[_SIZE_AT[(changes - 1).bit_length()]] += 1
         numbers[_SIZES_AT + SIZE_BUCKETS] += changes
-        self._add_time(_COMMITS_AT, took_us / 1e6, 1)
+        numbers[_COMMITS_AT + _TIME_BUCKET[took_us.bit_length()]] += 1
+        numbers[_COMMITS_AT + TIME_BUCKETS] += took_us
 
     def failed_commit(self) -> None:
         """Count a commit that failed."""
-        self._numbers[_FAILED] += 1
-
-    def _add_time(self, at: int, took_s: float, number: int) -> None:
-        took_us = max(0, int(took_s * 1e6))
-        bucket = min((took_us >> _FIRST_BITS).bit_length(), TIME_BUCKETS - 1)
-        self._numbers[at + bucket] += number
-        self._numbers[at + TIME_BUCKETS] += took_us * number
+        self._numbers[_SINGLES_AT] += 1
 
     # --- Publishing. ---
 
@@ -178,15 +182,9 @@ class Tally:
         That is the open connections, the bytes of rows and of operations on names that wait to be
         committed, and the passwords that wait to be checked.
         """
-        numbers, at = self._numbers, _SENT + 1
-        numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3] = (
-            connections,
-            queued,
-            named,
-            checks,
-        )
+        self._numbers[_SINGLES_AT + 1 : _ROWS_AT] = connections, queued, named, checks
         if self._block is not None:
-            self._block[:] = memoryview(numbers)
+            self._block[:] = memoryview(array("Q", self._numbers))
 
 
 class Counts:

@@ -32,8 +32,7 @@ from pwserver.config import Settings
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import Scoreboard, receive_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
-from pwserver.tally import COUNTS, SAVES, Tally
-from pwserver.wire.messages import PASSWORD_SAVED, return_number_of_users
+from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -535,14 +534,12 @@ class Worker:
 
     def _count(self, batch: Batch) -> None:
         """Count the plain saves of a batch, and the counts of users."""
-        tally = self._context.tally
-        if batch.saves:
-            assert batch.outcome is not None
-            reply = PASSWORD_SAVED if batch.outcome.done else not_saved(batch.outcome, UNSET)
-            tally.answer_later(SAVE_PLAIN.place, SAVES, reply, batch.since, batch.saves)
+        tally, outcome = self._context.tally, batch.outcome
+        if batch.saves and outcome is not None:
+            told = OK if outcome.done else outcome_of(not_saved(outcome, UNSET))
+            tally.answer_later(SAVE_PLAIN.place, SAVES, told, batch.since, batch.saves)
         if batch.counts:
-            reply = return_number_of_users(0, UNSET)
-            tally.answer_later(COUNT.place, COUNTS, reply, batch.since, batch.counts)
+            tally.answer_later(COUNT.place, COUNTS, OK, batch.since, batch.counts)
 
     # --- The checker. ---
 

@@ -11,6 +11,7 @@ from pwserver.tally import (
     COMMANDS,
     COUNTS,
     DENIED,
+    OK,
     OTHERS,
     OUTCOMES,
     READS,
@@ -27,7 +28,6 @@ from pwserver.tally import (
 from pwserver.wire import messages
 from workers.serving.commands import TABLE
 
-SAVED = messages.PASSWORD_SAVED
 NAMES = list(OUTCOMES)
 
 
@@ -61,7 +61,7 @@ def test_every_command_is_counted() -> None:
 @pytest.mark.parametrize(
     ("reply", "outcome"),
     [
-        (SAVED, "ok"),
+        (messages.PASSWORD_SAVED, "ok"),
         (messages.encode("return_password", 1, password='"Denied!"'), "ok"),
         (messages.INVALID_MESSAGE, "invalid"),
         (messages.refusal(InvalidMessage("why"), 5), "invalid"),
@@ -81,7 +81,7 @@ def test_a_worker_goes_on_from_what_the_one_before_it_has_counted(board: Scorebo
     """Numbers never fall, because the new worker takes them from the board; others keep theirs."""
     for _ in range(2):
         tally = Tally(board.block(1))
-        tally.answer(0, SAVES, SAVED, 5)
+        tally.answer(0, SAVES, OK, 5)
         tally.did(77, READS, 3)
         tally.sent_replies(0.0)
         tally.publish(1, 0, 0, 0)
@@ -95,7 +95,7 @@ def test_a_worker_goes_on_from_what_the_one_before_it_has_counted(board: Scorebo
 
 def test_nothing_is_shown_before_it_is_published(board: Scoreboard, tally: Tally) -> None:
     """What is counted costs no write to shared memory until the tick."""
-    tally.answer(1, COUNTS, SAVED)
+    tally.answer(1, COUNTS, OK)
     assert Counts([board.block(1)]).requests(1, 0) == 0
     counts = published(tally, board)
     assert counts.requests(1, 0) == 1
@@ -105,7 +105,7 @@ def test_nothing_is_shown_before_it_is_published(board: Scoreboard, tally: Tally
 
 def test_a_time_counts_when_its_replies_leave(board: Scoreboard, tally: Tally) -> None:
     """Before that nobody knows how long it takes; after it the same time counts only once."""
-    tally.answer_later(0, SAVES, SAVED, 0.0, 7)
+    tally.answer_later(0, SAVES, OK, 0.0, 7)
     assert sum(published(tally, board).times(SAVES)) == 0
     for _ in range(2):
         tally.sent_replies(0.0)

@@ -136,10 +136,6 @@ def _requests(counts: Counts) -> Iterator[Metric]:
     for kind, name in enumerate(KINDS):
         times.add_metric([name], *_times(counts.times(kind)))
     yield times
-    for name, what in (("received", "requests"), ("sent", "replies")):
-        yield CounterMetricFamily(
-            f"pwserver_{name}_bytes", f"Bytes of {what}, without TLS.", counts.single(name)
-        )
 
 
 def _commits(counts: Counts) -> Iterator[Metric]:

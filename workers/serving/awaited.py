@@ -41,13 +41,13 @@ class Awaited:
     command, of which kind, and since when it was waited for. None: it is counted elsewhere.
     """
 
-    __slots__ = ("counted_as", "reply")
+    __slots__ = ("reply",)
 
     lasts = False
+    counted_as: tuple[int, int, float] | None = None
 
     def __init__(self, reply: bytes | None = None) -> None:
         self.reply = reply
-        self.counted_as: tuple[int, int, float] | None = None
 
     @property
     def requests(self) -> int:

@@ -31,7 +31,7 @@ from msgspec import UNSET
 
 from pwserver.errors import InvalidMessage, NotSaved
 from pwserver.limits import REPLIES_BYTES_MAX
-from pwserver.tally import COMMANDS, COUNTS, OTHERS, READS, SAVES
+from pwserver.tally import COMMANDS, COUNTS, OTHERS, READS, SAVES, outcome_of
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -163,7 +163,7 @@ def _save_limited(context: Context, waiter: Waiter, requests: list[SavePassword]
         return [*saves, *refusals]
     save_together(context, caller, [(waiter, [request.id for request in now])], now)
     if refusals:
-        context.tally.answer(SAVE_PLAIN.place, SAVES, refusals[0], len(refusals))
+        context.tally.answer(SAVE_PLAIN.place, SAVES, outcome_of(refusals[0]), len(refusals))
         waiter.awaited.extend(map(Awaited, refusals))
     return None
 

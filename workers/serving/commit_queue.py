@@ -87,7 +87,6 @@ class Run(Awaited, ABC):
 
     def __init__(self, waiter: Waiter, batch: "Batch", ids: list[Id], *, alone: bool) -> None:
         self.reply = None
-        self.counted_as = None  # all of a batch are counted together
         self.waiter = waiter
         self.batch = batch
         self.ids = ids

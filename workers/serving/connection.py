@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
 from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
-from pwserver.tally import DENIED
+from pwserver.tally import DENIED, outcome_of
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
@@ -133,7 +133,6 @@ class Connection:
         except OSError as error:
             self.receive_nothing(error)
             return
-        self._context.tally.received(len(data))
         if self._tls is not None and data and not self.ending:
             self.receive_records(data)
         else:
@@ -290,7 +289,7 @@ class Connection:
             self._held.appendleft((command, requests[len(replies) :]))
         alike = (command.quick or kind == DENIED) and isinstance(replies[0], bytes)
         if alike:
-            tally.answer(command.place, command.kind, replies[0], len(replies))
+            tally.answer(command.place, command.kind, outcome_of(replies[0]), len(replies))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
             if not alike:
@@ -304,7 +303,7 @@ class Connection:
     def _count(self, command: Command, reply: bytes | Awaited, known: bytes | None) -> None:
         """Count a request that is answered, or have it counted when it will be."""
         if known is not None:
-            self._context.tally.answer(command.place, command.kind, known)
+            self._context.tally.answer(command.place, command.kind, outcome_of(known))
         elif isinstance(reply, Awaited):
             reply.counted_as = command.place, command.kind, self._context.now
 
@@ -327,7 +326,8 @@ class Connection:
                 self._replies.append(reply)
                 if first.counted_as is not None:
                     command, kind, since = first.counted_as
-                    self._context.tally.answer_later(command, kind, reply, since)
+                    outcome = outcome_of(reply)
+                    self._context.tally.answer_later(command, kind, outcome, since)
             if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
             self._answer(*held.popleft())
@@ -385,7 +385,6 @@ class Connection:
         except OSError:  # epoll reports it in the next turn, and then `lose` is called
             self._give_up_sending()
             return
-        self._context.tally.sent(sent)
         if sent == len(self._unsent):
             self._unsent = b""
             self._send_deadline = NEVER

@@ -60,7 +60,6 @@ class Intake:
                 self._connections.append(connection)
                 self._lines.append(data)
                 return
-            self._context.tally.received(len(data))
         self._queue_up(connection, data)
 
     def go_on(self, connection: Connection) -> None:
@@ -79,7 +78,6 @@ class Intake:
         self._context.give_time()
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
-        self._context.tally.received(sum(map(len, lines)))
         requests = self._decoded(lines)
         if requests is None:
             for connection, line in zip(connections, lines, strict=True):

@@ -93,7 +93,6 @@ def test_the_metrics_say_what_was_done(start: Start) -> None:
     assert found["pwserver_users",] == 56
     assert found["pwserver_restarts_total", "worker 1"] == 0
     assert found["pwserver_commit_duration_seconds_sum",] > 0
-    assert found["pwserver_received_bytes_total",] > 50 * 40
 
 
 def test_promtool_accepts_the_metrics(watched: Service) -> None:

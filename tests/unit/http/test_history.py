@@ -3,8 +3,7 @@
 import pytest
 
 from pwserver.ipc import Scoreboard
-from pwserver.tally import READS, SAVES, Tally
-from pwserver.wire import messages
+from pwserver.tally import OK, READS, SAVES, Tally
 from workers.http.health import Health
 from workers.http.history import SAMPLES_MAX, History
 from workers.storage.outage import DISK_FULL, REASONS
@@ -32,7 +31,7 @@ def history(board: Scoreboard) -> History:
 def test_a_sample_has_what_came_since_the_last(board: Scoreboard, history: History) -> None:
     """What is over is not counted again; where nothing came, there is no time and no size."""
     tally = Tally(board.block(1))
-    tally.answer(0, SAVES, messages.PASSWORD_SAVED, 60)
+    tally.answer(0, SAVES, OK, 60)
     tally.sent_replies(0.0)
     tally.commit(60, 100)
     tally.did(5, SAVES, 60)

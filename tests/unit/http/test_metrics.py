@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pwserver.ipc import Scoreboard
-from pwserver.tally import SAVES, Tally
-from pwserver.wire import messages
+from pwserver.tally import OK, SAVES, Tally
 from tests.support.http import samples
 from workers.http.metrics import Metrics
 
@@ -21,7 +20,7 @@ def metrics(tmp_path: Path) -> Metrics:
     """Return the metrics of a service that has saved a thousand passwords in one commit."""
     board = Scoreboard(3)
     tally = Tally(board.block(1))
-    tally.answer(0, SAVES, messages.PASSWORD_SAVED, 1000)
+    tally.answer(0, SAVES, OK, 1000)
     tally.commit(1000, 3000)
     tally.publish(5, 6, 7, 8)
     board.users = 1000
@@ -47,7 +46,7 @@ def test_buckets_add_up(metrics: Metrics) -> None:
 def test_all_workers_are_counted_together(metrics: Metrics) -> None:
     """Requests are of the service; what is open or waits is told by worker."""
     tally = Tally(metrics.scoreboard.block(2))
-    tally.answer(0, SAVES, messages.PASSWORD_SAVED, 5)
+    tally.answer(0, SAVES, OK, 5)
     tally.publish(1, 0, 0, 0)
     found = samples(metrics.text().decode())
     assert found["pwserver_requests_total", "save_password", "ok"] == 1005
