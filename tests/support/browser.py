@@ -66,7 +66,7 @@ def resize(driver: "Chrome", width: int, height: int, *, dark: bool = False) -> 
 
 def console_of(driver: "Chrome") -> list[dict[str, Any]]:
     """Return what the page has written to the browser's console since the last call."""
-    lines: list[dict[str, Any]] = driver.get_log("browser")
+    lines: list[dict[str, Any]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
     return lines
 
 

@@ -4,6 +4,7 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 
@@ -34,10 +35,10 @@ def ask(
     method: str = "GET",
     body: bytes | None = None,
     context: ssl.SSLContext | None = None,
-    **headers: str,
+    headers: Mapping[str, str] | None = None,
 ) -> Answered:
     """Send one request and return the answer, whatever its status is."""
-    request = urllib.request.Request(url, body, headers, method=method)
+    request = urllib.request.Request(url, body, dict(headers or {}), method=method)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S, context=context) as answer:
             return Answered(answer.status, answer.read().decode(), answer.headers)

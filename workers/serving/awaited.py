@@ -37,14 +37,12 @@ class Awaited:
     """The reply to a request, or the joined replies to consecutive ones; None until known.
 
     `lasts` says that the request is done even if its client is gone, so that the connection goes on
-    waiting for it. `counted_as` is how the connection counts the reply once it is known: as which
-    command, of which kind, and since when it was waited for. None: it is counted elsewhere.
+    waiting for it.
     """
 
     __slots__ = ("reply",)
 
     lasts = False
-    counted_as: tuple[int, int, float] | None = None
 
     def __init__(self, reply: bytes | None = None) -> None:
         self.reply = reply
@@ -58,6 +56,16 @@ class Awaited:
         """Replace a reply whose audit record could not be written with a refusal."""
         if isinstance(self.reply, Recorded):
             self.reply = self.reply.refusal
+
+
+class Later(Awaited):
+    """The reply to one request, which comes in a later turn.
+
+    `counted_as` is how the connection counts it then: as which command, of which kind, and since
+    when it was waited for.
+    """
+
+    counted_as: tuple[int, int, float] | None = None
 
 
 class Waiter(Protocol):

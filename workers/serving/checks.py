@@ -18,7 +18,7 @@ from pwserver.errors import Unavailable
 from pwserver.limits import CHECKS_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Later, Waiter
 from workers.serving.shares import Shares, Who, named
 
 FAILED = -1  # in place of a strength
@@ -37,7 +37,7 @@ _REASONS = {
 }
 
 
-class Check(Awaited):
+class Check(Later):
     """One question, and the connection that waits for its answer."""
 
     def __init__(self, waiter: Waiter, password: str, id: Id, deadline: float) -> None:

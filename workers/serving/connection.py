@@ -24,7 +24,7 @@ from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
-from workers.serving.awaited import Awaited, Recorded
+from workers.serving.awaited import Awaited, Later, Recorded
 from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
 
@@ -287,9 +287,10 @@ class Connection:
             return
         if len(replies) < len(requests):
             self._held.appendleft((command, requests[len(replies) :]))
-        alike = (command.quick or kind == DENIED) and isinstance(replies[0], bytes)
-        if alike:
-            tally.answer(command.place, command.kind, outcome_of(replies[0]), len(replies))
+        first, alike = replies[0], False
+        if isinstance(first, bytes) and (command.quick or kind == DENIED):
+            alike = True
+            tally.answer(command.place, command.kind, outcome_of(first), len(replies))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
             if not alike:
@@ -304,7 +305,7 @@ class Connection:
         """Count a request that is answered, or have it counted when it will be."""
         if known is not None:
             self._context.tally.answer(command.place, command.kind, outcome_of(known))
-        elif isinstance(reply, Awaited):
+        elif isinstance(reply, Later):
             reply.counted_as = command.place, command.kind, self._context.now
 
     def withhold(self) -> None:
@@ -324,7 +325,7 @@ class Connection:
                 first = awaited.popleft()
                 self.unanswered -= first.requests
                 self._replies.append(reply)
-                if first.counted_as is not None:
+                if isinstance(first, Later) and first.counted_as is not None:
                     command, kind, since = first.counted_as
                     outcome = outcome_of(reply)
                     self._context.tally.answer_later(command, kind, outcome, since)

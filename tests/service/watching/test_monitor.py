@@ -221,21 +221,19 @@ def test_elsewhere_metrics_need_a_token(start: Start, authority: Authority) -> N
 
     def status(token: str = "", path: str = "metrics") -> int:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return ask(url + path, context=context, **headers).status
+        return ask(url + path, context=context, headers=headers).status
 
     assert [status(), status("x"), status("pwserver_" + "x" * 43)] == [401] * 3
     assert [status(path="healthz"), status(path="readyz"), status(path="page")] == [200] * 3
     assert status(path="page/data") == 401
     assert status(service.add_application("saver", ["save"])) == 401
     with service.administration() as files:
-        elsewhere = files.add(
-            "elsewhere", ["count"], common=False, networks=["127.0.0.0/8"]
-        ).reveal()
+        elsewhere = files.add("elsewhere", ["count"], common=False, networks="127.0.0.0/8").reveal()
     assert status(elsewhere) == 401, "it comes from another address"
     token = service.add_application("watcher", ["count"])
     assert [status(token), status(token, "page/data")] == [200, 200]
     certificate = samples(
-        ask(f"{url}metrics", context=context, authorization=f"Bearer {token}").text
+        ask(f"{url}metrics", context=context, headers={"authorization": f"Bearer {token}"}).text
     )["pwserver_certificate_expiry_timestamp_seconds",]
     assert 0 < certificate - time.time() < 2 * 86_400
     service.replace("worker 1")
@@ -260,7 +258,7 @@ def test_a_new_certificate_is_shown(start: Start, authority: Authority, tmp_path
     headers = {"authorization": f"Bearer {service.token}"}
 
     def days() -> float:
-        found = samples(ask(f"{url}metrics", context=context, **headers).text)
+        found = samples(ask(f"{url}metrics", context=context, headers=headers).text)
         ends_s = found["pwserver_certificate_expiry_timestamp_seconds",]
         return (ends_s - time.time()) / 86_400
 
@@ -337,8 +335,8 @@ def test_garbage_is_refused(watched: Service, sent: bytes) -> None:
 def test_another_name_for_this_machine_is_refused(watched: Service) -> None:
     """A site on the network that has its name lead to 127.0.0.1 reads nothing."""
     url = url_of_monitor(watched)
-    assert ask(f"{url}metrics", host="evil.example").status == 421
-    assert ask(f"{url}metrics", host="localhost").status == 200
+    assert ask(f"{url}metrics", headers={"host": "evil.example"}).status == 421
+    assert ask(f"{url}metrics", headers={"host": "localhost"}).status == 200
 
 
 def test_it_watches_a_service_without_a_port(start: Start, tmp_path: Path) -> None:
@@ -371,11 +369,11 @@ def test_a_link_is_good_once(start: Start, tmp_path: Path) -> None:
     assert "SameSite=strict" in cookie
     assert ask(f"{url}page/session", method="POST", body=body).status == 403
     headers = {"cookie": cookie.partition(";")[0]}
-    told = json.loads(ask(f"{url}page/data", **headers).text)
+    told = json.loads(ask(f"{url}page/data", headers=headers).text)
     assert told["troubles"] == []
     assert any("metrics, health and the page are at" in line for line in told["log"])
-    assert ask(f"{url}page/session", method="DELETE", **headers).status == 204
-    assert ask(f"{url}page/data", **headers).status == 401
+    assert ask(f"{url}page/session", method="DELETE", headers=headers).status == 204
+    assert ask(f"{url}page/data", headers=headers).status == 401
 
 
 def test_the_page_tells_what_applications_do(start: Start, tmp_path: Path) -> None:
@@ -390,7 +388,7 @@ def test_the_page_tells_what_applications_do(start: Start, tmp_path: Path) -> No
         peer.ask({"message": "get_password", "username": "x"})
 
     def told() -> dict[str, object]:
-        answer = ask(f"{url}page/data", authorization=f"Bearer {token}")
+        answer = ask(f"{url}page/data", headers={"authorization": f"Bearer {token}"})
         assert token not in answer.text
         applications = {each["name"]: each for each in json.loads(answer.text)["applications"]}
         return dict(applications.get("web", {}))
