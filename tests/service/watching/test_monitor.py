@@ -1,6 +1,5 @@
 """Metrics and health of a running service, and what goes wrong with who asks for them."""
 
-import contextlib
 import json
 import os
 import signal
@@ -15,10 +14,8 @@ import pytest
 from tests.conftest import Start
 from tests.support import needs
 from tests.support.harness import (
-    PATIENCE_S,
     Service,
     eventually,
-    meanwhile,
     own_address,
     unix_peer,
 )
@@ -179,20 +176,6 @@ def test_without_http_there_is_nothing_to_ask(service: Service, tmp_path: Path) 
     assert not (tmp_path / "user_data.http").exists()
 
 
-def test_a_killed_monitor_is_replaced_and_nobody_notices(start: Start, tmp_path: Path) -> None:
-    """Clients of the service go on; who asks the monitor is answered by its successor."""
-    service = start(*HTTP)
-    url = url_of_monitor(service)
-    with service.peer() as peer:
-        peer.save()
-        service.replace("monitor")
-        assert peer.save()["message"] == "Password saved!"
-    assert ask(f"{url}healthz").status == 200, "the address is the same"
-    assert Shell(tmp_path).run("health").code == 0
-    assert service.stop() == 0
-    assert not (tmp_path / "user_data.http").exists()
-
-
 def test_an_address_in_use_is_a_sentence(tmp_path: Path) -> None:
     """The service does not start, says which setting it is, and has made no database."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -265,71 +248,6 @@ def test_a_new_certificate_is_shown(start: Start, authority: Authority, tmp_path
     eventually(lambda: days() > 20, "the new one is shown")
     with tls_peer(service, trusting(authority)) as peer:
         assert peer.ask({"message": "ping"}) == {"message": "Alive!"}
-
-
-def test_a_scrape_every_100_ms_holds_nobody_up(start: Start) -> None:
-    """All are answered, and so are the saves that come meanwhile."""
-    service = start(*HTTP)
-    url = url_of_monitor(service)
-    answered: list[int] = []
-
-    def scrape(over: "object") -> None:
-        while not over.wait(0.1):  # type: ignore[attr-defined]
-            answered.append(ask(f"{url}metrics").status)
-
-    with service.peer() as peer, meanwhile(scrape, scrape):
-        saved = 0
-        while len(answered) < 30:
-            assert peer.save()["message"] == "Password saved!"
-            saved += 1
-    assert {*answered} == {200}
-    assert saved > 30
-    eventually(lambda: _saves(service) == saved, "all are counted")
-
-
-def test_a_browser_that_never_reads_is_cut_off(start: Start) -> None:
-    """Others are answered meanwhile, and it is disconnected within a bounded time."""
-    service = start(*HTTP)
-    url = url_of_monitor(service)
-    port = int(url.rstrip("/").rpartition(":")[2])
-    with contextlib.ExitStack() as crowd:
-        silent = [
-            crowd.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
-            for _ in range(20)
-        ]
-        for each in silent[:10]:  # the others send nothing at all
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-            each.sendall(b"GET /page/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert ask(f"{url}metrics").status == 200
-        with service.peer() as peer:
-            assert peer.save()["message"] == "Password saved!"
-        for each in silent[10:]:
-            with contextlib.suppress(ConnectionResetError):
-                assert each.recv(1) == b""
-    assert service.child("monitor")
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"\x00" * 10_000,
-        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
-        b"\x16\x03\x01garbage\r\n\r\n",
-    ],
-    ids=["zeros", "headers without end", "TLS"],
-)
-def test_garbage_is_refused(watched: Service, sent: bytes) -> None:
-    """What is no HTTP is answered with 400 or closed, and the monitor goes on without a word."""
-    service = watched
-    url = url_of_monitor(service)
-    pid = service.child("monitor")
-    address = "127.0.0.1", int(url[:-1].rpartition(":")[2])
-    client = socket.create_connection(address, PATIENCE_S)
-    with client, contextlib.suppress(ConnectionError):
-        client.sendall(sent)
-        assert client.recv(100)[:12] in (b"", b"HTTP/1.1 400")
-    assert ask(f"{url}healthz").status == 200
-    assert service.child("monitor") == pid
 
 
 def test_another_name_for_this_machine_is_refused(watched: Service) -> None:
