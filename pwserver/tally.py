@@ -94,8 +94,9 @@ def outcome_of(reply: bytes) -> int:
 class Tally:
     """What one worker counts. Without a block it is for a test, and nobody sees it.
 
-    A save of one client alone is counted in 2 microseconds, and 64 that came together in little
-    more, because all that is alike in a turn is counted at once.
+    All that is alike in a turn is counted at once. Times and sizes are only noted in the turn, and
+    sorted into their buckets at the tick: a loop over many takes a fraction of as many calls, each
+    of which finds the processor's caches full of other things.
     """
 
     def __init__(self, block: "memoryview[Any] | None" = None) -> None:
@@ -104,6 +105,8 @@ class Tally:
         self._answered = [0] * len(KINDS)  # requests of this turn whose replies are not sent
         self._any_answered = False
         self._later: list[tuple[int, float, int]] = []  # of earlier turns: kind, since, number
+        self._sent: list[tuple[float, list[tuple[int, float, int]]]] = []  # the same, and when
+        self._commits: list[tuple[int, int]] = []  # changes, and microseconds
         self._rows = {0: _ROWS_AT}
         for at in range(_ROWS_AT + _ROW_WORDS, WORDS, _ROW_WORDS):
             if number := self._numbers[at]:
@@ -135,15 +138,9 @@ class Tally:
             later += [(kind, since, number) for kind, number in enumerate(answered) if number]
             answered[:] = [0] * len(KINDS)
             self._any_answered = False
-        if not later:
-            return
-        now, numbers = time.monotonic(), self._numbers
-        for kind, began, number in later:
-            at = _TIMES_AT + kind * _TIME_WORDS
-            took_us = int((now - began) * 1e6)
-            numbers[at + _TIME_BUCKET[took_us.bit_length()]] += number
-            numbers[at + TIME_BUCKETS] += took_us * number
-        later.clear()
+        if later:
+            self._sent.append((time.monotonic(), later))
+            self._later = []
 
     def did(self, application: int, kind: int, number: int) -> None:
         """Count requests of an application; 0 stands for clients without a token."""
@@ -164,11 +161,7 @@ class Tally:
 
     def commit(self, changes: int, took_us: int) -> None:
         """Count a commit of so many changes."""
-        numbers = self._numbers
-        numbers[_SIZE_AT[(changes - 1).bit_length()]] += 1
-        numbers[_SIZES_AT + SIZE_BUCKETS] += changes
-        numbers[_COMMITS_AT + _TIME_BUCKET[took_us.bit_length()]] += 1
-        numbers[_COMMITS_AT + TIME_BUCKETS] += took_us
+        self._commits.append((changes, took_us))
 
     def failed_commit(self) -> None:
         """Count a commit that failed."""
@@ -182,9 +175,27 @@ class Tally:
         That is the open connections, the bytes of rows and of operations on names that wait to be
         committed, and the passwords that wait to be checked.
         """
+        self._sort()
         self._numbers[_SINGLES_AT + 1 : _ROWS_AT] = connections, queued, named, checks
         if self._block is not None:
             self._block[:] = memoryview(array("Q", self._numbers))
+
+    def _sort(self) -> None:
+        """Count the times and sizes that were noted since the last call."""
+        numbers = self._numbers
+        for sent_at, answered in self._sent:
+            for kind, since, number in answered:
+                at = _TIMES_AT + kind * _TIME_WORDS
+                took_us = int((sent_at - since) * 1e6)
+                numbers[at + _TIME_BUCKET[took_us.bit_length()]] += number
+                numbers[at + TIME_BUCKETS] += took_us * number
+        for changes, took_us in self._commits:
+            numbers[_SIZE_AT[(changes - 1).bit_length()]] += 1
+            numbers[_SIZES_AT + SIZE_BUCKETS] += changes
+            numbers[_COMMITS_AT + _TIME_BUCKET[took_us.bit_length()]] += 1
+            numbers[_COMMITS_AT + TIME_BUCKETS] += took_us
+        self._sent.clear()
+        self._commits.clear()
 
 
 class Counts:
