@@ -163,8 +163,8 @@ def _last(told: dict[str, Any], room: int) -> Panel:
     """Return the last events, or the last lines of the log."""
     events = [
         f"{time.strftime('%H:%M:%S', time.localtime(each['t'] / 1000))} {each['text']}"
-        for each in told["events"]
+        for each in told["events"][-(room // 2) :]
     ]
-    lines = (events[-room // 2 :] + told["log"])[-room:]
+    lines = events + told["log"][len(events) - room :]
     text = Text("\n".join(map(visible, lines)), overflow="ellipsis", no_wrap=True)
     return Panel(text, title="events and log", title_align="left", border_style="dim")

@@ -119,7 +119,10 @@ def test_a_restart_and_the_end_of_the_service_are_seen(start: Start, tmp_path: P
     with top(tmp_path) as screen:
         eventually(lambda: "all is well" in screen.shown, "it is drawn")
         service.replace("worker 2")
-        eventually(lambda: "worker 2 was started again" in screen.shown, "the restart is seen")
+        try:
+            eventually(lambda: "worker 2 was started again" in screen.shown, "the restart is seen")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {screen.shown!r}") from None
         assert service.stop() == 0
         eventually(lambda: "no pwserver with --http runs" in screen.shown, "the end is seen")
         screen.process.send_signal(signal.SIGINT)  # as Ctrl-C does
