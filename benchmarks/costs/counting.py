@@ -42,7 +42,7 @@ SHAPES = {"1": (1, 1, 500), "64": (64, 1, 40), "8x64": (8, 64, 10)}
 class Nothing(Tally):
     """Counts nothing."""
 
-    def answer_later(self, *_: object) -> None:  # type: ignore[override]
+    def answer_later(self, *_: object) -> None:
         """Do nothing."""
 
     def sent_replies(self, since: float) -> None:
