@@ -137,6 +137,7 @@ class StoreSettings:
             ".lock",
             ".revisions",
             ".take-over",
+            ".http",
         ):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ(str(self.path), os.path.normpath)
@@ -157,6 +158,7 @@ class StoreSettings:
         taken[place(f"{self.key_path}-lock")] = "the lock of who changes the keys"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
         taken[place(str(self.revisions_path))] = "the revisions of the applications"
+        taken[place(str(self.http_path))] = "the socket of `http`"
         for name, path in self._files().items():
             if not path:
                 continue
@@ -203,6 +205,11 @@ class StoreSettings:
         """The newest revision of each application, beside the database."""
         return self.path.with_suffix(".revisions")
 
+    @property
+    def http_path(self) -> Path:
+        """The socket by which the owner of the files asks what `http` shows."""
+        return self.path.with_suffix(".http")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StoreSettings, Address):
@@ -229,6 +236,13 @@ class Settings(StoreSettings, Address):
             "help": "Authorities (PEM) that client certificates must come from, and their "
             "revocation lists, if there are any. `app add --certificate` says which certificate "
             "stands for which application."
+        },
+    )
+    http: str = field(
+        default="",
+        metadata={
+            "help": "Where metrics, health and the page are, as HOST:PORT: in the clear on this "
+            "machine (127.0.0.1), elsewhere with the certificate `tls_cert`. Not set: nowhere."
         },
     )
     insecure: bool = field(
@@ -471,8 +485,19 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_cert and tls_key belong together; one of them is not set.")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("tls_client_ca is set, and tls_cert is not: there is no TLS.")
-        if self.tls_cert and self.host == NO_HOST:
+        if self.tls_cert and self.host == NO_HOST and not self.http:
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
+        if self.http:
+            _ = self.http_address
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of `http`. Raises `ConfigError` if it is something else."""
+        found = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\[\]:\s]+)):([0-9]{1,5})", self.http)
+        if found is None:
+            raise ConfigError(f"http is {self.http!r}; it must be such as 127.0.0.1:9464.")
+        _between("http port", port := int(found[3]), 0, 65535)
+        return found[1] or found[2], port
 
 
 def settings_file(settings: Settings) -> BinaryIO:

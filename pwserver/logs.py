@@ -4,8 +4,12 @@ The form is plain text for people, or a JSON object for programs. A record is dr
 waited for where standard error takes no more, so that a pipe that is blocked or closed, or a disk
 that is full, never stops the service. Control characters are made visible: a line is always one
 line.
+
+The monitor, which shows the last lines, gets a copy of each through a socket for datagrams. It is
+dropped likewise.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +21,18 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 _STANDARD_ERROR = 2
+
+_copy: int | None = None
+
+
+COPY_BYTES_MAX = 2000
+"""How much of a line the copy has."""
+
+
+def copy_to(descriptor: int) -> None:
+    """Send a copy of each line to a socket for datagrams, in this process and what it forks."""
+    global _copy
+    _copy = descriptor
 
 
 class Style(NamedTuple):
@@ -37,6 +53,9 @@ class _StandardError(logging.Handler):
         try:
             text = self.format(record)
             line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) + "\n"
+            if _copy is not None:
+                with contextlib.suppress(OSError):  # it is full: nobody has read for long
+                    os.write(_copy, line.encode(errors="backslashreplace")[:COPY_BYTES_MAX])
             poll = select.poll()
             poll.register(_STANDARD_ERROR, select.POLLOUT)
             if any(event & select.POLLOUT for _, event in poll.poll(0)):

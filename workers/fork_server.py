@@ -34,6 +34,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     setproctitle.setproctitle("pwserver: fork server")
     logs.configure("fork server", logs.Style(*sys.argv[3].split(",")))
+    if sys.argv[4]:
+        logs.copy_to(int(sys.argv[4]))
     try:
         for module in sys.argv[2].split(","):
             importlib.import_module(module)

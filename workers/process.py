@@ -28,6 +28,7 @@ MOVED = b"M"  # to the listener: clients' sockets to go on with; in the form of 
 ENDED = b"E"  # to the listener: the same, but of clients that were told the end
 READY = b"R"  # to the listener: this child can take work
 ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
+VISITOR = b"V"  # from the monitor: the end of a client's connection; its address follows
 FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
 _PR_SET_CHILD_SUBREAPER = 36

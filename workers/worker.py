@@ -25,12 +25,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from pwserver import logs
 from pwserver.accepted import Accepted
 from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -57,7 +60,8 @@ from workers.process import (
 )
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
+from workers.serving.commands import COUNT, SAVE_PLAIN
+from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
@@ -128,6 +132,9 @@ def _run(
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
     limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
+    tally = Tally(scoreboard.block(start.number))
+    if writer is not None:
+        writer.tally = tally
     connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
     reader = BookReader(scoreboard, connect)
     context = Context(
@@ -156,6 +163,7 @@ def _run(
         scoreboard=scoreboard,
         bell=bell,
         versions_kept=settings.versions_kept,
+        tally=tally,
     )
     Worker(control, context, start, writer).run()
 
@@ -218,6 +226,7 @@ class Worker:
                     self._tick()
         finally:
             self._record_refusals(all_of_them=True)
+            self._publish()
         if self._writer is not None:
             self._writer.close()
 
@@ -356,6 +365,7 @@ class Worker:
         touched.clear()
         if self._given:
             self._give_away()
+        context.tally.sent_replies(context.now)
 
     def _look_after(self, connection: Connection) -> None:
         """Update a connection's epoll events and deadline; forget it if it is closed.
@@ -608,11 +618,21 @@ class Worker:
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
             assert batch.outcome is not None
+            self._count(batch)
             for run in batch.runs:
                 run.settle(batch.outcome)
             batch.runs.clear()  # break the reference cycle: a run refers to its batch
             if batch.senders:
                 _wake(self._context.name_queues.settle(batch, self._context.now))
+
+    def _count(self, batch: Batch) -> None:
+        """Count the plain saves of a batch, and the counts of users."""
+        tally, outcome = self._context.tally, batch.outcome
+        if batch.saves and outcome is not None:
+            told = OK if outcome.done else outcome_of(not_saved(outcome, UNSET))
+            tally.answer_later(SAVE_PLAIN.place, SAVES, told, batch.since, batch.saves)
+        if batch.counts:
+            tally.answer_later(COUNT.place, COUNTS, OK, batch.since, batch.counts)
 
     # --- The checker. ---
 
@@ -639,6 +659,7 @@ class Worker:
     def _tick(self) -> None:
         now, scoreboard = self._context.now, self._context.scoreboard
         scoreboard.beat(self._number)
+        self._publish()
         if self._writer is not None:
             self._publish_load(now)
             self._writer.tick()
@@ -670,6 +691,18 @@ class Worker:
         self._context.sum_up_refusals(all_of_them=all_of_them)
         self._context.write_record()
         self._context.audit.tick()
+
+    def _publish(self) -> None:
+        """Publish what was counted, and what is open or waits."""
+        context, connections = self._context, len(self._connections)
+        if self._handshakes is not None:
+            connections += len(self._handshakes)
+        context.tally.publish(
+            connections,
+            self._commit_queue.bytes_queued,
+            context.name_queues.bytes_queued,
+            context.checks.unanswered,
+        )
 
     def _publish_load(self, now: float) -> None:
         """Publish how much of a processor this worker has used since the last tick."""

@@ -26,6 +26,7 @@ import apsw
 from pwserver.errors import StorageFailed
 from pwserver.ipc import FrameReader, Scoreboard, frame
 from pwserver.limits import CHECKPOINT_PAGES
+from pwserver.tally import Tally
 from workers.book.models import Row
 from workers.serving.commit_queue import Answer, Batch
 from workers.storage.database import Store
@@ -130,6 +131,7 @@ class Writer:
         self._checkpoint_at = CHECKPOINT_PAGES
         self._more_to_empty = False
         self._owed_until = 0.0
+        self.tally = Tally()
         self.changes = 0  # rows and operations of the last `commit`; 0: there was nothing to do
 
     def _open(self, keys: CheckValues) -> Store:
@@ -230,10 +232,13 @@ class Writer:
             for each in work:
                 each.answer(reason)
             self._outage.refused(self.changes, reason)
+            self.tally.failed_commit()
             return
         finally:
-            self._note_time(began_us)
+            took_us = self._note_time(began_us)
         self._scoreboard.users = self._store.users
+        self._scoreboard.committed_ms = (began_us + took_us) // 1000
+        self.tally.commit(self.changes, took_us)
         at = 0
         for each in work:
             its_results = results[at : at + len(each.operations)]
@@ -244,12 +249,14 @@ class Writer:
                 self._owed_until = time.monotonic() + _OWED_S
         self._outage.written()
 
-    def _note_time(self, began_us: int) -> None:
-        """Publish how long commits take, for the choice of a new connection's worker."""
+    def _note_time(self, began_us: int) -> int:
+        """Publish how long commits take, for the choice of a new connection's worker; return it."""
         scoreboard = self._scoreboard
         scoreboard.commit_since_us = 0
-        took_us = min(time.monotonic_ns() // 1000 - began_us, _COMMIT_US_MAX)
-        scoreboard.commit_us += (took_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+        took_us = time.monotonic_ns() // 1000 - began_us
+        counts_us = min(took_us, _COMMIT_US_MAX)
+        scoreboard.commit_us += (counts_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+        return took_us
 
     def rest(self) -> None:
         """Do what is due after the replies of a turn, so that no client waits for it."""
@@ -260,7 +267,8 @@ class Writer:
     def tick(self) -> None:
         """Look, once a tick, for what no commit has noticed: the disk's room, removed files."""
         self._look_for_room()
-        if self._outage.lasts and not self.changes:
+        wanted = self._outage.lasts or self._scoreboard.probe_wanted
+        if wanted and not self.changes:
             self._try_to_write()
         self._more_to_empty = not self._files_changed() and self._empty_books()
 
@@ -273,7 +281,7 @@ class Writer:
             self._outage.refused(0, DISK_LOW)
 
     def _try_to_write(self) -> None:
-        """Test whether an outage is over, even if no client is saving now.
+        """Test whether changes can be written, even if no client is saving now.
 
         The empty commit may fit into a log that refused changes have extended, where a save does
         not fit. So the room on the disk is tested too.
@@ -287,6 +295,8 @@ class Writer:
         if reason := why_no_room(self._path.parent):
             log.debug("still there is no room for more: %s", reason)
             return
+        self._scoreboard.committed_ms = time.monotonic_ns() // 1_000_000
+        self._scoreboard.probe_wanted = False
         self._outage.written()
 
     def _files_changed(self) -> bool:

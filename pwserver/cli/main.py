@@ -41,6 +41,7 @@ from pwserver.cli import (
     moving,
     output,
     service,
+    watch,
 )
 from pwserver.cli import settings as effective
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
@@ -165,6 +166,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     *book.COMMANDS,
     *service.COMMANDS,
     *moving.COMMANDS,
+    *watch.COMMANDS,
     admin.check,
     effective.config,
     installing.systemd_unit,

@@ -210,11 +210,13 @@ class Pool:
         modules: Sequence[str],
         scoreboard: Scoreboard,
         style: Style = Style(),  # noqa: B008
+        log_copy: socket.socket | None = None,
     ) -> None:
         self.children: list[Child] = []
         self.style = style
-        self.fork_server = ForkServer(modules, style)
+        self.fork_server = ForkServer(modules, style, log_copy)
         self._modules = modules
+        self._log_copy = log_copy
         self._scoreboard = scoreboard
         self._requests = itertools.count(1)
 
@@ -251,7 +253,7 @@ class Pool:
         Raises OSError if the system has no room for another process.
         """
         self.fork_server.end()
-        self.fork_server = ForkServer(self._modules, self.style)
+        self.fork_server = ForkServer(self._modules, self.style, self._log_copy)
 
     def until_start_s(self, now: float, at_most_s: float) -> float:
         """Return the seconds until the next child is due to start, at most `at_most_s`."""

@@ -203,11 +203,22 @@ class Listener:
             rooms[worker] -= 1
         for worker, clients in batches.items():
             if clients:
-                addresses = "\n".join([client.address for client in clients]).encode()
-                announced = self._message + bytes([len(clients)]) + addresses
-                worker.post(announced, [client.socket for client in clients])
-                self._handed[worker] += len(clients)
+                self._give(worker, clients)
         return sum(map(len, batches.values()))
+
+    def _give(self, worker: Child, clients: list[Accepted]) -> None:
+        addresses = "\n".join([client.address for client in clients]).encode()
+        announced = self._message + bytes([len(clients)]) + addresses
+        worker.post(announced, [client.socket for client in clients])
+        self._handed[worker] += len(clients)
+
+    def hand_over(self, client: Accepted) -> None:
+        """Give a connection that another process brings to the worker with the most room."""
+        worker = max(self._handed, key=self._room)
+        if self._room(worker) > 0:
+            self._give(worker, [client])
+        else:
+            client.socket.close()
 
     def _commits_are_slow(self) -> bool:
         """Tell whether commits take long at present, or the one that is under way does."""

@@ -26,6 +26,9 @@ _UNIX_PATH_BYTES_MAX = 107
 """What fits into a `sockaddr_un` (unix(7)), with the NUL behind it."""
 
 
+PORT, HTTP = "port", "http"
+"""The settings that choose an address of TCP."""
+
 NOT_OURS = (0, 0)
 """Instead of an inode: the file belongs to another process, which removes it."""
 
@@ -62,7 +65,9 @@ def open_all(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Li
     opened: list[Listening] = []
     try:
         if settings.host != NO_HOST:
-            opened.append(_fitting(settings, inherited) or _open_tcp(settings))
+            host, port = settings.host, settings.port
+            fitting = _fitting(settings, inherited, host, port)
+            opened.append(fitting or _open_tcp(settings, host, port))
         if settings.unix:
             mode = int(settings.unix_mode, 8)
             same = [each for each in inherited if each.path == settings.unix]
@@ -79,17 +84,40 @@ def open_all(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Li
     return opened
 
 
-def _fitting(settings: Settings, inherited: Sequence[Listening]) -> Listening | None:
-    """Return the inherited socket that listens where the settings say, as it is to be now."""
-    family, _, _, _, address = _address_of(settings)
+def open_http(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Listening]:
+    """Listen for HTTP: on a TCP address, and on the socket of the owner of the files.
+
+    Takes and raises what `open_all` does.
+    """
+    if not settings.http:
+        return []
+    host, port = settings.http_address
+    fitting = _fitting(settings, inherited, host, port, HTTP)
+    opened = [fitting or _open_tcp(settings, host, port, HTTP)]
+    path = str(settings.http_path)
+    same = [each for each in inherited if each.path == path]
+    try:
+        opened.append(same[0] if same else _open_unix(path, 0o600))
+    except BaseException:
+        if fitting is None:
+            opened[0].close()
+        raise
+    return opened
+
+
+def _fitting(
+    settings: Settings, inherited: Sequence[Listening], host: str, port: int, flag: str = PORT
+) -> Listening | None:
+    """Return the inherited socket that listens at an address, as it is to be now."""
+    family, _, _, _, address = _address_of(host, port)
     for each in inherited:
         if each.path or each.socket.family != family:
             continue
-        host, port = each.socket.getsockname()[:2]
-        if host == address[0] and settings.port in (0, port):
-            _check_exposure(settings, host, port)
+        its_host, its_port = each.socket.getsockname()[:2]
+        if its_host == address[0] and port in (0, its_port):
+            _check_exposure(settings, its_host, its_port, flag)
             _set_options(each.socket, settings.peer_timeout_s)
-            each.name = _tcp_name(each.socket, settings)
+            each.name = _tcp_name(each.socket, settings, flag)
             return each
     return None
 
@@ -118,14 +146,12 @@ def adopt(settings: Settings, given: Sequence[tuple[socket.socket, str]]) -> lis
 # --- TCP. ---
 
 
-def _address_of(settings: Settings) -> tuple[Any, ...]:
-    """Return what `socket.getaddrinfo` returns for the address to listen on."""
+def _address_of(host: str, port: int) -> tuple[Any, ...]:
+    """Return what `socket.getaddrinfo` returns for an address to listen on."""
     try:
-        return socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError):
-        raise ListenError(f"{settings.host!r} is not an address of this machine.") from None
+        raise ListenError(f"{host!r} is not an address of this machine.") from None
 
 
 def _set_options(listening: socket.socket, timeout_s: float) -> None:
@@ -147,15 +173,19 @@ def _set_options(listening: socket.socket, timeout_s: float) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _tcp_name(listening: socket.socket, settings: Settings) -> str:
+def _tcp_name(listening: socket.socket, settings: Settings, flag: str = PORT) -> str:
     host, port = listening.getsockname()[:2]
-    return f"{host_in_url(host)}:{port}{' (TLS)' if settings.tls_cert else ''}"
+    shown = f"{host_in_url(host)}:{port}"
+    if flag == HTTP:
+        return f"http{'' if is_loopback(host) else 's'}://{shown}/"
+    return f"{shown} (TLS)" if settings.tls_cert else shown
 
 
-def _open_tcp(settings: Settings) -> Listening:
-    """Listen on a TCP address."""
-    family, kind, protocol, _, address = _address_of(settings)
-    _check_exposure(settings, str(address[0]), settings.port)
+def _open_tcp(settings: Settings, host: str, port: int, flag: str = PORT) -> Listening:
+    """Listen on a TCP address, which the setting `flag` has chosen."""
+    family, kind, protocol, _, address = _address_of(host, port)
+    where = f"{host_in_url(host)}:{port}"
+    _check_exposure(settings, str(address[0]), port, flag)
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -165,20 +195,26 @@ def _open_tcp(settings: Settings) -> Listening:
         listening.setblocking(False)
     except OSError as error:
         listening.close()
-        where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
             raise ListenError(
-                f"{where} is in use by another program; stop it, or choose another --port."
+                f"{where} is in use by another program; stop it, or choose another --{flag}."
             ) from None
         raise ListenError(f"{where} cannot be listened on: {error.strerror}.") from None
-    return Listening(listening, _tcp_name(listening, settings))
+    return Listening(listening, _tcp_name(listening, settings, flag))
 
 
-def _check_exposure(settings: Settings, address: str, port: int) -> None:
-    """Make sure that who can be reached from other machines has TLS, or was told to do without."""
+def _check_exposure(settings: Settings, address: str, port: int, flag: str = PORT) -> None:
+    """Make sure that who can be reached from other machines has TLS, or was told to do without.
+
+    Nobody can be told to show metrics and the page without it.
+    """
     if is_loopback(address):
         return
     where = f"{host_in_url(address)}:{port}"
+    if flag == HTTP:
+        if not settings.tls_cert:
+            raise ConfigError(f"other machines can reach {where}: give --tls-cert and --tls-key.")
+        return
     if settings.insecure:
         may = ["save and count without a token"] if settings.guests == "all" else []
         if not settings.tls_cert:

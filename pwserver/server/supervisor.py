@@ -40,10 +40,10 @@ from pwserver.server.listener import OWN_FILES, Listener, connections_per_worker
 from pwserver.server.loop import Loop
 from pwserver.server.reload import Changes, changes
 from pwserver.server.service_manager import ServiceManager, given_sockets, microseconds
-from pwserver.server.sockets import Listening, adopt, open_all
+from pwserver.server.sockets import Listening, adopt, open_all, open_http
 from pwserver.server.take_over import Predecessor
 from pwserver.server.terminal import Terminal
-from workers import checker, process, worker
+from workers import checker, monitor, process, worker
 from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
@@ -59,6 +59,7 @@ _PRELOAD = [
     "pwserver.server.console",
     "workers.worker",
     "workers.checker",
+    "workers.monitor",
 ]
 _FULL_PAUSE_S = 0.01
 """How long the listener waits after it found no room for a connection, before it tries again."""
@@ -103,10 +104,12 @@ def serve(
         )
     process.adopt_orphans()
     per_worker_max = connections_per_worker(settings)
-    scoreboard = Scoreboard(settings.workers + 3)
+    scoreboard = Scoreboard(settings.workers + 4)
+    lines = _lines(settings)
     with contextlib.ExitStack() as opened:
         given = given_sockets(os.environ)
-        pool = _pool(scoreboard, settings.log_style)  # loads its modules while the store is checked
+        # Its modules are loaded while the store is checked.
+        pool = _pool(scoreboard, settings.log_style, lines)
         opened.callback(pool.close)
         tls = read_certificates(settings)
         manager = opened.enter_context(contextlib.closing(ServiceManager(os.environ)))
@@ -115,6 +118,7 @@ def serve(
             predecessor = opened.enter_context(Predecessor(settings.path))
             raise_file_limit(settings.connections_max + OWN_FILES)  # clients come from there
             listening = _listening(opened, open_all(settings, predecessor.listening))
+            http = _listening(opened, open_http(settings, predecessor.listening))
             _wait_until_loaded(pool)
             setup.check_keys(settings)  # may ask for a passphrase, for which no client should wait
             instance = opened.enter_context(predecessor.take_book())
@@ -123,6 +127,7 @@ def serve(
             # Before the store: if this fails, no file was made.
             opens = adopt(settings, given) if given else open_all(settings)
             listening = _listening(opened, opens)
+            http = _listening(opened, open_http(settings))
         keyring, made = setup.prepare(settings, to_serve=True)
         for sentence in made:
             log.info("%s", sentence)
@@ -141,12 +146,27 @@ def serve(
             terminal,
             Surroundings(instance, manager, read_again, predecessor),
         )
+        if lines is not None:
+            server.add_monitor(http, lines[0])
         return server.run()
 
 
-def _pool(scoreboard: Scoreboard, style: logs.Style) -> Pool:
+def _lines(settings: Settings) -> tuple[socket.socket, socket.socket] | None:
+    """Return where the monitor reads the log lines of all processes, and where they are sent."""
+    if not settings.http:
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    logs.copy_to(theirs.fileno())
+    return ours, theirs
+
+
+def _pool(
+    scoreboard: Scoreboard, style: logs.Style, lines: tuple[socket.socket, socket.socket] | None
+) -> Pool:
     try:
-        return Pool(_PRELOAD, scoreboard, style)
+        return Pool(_PRELOAD, scoreboard, style, lines and lines[1])
     except OSError as error:
         raise ServiceFailed(f"no process can be started: {error.strerror}.") from None
 
@@ -239,6 +259,8 @@ class Supervisor:
         )
         self._console = self._make_console(settings.workers + 2)
         self._backups = self._make_backups(settings.workers + 3)
+        self._monitor: list[Child] = []  # one, if there is HTTP
+        self._http: list[Listening] = []
         pool.children = [*self._workers, self._checker, *self._console, *self._backups]
         self._listener.writing = self._writing
         self._announced = False
@@ -302,6 +324,28 @@ class Supervisor:
 
         return [Child("backup", number, backups.main, arguments)]
 
+    def add_monitor(self, listening: list[Listening], lines: socket.socket) -> None:
+        """Have the monitor started, which listens for HTTP and reads the log lines."""
+        sockets = [each.socket for each in listening]
+
+        def arguments() -> tuple[object, ...]:
+            names = {child.number: child.name for child in self._pool.children}
+            start = monitor.MonitorStart(
+                self._settings, sockets, listening[0].name, self._tls_of_monitor(), lines, names
+            )
+            return self._scoreboard, start
+
+        self._http = listening
+        number = self._settings.workers + 4
+        self._monitor = [Child("monitor", number, monitor.main, arguments)]
+        self._pool.children += self._monitor
+
+    def _tls_of_monitor(self) -> "TlsFiles | None":
+        """Return the certificate, with its key only if the monitor encrypts."""
+        if self._tls is None or self._http[0].name.startswith("https:"):
+            return self._tls
+        return self._tls.without_keys()
+
     # --- The loop. ---
 
     def run(self) -> ExitCode:
@@ -320,6 +364,7 @@ class Supervisor:
         return self._exit_code
 
     def _tick(self) -> None:
+        self._scoreboard.ticks += 1
         self._scoreboard.crowded = self._stop_by is None and self._listener.is_crowded
         self._manager.tick(time.monotonic(), self._works)
         self._pool.kill_hanging(self._settings.hang_timeout_s)
@@ -358,7 +403,7 @@ class Supervisor:
             return
         self._announced = True
         if self._predecessor is not None:
-            self._predecessor.serving(self._instance, self._listener.listening)
+            self._predecessor.serving(self._instance, [*self._listener.listening, *self._http])
             self._loop.watch(self._predecessor.fileno(), self._on_predecessor)
         self._manager.tell("READY=1", f"STATUS=Listening on {self._listener.names}.")
         _say(
@@ -430,6 +475,10 @@ class Supervisor:
                 self._announce()
             elif text[:1] == process.FATAL:
                 self._child_failed(ExitCode(text[1]), text[2:].decode(errors="replace"))
+            elif text[:1] == process.VISITOR:
+                for fd in message[1]:
+                    visitor = Accepted(socket.socket(fileno=fd), text[1:].decode())
+                    self._listener.hand_over(visitor)
             elif text[:1] == process.ENDING:
                 self._child_ends(child, text[1:].decode(errors="replace"))
             elif text[:1] in (process.MOVED, process.ENDED):
@@ -440,7 +489,7 @@ class Supervisor:
     def _child_ends(self, child: Child, reason: str) -> None:
         """Log why a child ends by itself. If another start would fail as well, end the service."""
         log.error("%s ends: %s", child.name, reason)
-        if child.ready:
+        if child.ready or child in self._monitor:  # the service does without it
             return
         child.failed_starts += 1
         if not self._announced or child.failed_starts > FAILED_STARTS_MAX:
@@ -496,7 +545,7 @@ class Supervisor:
             self._read_all_again()
             return
         if name == signal.SIGUSR2.name:
-            self._hand_over.asked(self._why_not(), self._listener.listening)
+            self._hand_over.asked(self._why_not(), [*self._listener.listening, *self._http])
             return
         if name == signal.SIGHUP.name:
             name = "the terminal was closed"
@@ -556,6 +605,10 @@ class Supervisor:
             self._tls = tls
             for each in self._workers:
                 each.post(process.TLS, [tls.to_descriptor()])
+            shown = self._tls_of_monitor()
+            assert shown is not None
+            for each in self._monitor:
+                each.post(process.TLS, [shown.to_descriptor()])
             log.info("SIGHUP: new connections get the certificate that is in the file now")
         elif not (found.made or found.needed):
             log.info("SIGHUP: nothing has changed")
@@ -581,14 +634,14 @@ class Supervisor:
             self._loop.forget(fd)
         self._listener.close()
         if not told:
-            self._tell([*self._workers, *self._console, *self._backups])
+            self._tell([*self._workers, *self._others()])
 
     def _let_go(self) -> None:
         """Have the children end, and keep their clients for the program that takes over."""
         raise_file_limit(self._settings.connections_max + OWN_FILES)
         self._stop_by = time.monotonic() + self._settings.stop_timeout_s
         self._last_message = process.HAND_OVER
-        self._tell([*self._workers, *self._console, *self._backups])
+        self._tell([*self._workers, *self._others()])
 
     def _handed_over(self) -> None:
         """Tell the service manager which process it is to look after now."""
@@ -605,6 +658,10 @@ class Supervisor:
         for child in self._pool.children:
             if not child.running:
                 child.restart_at = 0.0
+
+    def _others(self) -> list[Child]:
+        """Return the children, other than the workers, that end when they are told to."""
+        return [*self._console, *self._backups, *self._monitor]
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
@@ -641,7 +698,7 @@ class Supervisor:
     def _children_ended(self) -> bool:
         """Have the children end in their order; return whether all have."""
         others = [child for child in self._workers if child is not self._writing]
-        others += [*self._console, *self._backups]
+        others += self._others()
         if any(child.running for child in others):
             return False
         if self._writing.running:

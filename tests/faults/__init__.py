@@ -35,6 +35,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | half-open peers | network namespaces, the cable pulled | peers/test_half_open.py |
 | hostile bytes | bombs, other protocols, noise | peers/test_hostile_bytes.py |
 | hostile bytes, endlessly | atheris on framing and commands | trials/fuzz/ |
+| who watches | scrapes, silent browsers, noise; a killed monitor | peers/test_watchers.py |
 | hostile names | escapes, line breaks, bidi marks | peers/test_hostile_names.py |
 | planted modules, closed streams, terminals | shells, mounts | processes/test_surroundings.py |
 | a canary password | said in every place; and saved under every fault above | test_canary.py |

@@ -65,6 +65,7 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
     ),
     "backup_dir": (["", "backups", "/mnt/backups"], ["a\0b"]),
     "unix": (["", "/run/pwserver.sock"], ["\0abstract"]),
+    "http": (["", "127.0.0.1:0", "[::1]:9464", "a.b:1"], ["x", "::1:5", ":5", "a:b", "a:65536"]),
     "unix_mode": (["600", "0660", "777"], ["", "6", "0o600", "888", "1777", "u+rw", " 600"]),
     "tls_cert": (["", "cert.pem"], ["a\0b"]),
     "tls_key": (["", "key.pem"], ["a\0b"]),

@@ -17,7 +17,7 @@ FLOORS = [
     ["pwserver.client", "workers.book"],
     ["workers.storage"],
     ["workers.audit", "workers.auth", "workers.tls"],
-    ["workers.serving", "workers.admin"],
+    ["workers.serving", "workers.admin", "workers.http"],
     ["workers"],
     ["pwserver.server", "pwserver.moving"],
     ["pwserver.cli"],

@@ -38,7 +38,9 @@ class Peer:
     def __init__(self, client: Accepted, throttle: Throttle, settings: Settings) -> None:
         self._throttle = throttle
         self._address = client.address
-        self._uid = _uid(client.socket) if client.socket.family == socket.AF_UNIX else None
+        # The monitor brings clients of HTTP over a socket pair, with their addresses.
+        unix = client.socket.family == socket.AF_UNIX and not client.address
+        self._uid = _uid(client.socket) if unix else None
         self._authenticating: Limit | None = None
         self._verifying: Limit | None = None  # of the application
         self.counted = 0  # the number of the application whose connections this one is among
@@ -112,8 +114,10 @@ def is_local(client: Accepted) -> bool:
     """Tell whether a client of TCP is on this machine: both ends of the connection are loopback.
 
     A kernel that was told to (`route_localnet`) delivers packets of other machines to a loopback
-    address. The address that these come from is theirs.
+    address. The address that these come from is theirs. Whom the monitor brings is never a guest.
     """
+    if client.socket.family == socket.AF_UNIX:
+        return False
     try:
         return is_loopback(client.socket.getsockname()[0]) and is_loopback(_host(client.address))
     except OSError:

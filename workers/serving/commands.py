@@ -24,13 +24,14 @@ console print it, or says in whose name the changes after it are made.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET
 
 from pwserver.errors import InvalidMessage, NotSaved
 from pwserver.limits import REPLIES_BYTES_MAX
+from pwserver.tally import COMMANDS, COUNTS, OTHERS, READS, SAVES, outcome_of
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -76,7 +77,10 @@ class Command:
 
     `do` returns the replies in order, as bytes or as `Awaited`; fewer than requests if there is no
     time for the last ones. If it has added what is awaited to the connection itself, it returns
-    None. A command that is `quick` never leaves any.
+    None. A command that is `quick` never leaves any, and its replies in one call tell of one
+    outcome, unless some are awaited.
+
+    `place` and `kind` say as what it is counted (`pwserver.tally`).
     """
 
     message: type[Message] | type[Bad]
@@ -89,6 +93,18 @@ class Command:
     lasts: bool = False
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
     quick: bool = False
+    place: int = field(init=False)
+    kind: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out as what it is counted."""
+        name = "invalid" if self.message is Bad else self.message.__struct_config__.tag
+        object.__setattr__(self, "place", COMMANDS.index(str(name)))
+        kind = COUNTS if self.message is NumberOfUsers else _KINDS.get(self.right, OTHERS)
+        object.__setattr__(self, "kind", kind)
+
+
+_KINDS = {"save": SAVES, "delete": SAVES, "get": READS, "verify": READS, "list": READS}
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
@@ -147,7 +163,9 @@ def _save_limited(context: Context, waiter: Waiter, requests: list[SavePassword]
         saves = [_queue(context, Save(context, waiter, each, each.password)) for each in now]
         return [*saves, *refusals]
     save_together(context, caller, [(waiter, [request.id for request in now])], now)
-    waiter.awaited.extend(map(Awaited, refusals))
+    if refusals:
+        context.tally.answer(SAVE_PLAIN.place, SAVES, outcome_of(refusals[0]), len(refusals))
+        waiter.awaited.extend(map(Awaited, refusals))
     return None
 
 
@@ -310,21 +328,22 @@ GENERATE_NAMED = Command(
     waits=False,
     lasts=True,
 )
+COUNT = Command(
+    NumberOfUsers,
+    number_of_users,
+    "`return_number_of_users` with `number_of_users`",
+    "counts the users; the service prints them on its console",
+    "count",
+    guests=True,
+    lasts=True,
+    joins=count_joins,
+    quick=True,
+)
 TABLE = (
     SAVE_PLAIN,
     SAVE_ONCE,
     SAVE_NAMED,
-    Command(
-        NumberOfUsers,
-        number_of_users,
-        "`return_number_of_users` with `number_of_users`",
-        "counts the users; the service prints them on its console",
-        "count",
-        guests=True,
-        lasts=True,
-        joins=count_joins,
-        quick=True,
-    ),
+    COUNT,
     Command(
         GetPassword,
         each(queries.get_password),

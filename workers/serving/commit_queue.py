@@ -143,6 +143,8 @@ class Batch:
     since: float  # when its first row was queued, in seconds of the monotonic clock
     rows: list[Row] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    saves: int = 0  # plain ones
+    counts: int = 0
     operations: list[Operation] = field(default_factory=list)
     senders: list[Any] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -178,6 +180,11 @@ class CommitQueue:
         return self._shares.full(who)
 
     @property
+    def bytes_queued(self) -> int:
+        """How much waits to be sent to the writer."""
+        return self._shares.total
+
+    @property
     def may_be_full(self) -> bool:
         """Whether another save of some caller may have to be refused."""
         return self._shares.may_be_full
@@ -203,6 +210,7 @@ class CommitQueue:
         """Queue a caller's rows of `size` bytes, and note what its savers wait for."""
         batch = self._open_batch(who, size, now)
         batch.rows += rows
+        batch.saves += len(rows)
         for waiter, ids in savers:
             awaited = waiter.awaited
             last = awaited[-1] if awaited else None
@@ -228,6 +236,7 @@ class CommitQueue:
         assert isinstance(last, Run)
         batch = last.batch
         counts = Counts(waiter, batch, ids, scoreboard)
+        batch.counts += len(ids)
         batch.runs.append(counts)
         waiter.awaited.append(counts)
 

@@ -30,13 +30,14 @@ from pwserver.limits import (
     RESYNC_S,
     UNANSWERED_FEW,
 )
+from pwserver.tally import DENIED, outcome_of
 from pwserver.wire import messages
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
-from workers.serving.awaited import Awaited, Recorded
+from workers.serving.awaited import Awaited, Later, Recorded
 from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
 
@@ -335,25 +336,42 @@ class Connection:
     def _answer(self, command: Command, requests: list[Any], size: int) -> None:
         """Do requests, note their replies or that they are awaited, and hold back the rest."""
         replies: Replies
+        tally, kind = self._context.tally, command.kind
+        application = self.peer.caller.number
         if self.may(command):
             if command.right != ANYBODY:
                 self.silent_since = NEVER
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, command.right, requests)
-        if replies is None:
+            kind = DENIED
+        tally.did(application, kind, len(requests) if replies is None else len(replies))
+        if not replies:
             return
         if len(replies) < len(requests):
             left = requests[len(replies) :]
             self._held.appendleft((command, left, size))
             self._held_bytes += len(left) * size
+        first, alike = replies[0], False
+        if isinstance(first, bytes) and (command.quick or kind == DENIED):
+            alike = True
+            tally.answer(command.place, command.kind, outcome_of(first), len(replies))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
+            if not alike:
+                self._count(command, reply, known)
             if known is not None and not self.awaited:
                 self._replies.append(known)
                 self.unanswered -= 1
             else:
                 self.awaited.append(Awaited(reply) if isinstance(reply, bytes) else reply)
+
+    def _count(self, command: Command, reply: bytes | Awaited, known: bytes | None) -> None:
+        """Count a request that is answered, or have it counted when it will be."""
+        if known is not None:
+            self._context.tally.answer(command.place, command.kind, outcome_of(known))
+        elif isinstance(reply, Later):
+            reply.counted_as = command.place, command.kind, self._context.now
 
     def withhold(self) -> None:
         """Replace replies that need an audit record with refusals: it could not be written."""
@@ -369,8 +387,13 @@ class Connection:
         awaited, held = self.awaited, self._held
         while True:
             while awaited and (reply := awaited[0].reply) is not None:
-                self.unanswered -= awaited.popleft().requests
+                first = awaited.popleft()
+                self.unanswered -= first.requests
                 self._replies.append(reply)
+                if isinstance(first, Later) and first.counted_as is not None:
+                    command, kind, since = first.counted_as
+                    outcome = outcome_of(reply)
+                    self._context.tally.answer_later(command, kind, outcome, since)
             if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
             self._answer_held()

@@ -11,6 +11,7 @@ from typing import Any
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import LONG_TEXTS_S
+from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.audit.refusals import Refusals
@@ -53,6 +54,7 @@ class Context:
     versions_kept: int  # older versions of each password
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
+    tally: Tally = field(default_factory=Tally)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock

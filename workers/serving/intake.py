@@ -18,6 +18,7 @@ from typing import Any
 
 from pwserver.config import Settings
 from pwserver.limits import LINE_BYTES
+from pwserver.tally import SAVES
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
 from workers.auth.applications import Caller
@@ -147,4 +148,5 @@ class Intake:
             else:
                 self._queue_up(connection, line)
         for caller, (savers, plain) in saves.items():
+            context.tally.did(caller.number, SAVES, len(plain))
             save_together(context, caller, savers, plain)

@@ -23,7 +23,7 @@ from pwserver.errors import DatabaseRefused, Refused, Unavailable
 from pwserver.limits import NAME_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Later, Waiter
 from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, queue_full
 from workers.serving.shares import Shares
 from workers.storage.writing import STALE, Operation, Result
@@ -41,7 +41,7 @@ BEGUN = "begun"
 UNRECORDED = Outcome(reason="The audit record cannot be written, so this is not done.")
 
 
-class Write(Awaited, ABC):
+class Write(Later, ABC):
     """A request whose change depends on what is in the book."""
 
     lasts = True
@@ -94,6 +94,11 @@ class NameQueues:
         self._shares = Shares(QUEUE_BYTES_MAX)
         self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
         self._can_record = True
+
+    @property
+    def bytes_queued(self) -> int:
+        """How much is unfinished."""
+        return self._shares.total
 
     def add(self, write: Write, now: float) -> None:
         """Queue a request; its `reply` is set later, or at once if there is no room for it."""
