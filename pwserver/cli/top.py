@@ -29,6 +29,9 @@ from pwserver.text import visible
 _SAMPLES_MAX = 300
 _POLL_S = 1.0
 _BARS = " ▁▂▃▄▅▆▇█"
+
+_OTHER_ROWS = 14
+"""Rows of the screen that are neither applications nor events and log."""
 _LEAVES = re.compile(b"[qQ\x04]|^$")
 """The keys that leave; nothing at all is the end of the terminal."""
 
@@ -81,7 +84,7 @@ def _screen(
         parts.append(_charts(samples, console.width))
         parts.append(_connections(samples[-1]))
     parts.append(_applications(told["applications"]))
-    room = console.height - 22 - len(told["applications"])
+    room = console.height - _OTHER_ROWS - len(told["applications"])
     if room > 2:
         parts.append(_last(told, room - 2))
     return Group(*parts, Text("q leaves", style="dim"))
