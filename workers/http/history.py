@@ -12,6 +12,7 @@ from typing import Any
 from pwserver.ipc import Scoreboard
 from pwserver.tally import COUNTS, DENIED, KINDS, OTHERS, READS, SAVES, Counts, percentile_s
 from workers.http.health import Health
+from workers.storage.backup_files import FAILURES
 
 SAMPLES_MAX = 300
 """Five minutes."""
@@ -54,13 +55,14 @@ class History:
         self._at_s = time.monotonic()
         self._starts = self._read_starts()
         self._troubles: set[str] = set()
+        self._backup_ms = scoreboard.backup_ms
 
     def add_line(self, line: str) -> None:
         """Add a line of the log."""
         self._lines.append(line)
 
     def add_event(self, kind: str, text: str) -> None:
-        """Add an event; `kind` is `restart`, `fault` or `well`."""
+        """Add an event; `kind` is `restart`, `backup`, `fault` or `well`."""
         self._events.append({"t": _now_ms(), "kind": kind, "text": text})
 
     # --- Sampling. ---
@@ -106,6 +108,11 @@ class History:
         troubles = {f"{name} does not answer" for name in self._health.silent()}
         if reason := self._health.outage():
             troubles.add(f"nothing can be saved: {reason}")
+        if self._scoreboard.backup_failure[0]:
+            troubles.add(f"no backup: {FAILURES[self._scoreboard.backup_failure[1]]}")
+        if self._backup_ms != (newest_ms := self._scoreboard.backup_ms):
+            self._backup_ms = newest_ms
+            self.add_event("backup", "a backup was made and verified")
         for trouble in sorted(troubles - self._troubles):
             self.add_event("fault", trouble)
         for trouble in sorted(self._troubles - troubles):

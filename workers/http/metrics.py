@@ -81,6 +81,32 @@ class Metrics(Collector):
             scoreboard.writer_load / 100,
         )
 
+        yield from self._backups()
+
+    def _backups(self) -> Iterator[Metric]:
+        """Yield what is known of the backups that the service makes; without one, only failures."""
+        scoreboard = self.scoreboard
+        yield GaugeMetricFamily(
+            "pwserver_backups_failing",
+            "1 since the last backup that should have been made failed.",
+            bool(scoreboard.backup_failure[0]),
+        )
+        if scoreboard.backup_ms:
+            yield GaugeMetricFamily(
+                "pwserver_last_backup_timestamp_seconds",
+                "When the newest verified backup was made.",
+                scoreboard.backup_ms / 1000,
+            )
+        if scoreboard.backup_took_ms:
+            yield GaugeMetricFamily(
+                "pwserver_last_backup_duration_seconds",
+                "How long the newest backup took with its verification.",
+                scoreboard.backup_took_ms / 1000,
+            )
+            yield GaugeMetricFamily(
+                "pwserver_last_backup_bytes", "The newest backup.", scoreboard.backup_bytes
+            )
+
     def _processes(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "pwserver_workers_ready", "Workers that can be given work.", self.scoreboard.workers

@@ -6,6 +6,7 @@ from pwserver.ipc import Scoreboard
 from pwserver.tally import OK, READS, SAVES, Tally
 from workers.http.health import Health
 from workers.http.history import SAMPLES_MAX, History
+from workers.storage.backup_files import FAILURES, NO_ROOM
 from workers.storage.outage import DISK_FULL, REASONS
 
 NAMES = {1: "worker 1", 2: "checker"}
@@ -70,6 +71,23 @@ def test_what_happens_is_an_event(board: Scoreboard, history: History) -> None:
     assert [(each["name"], each["restarts"]) for each in told["processes"]] == [
         ("worker 1", 1),
         ("checker", 0),
+    ]
+
+
+def test_a_backup_is_an_event_and_a_failed_one_a_trouble(
+    board: Scoreboard, history: History
+) -> None:
+    """Each that was made is told once; that they fail, until one is made."""
+    board.backup_failed(FAILURES.index(NO_ROOM))
+    history.sample()
+    assert history.told(0)["troubles"] == [f"no backup: {NO_ROOM}"]
+    board.backup_made(5_000, 10, 4096)
+    history.sample()
+    history.sample()
+    assert [(each["kind"], each["text"]) for each in history.told(0)["events"]] == [
+        ("fault", f"no backup: {NO_ROOM}"),
+        ("backup", "a backup was made and verified"),
+        ("well", f"over: no backup: {NO_ROOM}"),
     ]
 
 

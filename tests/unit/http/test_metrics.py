@@ -54,6 +54,19 @@ def test_all_workers_are_counted_together(metrics: Metrics) -> None:
     assert found["pwserver_queued_bytes", "name", "1"] == 7
 
 
+def test_backups_are_told_when_there_are_any(metrics: Metrics) -> None:
+    """A service that makes none has no age that would set off an alarm."""
+    assert not any("last_backup" in name for name, *_ in samples(metrics.text().decode()))
+    metrics.scoreboard.backup_failed(0)
+    assert samples(metrics.text().decode())["pwserver_backups_failing",] == 1
+    metrics.scoreboard.backup_made(5_000, 1_500, 4096)
+    found = samples(metrics.text().decode())
+    assert found["pwserver_backups_failing",] == 0
+    assert found["pwserver_last_backup_timestamp_seconds",] == 5
+    assert found["pwserver_last_backup_duration_seconds",] == 1.5
+    assert found["pwserver_last_backup_bytes",] == 4096
+
+
 def test_without_a_certificate_it_expires_never(metrics: Metrics) -> None:
     """There is no number that would set off an alarm."""
     assert "certificate" in metrics.text().decode()
