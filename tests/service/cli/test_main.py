@@ -207,6 +207,7 @@ WITHOUT_JSON = {
     ("serve",): "it prints what others ask it to list, as the contract has it, until it is stopped",
     ("systemd-unit",): "it prints a file for another program",
     ("completion",): "it prints a file for another program",
+    ("top",): "it draws on a terminal, for a person",
 }
 
 
