@@ -113,6 +113,8 @@ def _fitting(
     for each in inherited:
         if each.path or each.socket.family != family:
             continue
+        if (flag == HTTP) != each.name.startswith("http"):  # with port 0 either would fit
+            continue
         its_host, its_port = each.socket.getsockname()[:2]
         if its_host == address[0] and port in (0, its_port):
             _check_exposure(settings, its_host, its_port, flag)

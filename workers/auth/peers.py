@@ -77,6 +77,11 @@ class Peer:
         return self._address
 
     @property
+    def accepted_address(self) -> str:
+        """The address as `Accepted` has it: empty for the client of a Unix socket."""
+        return self._address if self._uid is None else ""
+
+    @property
     def origin(self) -> str:
         """The client's IP address, or `unix`: what an application's networks are compared with."""
         return self._host if self._uid is None else UNIX

@@ -16,6 +16,7 @@ from pwserver.server.take_over import meeting_path
 from tests.conftest import Start
 from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import PATIENCE_S, SAVED, Service, eventually, named, unix_peer
+from tests.support.http import ask, samples, url_of_monitor
 from tests.support.processes import launched, session
 from tests.support.shell import TREE_ENVIRONMENT, Shell
 from tests.support.tls import Authority, tls_flags
@@ -63,6 +64,20 @@ def test_a_connection_stays_with_what_was_sent_meanwhile(begin: Callable[..., Se
         assert unix.count() == 3
     assert service.process.wait(PATIENCE_S) == 0
     assert (service.folder / "book.sock").stat().st_mode & 0o777 == 0o666, "the new program has it"
+
+
+def test_who_watches_finds_the_new_program(begin: Callable[..., Service]) -> None:
+    """The monitor's addresses go on as well, and what it tells is of the new processes."""
+    service = begin("--http", "127.0.0.1:0")
+    url = url_of_monitor(service)
+    with service.peer() as peer:
+        assert peer.save() == {"message": "Password saved!"}
+        assert samples(ask(f"{url}metrics").text)["pwserver_users",] == 1
+        take_over(service)
+        assert ask(f"{url}readyz").status == 200
+        assert peer.save() == {"message": "Password saved!"}
+        assert samples(ask(f"{url}metrics").text)["pwserver_users",] == 2
+    assert Shell(service.folder).run("health").code == 0
 
 
 def test_encrypted_clients_come_again(begin: Callable[..., Service], authority: Authority) -> None:
