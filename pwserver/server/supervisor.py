@@ -605,9 +605,9 @@ class Supervisor:
             self._tls = tls
             for each in self._workers:
                 each.post(process.TLS, [tls.to_descriptor()])
-            shown = self._tls_of_monitor()
-            assert shown is not None
             for each in self._monitor:
+                shown = self._tls_of_monitor()
+                assert shown is not None
                 each.post(process.TLS, [shown.to_descriptor()])
             log.info("SIGHUP: new connections get the certificate that is in the file now")
         elif not (found.made or found.needed):
