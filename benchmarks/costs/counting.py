@@ -69,7 +69,8 @@ class Subject:
         writer.tally = tally
         writer.connect().pragma("synchronous", "off")
         settings = Settings(database=str(path))
-        start = WorkerStart(WRITES, 1, settings, KEYRING, None, GuessTable(1), UsageTable(1))
+        tables = GuessTable(1), UsageTable(1)
+        start = WorkerStart(WRITES, 1, settings, KEYRING, None, *tables, settings.connections_max)
         control, self._listener = socket.socketpair()
         self._worker = Worker(control, context, start, writer)
         self._clients: list[socket.socket] = []
