@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 class MonitorStart:
     """What the monitor is started with."""
 
+    number: int  # of its child on the scoreboard
     settings: Settings
     sockets: list[socket.socket]  # for the network, and for the owner of the files
     url: str
@@ -83,7 +84,7 @@ class _Monitor:
         self._start = start
         self._tls = start.tls
         self._context: ssl.SSLContext | None = None
-        self._number = settings.workers + 3
+        self._number = start.number
         self._applications = _Applications(settings, scoreboard)
         watched = {
             number: name

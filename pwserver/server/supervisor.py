@@ -326,17 +326,23 @@ class Supervisor:
 
     def add_monitor(self, listening: list[Listening], lines: socket.socket) -> None:
         """Have the monitor started, which listens for HTTP and reads the log lines."""
+        number = self._settings.workers + 4
         sockets = [each.socket for each in listening]
 
         def arguments() -> tuple[object, ...]:
             names = {child.number: child.name for child in self._pool.children}
             start = monitor.MonitorStart(
-                self._settings, sockets, listening[0].name, self._tls_of_monitor(), lines, names
+                number,
+                self._settings,
+                sockets,
+                listening[0].name,
+                self._tls_of_monitor(),
+                lines,
+                names,
             )
             return self._scoreboard, start
 
         self._http = listening
-        number = self._settings.workers + 4
         self._monitor = [Child("monitor", number, monitor.main, arguments)]
         self._pool.children += self._monitor
 

@@ -41,6 +41,17 @@ def metrics(service: Service) -> dict[tuple[str, ...], float]:
     return samples(answer.text)
 
 
+def test_it_is_no_process_that_hangs(start: Start) -> None:
+    """The listener hears from it, and never replaces one that is well."""
+    service = start(
+        *HTTP, "--hang-timeout-s", "1", "--backup-every", "1h", "--backup-dir", "copies"
+    )
+    monitor, backup = service.child("monitor"), service.child("backup")
+    time.sleep(2.5)  # longer than the listener waits for a sign of life
+    assert (service.child("monitor"), service.child("backup")) == (monitor, backup)
+    assert "sign of life" not in service.stderr
+
+
 def test_the_metrics_say_what_was_done(start: Start) -> None:
     """Each request is counted once, by command and outcome, whichever way it went."""
     service = start(*HTTP)
