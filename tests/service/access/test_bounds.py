@@ -62,7 +62,7 @@ def change(service: Service, name: str, **columns: Any) -> None:
 def is_good(service: Service, token: str) -> bool:
     """Tell whether a token is accepted on a new connection from another address."""
     with peer_from(service, "127.0.10.1") as peer:
-        return peer.authenticate(token) != DENIED
+        return bool(peer.authenticate(token) != DENIED)
 
 
 def because(reason: str) -> Request:
