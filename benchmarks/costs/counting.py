@@ -36,9 +36,6 @@ from workers.writer import Writer
 
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
 REPLY = b'{"message": "Password saved!"}\n'
-_PLACES = 1024
-"""Of the worker: so many that no client has to make room."""
-
 SHAPES = {"1": (1, 1, 500), "64": (64, 1, 40), "8x64": (8, 64, 10)}
 """Connections, requests in flight on each, and turns of a measurement."""
 
@@ -74,7 +71,7 @@ class Subject:
         committer.connect().pragma("synchronous", "off")
         settings = Settings(database=str(path))
         tables = GuessTable(1), UsageTable(1)
-        start = WorkerStart(WRITES, 1, settings, KEYRING, None, *tables, places=_PLACES)
+        start = WorkerStart(WRITES, 1, settings, KEYRING, None, *tables, settings.connections_max)
         control, self._listener = socket.socketpair()
         self._worker = Worker(control, context, start, Writer(committer))
         self._clients: list[socket.socket] = []

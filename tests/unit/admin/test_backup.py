@@ -1,5 +1,6 @@
 """A backup is whole, verified and for its owner only; a file with its name is never less."""
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_what_an_interruption_has_left_is_used_again(book: Book, tmp_path: Path)
 
 def test_two_do_not_write_one_file(book: Book, tmp_path: Path) -> None:
     """The second of two backups with one name is told so."""
-    lock = lock_file.lock(tmp_path / "copy.db.part", 0)
+    lock = lock_file.lock(tmp_path / "copy.db.part", os.geteuid())
     with pytest.raises(ConfigError, match="is being written by another pwserver"):
         book.back_up(tmp_path / "copy.db")
     lock_file.unlock(lock, tmp_path / "copy.db.part")
