@@ -23,7 +23,7 @@ from workers.book.keyring import read_keyring
 from workers.book.models import USER, Application, IdClock, User, UserRow, sql
 from workers.book.rows import seal
 from workers.book.vault import Vault
-from workers.storage.database import open_to_administer
+from workers.storage.sqlite.database import open_to_administer
 
 TRANSACTION_USERS = 100_000
 SORTING_KIB = 256 * 1024

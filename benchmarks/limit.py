@@ -33,7 +33,7 @@ from benchmarks.results.spread import Spread
 from benchmarks.results.terminal import print_sheet
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.models import Row, User, sql
-from workers.storage.database import PRAGMAS
+from workers.storage.sqlite.database import PRAGMAS
 
 BATCHES = (1, 8, 64, 512, 4096)
 """Rows that share a commit."""

@@ -23,12 +23,14 @@ from pwserver.ipc import Scoreboard, receive_control, send_control
 from pwserver.limits import TICK_S
 from pwserver.logs import COPY_BYTES_MAX
 from workers.process import TLS, VISITOR, become_child, say_ready
+from workers.storage.answers import Steps, finish
 
 if TYPE_CHECKING:
     import ssl
 
     from uvicorn import Server
 
+    from workers.book.models import ApplicationRow
     from workers.http.site import App
     from workers.tls.certificates import TlsFiles
 
@@ -188,20 +190,25 @@ class _Applications:
     """What the database says of the applications that is no secret. Their seals are not checked."""
 
     def __init__(self, settings: Settings, scoreboard: Scoreboard) -> None:
-        from workers.storage.reading import BookReader, ReadingConnection
+        from workers.storage.stores import store_of
 
-        self._reader = BookReader(scoreboard, ReadingConnection(settings.path).connect)
+        self._reader = store_of(settings).reader(scoreboard, None)
         self._read_at = float("-inf")
         self._known: dict[int, dict[str, Any]] = {}
 
     def read(self) -> dict[int, dict[str, Any]]:
         """Return a record for each by its number; if they cannot be read now, the last ones."""
-        from workers.book.models import time_saved
-
         if time.monotonic() - self._read_at < _APPLICATIONS_S:
             return self._known
         self._read_at = time.monotonic()
+        finish(self._look())
+        return self._known
+
+    def _look(self) -> Steps[None]:
+        from workers.book.models import time_saved
+
         with contextlib.suppress(Unavailable):
+            rows: list[ApplicationRow] = yield self._reader.applications()
             self._known = {
                 row.id: {
                     "name": row.name,
@@ -209,10 +216,9 @@ class _Applications:
                     "book": "its own" if row.book else "common",
                     "expires": time_saved(row.expires_ms) if row.expires_ms else None,
                 }
-                for row in self._reader.applications()
+                for row in rows
                 if not row.name.startswith(" ")  # a removed one
             }
-        return self._known
 
 
 def _server(app: "App", context: "ssl.SSLContext | None") -> "Server":

@@ -17,6 +17,7 @@ same work was 0.7 to 0.9 times as fast.
 
 import functools
 import logging
+import platform
 import select
 import socket
 import sys
@@ -25,9 +26,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
-from pwserver import logs
+from pwserver import __version__, logs
 from pwserver.accepted import Accepted
 from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError
@@ -68,7 +70,7 @@ from workers.serving.intake import Intake
 from workers.serving.kept import TOO_MUCH, Kept
 from workers.serving.name_queues import NameQueues
 from workers.serving.places import NO_PLACE, Places
-from workers.storage.reading import BookReader, ReadingConnection
+from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
 
@@ -86,6 +88,12 @@ _EVENTS_MAX = 256
 _AWAITED_CHANGES_MAX = 4
 """After a commit of so few changes their clients may have the service to themselves, and the next
 request is worth waiting for. With more clients there is always one whose request has arrived."""
+
+_PARTS = {
+    "pwserver": __version__,
+    "python": platform.python_version(),
+    "msgspec": msgspec.__version__,
+}
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +124,8 @@ def main(
     try:
         kept_ms = int(settings.requests_kept_s * 1000)
         keys, reserve_bytes = start.keyring.check_values, settings.disk_reserve_mib << 20
-        writer = Writer(settings.path, keys, kept_ms, scoreboard, reserve_bytes)
-        _run(control, bell, scoreboard, start, writer)
+        committer = store_of(settings).committer(keys, kept_ms, scoreboard, reserve_bytes)
+        _run(control, bell, scoreboard, start, Writer(committer))
     except (StoreError, StorageFailed) as error:
         say_fatal(control, error)
         sys.exit(error.exit_code)
@@ -134,9 +142,9 @@ def _run(
     limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
     tally = Tally(scoreboard.block(start.number))
     if writer is not None:
-        writer.tally = tally
-    connect = ReadingConnection(settings.path).connect if writer is None else writer.connect
-    reader = BookReader(scoreboard, connect)
+        writer.committer.tally = tally
+    store = store_of(settings)
+    reader = store.reader(scoreboard, None if writer is None else writer.committer)
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
@@ -162,6 +170,7 @@ def _run(
         checks=Checks(settings.save_timeout_s),
         scoreboard=scoreboard,
         bell=bell,
+        parts=_PARTS | store.parts,
         versions_kept=settings.versions_kept,
         tally=tally,
     )

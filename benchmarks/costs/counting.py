@@ -30,6 +30,7 @@ from pwserver.config import Settings
 from pwserver.tally import Tally
 from workers.auth.throttle import GuessTable
 from workers.auth.usage import UsageTable
+from workers.storage.sqlite.committing import SqliteCommitter
 from workers.worker import WRITES, Worker, WorkerStart
 from workers.writer import Writer
 
@@ -65,14 +66,14 @@ class Subject:
         path = folder / "user_data.db"
         context = context_of(path)
         context.tally = tally
-        writer = Writer(path, KEYRING.check_values, 1000, context.scoreboard)
-        writer.tally = tally
-        writer.connect().pragma("synchronous", "off")
+        committer = SqliteCommitter(path, KEYRING.check_values, 1000, context.scoreboard)
+        committer.tally = tally
+        committer.connect().pragma("synchronous", "off")
         settings = Settings(database=str(path))
         tables = GuessTable(1), UsageTable(1)
         start = WorkerStart(WRITES, 1, settings, KEYRING, None, *tables, settings.connections_max)
         control, self._listener = socket.socketpair()
-        self._worker = Worker(control, context, start, writer)
+        self._worker = Worker(control, context, start, Writer(committer))
         self._clients: list[socket.socket] = []
         self._events: list[tuple[int, int]] = []
         for _ in range(connections):

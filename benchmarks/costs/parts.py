@@ -29,8 +29,8 @@ from workers.serving.commit_queue import DONE, CommitQueue
 from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.name_queues import NameQueues
-from workers.storage.database import Store
-from workers.storage.reading import BookReader, ReadingConnection
+from workers.storage.sqlite.database import Store
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 HOST = "127.0.0.1"
 BURST = 64
@@ -69,6 +69,7 @@ def context_of(path: Path) -> Context:
         checks=Checks(1.0),
         scoreboard=scoreboard,
         bell=bell,
+        parts={},
         versions_kept=Settings().versions_kept,
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from peewee import DateTimeField, Model, SqliteDatabase, TextField
 
 from pwserver.limits import CHECKPOINT_PAGES
-from workers.storage.database import PRAGMAS
+from workers.storage.sqlite.database import PRAGMAS
 
 DATABASE_VARIABLE = "WEB_BOOK_DATABASE"
 """The environment variable that tells an application its file: servers of applications import them,

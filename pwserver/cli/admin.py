@@ -403,9 +403,9 @@ def add_key(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitC
 def rotate_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Seal every password again with the newest key. May be stopped, and run again to go on."""
     from workers.admin import rotation
-    from workers.storage.database import is_in_use
+    from workers.storage.stores import store_of
 
-    in_use = is_in_use(settings.path)
+    in_use = store_of(settings).is_in_use()
     with output.progress("Resealing") as progress, administrating(settings) as files:
         refused = rotation.rotate(files, progress, beside_service=in_use)
         number = files.keyring.newest.id
@@ -483,15 +483,14 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
     """
     from workers.admin.check import Examination, check_room
     from workers.admin.setup import owners_rights
-    from workers.storage.database import is_in_use, require_a_book
-    from workers.storage.validation import check_sqlite
+    from workers.storage.stores import store_of
 
     protect_memory()
-    check_sqlite()
+    store = store_of(settings)
     findings: list[str] = []
     with output.progress("Checking") as progress, owners_rights(settings):
-        require_a_book(settings.path)
-        examination = Examination(settings, at_rest=not is_in_use(settings.path))
+        store.require_a_book()
+        examination = Examination(settings, at_rest=not store.is_in_use())
         for finding in examination.findings(progress):
             findings.append(finding)
             output.tell(finding)
@@ -516,17 +515,18 @@ def administrating(settings: StoreSettings, *, make: bool = False) -> "Iterator[
     """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare
-    from workers.storage.database import is_in_use, require_a_book
+    from workers.storage.stores import store_of
 
     protect_memory()
+    store = store_of(settings)
     with owners_rights(settings):
         if not make:
-            require_a_book(settings.path)
-        if not is_in_use(settings.path):
+            store.require_a_book()
+        if not store.is_in_use():
             try:
                 _, made = prepare(settings)
             except DatabaseRefused:
-                if not is_in_use(settings.path):
+                if not store.is_in_use():
                     raise
                 made = []  # a service has just been started, which does the same
             for sentence in made:
@@ -540,7 +540,7 @@ def administrating(settings: StoreSettings, *, make: bool = False) -> "Iterator[
 
 
 def _state(row: "ApplicationRow") -> str:
-    from workers.storage.removal import REMOVED
+    from workers.storage.operations import REMOVED
 
     if row.may == REMOVED:
         return "being removed"

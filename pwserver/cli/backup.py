@@ -38,8 +38,8 @@ def backup(file: _File, /, *, as_json: Json = False, settings: Store = STORE_DEF
     from workers.admin.backup import NICENESS, back_up
     from workers.admin.passphrase import open_keyring
     from workers.admin.setup import owners_rights
-    from workers.storage.database import require_a_book
-    from workers.storage.validation import check_sqlite
+    from workers.storage.sqlite.database import require_a_book
+    from workers.storage.sqlite.validation import check_sqlite
 
     protect_memory()
     check_sqlite()
@@ -90,8 +90,7 @@ def _restore_book(file: Path, settings: StoreSettings, as_json: bool) -> ExitCod
     from workers.admin import restore as restoring
     from workers.admin.passphrase import open_keyring
     from workers.admin.setup import owners_rights
-    from workers.storage.database import check_can_be_made, is_in_use
-    from workers.storage.validation import check_sqlite
+    from workers.storage.stores import store_of
 
     if not os.path.lexists(file):
         raise ConfigError(
@@ -99,11 +98,11 @@ def _restore_book(file: Path, settings: StoreSettings, as_json: bool) -> ExitCod
             "--version."
         )
     protect_memory()
-    check_sqlite()
+    store = store_of(settings)
     settings.check_files()
     with owners_rights(settings):
-        check_can_be_made(settings.path)
-        if is_in_use(settings.path):
+        store.check_can_be_made()
+        if store.is_in_use():
             raise AdministrationRefused(
                 f"a service runs on {settings.path}: stop it first (`pwserver stop`). Nothing was "
                 "changed."

@@ -200,13 +200,14 @@ def _book_in_files(files: Files, name: str, command: str, *, make: bool) -> Iter
     from workers.admin.book_at_rest import book_at_rest
     from workers.admin.setup import owners_rights, prepare
     from workers.book.models import COMMON_BOOK
-    from workers.storage.database import is_in_use, require_a_book
+    from workers.storage.stores import store_of
 
     protect_memory()
+    store = store_of(files)
     with owners_rights(files):
         if not make:
-            require_a_book(files.path)
-        if is_in_use(files.path):
+            store.require_a_book()
+        if store.is_in_use():
             raise AdministrationRefused(
                 f"a service runs on {files.path}. Leave out --database and use a token, or stop it."
             )

@@ -48,7 +48,7 @@ from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
-from workers.storage import reading
+from workers.storage.stores import store_of
 
 if TYPE_CHECKING:
     from workers.tls.certificates import TlsFiles
@@ -211,7 +211,7 @@ def _say(line: str) -> None:
 def pages_of_lines(settings: Settings) -> Iterator[list[console.Line]]:
     """Yield the lines of the users that the console prints, a page at a time."""
     newest = None if settings.list_users == "all" else int(settings.list_users)
-    for page in reading.pages_of_users(settings.path, newest, LISTING_PAGE):
+    for page in store_of(settings).pages_of_users(newest, LISTING_PAGE):
         yield [
             (user_id, name or names.generated_name(user_id), models.time_saved(saved_at_ms))
             for user_id, name, saved_at_ms in page

@@ -10,7 +10,7 @@ from workers.admin.setup import prepare
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK
 from workers.book.vault import Vault
-from workers.storage.database import Store
+from workers.storage.sqlite.database import Store
 
 SAVED_AT_MS = 1_770_000_000_000
 REQUESTS_KEPT_MS = 86_400_000

@@ -18,8 +18,8 @@ from workers.book.history import OlderVersion
 from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import COMMON_BOOK, SCHEMA_VERSION, ApplicationRow, Row, UserRow
 from workers.serving.awaited import Awaited
-from workers.storage.database import Store
-from workers.storage.writing import DONE, SAVE, nonce
+from workers.storage.operations import DONE, SAVE, nonce
+from workers.storage.sqlite.database import Store
 
 KEY = MasterKey(1, Secret(b"k" * 32))
 OTHER_KEY = MasterKey(1, Secret(b"o" * 32))
@@ -207,6 +207,7 @@ class Client:
 
     def __init__(self, book: int = COMMON_BOOK, application: str | None = "tests") -> None:
         self.awaited: deque[Awaited] = deque()
+        self.reading = 0
         self.peer: Peer = SomePeer(book, application)
 
     def end(self) -> None:

@@ -26,8 +26,9 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Label, Restore, Save
 from workers.serving.name_queues import NameQueues, Write
-from workers.storage.reading import BookReader, ReadingConnection
-from workers.storage.writing import DONE
+from workers.storage.answers import at_once
+from workers.storage.operations import DONE
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 _TIMEOUT_S = 5.0
 
@@ -41,7 +42,7 @@ class Planner:
         self.store = open_store(path)
         take_key(self.store, NEXT_KEY.id)
         scoreboard = new_scoreboard()
-        reader = BookReader(scoreboard, ReadingConnection(path).connect)
+        self.reader = reader = BookReader(scoreboard, ReadingConnection(path).connect)
         commit_queue = CommitQueue()
         record = path.with_suffix(".audit"), path.with_suffix(".audit-head")
         table = GuessTable(1)
@@ -58,6 +59,7 @@ class Planner:
             checks=Checks(_TIMEOUT_S),
             scoreboard=scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+            parts={},
             versions_kept=versions_kept,
             now_ms=NOW_MS,
         )
@@ -78,7 +80,7 @@ class Planner:
         """Plan each change as a worker does, and commit it; raise a `Refused`."""
         for change in changes:
             self.context.now_ms += 1000
-            assert self.store.commit([], [self._write(change).plan()]) == [DONE]
+            assert self.store.commit([], [at_once(self._write(change).plan())]) == [DONE]
 
     def _write(self, change: Change) -> Write:
         context, client = self.context, Client()
@@ -92,10 +94,10 @@ class Planner:
 
     def row(self, name: str) -> UserRow:
         """Return the row of a user that must exist."""
-        user = self.context.reader.find(0, name)
+        user = self.reader.find(0, name)
         assert user is not None
         return user
 
     def names(self) -> list[str]:
         """Return the names of all users, in their order."""
-        return [entry.name for entry in self.context.reader.page(0, "", "", None, 1000)[0]]
+        return [entry.name for entry in self.reader.page(0, "", "", None, 1000)[0]]

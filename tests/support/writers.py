@@ -6,13 +6,21 @@ from typing import Any
 from pwserver.ipc import FrameReader, Scoreboard, frame, frame_channel
 from tests.support.books import KEYRING, REQUESTS_KEPT_MS
 from workers.book.models import Row
-from workers.storage.writing import Operation
+from workers.storage.operations import Operation
+from workers.storage.sqlite.committing import SqliteCommitter
 from workers.writer import Writer
 
 
 def open_writer(path: Path, scoreboard: Scoreboard, reserve_bytes: int = 0) -> Writer:
     """Open a database as worker 1 does."""
-    return Writer(path, KEYRING.check_values, REQUESTS_KEPT_MS, scoreboard, reserve_bytes)
+    keys = KEYRING.check_values
+    return Writer(SqliteCommitter(path, keys, REQUESTS_KEPT_MS, scoreboard, reserve_bytes))
+
+
+def committer_of(writer: Writer) -> SqliteCommitter:
+    """Return what a writer commits with."""
+    assert isinstance(writer.committer, SqliteCommitter)
+    return writer.committer
 
 
 class AtWriter:

@@ -57,7 +57,7 @@ def test_a_reader_that_takes_too_much_is_found_out(monkeypatch: pytest.MonkeyPat
         framing.check(LIFE)
 
 
-def tells_the_password(context: object, peer: object, name: str, given: str) -> bool:
+def tells_the_password(password: str, given: str) -> bool:
     """Answer a verification as nothing may be answered."""
     raise Unavailable(f"{given} is not it.")
 
@@ -65,7 +65,7 @@ def tells_the_password(context: object, peer: object, name: str, given: str) -> 
 @pytest.mark.parametrize(
     ("broken", "replacement"),
     [
-        ("workers.serving.queries._is_valid", tells_the_password),
+        ("workers.serving.queries._are_same", tells_the_password),
         ("workers.serving.commands.messages.alive", lambda id: b""),
         ("workers.serving.name_queues.Write.record", lambda self, outcome: 1 / 0),
     ],

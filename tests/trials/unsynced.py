@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pwserver.__main__ import main
 from pwserver.server import supervisor
-from workers.storage import database
+from workers.storage.sqlite import database
 
 database.PRAGMAS["synchronous"] = "off"
 

@@ -16,6 +16,7 @@ FLOORS = [
     ["pwserver.wire"],
     ["pwserver.client", "workers.book"],
     ["workers.storage"],
+    ["workers.storage.sqlite"],
     ["workers.audit", "workers.auth", "workers.tls"],
     ["workers.serving", "workers.admin", "workers.http"],
     ["workers"],
@@ -29,6 +30,7 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 EXCEPTIONS = {
     ("pwserver/__init__.py", "pwserver.client"),  # when a name of the client's is asked for
     ("pwserver/__main__.py", "pwserver.cli"),  # the entry point of the command
+    ("workers/storage/stores.py", "workers.storage.sqlite"),  # chooses what stands behind it
 }
 
 FILES = [

@@ -10,11 +10,11 @@ import pytest
 
 from pwserver.ipc import Scoreboard
 from tests.support.books import Saving, new_scoreboard, users
-from tests.support.writers import AtWriter, open_writer
+from tests.support.writers import AtWriter, committer_of, open_writer
 from workers.serving.commit_queue import DONE as BATCH_DONE
 from workers.serving.commit_queue import Batch
+from workers.storage.operations import DELETE, DONE, STALE
 from workers.storage.outage import DISK_FULL, DISK_LOW, REASONS
-from workers.storage.writing import DELETE, DONE, STALE
 from workers.writer import Writer
 
 
@@ -135,15 +135,15 @@ def test_a_removed_log_that_finds_no_room_changes_no_answer(
     def no_room() -> bool:
         raise apsw.FullError
 
-    monkeypatch.setattr(writer._store, "close_after_removal", no_room)
-    writer._store._log_path.unlink()
+    monkeypatch.setattr(committer_of(writer).store, "close_after_removal", no_room)
+    committer_of(writer).store._log_path.unlink()
     batch = Batch(0.0, rows=users(1))
     writer.commit([batch])
     writer.tick()
     assert batch.outcome == BATCH_DONE
     monkeypatch.undo()
     writer.tick()
-    assert writer._store.connection.execute("SELECT count(*) FROM user").get == 1
+    assert committer_of(writer).store.connection.execute("SELECT count(*) FROM user").get == 1
 
 
 def test_nothing_of_a_refused_commit_is_answered_as_done(
@@ -156,7 +156,7 @@ def test_nothing_of_a_refused_commit_is_answered_as_done(
     worker, own = join(), Batch(0.0, rows=users(1))
     worker.send(users(2), [])
     worker.receive()
-    writer._store.connection.execute("PRAGMA max_page_count = 1")
+    committer_of(writer).store.connection.execute("PRAGMA max_page_count = 1")
     rows = [(*row[:3], b"x" * 100_000, row[4]) for row in own.rows]
     own.rows = rows
     writer.commit([own])
@@ -172,10 +172,10 @@ def test_how_long_commits_take_is_published(writer: Writer, scoreboard: Scoreboa
         writer.commit([Batch(0.0, rows=users(number))])
         assert scoreboard.commit_since_us == 0
     assert 0 < scoreboard.commit_us <= 10_000
-    writer._note_time(time.monotonic_ns() // 1000 - 2_000_000)
+    committer_of(writer)._note_time(time.monotonic_ns() // 1000 - 2_000_000)
     assert scoreboard.commit_us <= 10_000
     for _ in range(30):
-        writer._note_time(time.monotonic_ns() // 1000 - 100)
+        committer_of(writer)._note_time(time.monotonic_ns() // 1000 - 100)
     assert scoreboard.commit_us < 1000
 
 

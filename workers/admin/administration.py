@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from peewee import SQL, fn
-from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.config import StoreSettings
 from pwserver.errors import (
     AdministrationRefused,
     ConfigError,
-    DatabaseRefused,
     InvalidMessage,
 )
-from pwserver.limits import APPLICATIONS_MAX, CHECKPOINT_PAGES, TICK_S
+from pwserver.limits import APPLICATIONS_MAX, TICK_S
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 from pwserver.wire.scram import Verifier
@@ -38,10 +36,9 @@ from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
-from workers.storage import database
-from workers.storage.reading import applications, sealing_key
-from workers.storage.removal import REMOVED
-from workers.storage.validation import refusals
+from workers.storage.operations import REMOVED
+from workers.storage.store import OpenBook
+from workers.storage.stores import store_of
 
 _TOMBSTONE = " "
 """The beginning of the name of a tombstone (a removed application). No other name begins so."""
@@ -53,11 +50,11 @@ _PATIENCE_S = 10.0
 class Administration(Recording):
     """An administrator's access to the database and the audit record."""
 
-    def __init__(self, settings: StoreSettings, keyring: Keyring, opened: APSWDatabase) -> None:
+    def __init__(self, settings: StoreSettings, keyring: Keyring, book: OpenBook) -> None:
         super().__init__(settings, keyring)
         self.settings = settings
         self.keyring = keyring
-        self.database = opened
+        self.book = book
         self._seal_key = keyring.for_purpose("application")
         self._revisions = RevisionFile(settings.revisions_path, keyring)
 
@@ -67,11 +64,11 @@ class Administration(Recording):
 
         Raises `AdministrationRefused` if the change is made, but an older state would be accepted.
         """
-        with self.database.atomic("IMMEDIATE"):
+        with self.book.changing():
             yield
         try:
-            with self.database.atomic("IMMEDIATE"):
-                note_revisions(self._revisions, self.database.connection(), self._seal_key)
+            with self.book.changing():
+                note_revisions(self._revisions, self.book, self._seal_key)
         except OSError as error:
             path = self.settings.revisions_path
             raise AdministrationRefused(
@@ -81,7 +78,7 @@ class Administration(Recording):
 
     def sealing_key(self) -> int:
         """Return the number of the key that seals now."""
-        return sealing_key(self.database.connection())
+        return self.book.sealing_key()
 
     # --- Applications. ---
 
@@ -241,7 +238,7 @@ class Administration(Recording):
         Application.delete().where(is_tombstone & (Application.id < below)).execute()
 
     def _rows(self) -> list[ApplicationRow]:
-        return applications(self.database.connection())
+        return self.book.applications()
 
     def _row(self, name: str) -> ApplicationRow:
         row = next((row for row in self.applications() if row.name == name), None)
@@ -289,8 +286,8 @@ class Administration(Recording):
 def administration(settings: StoreSettings) -> Iterator[Administration]:
     """Open the database for an administrator; raise a `StoreError` if that is impossible."""
     keyring = open_keyring(settings)
-    with database.open_to_administer(settings.path, keyring) as opened:
-        files = Administration(settings, keyring, opened)
+    with store_of(settings).administered(keyring) as book:
+        files = Administration(settings, keyring, book)
         try:
             yield files
         finally:
@@ -304,17 +301,18 @@ def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], No
     waits for a lock. After an interruption, call it again to continue. Do not call it with the
     database open.
     """
+    store = store_of(settings)
     with administration(settings) as files:
         number, keyring = files.mark_removed(name), files.keyring
         users = left = users_in(number)
     patience_until = time.monotonic() + _PATIENCE_S
     while left:
         progress(users - left, users)
-        if database.is_in_use(settings.path):
+        if store.is_in_use():
             time.sleep(TICK_S)
         else:
-            _empty_at_rest(settings, keyring)
-        with database.opened_to_examine(settings.path, keyring):
+            store.delete_removed(keyring)
+        with store.examined(keyring):
             before, left = left, users_in(number)
         if left < before:
             patience_until = time.monotonic() + _PATIENCE_S
@@ -327,25 +325,6 @@ def remove(settings: StoreSettings, name: str, progress: Callable[[int, int], No
     with administration(settings) as files:
         files.finish_removal(number)
     return users
-
-
-def _empty_at_rest(settings: StoreSettings, keyring: Keyring) -> None:
-    """Delete all users of removed books under the service's lock; a service that has it does so."""
-    try:
-        store = database.Store(settings.path, keyring.check_values, 0)
-    except DatabaseRefused:
-        if database.is_in_use(settings.path):
-            return
-        raise
-    try:
-        with refusals(settings.path):
-            while store.to_be_emptied():
-                store.commit([], [])
-                if store.log_pages > CHECKPOINT_PAGES:
-                    store.checkpoint()
-                    store.log_pages = 0
-    finally:
-        store.close()
 
 
 def users_in(book: int) -> int:

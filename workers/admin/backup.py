@@ -16,10 +16,10 @@ from pwserver.config import StoreSettings, files_beside
 from pwserver.errors import ConfigError, DatabaseRefused
 from workers.admin.copied_book import Pace, Progress, verify
 from workers.book.keyring import Keyring
-from workers.storage import copying, generations
 from workers.storage.backup_files import name_of, unfinished_name
-from workers.storage.database import is_in_use, opened_to_examine
-from workers.storage.validation import APPLICATION_ID
+from workers.storage.sqlite import copying, generations
+from workers.storage.sqlite.database import is_in_use, opened_to_examine
+from workers.storage.sqlite.validation import APPLICATION_ID
 
 _WAIT_S = 5.0
 """How long to wait while a service recovers its log."""

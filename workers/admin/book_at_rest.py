@@ -29,10 +29,10 @@ from workers.book import rows
 from workers.book.keyring import Keyring
 from workers.book.models import IdClock, UserRow
 from workers.book.vault import Vault
-from workers.storage.database import Store
-from workers.storage.reading import BookReader, sealing_key
-from workers.storage.validation import refusals
-from workers.storage.writing import DONE, FULL, SAVE, Operation, nonce
+from workers.storage.operations import DONE, FULL, SAVE, Operation, nonce
+from workers.storage.sqlite.database import Store
+from workers.storage.sqlite.reading import BookReader, sealing_key
+from workers.storage.sqlite.validation import refusals
 
 _LOG_PAGES_MAX = 8 * CHECKPOINT_PAGES
 """Pages in the log before they are copied to the database: no client waits for it, and names in no

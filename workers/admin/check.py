@@ -1,7 +1,7 @@
 """Checks a whole book: is everything there, undamaged, readable, and safe from other users?
 
 Changes nothing, and may run beside a service, because it reads some rows at a time. The start of a
-service checks less (`database.check_database`), because it must be fast; this checks everything,
+service checks less (`Store.check`), because it must be fast; this checks everything,
 and continues after a finding.
 """
 
@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import apsw
 from peewee import DatabaseError, fn
-from playhouse.apsw_ext import APSWDatabase
 
 from pwserver import trust
 from pwserver.config import StoreSettings
@@ -31,17 +29,14 @@ from workers.book.models import (
     STORED_USER,
     User,
     UserRow,
-    sql,
     stored_user,
 )
 from workers.book.names import generated_name
 from workers.book.vault import Vault
-from workers.storage.database import opened_to_examine
 from workers.storage.disk_space import why_no_room
-from workers.storage.reading import applications
-from workers.storage.removal import REMOVED
-from workers.storage.validation import damages
-from workers.storage.walk import in_order
+from workers.storage.operations import REMOVED
+from workers.storage.store import OpenBook
+from workers.storage.stores import store_of
 
 _ROWS_AT_A_TIME = 1000
 _NAMED_MAX = 10
@@ -78,25 +73,25 @@ class Examination:
         yield from _leftovers(settings.key_path)
         yield from _permissions(settings)
         vault = Vault(open_keyring(settings))
-        with opened_to_examine(settings.path, vault.keyring) as database:
-            yield from self.content(database, vault, progress)
+        with store_of(settings).examined(vault.keyring) as book:
+            yield from self.content(book, vault, progress)
 
     # --- The content of the database. ---
 
-    def content(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
-        """Yield a sentence for each problem of an open database."""
-        for damage in damages(database, thorough=True):
+    def content(self, book: OpenBook, vault: Vault, progress: Progress) -> Iterator[str]:
+        """Yield a sentence for each problem of an open book."""
+        for damage in book.damages():
             yield f"{self._settings.path} is damaged: {damage}."
-        yield from self._users(database, vault, progress)
-        yield from self._applications(database, vault)
+        yield from self._users(book, vault, progress)
+        yield from self._applications(book, vault)
 
-    def _users(self, database: APSWDatabase, vault: Vault, progress: Progress) -> Iterator[str]:
+    def _users(self, book: OpenBook, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
         refused = 0
         misplaced: dict[int, str] = {}
         try:
             counted = int(User.select(fn.COUNT(User.id)).scalar())
-            for user in _all_users(database, misplaced):
+            for user in _all_users(book, misplaced):
                 self._users_of_book[user.book] += 1
                 self.users += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
@@ -109,7 +104,7 @@ class Examination:
                     refused += 1
                     if refused <= _NAMED_MAX:
                         yield str(error) if user.username is None else f"{user.username}: {error}"
-        except (apsw.Error, DatabaseError) as error:
+        except DatabaseError as error:
             yield from _out_of_order(misplaced)
             yield f"after {self.users} users no more could be read: {error}."
             return
@@ -120,7 +115,7 @@ class Examination:
         if self._at_rest and self.users != counted:
             yield f"the database counts {counted} users, and {self.users} were found."
 
-    def _applications(self, database: APSWDatabase, vault: Vault) -> Iterator[str]:
+    def _applications(self, book: OpenBook, vault: Vault) -> Iterator[str]:
         """Check the applications, and look for users that belong to none."""
         key = vault.keyring.for_purpose("application")
         try:
@@ -128,7 +123,7 @@ class Examination:
         except DatabaseRefused as error:
             yield str(error)
             known = Revisions()
-        found = applications(database.connection())
+        found = book.applications()
         removed = [row for row in found if row.may == REMOVED]
         self.applications = len(found) - len(removed)
         for row in removed:
@@ -146,11 +141,11 @@ class Examination:
                     "nothing. `pwserver app rotate` or `pwserver app revoke` makes it a new one."
                 )
         orphaned = self._users_of_book.keys() - {COMMON_BOOK, *(row.id for row in found)}
-        for book in sorted(orphaned):
-            yield f"{self._users_of_book[book]} users are in book {book}, which nobody has."
+        for number in sorted(orphaned):
+            yield f"{self._users_of_book[number]} users are in book {number}, which nobody has."
 
 
-def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[UserRow]:
+def _all_users(book: OpenBook, misplaced: dict[int, str]) -> Iterator[UserRow]:
     """Yield each user once; put a sentence about each row out of order into `misplaced`, by id."""
 
     def note(row: tuple[Any, ...], last: int) -> None:
@@ -158,9 +153,8 @@ def _all_users(database: APSWDatabase, misplaced: dict[int, str]) -> Iterator[Us
         name = user.username or generated_name(user.id)
         misplaced.setdefault(user.id, f"{name} (row {user.id}) is out of order, after row {last}.")
 
-    connection: apsw.Connection = database.connection()
-    select = sql(User.select(*STORED_USER).where(User.id > 0).order_by(User.id))
-    for page in in_order(connection, select, at_a_time=_ROWS_AT_A_TIME, misplaced=note):
+    users = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
+    for page in book.pages(users, at_a_time=_ROWS_AT_A_TIME, misplaced=note):
         yield from map(stored_user, page)
 
 

@@ -18,9 +18,9 @@ from workers.admin.check import Examination
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import ApplicationRow, Key, User
 from workers.book.vault import Vault
-from workers.storage.copying import opened_copy
-from workers.storage.reading import applications
-from workers.storage.validation import check_keys, check_schema, damages
+from workers.storage.sqlite.copying import opened_copy
+from workers.storage.sqlite.store import SqliteBook
+from workers.storage.sqlite.validation import check_keys, check_schema
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, how much of it, and of how much."""
@@ -91,10 +91,11 @@ def verify(  # noqa: PLR0913, PLR0917 - a copy, what it is called, what it needs
         connection.set_progress_handler(called_back, _HANDLER_STEPS)
         counted = int(User.select(fn.COUNT(User.id)).scalar())
         told(0, counted)
-        found = [f"it is damaged: {damage}." for damage in damages(database, thorough=True)]
+        book = SqliteBook(database)
+        found = [f"it is damaged: {damage}." for damage in book.damages()]
         of_copy = StoreSettings(database=str(path), key_file=str(settings.key_path))
         examination = Examination(of_copy, at_rest=False)
-        found += examination.content(database, Vault(keyring), told)
+        found += examination.content(book, Vault(keyring), told)
         if examination.users != counted:
             found.append(f"it counts {counted:,} users, and {examination.users:,} were found.")
         if found:
@@ -102,4 +103,4 @@ def verify(  # noqa: PLR0913, PLR0917 - a copy, what it is called, what it needs
             raise DatabaseRefused(f"{name} is not in order: {found[0]}{more}")
         keys = [row.id for row in Key.select(Key.id).order_by(Key.id) if row.id != INTEGRITY_ID]
         newest_ms = int(User.select(fn.MAX(User.saved_at_ms)).scalar() or 0)
-        return Found(counted, keys, applications(connection), newest_ms)
+        return Found(counted, keys, book.applications(), newest_ms)

@@ -30,9 +30,9 @@ from workers.admin.recording import Recording
 from workers.auth.applications import is_genuine
 from workers.auth.revisions import RevisionFile, Revisions
 from workers.book.keyring import Keyring
-from workers.storage import copying, generations
 from workers.storage.backup_files import TIME_FORM
-from workers.storage.database import lock_existing
+from workers.storage.sqlite import copying, generations
+from workers.storage.sqlite.database import lock_existing
 
 _COPY_BYTES = 4 * 1024 * 1024
 

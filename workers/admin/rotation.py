@@ -14,9 +14,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import apsw
 from peewee import fn
-from playhouse.apsw_ext import APSWDatabase
 
 from pwserver.errors import AdministrationRefused, DatabaseRefused
 from pwserver.limits import TICK_S
@@ -24,11 +22,10 @@ from pwserver.secret import Secret
 from workers.admin.administration import Administration
 from workers.book import rows
 from workers.book.keyring import Wrapping, changing_keyring, replace_keyring
-from workers.book.models import STORED_USER, Key, User, UserRow, sql, stored_user
+from workers.book.models import STORED_USER, Key, User, UserRow, stored_user
 from workers.book.vault import Vault
-from workers.storage import generations
-from workers.storage.walk import in_order
-from workers.storage.writing import NONCE_SPAN, nonce
+from workers.storage.operations import NONCE_SPAN, nonce
+from workers.storage.store import OpenBook
 
 _ROWS_AT_A_TIME = 64
 _REST = 12
@@ -78,7 +75,7 @@ def rotate(
     Beside a service, it rests after some rows, and ends only when no worker can still seal with an
     older key. Raises `AdministrationRefused` if a worker keeps sealing with an older key.
     """
-    keyring, database = administration.keyring, administration.database
+    keyring, book = administration.keyring, administration.book
     key = keyring.newest
     if administration.sealing_key() != key.id:
         with administration.deciding():
@@ -93,7 +90,7 @@ def rotate(
     noticed_at = time.monotonic() + (_NOTICED_S if beside_service else 0.0)
     settled_at = None
     while True:
-        for count in _pass(database, vault, refused, rests=beside_service):
+        for count in _pass(book, vault, refused, rests=beside_service):
             done += count
             progress(min(done, total), total)
         all_noticed = time.monotonic() >= noticed_at  # check before counting the rows left
@@ -113,21 +110,16 @@ def _left(key_id: int) -> int:
     return int(User.select().where(User.key_id != key_id).count())
 
 
-def _pass(database: APSWDatabase, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
+def _pass(book: OpenBook, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
     """Seal the rows of other keys again, once each; yield the number of each group."""
-    connection: apsw.Connection = database.connection()
     others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
     as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_SPAN) == b"")
-    update = sql(User.update(columns).where(as_it_was))
+    update = User.update(columns).where(as_it_was)
     began = time.monotonic()
-    for page in in_order(connection, sql(others), (vault.key_id,), at_a_time=_ROWS_AT_A_TIME):
+    for page in book.pages(others, vault.key_id, at_a_time=_ROWS_AT_A_TIME):
         changes = list(_changes(vault, map(stored_user, page), refused))
-        waits = time.monotonic()
-        with database.atomic("IMMEDIATE"):
-            began += time.monotonic() - waits  # waiting for the writer is not work
-            connection.executemany(update, changes)
-            generations.touch(connection)
+        began += book.change_rows(update, changes)  # waiting for the writer is not work
         yield len(changes)
         if rests:
             time.sleep(_REST * (time.monotonic() - began))

@@ -14,7 +14,7 @@ from workers.auth.applications import note_revisions
 from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring, create_keyring
 from workers.book.models import Key
-from workers.storage import database, validation
+from workers.storage.stores import store_of
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,13 @@ def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring
     or a `ConfigError` if two settings name the same file.
     """
     settings.check_files()
-    validation.check_sqlite()
-    database.check_can_be_made(settings.path)
+    store = store_of(settings)
+    store.check_can_be_made()
     _check_record(settings)
     made: list[str] = []
     if not trust.is_there(settings.key_path):
-        if database.holds_a_book(settings.path):
-            database.check_is_a_book(settings.path)  # if it is no book, say that, not "no key"
+        if store.holds_a_book():
+            store.check_is_a_book()  # if it is no book, say that, not "no key"
         else:
             create_keyring(settings.key_path)
             settings.revisions_path.unlink(missing_ok=True)  # of a book that had another key
@@ -43,8 +43,8 @@ def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring
                 "without it no saved password can be read."
             )
     keyring = open_keyring(settings)
-    fresh = not database.holds_a_book(settings.path)
-    database.check_database(settings.path, keyring)
+    fresh = not store.holds_a_book()
+    store.check(keyring)
     _check_decisions(settings, keyring, to_serve=to_serve)
     if fresh:
         made.append(f"Made the database {settings.path}.")
@@ -61,10 +61,9 @@ def check_keys(settings: StoreSettings) -> None:
 def _check_decisions(settings: StoreSettings, keyring: Keyring, *, to_serve: bool) -> None:
     """Note what was decided last, and refuse to serve a database that lacks the newest key."""
     file = RevisionFile(settings.revisions_path, keyring)
-    with database.open_to_administer(settings.path, keyring) as opened, opened.atomic("IMMEDIATE"):
-        connection = opened.connection()
+    with store_of(settings).administered(keyring) as book, book.changing():
         try:
-            note_revisions(file, connection, keyring.for_purpose("application"))
+            note_revisions(file, book, keyring.for_purpose("application"))
         except OSError as error:
             log.warning("%s cannot be written: %s", settings.revisions_path, error.strerror)
         known = file.revisions.sealing_key

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import apsw
 import msgspec
 
 from pwserver.errors import Unavailable
@@ -37,7 +36,8 @@ from workers.auth.revisions import RevisionFile
 from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
 from workers.book.models import COMMON_BOOK, ApplicationRow
-from workers.storage.reading import BookReader, applications, sealing_key
+from workers.storage.answers import Steps
+from workers.storage.store import OpenBook, Reader
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ def is_genuine(row: ApplicationRow, key: Secret[bytes]) -> bool:
         return False
 
 
-def note_revisions(file: RevisionFile, connection: apsw.Connection, key: Secret[bytes]) -> None:
+def note_revisions(file: RevisionFile, book: OpenBook, key: Secret[bytes]) -> None:
     """Put into the file what the database has that is newer; `key` is that of the rows' seals.
 
     Call it in a transaction that keeps other writers away. Raises as `RevisionFile.note` does.
     """
-    rows = [row for row in applications(connection) if is_genuine(row, key)]
-    file.note(rows, sealing_key(connection))
+    rows = [row for row in book.applications() if is_genuine(row, key)]
+    file.note(rows, book.sealing_key())
 
 
 def rights_of(row: ApplicationRow) -> list[Right]:
@@ -224,7 +224,7 @@ class Registry:
 
     def __init__(
         self,
-        reader: BookReader,
+        reader: Reader,
         keyring: Keyring,
         revisions_path: Path,
         usage: Usage | None = None,
@@ -243,7 +243,7 @@ class Registry:
         self._callers: WeakValueDictionary[tuple[_Shown, str], Caller] = WeakValueDictionary()
         self._read_next = 0.0  # when something unknown may cause the next reading
 
-    def refresh(self, now_ms: int) -> None:
+    def refresh(self, now_ms: int) -> Steps[None]:
         """Read the applications and update the connections' callers; raise `Unavailable`.
 
         If they cannot be read, what has expired meanwhile stops being valid nevertheless.
@@ -251,7 +251,7 @@ class Registry:
         changed = False
         self._known.look()
         try:
-            rows = self._reader.applications()
+            rows: list[ApplicationRow] = yield self._reader.applications()
             self._read_next = time.monotonic() + (10 + len(rows)) * _PAUSE_S_ROW
             if changed := rows != self._rows or self._known.revisions is not self._revisions:
                 self._take(rows)
@@ -286,35 +286,37 @@ class Registry:
             elif changed and credential is not None:
                 caller.update(credential.row, credential.until_ms)
 
-    def by_token(self, token: str, origin: str, now_ms: int) -> Caller | None:
+    def by_token(self, token: str, origin: str, now_ms: int) -> Steps[Caller | None]:
         """Return the application that has a token, or None.
 
         It is not admitted if the token has expired, or is not valid at this origin.
         """
         return self.by_token_hash(token_hash(token), origin, now_ms)
 
-    def by_token_hash(self, shown: bytes, origin: str, now_ms: int) -> Caller | None:
+    def by_token_hash(self, shown: bytes, origin: str, now_ms: int) -> Steps[Caller | None]:
         """Return the application that has a token with this hash, likewise."""
         return self._caller(shown, origin, now_ms)
 
-    def verifier_of(self, user: str, now_ms: int) -> tuple[Verifier, bytes]:
+    def verifier_of(self, user: str, now_ms: int) -> Steps[tuple[Verifier, bytes]]:
         """Return what checks the proof of a token, and the token's hash.
 
         For a user that is unknown, nothing that a client can send passes the check.
         """
-        self._read_again(user in self._users, now_ms)
+        if user not in self._users:
+            yield from self._read_again(now_ms)
         credential = self._users.get(user)
         if credential is None or credential.verifier is None:
             return Verifier.of_nobody(user, self._nobodys_key), b""
         return Verifier.unpack(credential.verifier), credential.shown
 
-    def by_certificate(self, key_hash: bytes, origin: str, now_ms: int) -> Caller | None:
+    def by_certificate(self, key_hash: bytes, origin: str, now_ms: int) -> Steps[Caller | None]:
         """Return the application that a certificate with this key stands for, likewise."""
         return self._caller(_by_key(key_hash), origin, now_ms)
 
-    def _caller(self, shown: _Shown, origin: str, now_ms: int) -> Caller | None:
+    def _caller(self, shown: _Shown, origin: str, now_ms: int) -> Steps[Caller | None]:
         """Find a caller by what it shows."""
-        self._read_again(shown in self._credentials, now_ms)
+        if shown not in self._credentials:
+            yield from self._read_again(now_ms)
         credential = self._credentials.get(shown)
         if credential is None:
             return None
@@ -329,12 +331,12 @@ class Registry:
             self._callers[shown, origin] = caller
         return caller
 
-    def _read_again(self, is_known: bool, now_ms: int) -> None:
-        """Read the applications if something unknown was shown, which may be new."""
-        if is_known or time.monotonic() <= self._read_next:
+    def _read_again(self, now_ms: int) -> Steps[None]:
+        """Read the applications because something unknown was shown, which may be new."""
+        if time.monotonic() <= self._read_next:
             return
         try:
-            self.refresh(now_ms)
+            yield from self.refresh(now_ms)
         except Unavailable as error:
             log.warning("the applications cannot be read now: %s", error)
 

@@ -26,6 +26,7 @@ from workers.auth.peers import Peer
 from workers.auth.throttle import DELAY_S_MAX
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.context import Context
+from workers.storage.answers import Steps
 
 WRONG_TOKENS_MAX = 3
 """Wrong tokens of one connection. An application has two, while its token is being changed, and may
@@ -35,7 +36,7 @@ _NOT_ACCEPTED = "The service does not accept the token."
 _TOO_MANY = "Too many tokens were wrong; the connection is closed."
 
 
-def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> bytes | Awaited:
+def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> Steps[bytes | Awaited]:
     """Give a client the identity of the application whose token it shows, or proves to have."""
     peer = waiter.peer
     if request.token is UNSET and request.scram is UNSET:
@@ -49,14 +50,14 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
         assert request.token is not UNSET
         shown = token_hash(request.token)
     elif peer.exchange is None:
-        return _challenge(context, peer, request.id, request.scram)
+        return (yield from _challenge(context, peer, request.id, request.scram))
     else:
         (server, shown), peer.exchange = peer.exchange, None
         try:
             proof = server.final(request.scram)
         except ScramError:
             shown = b""  # nobody's
-    caller = context.registry.by_token_hash(shown, peer.origin, context.now_ms)
+    caller = yield from context.registry.by_token_hash(shown, peer.origin, context.now_ms)
     if caller is not None and caller.is_admitted:
         if not _admit(context, peer, caller):
             return messages.refusal(Unavailable(CROWDED.why_not), request.id)
@@ -70,13 +71,13 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> byt
     return _deny(context, waiter, caller, request.id)
 
 
-def _challenge(context: Context, peer: Peer, id: Id, client_first: str) -> bytes:
+def _challenge(context: Context, peer: Peer, id: Id, client_first: str) -> Steps[bytes]:
     """Answer the first message of a proof, whether there is such a token or not."""
     try:
         server = scram.Server(client_first)
     except ScramError:
         raise InvalidMessage('"scram" is not the first message of SCRAM-SHA-256.') from None
-    verifier, shown = context.registry.verifier_of(server.user, context.now_ms)
+    verifier, shown = yield from context.registry.verifier_of(server.user, context.now_ms)
     peer.exchange = server, shown
     return messages.encode("return_scram", id, scram=server.first(verifier))
 
@@ -100,12 +101,12 @@ def _deny(context: Context, waiter: Waiter, caller: Caller | None, id: Id) -> by
     return context.delays.add(waiter, id, denied, context.now + delay_s)
 
 
-def authenticate_by_certificate(context: Context, peer: Peer, key_hash: bytes) -> None:
+def authenticate_by_certificate(context: Context, peer: Peer, key_hash: bytes) -> Steps[None]:
     """Give a client the identity of the application that its verified certificate stands for.
 
     `key_hash` is that of the certificate's public key.
     """
-    caller = context.registry.by_certificate(key_hash, peer.origin, context.now_ms)
+    caller = yield from context.registry.by_certificate(key_hash, peer.origin, context.now_ms)
     if caller is not None and caller.is_admitted:
         _admit(context, peer, caller, certificate=key_hash.hex())
     else:

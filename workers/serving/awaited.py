@@ -72,6 +72,7 @@ class Waiter(Protocol):
     """A connection that waits for replies."""
 
     awaited: deque[Awaited]  # in the order of its requests
+    reading: int  # of its requests, those for which the store's answer is awaited
     peer: Peer  # the client at the other end
 
     def end(self) -> None:

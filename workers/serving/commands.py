@@ -11,7 +11,8 @@ a millisecond, so they do not look at the clock.
 `waits` means that the command must see the effect of the writes before it. It is held back until
 the connection's earlier writes are answered, and it holds back the requests after it, so that every
 request sees exactly the requests before it on its connection. `joins` tells whether it need not be
-held back, because the commit of these writes answers it too.
+held back, because the commit of these writes answers it too. While a request waits for an answer of
+the store, the requests after it are held back as well, except `reads`, which see the same book.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
 `ANYBODY` for any client. A client on this machine without a token may do only the commands
@@ -65,7 +66,9 @@ from workers.serving.commit_queue import (
 from workers.serving.context import Context
 from workers.serving.mutations import Delete, Generate, Label, Restore, Save, generate
 from workers.serving.name_queues import refusal_of
+from workers.serving.reads import read
 from workers.serving.shares import named
+from workers.storage.answers import Steps
 
 Replies = Sequence[bytes | Awaited] | None
 Do = Callable[[Context, Waiter, list[Any]], Replies]
@@ -93,6 +96,7 @@ class Command:
     lasts: bool = False
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
     quick: bool = False
+    reads: bool = False
     place: int = field(init=False)
     kind: int = field(init=False)
 
@@ -130,6 +134,15 @@ def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
         return replies
 
     return do
+
+
+def reading(answer: Callable[[Context, Waiter, Any], Steps[Any]]) -> Do:
+    """Make a `Do`, likewise, from a function that needs an answer of the store for its reply."""
+
+    def do(context: Context, waiter: Waiter, request: Any) -> bytes | Awaited:
+        return read(answer(context, waiter, request), waiter, request.id)
+
+    return each(do)
 
 
 # --- The basic contract's exchanges, and others that cost as little. ---
@@ -271,7 +284,7 @@ def _queue_save(context: Context, save: Save) -> bytes | Awaited:
     """Queue a save, or refuse it if its application may not save so often."""
     caller = save.waiter.peer.caller
     if caller.saves_are_limited and not _allowed(context, caller, 1):
-        return save.refused(_too_many_saves(caller))
+        return read(save.refused(_too_many_saves(caller)), save.waiter, save.id)
     return _queue(context, save)
 
 
@@ -346,24 +359,27 @@ TABLE = (
     COUNT,
     Command(
         GetPassword,
-        each(queries.get_password),
+        reading(queries.get_password),
         "`return_password` with `username`, `password`, `version`, `time_saved`",
         "reads a password: the newest version, or the one asked for",
         "get",
+        reads=True,
     ),
     Command(
         VerifyPassword,
-        each(queries.verify_password),
+        reading(queries.verify_password),
         "`return_verify_password` with `valid`",
         "compares a password with a user's newest; an unknown name is like a wrong password",
         "verify",
+        reads=True,
     ),
     Command(
         PasswordHistory,
-        each(queries.password_history),
+        reading(queries.password_history),
         "`return_password_history` with `username`, `versions`",
         "lists the versions that are kept, newest first, each with `version` and `time_saved`",
         "list",
+        reads=True,
     ),
     Command(
         RestorePassword,
@@ -385,11 +401,12 @@ TABLE = (
     ),
     Command(
         ListUsers,
-        each(queries.list_users),
+        reading(queries.list_users),
         "`return_users` with `users`, `after`",
         "lists users by name, each with `username`, `labels`, `version` and `time_saved`; the next "
         "page is asked for with the reply's `after`, which is null at the end",
         "list",
+        reads=True,
     ),
     Command(
         DeleteUser,
@@ -413,7 +430,7 @@ TABLE = (
     ),
     Command(
         Authenticate,
-        each(authenticate),
+        reading(authenticate),
         "`Authenticated!` with `application`, `may`",
         "says which application this is; what follows on the connection is done as that one's",
         ANYBODY,

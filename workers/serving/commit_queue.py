@@ -30,14 +30,10 @@ from pwserver.wire.messages import Id, encode, passwords_saved, return_number_of
 from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.shares import Shares, Who, named
-from workers.storage.writing import Operation, Result
+from workers.storage.operations import Answer, Operation, Result
 
 Saver = tuple[Waiter, list[Id]]
 """A connection, and the ids of consecutive plain saves on it."""
-
-Answer = tuple[int, list[Result]] | str
-"""The writer's answer to a batch: the number of users before it and the operations' results, or the
-reason why nothing of it was done."""
 
 ROW_OVERHEAD_BYTES = 64
 """The approximate memory that a queued row takes besides its sealed password."""

@@ -40,6 +40,7 @@ from workers.serving.authentication import authenticate_by_certificate, denied
 from workers.serving.awaited import Awaited, Later, Recorded
 from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
+from workers.storage.answers import Pending, Steps, finish
 
 if TYPE_CHECKING:
     from workers.tls.records import Codec
@@ -93,6 +94,7 @@ class Connection:
         "moving",
         "peer",
         "queued",
+        "reading",
         "recv",
         "settled",
         "silent_since",
@@ -130,10 +132,11 @@ class Connection:
         self.awaited: deque[Awaited] = deque()
         self.unanswered = 0  # requests
         self.certified = False  # the client has shown a certificate
+        self.reading = 0  # requests that wait for an answer of the store
         self.peer = Peer(client, context.throttle, settings)
         if tls is not None and (key_hash := tls.peer_key_hash()) is not None:
             self.certified = True
-            authenticate_by_certificate(context, self.peer, key_hash)
+            self._read(authenticate_by_certificate(context, self.peer, key_hash))
         self.silent_since = NEVER  # NEVER: the client has asked for something since the last look
         self.begun = False  # `Intake` has handled a message, which the reader has not seen
         self.queued = False  # in the queue of `Intake`
@@ -144,12 +147,23 @@ class Connection:
         self.closed = False
         self.kept = 0  # bytes, as the loop has noted
 
+    def _read(self, steps: Steps[None]) -> None:
+        """Do steps before all requests; if they wait for an answer, so do the requests."""
+        done = finish(steps)
+        if isinstance(done, Pending):
+            self.reading += 1
+            done.then(self._on_read)
+
+    def _on_read(self, done: Pending) -> None:
+        self.reading -= 1
+        self.settle()
+
     # --- Requests in. ---
 
     @property
     def idle(self) -> bool:
         """Whether nothing is unfinished, so that `Intake` may receive for this connection."""
-        return self.settled and not (self.awaited or self._held or self.ending)
+        return self.settled and not (self.awaited or self._held or self.ending or self.reading)
 
     def touch(self) -> None:
         """Have the loop call `flush` at the end of its turn."""
@@ -324,6 +338,8 @@ class Connection:
 
     def _must_wait(self, command: Command) -> bool:
         """Tell whether a command waits for the replies that are awaited now."""
+        if self.reading:
+            return not command.reads
         if not self.awaited or not command.waits:
             return False
         return not command.joins(self._context, self)

@@ -26,8 +26,9 @@ from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
+from workers.storage.answers import Pending, Steps, finish
 from workers.storage.outage import DISK_LOW, DISK_LOW_FOR_GUESTS
-from workers.storage.reading import BookReader
+from workers.storage.store import Reader
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,14 @@ class Context:
     ids: IdClock
     commit_queue: CommitQueue
     name_queues: NameQueues
-    reader: BookReader
+    reader: Reader
     registry: Registry
     audit: AuditLog
     throttle: Throttle
     checks: Checks
     scoreboard: Scoreboard
     bell: socket.socket  # a byte here wakes the console
+    parts: dict[str, str]  # of the service and of its store, with their versions, for `status`
     versions_kept: int  # older versions of each password
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
@@ -58,6 +60,7 @@ class Context:
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock
+    _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
     def give_time(self) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
@@ -69,11 +72,21 @@ class Context:
         return time.monotonic() > self.until
 
     def refresh(self) -> None:
-        """Apply what an administrator has changed: applications, keys. Called once a tick."""
+        """Apply what an administrator has changed. Called once a tick; the answers may come later.
+
+        Nothing is read again while the answers to the last call have not come.
+        """
+        if self._refreshing is None or self._refreshing.resolved:
+            refreshing = finish(self.refreshed())
+            self._refreshing = refreshing if isinstance(refreshing, Pending) else None
+
+    def refreshed(self) -> Steps[None]:
+        """Apply what an administrator has changed: applications, keys."""
         try:
-            self.registry.refresh(self.now_ms)
+            yield from self.registry.refresh(self.now_ms)
+            chosen = yield self.reader.sealing_key()
             # An older key than was chosen before may have been put back by somebody.
-            key_id = max(self.reader.sealing_key(), self.registry.sealing_key)
+            key_id = max(chosen, self.registry.sealing_key)
         except Unavailable as error:
             log.debug("what administrators change cannot be read now: %s", error)
             return
@@ -105,18 +118,16 @@ class Context:
             return DISK_LOW
         return DISK_LOW_FOR_GUESTS if caller.application is None else None
 
-    def vault_for(self, user: UserRow) -> Vault:
-        """Return the vault; if the user's key is unknown, look for it first."""
-        if user.key_id not in self.vault.keyring.keys:
-            self.refresh()
-        return self.vault
+    def lacks_key_of(self, user: UserRow) -> bool:
+        """Tell whether a user's key is unknown, so that `refreshed` must look for it first."""
+        return user.key_id not in self.vault.keyring.keys
 
     def password(self, user: UserRow, version: int) -> tuple[str, int] | None:
         """Return a version of a user's password and when it was saved; None if it is not kept.
 
         Raises `DatabaseRefused` for a password that was tampered with.
         """
-        return rows.open_version(self.vault_for(user), user, version)
+        return rows.open_version(self.vault, user, version)
 
     def note(self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any) -> None:
         """Note what a client did for the audit record, which is written every turn."""

@@ -38,7 +38,8 @@ from workers.serving.awaited import Recorded, Waiter
 from workers.serving.commit_queue import Outcome, not_saved
 from workers.serving.context import Context
 from workers.serving.name_queues import Write
-from workers.storage.writing import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
+from workers.storage.answers import Steps
+from workers.storage.operations import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
 
 _OVERHEAD_BYTES = 1024
 """The approximate memory that a waiting request takes besides its password."""
@@ -80,14 +81,18 @@ class Save(Write):
         size = _OVERHEAD_BYTES + sys.getsizeof(password)
         super().__init__(waiter, key, request.id, size, context.now)
 
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
         """Save as a new version of the user that has the name, or as a new user."""
         self._refuse_without_room()
-        user = None if self._name is None else self._context.reader.find(self._book, self._name)
+        user: UserRow | None = None
+        if self._name is not None:
+            user = yield self._context.reader.find(self._book, self._name)
         newest = 0 if user is None else user.version
         if self._if_version not in (UNSET, newest):
             raise _conflict(newest)
         if user is not None:
+            if self._context.lacks_key_of(user):
+                yield from self._context.refreshed()
             return self._save_over(user)
         if self._name is not None and generated_id(self._name) is not None:
             raise UnknownUser  # only the service makes such names
@@ -104,7 +109,7 @@ class Save(Write):
         """Return the operation that replaces a user's newest version."""
         if user.version >= VERSION_MAX:
             raise Unavailable("What is stored of this user was altered; nothing is added to it.")
-        vault, kept = self._context.vault_for(user), self._context.versions_kept
+        vault, kept = self._context.vault, self._context.versions_kept
         version = user._replace(
             version=user.version + 1,
             saved_at_ms=self._context.now_ms,
@@ -141,10 +146,10 @@ class Save(Write):
         made = b"%d %d %d " % (self._book, user_id, version)
         return self._context.vault.fingerprint(made + self._content)
 
-    def done(self, result: Result) -> bytes:
+    def done(self, result: Result) -> Steps[bytes]:
         """Reply that it is saved, now or by an earlier request with the same `request_id`."""
         if isinstance(result, tuple):
-            return self._repeated(*result)
+            return (yield from self._repeated(*result))
         if result is FULL:
             raise NotSaved(self._why_full())
         return self._saved()
@@ -162,16 +167,17 @@ class Save(Write):
             )
         return f"The application has {self._users_max} users, as many as it may have."
 
-    def _repeated(self, user_id: int, version: int, fingerprint: int) -> bytes:
+    def _repeated(self, user_id: int, version: int, fingerprint: int) -> Steps[bytes]:
         """Give the first request's reply again; raise `NotSaved` if the requests differ."""
         if fingerprint != self._fingerprint(user_id, version):
             raise NotSaved('The "request_id" belongs to an earlier request that was not the same.')
         self._version = version
-        self._recall(user_id)
+        yield from self._recall(user_id)
         return self._saved()
 
-    def _recall(self, user_id: int) -> None:
+    def _recall(self, user_id: int) -> Steps[None]:
         """Read what else the reply needs about the first request's save."""
+        yield from ()
 
     def _saved(self) -> bytes:
         if self._name is None:
@@ -184,18 +190,18 @@ class Save(Write):
         """Reply "Not saved!", or that the outcome is unknown."""
         return not_saved(outcome, self.id)
 
-    def refused(self, refusal: Refused) -> bytes:
+    def refused(self, refusal: Refused) -> Steps[bytes]:
         """Reply with the refusal, unless an earlier request with the same id was done."""
         if self._request_id is not None and isinstance(
             refusal, UnknownUser | UnknownVersion | VersionConflict | NotSaved
         ):
             try:
-                earlier = self._context.reader.earlier(self._book, self._request_id)
+                earlier = yield self._context.reader.earlier(self._book, self._request_id)
                 if earlier is not None:
-                    return self._repeated(*earlier)
+                    return (yield from self._repeated(*earlier))
             except Refused as other:
-                return super().refused(other)
-        return super().refused(refusal)
+                refusal = other
+        return (yield from super().refused(refusal))
 
 
 class Generate(Save):
@@ -203,11 +209,13 @@ class Generate(Save):
 
     _recalled = False
 
-    def _recall(self, user_id: int) -> None:
+    def _recall(self, user_id: int) -> Steps[None]:
         """Read the password that the first request generated, as a `get_password` would."""
-        user = self._context.reader.find_by_id(user_id)
+        user: UserRow | None = yield self._context.reader.find_by_id(user_id)
         kept = None
         if user is not None and (user.book, _name(user)) == (self._book, self._name):
+            if self._context.lacks_key_of(user):
+                yield from self._context.refreshed()
             kept = self._context.password(user, self._version)
         if kept is None:
             raise NotSaved("It was saved before, and what was generated is not kept any more.")
@@ -235,13 +243,15 @@ class Restore(Save):
         super().__init__(context, waiter, request)
         self._restored = request.version
 
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
         """Read the older version and save its password, sealed again, as the newest."""
         self._refuse_without_room()
         assert self._name is not None
-        user = self._context.reader.find(self._book, self._name)
+        user: UserRow | None = yield self._context.reader.find(self._book, self._name)
         if user is None:
             raise UnknownUser
+        if self._context.lacks_key_of(user):
+            yield from self._context.refreshed()
         kept = self._context.password(user, self._restored)
         if kept is None:
             raise UnknownVersion
@@ -268,8 +278,8 @@ class Change(Write):
         key = (self._book, self._name)
         super().__init__(waiter, key, request.id, _OVERHEAD_BYTES, context.now)
 
-    def _user(self) -> UserRow:
-        user = self._context.reader.find(self._book, self._name)
+    def _user(self) -> Steps[UserRow]:
+        user: UserRow | None = yield self._context.reader.find(self._book, self._name)
         if user is None:
             raise UnknownUser
         return user
@@ -286,11 +296,12 @@ class Label(Change):
         super().__init__(context, waiter, request)
         self._labels = _labels(request.labels)
 
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
         """Set the labels of the user that has the name, and seal its row again."""
-        user = self._user()
-        vault = self._context.vault_for(user)
-        resealed = rows.reseal(vault, user, self._labels)
+        user = yield from self._user()
+        if self._context.lacks_key_of(user):
+            yield from self._context.refreshed()
+        resealed = rows.reseal(self._context.vault, user, self._labels)
         replaced = nonce(user.sealed)
         return (
             LABEL,
@@ -302,8 +313,9 @@ class Label(Change):
             resealed.older,
         )
 
-    def done(self, result: Result) -> bytes:
+    def done(self, result: Result) -> Steps[bytes]:
         """Reply with the new labels."""
+        yield from ()
         labels = Raw(self._labels.encode())
         return messages.encode("User labelled!", self.id, username=self._name, labels=labels)
 
@@ -313,12 +325,14 @@ class Delete(Change):
 
     recorded_first = True
 
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
         """Delete the user that has the name."""
-        return DELETE, None, self._user().id
+        user = yield from self._user()
+        return DELETE, None, user.id
 
-    def done(self, result: Result) -> bytes:
+    def done(self, result: Result) -> Steps[bytes]:
         """Reply that the user is deleted."""
+        yield from ()
         return messages.encode("User deleted!", self.id)
 
     def record(self, outcome: str) -> None:

@@ -15,6 +15,7 @@ begins. Until then it waits here, for the end of the turn.
 """
 
 import logging
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -26,7 +27,8 @@ from pwserver.wire.messages import Id
 from workers.serving.awaited import Later, Waiter
 from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, queue_full
 from workers.serving.shares import Shares
-from workers.storage.writing import STALE, Operation, Result
+from workers.storage.answers import Pending, Steps, finish
+from workers.storage.operations import STALE, Operation, Result
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +60,11 @@ class Write(Later, ABC):
         self.begun = False  # the audit record says so, or will at the end of the turn
 
     @abstractmethod
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
         """Read the book and return the operation for the writer; raise a `Refused`."""
 
     @abstractmethod
-    def done(self, result: Result) -> bytes:
+    def done(self, result: Result) -> Steps[bytes]:
         """Return the reply after the commit; raise a `Refused`."""
 
     @abstractmethod
@@ -76,8 +78,9 @@ class Write(Later, ABC):
     def record(self, outcome: str) -> None:
         """Put the outcome into the audit record, if requests of this kind are recorded."""
 
-    def refused(self, refusal: Refused) -> bytes:
+    def refused(self, refusal: Refused) -> Steps[bytes]:
         """Return the reply if the request cannot be planned."""
+        yield from ()
         if isinstance(refusal, Unavailable):
             return self.failed(Outcome(reason=str(refusal)))
         return messages.refusal(refusal, self.id)
@@ -126,42 +129,59 @@ class NameQueues:
         for index, write in enumerate(batch.senders):
             if not outcome.done:
                 reply = write.failed(outcome)
-                recorded = "not done" if outcome.known else "done or not: nobody knows"
+                write.record("not done" if outcome.known else "done or not: nobody knows")
+                self._go_on_after(write, reply, now, answered)
             elif batch.results[index] is STALE:
                 self._advance(write, now, answered)
-                continue
             else:
-                try:
-                    reply, recorded = write.done(batch.results[index]), "ok"
-                except Exception as error:
-                    refusal = refusal_of(error)
-                    reply, recorded = messages.refusal(refusal, write.id), refusal.message
-            write.record(recorded)
-            answered.append(write.waiter)
-            self._advance(self._finish(write, reply), now, answered)
+                self._when_known(
+                    finish(_reply_of(write, batch.results[index])), write, now, answered
+                )
         return answered
+
+    def _when_known(
+        self, reply: bytes | Pending | None, write: Write, now: float, answered: list[Waiter]
+    ) -> None:
+        """Answer a request, now or when its reply is known; with None the commit will answer it."""
+        if isinstance(reply, Pending):
+            reply.then(lambda known: self._on_known(known, write))
+        elif reply is not None:
+            self._go_on_after(write, reply, now, answered)
+
+    def _on_known(self, known: Pending, write: Write) -> None:
+        """Go on with a request whose reading has come later."""
+        answered: list[Waiter] = []
+        self._when_known(known.value, write, time.monotonic(), answered)
+        for waiter in answered:
+            waiter.settle()
+
+    def _go_on_after(self, write: Write, reply: bytes, now: float, answered: list[Waiter]) -> None:
+        """Answer a request, and begin with the next one on the same name."""
+        answered.append(write.waiter)
+        self._advance(self._finish(write, reply), now, answered)
 
     def _advance(self, write: Write | None, now: float, answered: list[Waiter]) -> None:
         """Send a request to the writer; if it is answered at once, continue with the next one."""
         while write is not None:
-            reply = self._start(write, now)
-            if reply is None:
+            reply = finish(self._start(write, now))
+            if reply is None or isinstance(reply, Pending):
+                self._when_known(reply, write, now, answered)
                 return
             answered.append(write.waiter)
             write = self._finish(write, reply)
 
-    def _start(self, write: Write, now: float) -> bytes | None:
-        """Plan and queue a request; return its reply if it cannot be queued."""
+    def _start(self, write: Write, now: float) -> Steps[bytes | None]:
+        """Plan and queue a request; return its reply if it cannot be queued. Raises nothing."""
         if write.since < now - self._save_timeout_s:
             return self._not_begun(write, TOO_LATE)
         if write.recorded_first and not self._can_record:
             return self._not_begun(write, UNRECORDED)
         try:
-            operation = write.plan()
+            operation = yield from write.plan()
         except Exception as error:
             refusal = refusal_of(error)
             write.record(refusal.message)
-            return _refused(write, refusal)
+            return (yield from _refused(write, refusal))
         size = write.size + sum([len(each) for each in operation if isinstance(each, bytes)])
         if write.recorded_first and not write.begun:
             write.begun = True
@@ -209,10 +229,21 @@ class NameQueues:
         return queue[0]
 
 
-def _refused(write: Write, refusal: Refused) -> bytes:
+def _reply_of(write: Write, result: Result) -> Steps[bytes]:
+    """Return the reply to a request that was done, and record it. Raises nothing."""
+    try:
+        reply, recorded = (yield from write.done(result)), "ok"
+    except Exception as error:
+        refusal = refusal_of(error)
+        reply, recorded = messages.refusal(refusal, write.id), refusal.message
+    write.record(recorded)
+    return reply
+
+
+def _refused(write: Write, refusal: Refused) -> Steps[bytes]:
     """Return the reply to a request that cannot be planned, whatever goes wrong with it."""
     try:
-        return write.refused(refusal)
+        return (yield from write.refused(refusal))
     except Exception as error:
         return messages.refusal(refusal_of(error), write.id)
 

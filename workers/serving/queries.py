@@ -1,14 +1,13 @@
-"""The requests that read the book and change nothing in it."""
+"""The requests that read the book and change nothing in it.
+
+Those that need an answer of the store are `Steps`: it may come at once or later.
+"""
 
 import hmac
-import platform
 import time
 
-import apsw
-import msgspec
 from msgspec import UNSET
 
-from pwserver import __version__
 from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.wire import messages
@@ -22,22 +21,29 @@ from pwserver.wire.messages import (
     VerifyPassword,
 )
 from workers.auth.peers import Peer
+from workers.auth.throttle import Limit
 from workers.book import history
-from workers.book.models import time_saved
+from workers.book.models import UserRow, time_saved
 from workers.book.names import composed, normal
 from workers.serving.awaited import Awaited, Recorded, Waiter
 from workers.serving.context import Context
 from workers.serving.name_queues import refusal_of
+from workers.storage.answers import Steps
 from workers.storage.backup_files import FAILURES
+from workers.storage.operations import Entry
 from workers.storage.outage import REASONS
-from workers.storage.reading import Entry
 
 
-def get_password(context: Context, waiter: Waiter, request: GetPassword) -> bytes:
+def get_password(context: Context, waiter: Waiter, request: GetPassword) -> Steps[bytes]:
     """Return a password: the newest version, or the requested one."""
     name = normal(request.username, "username")
     try:
-        reply = _password(context, waiter.peer.caller.book, name, request)
+        user: UserRow | None = yield context.reader.find(waiter.peer.caller.book, name)
+        if user is None:
+            raise UnknownUser
+        if context.lacks_key_of(user):
+            yield from context.refreshed()
+        reply = _password(context, user, name, request)
     except Exception as error:
         refusal = refusal_of(error)
         context.note(waiter.peer, "get", name, refusal.message)
@@ -46,10 +52,7 @@ def get_password(context: Context, waiter: Waiter, request: GetPassword) -> byte
     return reply
 
 
-def _password(context: Context, book: int, name: str, request: GetPassword) -> bytes:
-    user = context.reader.find(book, name)
-    if user is None:
-        raise UnknownUser
+def _password(context: Context, user: UserRow, name: str, request: GetPassword) -> bytes:
     version = user.version if request.version is UNSET else request.version
     found = context.password(user, version)
     if found is None:
@@ -66,7 +69,9 @@ def _password(context: Context, book: int, name: str, request: GetPassword) -> b
     return Recorded(reply, request.id)
 
 
-def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -> bytes | Awaited:
+def verify_password(
+    context: Context, waiter: Waiter, request: VerifyPassword
+) -> Steps[bytes | Awaited]:
     """Tell whether a password is a user's newest; delay the reply after too many wrong guesses.
 
     A delayed guess counts as wrong until its reply leaves, so that many guesses at once do not
@@ -75,11 +80,13 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
     """
     name = normal(request.username, "username")
     peer, limit = waiter.peer, waiter.peer.verifying(name)
-    delay_s = limit.delay_s(context.now)
-    if delay_s is None:
-        context.note_refusal(peer, "verify", name, "refused: too many were wrong")
-        raise Unavailable("Too many passwords were wrong; wait some seconds.")
-    valid = _is_valid(context, peer, name, request.password)
+    asked = context.now
+    delay_s = _delay_s(context, peer, name, limit)
+    password, is_it = yield from _newest(context, peer, name)
+    if context.now != asked:  # the answer has come later, and others have guessed meanwhile
+        delay_s = _delay_s(context, peer, name, limit)
+    valid = bool(_are_same(password, request.password) & is_it)
+    context.note(peer, "verify", name, "valid" if valid else "wrong")
     reply = Recorded(messages.return_verify_password(valid, request.id), request.id)
     if delay_s or not valid:
         limit.charge(context.now)
@@ -89,30 +96,41 @@ def verify_password(context: Context, waiter: Waiter, request: VerifyPassword) -
     return context.delays.add(waiter, request.id, reply, context.now + delay_s, refund)
 
 
-def _is_valid(context: Context, peer: Peer, name: str, given: str) -> bool:
-    """Compare a password with a user's newest, and record it.
+def _delay_s(context: Context, peer: Peer, name: str, limit: Limit) -> float:
+    """Return how many seconds the reply to a guess waits; raise `Unavailable` if it is refused."""
+    delay_s = limit.delay_s(context.now)
+    if delay_s is None:
+        context.note_refusal(peer, "verify", name, "refused: too many were wrong")
+        raise Unavailable("Too many passwords were wrong; wait some seconds.")
+    return delay_s
 
-    An unknown name takes as long as a wrong password: another user's password is opened and
-    compared instead.
+
+def _are_same(password: str, given: str) -> bool:
+    """Compare a password with a given one, in a time that does not depend on what is different."""
+    return hmac.compare_digest(password.encode(), given.encode())
+
+
+def _newest(context: Context, peer: Peer, name: str) -> Steps[tuple[str, bool]]:
+    """Return a user's newest password and True, or some other password and False.
+
+    An unknown name takes as long as a wrong password: another user's password is opened instead.
     """
     try:
-        user, is_it = context.reader.find_or_decoy(peer.caller.book, name)
+        user, is_it = yield context.reader.find_or_decoy(peer.caller.book, name)
+        if user is not None and context.lacks_key_of(user):
+            yield from context.refreshed()
         found = None if user is None else context.password(user, user.version)
     except Exception as error:
         refusal = refusal_of(error)
         context.note(peer, "verify", name, refusal.message)
         raise refusal from None
-    password = context.vault.open_decoy() if found is None else found[0]
-    same = hmac.compare_digest(password.encode(), given.encode())
-    valid = bool(same & is_it)
-    context.note(peer, "verify", name, "valid" if valid else "wrong")
-    return valid
+    return (context.vault.open_decoy() if found is None else found[0]), is_it
 
 
-def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> bytes:
+def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> Steps[bytes]:
     """Return the numbers and times of the kept versions, newest first, without passwords."""
     name = normal(request.username, "username")
-    user = context.reader.find(waiter.peer.caller.book, name)
+    user: UserRow | None = yield context.reader.find(waiter.peer.caller.book, name)
     if user is None:
         raise UnknownUser
     older = [(each.version, each.saved_at_ms) for each in history.unpack(user.older)]
@@ -128,10 +146,10 @@ def password_history(context: Context, waiter: Waiter, request: PasswordHistory)
     )
 
 
-def list_users(context: Context, waiter: Waiter, request: ListUsers) -> bytes:
+def list_users(context: Context, waiter: Waiter, request: ListUsers) -> Steps[bytes]:
     """Return a page of users in the order of their names."""
     label = None if request.label is UNSET else normal(request.label, "label", LABEL_LENGTH_MAX)
-    users, after = context.reader.page(
+    users, after = yield context.reader.page(
         waiter.peer.caller.book,
         composed(request.after),
         composed(request.prefix),
@@ -170,7 +188,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         number_of_users=scoreboard.users,
         workers=scoreboard.workers,
         uptime_s=round(time.monotonic() - scoreboard.started_s, 1),
-        parts=_PARTS,
+        parts=context.parts,
         write_error=REASONS[reason] if since_ms else UNSET,
         write_error_since=time_saved(since_ms) if since_ms else UNSET,
         token_expires=time_saved(until_ms) if until_ms else UNSET,
@@ -182,12 +200,3 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
 
 def _age_s(at_ms: int) -> float:
     return round(max(time.time() - at_ms / 1000, 0.0), 1)
-
-
-_PARTS = {
-    "pwserver": __version__,
-    "python": platform.python_version(),
-    "sqlite": apsw.sqlite_lib_version(),
-    "apsw": apsw.apsw_version(),
-    "msgspec": msgspec.__version__,
-}

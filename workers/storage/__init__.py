@@ -1,1 +1,1 @@
-"""The SQLite database that holds the passwords: opening, writing, reading and checking it."""
+"""Where the book is kept: the interface to it; what stands behind it has folders of its own."""

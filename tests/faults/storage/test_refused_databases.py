@@ -27,7 +27,7 @@ from tests.support.books import (
 )
 from workers.book.keyring import Keyring, MasterKey
 from workers.book.models import SCHEMA_VERSION, Key
-from workers.storage.database import Store, check_database, open_to_administer
+from workers.storage.sqlite.database import Store, check_database, open_to_administer
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pwserver.server.console import Line, line
 from tests.conftest import Start
 from tests.support.books import Saving, contents, new_scoreboard, open_store, users
 from tests.support.harness import Service, eventually
-from workers.storage.reading import pages_of_users
+from workers.storage.sqlite.reading import pages_of_users
 
 LINE = re.compile(r"^(\d+)\t(user-[0-9a-z]{13})\t(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$")
 COUNT = {"message": "number_of_users"}

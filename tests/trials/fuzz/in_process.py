@@ -36,7 +36,8 @@ from workers.serving.connection import Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.name_queues import NameQueues
-from workers.storage.reading import BookReader
+from workers.storage.sqlite.committing import SqliteCommitter
+from workers.storage.sqlite.reading import BookReader
 from workers.writer import Writer
 
 NOW_MS = 1_770_000_000_000  # early in 2026
@@ -74,11 +75,12 @@ class Service:
         self._record, self._head = folder / "audit.log", folder / "audit-head"
         self.scoreboard = Scoreboard(1)
         keys = _KEYRING.check_values
-        self._writer = Writer(self._path, keys, REQUESTS_KEPT_MS, self.scoreboard)
-        self.store = self._writer._store
+        committer = SqliteCommitter(self._path, keys, REQUESTS_KEPT_MS, self.scoreboard)
+        self._writer = Writer(committer)
+        self.store = committer.store
         register()
         self._guesses = GuessTable(1)
-        reader = BookReader(self.scoreboard, self._writer.connect)
+        reader = BookReader(self.scoreboard, committer.connect)
         self.commit_queue = CommitQueue()
         self.context = Context(
             vault=Vault(_KEYRING),
@@ -93,6 +95,7 @@ class Service:
             checks=Checks(SETTINGS.save_timeout_s),
             scoreboard=self.scoreboard,
             bell=socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+            parts={},
             versions_kept=SETTINGS.versions_kept,
         )
         self._intake = Intake(self.context, SETTINGS)

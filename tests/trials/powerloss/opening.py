@@ -28,7 +28,7 @@ from workers.auth.revisions import RevisionFile, Revisions
 from workers.book import models
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.vault import Vault
-from workers.storage.database import Store
+from workers.storage.sqlite.database import Store
 
 REQUESTS_KEPT_MS = 86_400_000
 

@@ -14,8 +14,8 @@ from tests.support.backups import Book, make_book, quietly
 from tests.support.books import BOTH_KEYS, contents
 from workers.admin.backup import back_up
 from workers.admin.copied_book import Pace
-from workers.storage import copying
 from workers.storage.backup_files import unfinished_name
+from workers.storage.sqlite import copying
 
 USERS = 300
 

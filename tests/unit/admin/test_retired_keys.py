@@ -14,8 +14,8 @@ import pytest
 from tests.support.books import Saving, new_scoreboard, open_store, rows_of, take_key, users
 from tests.support.writers import AtWriter, open_writer
 from workers.book.models import Row
-from workers.storage.database import Store
-from workers.storage.writing import DELETE, DONE, LABEL, KeyRetired, Operation
+from workers.storage.operations import DELETE, DONE, LABEL, KeyRetired, Operation
+from workers.storage.sqlite.database import Store
 
 RETIRED = 2
 REASON = "The key that it was sealed with has been retired; send it again."

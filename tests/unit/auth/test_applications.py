@@ -22,7 +22,8 @@ from workers.auth.applications import (
 )
 from workers.auth.expiry import WARNED_MS, ExpiryWarnings
 from workers.book.models import ApplicationRow
-from workers.storage.reading import BookReader
+from workers.storage.answers import at_once
+from workers.storage.sqlite.reading import BookReader
 
 KEY = KEYRING.for_purpose("application")
 TOKEN, OLD_TOKEN = "pwserver_" + "A" * 43, "pwserver_" + "B" * 43
@@ -49,7 +50,7 @@ class Book:
         """Return a registry that has read them."""
         nowhere = Path("/nowhere/user_data.revisions")
         registry = Registry(cast(BookReader, self), KEYRING, nowhere, None, warnings)
-        registry.refresh(NOW_MS)
+        at_once(registry.refresh(NOW_MS))
         return registry
 
 
@@ -80,12 +81,12 @@ def test_a_token_is_good_until_it_expires() -> None:
     """To the millisecond when it is shown, and on open connections at the next tick."""
     expires_ms = NOW_MS + DAY_MS
     registry = Book([application(expires_ms=expires_ms, lifetime_ms=DAY_MS)]).registry()
-    caller = admitted(registry.by_token(TOKEN, HERE, expires_ms - 1))
+    caller = admitted(at_once(registry.by_token(TOKEN, HERE, expires_ms - 1)))
     assert caller.until_ms == expires_ms
-    refused(registry.by_token(TOKEN, HERE, expires_ms), EXPIRED)
-    registry.refresh(expires_ms - 1)
+    refused(at_once(registry.by_token(TOKEN, HERE, expires_ms)), EXPIRED)
+    at_once(registry.refresh(expires_ms - 1))
     admitted(caller)
-    registry.refresh(expires_ms)
+    at_once(registry.refresh(expires_ms))
     refused(caller, EXPIRED)
 
 
@@ -93,20 +94,20 @@ def test_a_token_expires_while_the_database_cannot_be_read() -> None:
     """The time goes on; who revoked the token cannot be learned, but when it expires is known."""
     book = Book([application(expires_ms=NOW_MS + 1000)])
     registry = book.registry()
-    caller = admitted(registry.by_token(TOKEN, HERE, NOW_MS))
+    caller = admitted(at_once(registry.by_token(TOKEN, HERE, NOW_MS)))
     book.readable = False
     with pytest.raises(Unavailable):
-        registry.refresh(NOW_MS + 1000)
+        at_once(registry.refresh(NOW_MS + 1000))
     refused(caller, EXPIRED)
 
 
 def test_a_certificate_expires_with_the_token() -> None:
     """What an application is admitted by has one end, whichever of the two it shows."""
     registry = Book([application(certificate=CERTIFICATE, expires_ms=NOW_MS + 5)]).registry()
-    caller = admitted(registry.by_certificate(CERTIFICATE, HERE, NOW_MS))
-    registry.refresh(NOW_MS + 5)
+    caller = admitted(at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS)))
+    at_once(registry.refresh(NOW_MS + 5))
     refused(caller, EXPIRED)
-    refused(registry.by_certificate(CERTIFICATE, HERE, NOW_MS + 5), EXPIRED)
+    refused(at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS + 5)), EXPIRED)
 
 
 def test_what_was_replaced_is_good_for_the_grace_period() -> None:
@@ -119,19 +120,19 @@ def test_what_was_replaced_is_good_for_the_grace_period() -> None:
     )
     registry = Book([row]).registry()
     old = [
-        admitted(registry.by_token(OLD_TOKEN, HERE, NOW_MS)),
-        admitted(registry.by_certificate(OLD_CERTIFICATE, HERE, NOW_MS)),
+        admitted(at_once(registry.by_token(OLD_TOKEN, HERE, NOW_MS))),
+        admitted(at_once(registry.by_certificate(OLD_CERTIFICATE, HERE, NOW_MS))),
     ]
     new = [
-        admitted(registry.by_token(TOKEN, HERE, NOW_MS)),
-        admitted(registry.by_certificate(CERTIFICATE, HERE, NOW_MS)),
+        admitted(at_once(registry.by_token(TOKEN, HERE, NOW_MS))),
+        admitted(at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS))),
     ]
-    registry.refresh(NOW_MS + 5)
+    at_once(registry.refresh(NOW_MS + 5))
     for caller in old:
         refused(caller, REVOKED)
     for caller in new:
         admitted(caller)
-    refused(registry.by_token(OLD_TOKEN, HERE, NOW_MS + 5), REVOKED)
+    refused(at_once(registry.by_token(OLD_TOKEN, HERE, NOW_MS + 5)), REVOKED)
 
 
 def test_the_same_certificate_again_has_no_end() -> None:
@@ -140,27 +141,27 @@ def test_the_same_certificate_again_has_no_end() -> None:
         certificate=CERTIFICATE, previous_certificate=CERTIFICATE, previous_until_ms=NOW_MS + 5
     )
     registry = Book([row]).registry()
-    admitted(registry.by_certificate(CERTIFICATE, HERE, NOW_MS + 5))
+    admitted(at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS + 5)))
 
 
 def test_a_token_is_good_in_its_networks_alone() -> None:
     """Elsewhere it is recognised, for the record, and gives no rights."""
     registry = Book([application(networks="192.0.2.0/24 unix")]).registry()
     for origin in ("192.0.2.7", "::ffff:192.0.2.8", "unix"):
-        admitted(registry.by_token(TOKEN, origin, NOW_MS))
+        admitted(at_once(registry.by_token(TOKEN, origin, NOW_MS)))
     for origin in ("198.51.100.1", "127.0.0.1", "::1", "gone"):
-        refused(registry.by_token(TOKEN, origin, NOW_MS), MISPLACED)
+        refused(at_once(registry.by_token(TOKEN, origin, NOW_MS)), MISPLACED)
 
 
 def test_open_connections_from_elsewhere_lose_their_rights() -> None:
     """If networks are set, those outside of them are refused at the next tick; others go on."""
     book = Book([application()])
     registry = book.registry()
-    here = admitted(registry.by_token(TOKEN, HERE, NOW_MS))
-    there = admitted(registry.by_token(TOKEN, "198.51.100.1", NOW_MS))
-    assert registry.by_token(TOKEN, HERE, NOW_MS) is here, "connections share it"
+    here = admitted(at_once(registry.by_token(TOKEN, HERE, NOW_MS)))
+    there = admitted(at_once(registry.by_token(TOKEN, "198.51.100.1", NOW_MS)))
+    assert at_once(registry.by_token(TOKEN, HERE, NOW_MS)) is here, "connections share it"
     book.rows = [application(networks="192.0.2.0/24")]
-    registry.refresh(NOW_MS)
+    at_once(registry.refresh(NOW_MS))
     admitted(here)
     refused(there, MISPLACED)
 
@@ -169,10 +170,10 @@ def test_nobody_shows_a_public_key_as_a_token() -> None:
     """Keys of certificates are public; what is known of a token is its hash alone."""
     key = "a public key"
     registry = Book([application(certificate=token_hash(key))]).registry()
-    admitted(registry.by_certificate(token_hash(key), HERE, NOW_MS))
-    assert registry.by_token(key, HERE, NOW_MS) is None
-    assert registry.by_certificate(token_hash(TOKEN), HERE, NOW_MS) is None
-    assert registry.by_certificate(b"", HERE, NOW_MS) is None
+    admitted(at_once(registry.by_certificate(token_hash(key), HERE, NOW_MS)))
+    assert at_once(registry.by_token(key, HERE, NOW_MS)) is None
+    assert at_once(registry.by_certificate(token_hash(TOKEN), HERE, NOW_MS)) is None
+    assert at_once(registry.by_certificate(b"", HERE, NOW_MS)) is None
 
 
 def test_revoking_counts_for_the_certificate() -> None:
@@ -180,15 +181,15 @@ def test_revoking_counts_for_the_certificate() -> None:
     book = Book([application(certificate=CERTIFICATE)])
     registry = book.registry()
     callers = [
-        admitted(registry.by_token(TOKEN, HERE, NOW_MS)),
-        admitted(registry.by_certificate(CERTIFICATE, HERE, NOW_MS)),
+        admitted(at_once(registry.by_token(TOKEN, HERE, NOW_MS))),
+        admitted(at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS))),
     ]
     book.rows = [application(token_hash=None)]
-    registry.refresh(NOW_MS)
+    at_once(registry.refresh(NOW_MS))
     for caller in callers:
         refused(caller, REVOKED)
-    assert registry.by_token(TOKEN, HERE, NOW_MS) is None
-    assert registry.by_certificate(CERTIFICATE, HERE, NOW_MS) is None
+    assert at_once(registry.by_token(TOKEN, HERE, NOW_MS)) is None
+    assert at_once(registry.by_certificate(CERTIFICATE, HERE, NOW_MS)) is None
 
 
 @pytest.mark.parametrize("column", [name for name in ApplicationRow._fields if name != "seal"])
@@ -216,8 +217,8 @@ def test_the_log_says_a_week_before_that_a_token_expires(
     def said_at(now_ms: int) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            registry.refresh(now_ms)
-            registry.refresh(now_ms)
+            at_once(registry.refresh(now_ms))
+            at_once(registry.refresh(now_ms))
         return caplog.messages
 
     assert said_at(NOW_MS + DAY_MS) == []

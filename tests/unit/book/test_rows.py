@@ -20,7 +20,7 @@ from workers.book.history import OlderVersion
 from workers.book.keyring import MasterKey
 from workers.book.models import STORED_USER, User, UserRow, sql, stored_user
 from workers.book.vault import Vault
-from workers.storage.writing import DONE, LABEL, nonce
+from workers.storage.operations import DONE, LABEL, nonce
 
 KEPT = 3
 LABELS = ["work", "z\u00fcrich"]

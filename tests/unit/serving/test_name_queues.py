@@ -15,7 +15,8 @@ from pwserver.wire.messages import refusal
 from tests.support.books import Client
 from workers.serving.commit_queue import TOO_LATE, UNKNOWN, CommitQueue, Outcome, queue_full
 from workers.serving.name_queues import NAME_FULL, UNRECORDED, Key, NameQueues, Write
-from workers.storage.writing import DONE, STALE, Operation, Result
+from workers.storage.answers import Steps
+from workers.storage.operations import DONE, STALE, Operation, Result
 
 TIMEOUT_S = 5.0
 UNKNOWN_USER = refusal(UnknownUser(), "x")
@@ -45,13 +46,15 @@ class Planned(Write):
         self.refuse_refusal: Exception | None = None
         self.recorded: list[str] = []
 
-    def plan(self) -> Operation:
+    def plan(self) -> Steps[Operation]:
+        yield from ()
         self.plans += 1
         if self.refuse_plan is not None:
             raise self.refuse_plan
         return (self.text, self.plans)
 
-    def done(self, result: Result) -> bytes:
+    def done(self, result: Result) -> Steps[bytes]:
+        yield from ()
         if self.refuse_done is not None:
             raise self.refuse_done
         return f"{self.text} {result}".encode()
@@ -59,10 +62,10 @@ class Planned(Write):
     def failed(self, outcome: Outcome) -> bytes:
         return f"{self.text} failed: {outcome.reason} {outcome.known}".encode()
 
-    def refused(self, refusal: Refused) -> bytes:
+    def refused(self, refusal: Refused) -> Steps[bytes]:
         if self.refuse_refusal is not None:
             raise self.refuse_refusal
-        return super().refused(refusal)
+        return (yield from super().refused(refusal))
 
     def record(self, outcome: str) -> None:
         self.recorded.append(outcome)

@@ -10,7 +10,8 @@ from pwserver.wire.messages import GeneratePassword, SavePassword
 from tests.support.books import Client
 from tests.support.planning import Planner
 from workers.serving.mutations import Generate, Save
-from workers.storage.writing import DONE
+from workers.storage.answers import at_once
+from workers.storage.operations import DONE
 
 REQUEST = GeneratePassword(username="alice", request_id="r1")
 NOT_THE_SAME = 'The "request_id" belongs to an earlier request'
@@ -22,15 +23,15 @@ def planner(tmp_path: Path) -> Iterator[Planner]:
     with Planner(tmp_path / "user_data.db") as planner:
         planner.do(SavePassword("the first", "alice"))
         generated = Generate(planner.context, Client(), REQUEST, "the second")
-        assert planner.store.commit([], [generated.plan()]) == [DONE]
+        assert planner.store.commit([], [at_once(generated.plan())]) == [DONE]
         yield planner
 
 
 def answer_again(planner: Planner, request: GeneratePassword = REQUEST) -> bytes:
     """Return the reply to a request that was done before; raise a `Refused`."""
     generated = Generate(planner.context, Client(), request, "never saved")
-    (result,) = planner.store.commit([], [generated.plan()])
-    return generated.done(result)
+    (result,) = planner.store.commit([], [at_once(generated.plan())])
+    return at_once(generated.done(result))
 
 
 def test_the_password_is_given_out_again(planner: Planner) -> None:
@@ -66,6 +67,6 @@ def test_a_save_is_as_strict(planner: Planner) -> None:
     """Another password under the same `request_id` is not taken for saved."""
     planner.do(SavePassword("x", "bob", request_id="r3"))
     again = Save(planner.context, Client(), SavePassword("y", "bob", request_id="r3"), "y")
-    (result,) = planner.store.commit([], [again.plan()])
+    (result,) = planner.store.commit([], [at_once(again.plan())])
     with pytest.raises(NotSaved, match=NOT_THE_SAME):
-        again.done(result)
+        at_once(again.done(result))

@@ -30,10 +30,10 @@ from tests.support.books import (
 from workers.book import history
 from workers.book.models import ApplicationRow, Row, UserRow
 from workers.book.names import generated_name
-from workers.storage import reading
-from workers.storage.database import Store
-from workers.storage.reading import BookReader, Entry, ReadingConnection
-from workers.storage.writing import DELETE, DONE, LABEL, Operation
+from workers.storage.operations import DELETE, DONE, LABEL, Entry, Operation
+from workers.storage.sqlite import reading
+from workers.storage.sqlite.database import Store
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 GENERATED = (1, 31, 32, 2**40, 2**62 + 5)
 

@@ -20,8 +20,8 @@ from tests.support.books import (
     save_often,
     users,
 )
-from workers.storage.database import Store
-from workers.storage.writing import DELETE, DONE, STALE
+from workers.storage.operations import DELETE, DONE, STALE
+from workers.storage.sqlite.database import Store
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from tests.support.books import (
     users,
 )
 from workers.book import history
-from workers.storage.database import Store
-from workers.storage.writing import DELETE, DONE, FULL, LABEL, STALE, Operation, nonce
+from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, Operation, nonce
+from workers.storage.sqlite.database import Store
 
 GONE = b"sealed by nobody"
 

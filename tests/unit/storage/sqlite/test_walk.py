@@ -17,8 +17,8 @@ from tests.support.books import KEYRING, make_book, new_scoreboard, users
 from workers.admin.check import Examination
 from workers.book.keyring import replace_keyring
 from workers.book.models import COMMON_BOOK
-from workers.storage.reading import BookReader, ReadingConnection, pages_of_users
-from workers.storage.walk import in_order
+from workers.storage.sqlite.reading import BookReader, ReadingConnection, pages_of_users
+from workers.storage.sqlite.walk import in_order
 
 PAGE_BYTES = 4096
 USERS = 3000

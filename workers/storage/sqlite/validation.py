@@ -15,15 +15,13 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers.book.keyring import INTEGRITY_ID
 from workers.book.models import SCHEMA_VERSION, Key
+from workers.storage.operations import CheckValues
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 """Every SQLite from 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html): with two
 connections a checkpoint can lose committed pages."""
 
 APPLICATION_ID = 0x70775376  # "pwSv", in the file's header: marks a database of pwserver
-
-CheckValues = dict[int, bytes]
-"""Values derived from the keys, by key id. They identify a key but do not reveal it."""
 
 
 def check_sqlite(version: str = "") -> None:

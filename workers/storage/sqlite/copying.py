@@ -20,9 +20,9 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver import lock_file
 from pwserver.errors import ConfigError, DatabaseRefused, StorageFailed
 from workers.book import models
-from workers.storage import generations
 from workers.storage.disk_space import is_below
-from workers.storage.validation import APPLICATION_ID, refusals
+from workers.storage.sqlite import generations
+from workers.storage.sqlite.validation import APPLICATION_ID, refusals
 
 _STEP_PAGES = 1024
 """Pages (of 4 KiB) that are copied and synced at a time: a few milliseconds. If all were synced at

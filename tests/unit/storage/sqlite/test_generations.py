@@ -10,7 +10,7 @@ import pytest
 
 from pwserver.errors import DatabaseRefused
 from tests.support.books import KEYRING, contents, make_book, open_store, users
-from workers.storage.database import Store, check_database, opened_to_examine
+from workers.storage.sqlite.database import Store, check_database, opened_to_examine
 
 
 @pytest.fixture

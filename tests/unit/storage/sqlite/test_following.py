@@ -17,8 +17,8 @@ from tests.support.books import (
     save_three_versions,
     users,
 )
-from workers.storage.database import Store, database_to_read, open_to_read
-from workers.storage.reading import BookReader, ReadingConnection
+from workers.storage.sqlite.database import Store, database_to_read, open_to_read
+from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 
 @pytest.fixture

@@ -1,12 +1,5 @@
 """Applies the workers' changes to rows, in a transaction that `database.Store` begins and ends.
 
-The workers send two kinds of work. Rows of users saved without a name depend on nothing, and many
-are inserted together. Operations were planned from what a worker had read. An operation identifies
-the row to change by the nonce of its sealed password, which no two rows ever share. If that row has
-changed meanwhile, the operation changes nothing and its result is `STALE`; the worker reads and
-plans again. So two clients that save the same name at once make two versions, although it is
-their workers that seal.
-
 A save that arrives after its application's book was removed is answered as done, as if it had
 arrived just before the removal and been deleted with the book.
 
@@ -18,33 +11,24 @@ The SQL is built from the models once: peewee takes longer to build it than SQLi
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import apsw
 from peewee import SQL, fn
 
 from workers.book.models import COMMON_BOOK, Key, Request, Row, User, sql
-from workers.book.vault import NONCE_BYTES
-from workers.storage.removal import RemovedBooks
-
-SAVE, LABEL, DELETE = range(3)
-Operation = tuple[Any, ...]
-"""A worker's request as plain data: a kind, the id of the key that it is sealed with or None, and:
-
-SAVE    book, username or None, user id, nonce of the row that is replaced or None, version, sealed,
-        saved_at_ms, labels (JSON) or None, older versions or None, request_id or None, fingerprint
-        of the request, the most users that the book may have or 0
-LABEL   user id, nonce of the row that is replaced, sealed, labels (JSON), older versions or None
-DELETE  user id
-"""
-
-DONE = True
-STALE = False
-FULL = None
-Result = bool | tuple[int, int, int] | None
-"""The result of an operation: `DONE`; `STALE`, because the book had changed; `FULL`, because the
-book has as many users as it may have; or, if it carried the `request_id` of an earlier one, what
-that one made and its fingerprint: (user_id, version, fingerprint)."""
+from workers.storage.operations import (
+    DELETE,
+    DONE,
+    FULL,
+    LABEL,
+    NONCE_SPAN,
+    SAVE,
+    STALE,
+    KeyRetired,
+    Operation,
+    Result,
+)
+from workers.storage.sqlite.removal import RemovedBooks
 
 _INSERTED_TOGETHER = (64, 16, 4, 2, 1)
 """Rows of one INSERT. A row takes 0.37 microseconds with 64 rows in a statement, and 0.7 with a
@@ -53,18 +37,6 @@ statement for each row (`executemany`)."""
 _NO_KEY = {None}
 _REQUESTS_FORGOTTEN_MIN = 64
 _USER_SECRET = (User.key_id, User.sealed, User.saved_at_ms)
-
-NONCE_SPAN = SQL("1"), SQL(str(NONCE_BYTES))
-"""The start and length of the nonce in a sealed password, for SQL's `substr`."""
-
-
-class KeyRetired(Exception):
-    """Something is sealed with a key that the book does not have, or no longer has."""
-
-
-def nonce(sealed: bytes) -> bytes:
-    """Return the nonce of a sealed password: it identifies one state of one row."""
-    return sealed[:NONCE_BYTES]
 
 
 class RowWriter:

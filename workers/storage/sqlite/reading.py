@@ -12,7 +12,7 @@ import functools
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import apsw
 import msgspec
@@ -34,8 +34,9 @@ from workers.book.models import (
     sql,
 )
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
-from workers.storage.database import database_to_read, open_to_read
-from workers.storage.walk import in_order
+from workers.storage.operations import Entry
+from workers.storage.sqlite.database import database_to_read, open_to_read
+from workers.storage.sqlite.walk import in_order
 
 _ENTRY_BYTES = 128
 """The approximate size of a user in a reply besides its name and labels."""
@@ -43,15 +44,6 @@ _ENTRY_BYTES = 128
 _DAMAGED = "The database is damaged; `pwserver check` says where."
 
 _decode_labels = msgspec.json.Decoder(list[str]).decode
-
-
-class Entry(NamedTuple):
-    """A user in a listing."""
-
-    name: str
-    version: int
-    saved_at_ms: int
-    labels: list[str]
 
 
 class ReadingConnection:

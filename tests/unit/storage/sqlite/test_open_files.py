@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.storage.open_files import OpenFiles
+from workers.storage.sqlite.open_files import OpenFiles
 
 
 @pytest.fixture

@@ -30,15 +30,15 @@ from tests.support.books import (
 )
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import SCHEMA_VERSION, Application, ApplicationRow, Key, User
-from workers.storage.database import (
+from workers.storage.operations import DELETE, DONE, STALE
+from workers.storage.sqlite.database import (
     Store,
     check_database,
     holds_a_book,
     is_in_use,
     open_to_administer,
 )
-from workers.storage.validation import check_sqlite
-from workers.storage.writing import DELETE, DONE, STALE
+from workers.storage.sqlite.validation import check_sqlite
 
 
 def counted(store: Store) -> int:

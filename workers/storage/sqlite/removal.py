@@ -13,9 +13,7 @@ import apsw
 from peewee import SQL
 
 from workers.book.models import COMMON_BOOK, Application, Request, User, sql
-
-REMOVED = "removed"
-"""The `may` of an application that was removed: no right has this name."""
+from workers.storage.operations import REMOVED
 
 _USERS_AT_A_TIME = SQL("64")
 """Users deleted in one transaction: about 0.5 ms, for which the saves in it wait."""

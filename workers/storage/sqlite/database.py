@@ -24,18 +24,18 @@ from pwserver.limits import CHECKPOINT_PAGES, LOG_BYTES_KEPT
 from workers.book import models
 from workers.book.keyring import INTEGRITY_ID, Keyring
 from workers.book.models import SCHEMA_VERSION, TABLES, Key, Row, User
-from workers.storage import generations
-from workers.storage.open_files import OpenFiles
-from workers.storage.validation import (
+from workers.storage.operations import CheckValues, Operation, Result
+from workers.storage.sqlite import generations
+from workers.storage.sqlite.open_files import OpenFiles
+from workers.storage.sqlite.validation import (
     APPLICATION_ID,
-    CheckValues,
     check_keys,
     check_pages,
     check_schema,
     is_empty,
     refusals,
 )
-from workers.storage.writing import Operation, Result, RowWriter
+from workers.storage.sqlite.writing import RowWriter
 
 _LOCK_WAIT_S = 1
 """How long to wait for another program that has locked the database: long enough for a backup's

@@ -1,0 +1,1 @@
+"""SQLite behind the interface of `workers.storage`: one file for one machine."""
