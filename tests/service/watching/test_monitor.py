@@ -44,10 +44,10 @@ def metrics(service: Service) -> dict[tuple[str, ...], float]:
 def test_it_is_no_process_that_hangs(start: Start) -> None:
     """The listener hears from it, and never replaces one that is well."""
     service = start(
-        *HTTP, "--hang-timeout-s", "1", "--backup-every", "1h", "--backup-dir", "copies"
+        *HTTP, "--hang-timeout-s", "5", "--backup-every", "1h", "--backup-dir", "copies"
     )
     monitor, backup = service.child("monitor"), service.child("backup")
-    time.sleep(2.5)  # longer than the listener waits for a sign of life
+    time.sleep(7)  # longer than the listener waits for a sign of life
     assert (service.child("monitor"), service.child("backup")) == (monitor, backup)
     assert "sign of life" not in service.stderr
 
