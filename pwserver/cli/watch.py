@@ -4,12 +4,12 @@ They ask the monitor through the Unix socket beside the database, so they need n
 address, but the right to use the files.
 """
 
-import http.client
 import json
 import os
 import socket
 import stat
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from pwserver import trust
@@ -19,27 +19,18 @@ from pwserver.config import StoreSettings
 from pwserver.errors import ConnectionFailed, ExitCode, ServiceFailed, StorageFailed, StoreError
 
 _TIMEOUT_S = 10.0
-_SERVICE_UNAVAILABLE = 503
-
-
-class _Connection(http.client.HTTPConnection):
-    """An HTTP connection to the monitor of a book."""
-
-    def __init__(self, settings: StoreSettings) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = str(settings.http_path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT_S)
-        self.sock.connect(self._path)
 
 
 def _ask(settings: StoreSettings, path: str, method: str = "GET") -> tuple[int, str]:
     """Return the status and the text of the monitor's answer."""
+    import http.client  # noqa: PLC0415 - slow to load, and only these commands need it
+
     _check_owner(settings)
-    connection = _Connection(settings)
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(_TIMEOUT_S)
     try:
+        connection.sock.connect(str(settings.http_path))
         connection.request(method, path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
@@ -67,7 +58,7 @@ def _check_owner(settings: StoreSettings) -> None:
 def told(settings: StoreSettings, after_ms: int = 0) -> dict[str, Any]:
     """Return what the page shows: of the samples those after a time."""
     status, text = _ask(settings, f"/page/data?after={after_ms}")
-    if status != http.client.OK:
+    if status != HTTPStatus.OK:
         raise ConnectionFailed(f"the monitor answered {status}.")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -79,19 +70,19 @@ def health(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCo
     ready, about_changes = _ask(settings, "/readyz")
     sentences = [about_processes.strip(), about_changes.strip()]
     record = {
-        "processes_answer": alive == http.client.OK,
-        "changes_are_saved": ready == http.client.OK,
+        "processes_answer": alive == HTTPStatus.OK,
+        "changes_are_saved": ready == HTTPStatus.OK,
         "said": sentences,
     }
     well = [
         sentence
         for status, sentence in zip((alive, ready), sentences, strict=True)
-        if status == http.client.OK
+        if status == HTTPStatus.OK
     ]
     output.plain(well, record, as_json=as_json)
-    if alive != http.client.OK:
+    if alive != HTTPStatus.OK:
         raise ServiceFailed(_lower(sentences[0]))
-    if ready != http.client.OK:
+    if ready != HTTPStatus.OK:
         raise StorageFailed(_lower(sentences[1]))
     return ExitCode.OK
 
@@ -99,7 +90,7 @@ def health(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCo
 def page(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
     """Print a link to the page that shows the service; it is good once, for five minutes."""
     status, text = _ask(settings, "/page/link", "POST")
-    if status != http.client.OK:
+    if status != HTTPStatus.OK:
         raise ConnectionFailed(f"the monitor answered {status}.")
     link = json.loads(text)["link"]
     output.plain([link], {"link": link}, as_json=as_json)

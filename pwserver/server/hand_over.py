@@ -30,6 +30,7 @@ from pwserver.server.instance import TAKE_OVER, Instance
 from pwserver.server.loop import Loop
 from pwserver.server.sockets import NOT_OURS, Listening
 from workers.admin.passphrase import given_passphrase
+from workers.auth.peers import process_and_user
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class HandOver:
                 send_control(joined, take_over.FAILED + refusal.encode())
         else:
             self.state, self._channel, self._reason = State.JOINED, joined, ""
-            self.pid = take_over.peer_of(joined)[0]
+            self.pid = process_and_user(joined)[0]
             self._listening = list(listening)
             self._loop.watch(joined.fileno(), self._on_message)
 
@@ -119,7 +120,7 @@ class HandOver:
                 channel.setblocking(False)
                 with take_over.address_of(path) as address:
                     channel.connect(address)
-                if take_over.peer_of(channel)[1] not in own:
+                if process_and_user(channel)[1] not in own:
                     raise ConnectionRefusedError
             except BaseException:
                 channel.close()

@@ -35,7 +35,6 @@ import os
 import select
 import signal
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +45,7 @@ from pwserver.errors import ListenError, PwserverError, ServiceFailed
 from pwserver.ipc import receive_control, send_control
 from pwserver.server.instance import TAKE_OVER, Instance, Running, lock_path
 from pwserver.server.sockets import NOT_OURS, Listening
+from workers.auth.peers import process_and_user
 
 HELLO = b"H"
 LISTEN = b"L"
@@ -60,15 +60,7 @@ REASON_BYTES_MAX = 1000
 _JOIN_S = 10.0
 """How long the old program may take to connect. It does so in a turn of its loop."""
 
-_CREDENTIALS = struct.Struct("iII")
 _ADDRESS_BYTES_MAX = 107
-
-
-def peer_of(channel: socket.socket) -> tuple[int, int]:
-    """Return the process and the user at the other end of a Unix socket."""
-    packed = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, user, _ = _CREDENTIALS.unpack(packed)
-    return pid, user
 
 
 def meeting_path(database: Path) -> Path:
@@ -201,7 +193,7 @@ def _meet(path: Path, running: Running) -> socket.socket:
             channel = meeting.accept()[0]
         finally:
             os.unlink(path)
-    if peer_of(channel)[0] != running.holder.number:
+    if process_and_user(channel)[0] != running.holder.number:
         raise ServiceFailed(f"another process than {running.holder.number} has answered.")
     channel.setblocking(False)
     return channel

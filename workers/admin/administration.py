@@ -184,10 +184,6 @@ class Administration(Recording):
         with self._changing(name, "app revoke", must_be_recorded=False) as row:
             self._put(_without_credentials(row))
 
-    def set_rights(self, name: str, may: Sequence[Right]) -> None:
-        """Set an application's rights, on open connections too."""
-        self.set_columns(name, may=in_order(may))
-
     def set_columns(self, name: str, **columns: Any) -> None:
         """Set what an application has, on open connections too.
 

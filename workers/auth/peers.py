@@ -40,7 +40,7 @@ class Peer:
         self._address = client.address
         # The monitor brings clients of HTTP over a socket pair, with their addresses.
         unix = client.socket.family == socket.AF_UNIX and not client.address
-        self._uid = _uid(client.socket) if unix else None
+        self._uid = process_and_user(client.socket)[1] if unix else None
         self._authenticating: Limit | None = None
         self._verifying: Limit | None = None  # of the application
         self.counted = 0  # the number of the application whose connections this one is among
@@ -158,10 +158,11 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def _uid(connected: socket.socket) -> int:
-    """Return the user at the other end of a Unix socket, as it was when the client connected."""
+def process_and_user(connected: socket.socket) -> tuple[int, int]:
+    """Return who is at the other end of a Unix socket: ids, as they were when it connected."""
     packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(packed)[1])
+    process, user, _ = _CREDENTIALS.unpack(packed)
+    return process, user
 
 
 @functools.lru_cache(maxsize=256)

@@ -450,7 +450,7 @@ def put_back(database: Path, row: tuple[Any, ...]) -> None:
 def let_count(service: Service, name: str) -> None:
     """Leave an application the right to count, and no other."""
     with service.administration() as files:
-        files.set_rights(name, ["count"])
+        files.set_columns(name, may="count")
 
 
 CHANGES: dict[str, Callable[[Service, str], object]] = {
