@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it may be starte
 from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed
 from benchmarks.comparison import kept, report
-from benchmarks.comparison.alone import growth, idle, limit, start, steady
+from benchmarks.comparison.alone import book, growth, idle, limit, start, steady
 from benchmarks.comparison.bench import QUICK, Bench, Pace
 from benchmarks.comparison.chapters import chapters
 from benchmarks.comparison.contests import million, once, throughput, workers
@@ -42,6 +42,7 @@ SECTIONS = {
     "throughput": throughput,
     "once": once,
     "million": million,
+    "book": book,
     "growth": growth,
     "workers": workers,
     "idle": idle,

@@ -5,14 +5,17 @@ docs/operations.md are all made from a field of `Settings`.
 """
 
 import dataclasses
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pwserver.errors import ConfigError
+from pwserver.logs import FORMATS, LEVELS, Style
+from pwserver.memory import file_of
 
 NO_HOST = "none"
 """The `host` of a service that does not listen on TCP."""
@@ -127,7 +130,15 @@ class StoreSettings:
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
         if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
             raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
-        if self.path.suffix in (".key", ".audit", ".audit-head", ".lock", ".revisions"):
+        if self.path.suffix in (
+            ".key",
+            ".audit",
+            ".audit-head",
+            ".lock",
+            ".revisions",
+            ".take-over",
+            ".http",
+        ):
             raise ConfigError("database ends as a file beside it does; choose another name.")
         self._check_that_files_differ(str(self.path), os.path.normpath)
 
@@ -147,6 +158,7 @@ class StoreSettings:
         taken[place(f"{self.key_path}-lock")] = "the lock of who changes the keys"
         taken[place(str(self.audit_head_path))] = "the end of the audit record"
         taken[place(str(self.revisions_path))] = "the revisions of the applications"
+        taken[place(str(self.http_path))] = "the socket of `http`"
         for name, path in self._files().items():
             if not path:
                 continue
@@ -193,6 +205,11 @@ class StoreSettings:
         """The newest revision of each application, beside the database."""
         return self.path.with_suffix(".revisions")
 
+    @property
+    def http_path(self) -> Path:
+        """The socket by which the owner of the files asks what `http` shows."""
+        return self.path.with_suffix(".http")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StoreSettings, Address):
@@ -219,6 +236,13 @@ class Settings(StoreSettings, Address):
             "help": "Authorities (PEM) that client certificates must come from, and their "
             "revocation lists, if there are any. `app add --certificate` says which certificate "
             "stands for which application."
+        },
+    )
+    http: str = field(
+        default="",
+        metadata={
+            "help": "Where metrics, health and the page are, as HOST:PORT: in the clear on this "
+            "machine (127.0.0.1), elsewhere with the certificate `tls_cert`. Not set: nowhere."
         },
     )
     insecure: bool = field(
@@ -256,6 +280,24 @@ class Settings(StoreSettings, Address):
             "oldest. 0: all."
         },
     )
+    backup_every: str = field(
+        default="",
+        metadata={
+            "help": "How often the service makes a backup of the database and verifies it, such as "
+            "`6h` or `1d`. Not set: never."
+        },
+    )
+    backup_dir: str = field(
+        default="",
+        metadata={"help": "The folder for these backups, best on another disk."},
+    )
+    backup_keep: int = field(
+        default=7,
+        metadata={
+            "help": "How many of these backups are kept; the oldest are removed after a newer one "
+            "was verified. 0: all."
+        },
+    )
     workers: int = field(
         default=2,
         metadata={
@@ -277,8 +319,8 @@ class Settings(StoreSettings, Address):
     connections_max: int = field(
         default=16384,
         metadata={
-            "help": "Connections served at once; others wait to be accepted. A low limit on open "
-            "files lowers it."
+            "help": "Connections served at once; others wait to be accepted. The last eighth is "
+            "for clients that show a token. A low limit on open files lowers it."
         },
     )
     in_flight_max: int = field(
@@ -323,7 +365,8 @@ class Settings(StoreSettings, Address):
         default=64,
         metadata={
             "help": "The room on the disk, in MiB, that saves leave free, for deletions, "
-            "administration and the audit record. With less, a save is answered `Not saved!`."
+            "administration and the audit record; those of clients without a token leave twice as "
+            "much. With less, a save is answered `Not saved!`."
         },
     )
     guest_saves_per_s: int = field(
@@ -331,6 +374,13 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "The most saves a second of all clients without a token together. 0: any "
             "number."
+        },
+    )
+    guest_users_max: int = field(
+        default=0,
+        metadata={
+            "help": "The most users in the common book: with so many, a save of a client without a "
+            "token is answered `Not saved!`. 0: any number."
         },
     )
     versions_kept: int = field(
@@ -356,6 +406,16 @@ class Settings(StoreSettings, Address):
             "help": "The time after which a process that does not respond is replaced, in seconds."
         },
     )
+    log_format: str = field(
+        default="text",
+        metadata={"help": "The form of a line of the log: `text`, or `json` for programs."},
+    )
+    log_level: str = field(
+        default="info",
+        metadata={
+            "help": "What is logged: `debug`, `info`, `warning` or `error`, and what is worse."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check every value, so that a wrong one is reported when the service starts."""
@@ -368,12 +428,23 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 "audit_files_kept is set, and audit_bytes_max is 0: it has no effect."
             )
+        _between("backup_keep", self.backup_keep, 0, 1_000_000)
+        if bool(self.backup_every) != bool(self.backup_dir):
+            raise ConfigError(
+                "backup_every and backup_dir belong together; one of them is not set."
+            )
+        if self.backup_every and not 1 <= self.backup_every_s <= 366 * 86_400:
+            raise ConfigError(
+                f"backup_every is {self.backup_every!r}; it must be a number of s, m, h, d or w, "
+                "such as 6h, up to a year."
+            )
         _between("workers", self.workers, 1, 64)
         _between("message_bytes_max", self.message_bytes_max, 256, 16 * 1024 * 1024)
         _between("connections_max", self.connections_max, 1, 1_000_000)
         _between("in_flight_max", self.in_flight_max, 1, 1_000_000)
         _between("disk_reserve_mib", self.disk_reserve_mib, 0, 1_000_000)
         _between("guest_saves_per_s", self.guest_saves_per_s, 0, 1_000_000)
+        _between("guest_users_max", self.guest_users_max, 0, 10**12)
         _between("versions_kept", self.versions_kept, 0, 1_000_000)
         _between("requests_kept_s", self.requests_kept_s, 1, 366 * 86_400)
         _between("peer_timeout_s", self.peer_timeout_s, 1, 43_200)
@@ -385,9 +456,21 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 f"list_users is {self.list_users!r}; it must be all, none or a number."
             )
+        _one_of("log_format", self.log_format, FORMATS)
+        _one_of("log_level", self.log_level, LEVELS)
         if self.guests not in ("all", "none"):
             raise ConfigError(f"guests is {self.guests!r}; it must be all or none.")
         self._check_ways_in()
+
+    @property
+    def log_style(self) -> Style:
+        """How the log lines look."""
+        return Style(self.log_format, self.log_level)
+
+    @property
+    def backup_every_s(self) -> int:
+        """How often the service makes a backup, in seconds; 0: never."""
+        return duration_s(self.backup_every)
 
     def _files(self) -> dict[str, str]:
         names = ("unix", "tls_cert", "tls_key", "tls_client_ca")
@@ -402,8 +485,39 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_cert and tls_key belong together; one of them is not set.")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("tls_client_ca is set, and tls_cert is not: there is no TLS.")
-        if self.tls_cert and self.host == NO_HOST:
+        if self.tls_cert and self.host == NO_HOST and not self.http:
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
+        if self.http:
+            _ = self.http_address
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of `http`. Raises `ConfigError` if it is something else."""
+        found = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\[\]:\s]+)):([0-9]{1,5})", self.http)
+        if found is None:
+            raise ConfigError(f"http is {self.http!r}; it must be such as 127.0.0.1:9464.")
+        _between("http port", port := int(found[3]), 0, 65535)
+        return found[1] or found[2], port
+
+
+def settings_file(settings: Settings) -> BinaryIO:
+    """Return a file that is only in memory, for another process of the service to read."""
+    return file_of(json.dumps(dataclasses.asdict(settings)).encode())
+
+
+def settings_from(descriptor: int) -> Settings:
+    """Read the settings from such a file, and close the descriptor."""
+    with os.fdopen(descriptor, "rb") as file:
+        return Settings(**json.load(file))
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def duration_s(text: str) -> int:
+    """Return a duration such as 90d in seconds; 0 for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    return int(found[1]) * _UNITS_S[found[2]] if found else 0
 
 
 def files_beside(database: str) -> list[str]:
@@ -477,6 +591,13 @@ def settings_table() -> str:
             f"| {default} | {setting.metadata['help']} |"
         )
     return "\n".join(rows)
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be {', '.join(known[:-1])} or {known[-1]}."
+        )
 
 
 def _between(name: str, value: Any, low: float, high: float) -> None:

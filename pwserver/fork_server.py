@@ -26,17 +26,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pwserver.ipc import control_channel, receive_control, send_control
+from pwserver.logs import Style
 from pwserver.memory import SharedArray
 
 READY = b"R"  # its modules are loaded
 STARTED = struct.Struct("<cQQ")  # b"S", the number of a request, the process id
 FAILED = b"F"  # it cannot go on; the reason follows
 
-LISTENERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LISTENERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """What the listener alone acts on."""
 
 _BOOT = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
+    "import sys; sys.path[:] = sys.argv[5:]; "
     "import pwserver.protection as p; p.protect_memory(); "
     "import workers.fork_server as s; s.main()"
 )
@@ -90,8 +91,15 @@ class _Unpickler(pickle.Unpickler):
 class ForkServer:
     """A fork server, and the requests that it has not answered yet."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(
+        self,
+        modules: Sequence[str],
+        style: Style = Style(),  # noqa: B008
+        log_copy: socket.socket | None = None,
+    ) -> None:
         """Start one, which loads the modules; requests may be made at once.
+
+        `style` is that of the log lines of all children. They send a copy of each to `log_copy`.
 
         Raises OSError where the system has no room for another process.
         """
@@ -104,15 +112,17 @@ class ForkServer:
             flags = ["-P"]  # the current folder is nowhere that modules are looked for
             if sys.flags.ignore_environment:
                 flags.append("-E")
-            numbers = [str(theirs.fileno()), ",".join(modules)]
-            command = [sys.executable, *flags, "-c", _BOOT, *numbers, *_module_folders()]
+            passed = [theirs.fileno()]
+            if log_copy is not None:
+                passed.append(log_copy.fileno())
+            copy = str(passed[-1]) if log_copy is not None else ""
+            texts = [str(passed[0]), ",".join(modules), ",".join(style), copy]
+            command = [sys.executable, *flags, "-c", _BOOT, *texts, *_module_folders()]
             # It starts with these signals blocked, and ignores them before it unblocks them: a
             # terminal sends them to every process.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LISTENERS_SIGNALS)
             try:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-                )
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=passed)
             except BaseException:
                 self._channel.close()
                 raise

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from pwserver.memory import SharedArray
+from pwserver.tally import WORDS
 
 N = TypeVar("N", bound=int)
 
@@ -137,9 +138,11 @@ class _Number(Generic[N]):
 class Scoreboard:
     """Numbers in shared memory, each an aligned 64-bit word that is read and written as a whole.
 
-    Each child has two more: `beats`, which it changes as long as it is well, and `closed`, the
-    connections that a worker has closed since it was started. Children are numbered: the workers
-    from 1, then the checker and the console.
+    Each child has three more: `beats`, which it changes as long as it is well, `closed`, the
+    connections that a worker has closed since it was started, and `starts`. Children are numbered:
+    the workers from 1, then the checker, the console, the process that makes backups and the
+    monitor. Last come the children's
+    blocks, in which the workers publish what they count (`pwserver.tally`).
     """
 
     users = _Number(0, int)
@@ -175,16 +178,49 @@ class Scoreboard:
     disk_low = _Number(11, bool)
     """Whether the disk has less room than saves must leave free; the writer's."""
 
-    _SHARED_WORDS = 12
+    disk_low_for_guests = _Number(12, bool)
+    """Whether it has less than saves of clients without a token must leave free: twice as much."""
+
+    backup_ms = _Number(13, int)
+    """When the newest backup was made that the backup process has verified or found (ms since
+    1970), or 0; its own, as all that begins with `backup`."""
+
+    backup_took_ms = _Number(14, int)
+    """How long that took, with its verification; 0 if it was found at the start."""
+
+    backup_bytes = _Number(15, int)
+    """How long that backup is; 0 if it was found at the start."""
+
+    backup_began_ms = _Number(16, int)
+    """When the backup began that is being made (ms since 1970), or 0."""
+
+    _backup_failed_ms = _Number(17, int)
+    _backup_failure = _Number(18, int)
+
+    committed_ms = _Number(19, int)
+    """When the last commit succeeded, in milliseconds of the monotonic clock; the writer's."""
+
+    probe_wanted = _Number(20, bool)
+    """Whether the monitor wants to see a commit, also if there is nothing to save; its, and the
+    writer's."""
+
+    ticks = _Number(21, int)
+    """Changes as long as the listener is well; its own."""
+
+    _SHARED_WORDS = 22
     """Words that stand before those of the children."""
 
+    _CHILD_WORDS = 3
+
     def __init__(self, children: int) -> None:
-        self._use(SharedArray("Q", self._SHARED_WORDS + 2 * children))
+        self._use(SharedArray("Q", self._SHARED_WORDS + (self._CHILD_WORDS + WORDS) * children))
         self._started_ns = time.monotonic_ns()
 
     def _use(self, array: SharedArray) -> None:
         self._array = array
         self.words = array.numbers
+        own = self._CHILD_WORDS + WORDS
+        self._children = (array.length - self._SHARED_WORDS) // own
 
     def __getstate__(self) -> SharedArray:
         return self._array
@@ -216,6 +252,27 @@ class Scoreboard:
         """Note that changes can be written."""
         self._outage_since_ms = 0
 
+    @property
+    def backup_failure(self) -> tuple[int, int]:
+        """Since when backups fail (ms since 1970), or 0, and the number of the last reason."""
+        return self._backup_failed_ms, self._backup_failure
+
+    def backup_begins(self, at_ms: int | None = None) -> None:
+        """Note that a backup is being made, or with 0 that it was given up."""
+        self.backup_began_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+
+    def backup_made(self, at_ms: int, took_ms: int, size_bytes: int) -> None:
+        """Note a backup that was made and verified."""
+        self.backup_ms, self.backup_took_ms, self.backup_bytes = at_ms, took_ms, size_bytes
+        self.backup_began_ms = self._backup_failed_ms = 0
+
+    def backup_failed(self, reason: int) -> None:
+        """Note that a backup failed, and the number of the reason."""
+        self._backup_failure = reason
+        if not self._backup_failed_ms:
+            self._backup_failed_ms = time.time_ns() // 1_000_000
+        self.backup_began_ms = 0
+
     def beat(self, child: int) -> None:
         """Note that a child is well."""
         self.words[self._words_of(child)] += 1
@@ -233,9 +290,19 @@ class Scoreboard:
         self.words[self._words_of(child) + 1] += number
 
     def reset(self, child: int) -> None:
-        """Begin again for a child that is about to be started."""
+        """Begin again for a child that is about to be started, and count the start."""
         self.words[self._words_of(child) + 1] = 0
+        self.words[self._words_of(child) + 2] += 1
+
+    def starts(self, child: int) -> int:
+        """Return how often a child was started."""
+        return int(self.words[self._words_of(child) + 2])
+
+    def block(self, child: int) -> "memoryview[Any]":
+        """Return the block in which a worker publishes what it counts."""
+        end = len(self.words) - (self._children - child) * WORDS
+        return self.words[end - WORDS : end]
 
     def _words_of(self, child: int) -> int:
-        """Return where a child's two words are."""
-        return self._SHARED_WORDS + 2 * (child - 1)
+        """Return where a child's own words are."""
+        return self._SHARED_WORDS + self._CHILD_WORDS * (child - 1)

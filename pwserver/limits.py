@@ -19,6 +19,23 @@ not be cut down from 64 KiB made such saves 1.04 times as fast."""
 REPLIES_BYTES_MAX = 1024 * 1024
 """Replies kept for a client that does not read them. Beyond that nothing is read from it."""
 
+HELD_BYTES_MAX = 1024 * 1024
+"""Requests of one client that wait for their turn. Beyond that nothing is read from it."""
+
+KEPT_BYTES_MAX = 32 * 1024 * 1024
+"""Replies and requests of all clients of a worker that are kept beyond a turn: 32 clients that do
+not read may have what each of them may have. Beyond that, connections end (`serving/kept.py`)."""
+
+AWAITED_BYTES = 512
+"""The approximate memory that a reply takes which stands behind one that is not known yet."""
+
+UNANSWERED_FEW = 64
+"""So many unanswered requests of a client are not worth being counted as kept bytes."""
+
+PLACES_RESERVED = 8
+"""One in so many places of a worker is for clients that show a token (`serving/places.py`). With
+fewer places than that, none is."""
+
 BATCH_BYTES_MAX = 512 * 1024
 """Rows sent to the writer as one batch: about 4,000 short passwords, 5 ms of the writer's time."""
 

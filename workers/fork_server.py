@@ -7,6 +7,7 @@ does not read a child's arguments, because every later child would inherit what 
 import contextlib
 import gc
 import importlib
+import logging
 import multiprocessing
 import os
 import select
@@ -21,6 +22,8 @@ from pwserver.fork_server import FAILED, READY, STARTED, unpack
 from pwserver.ipc import receive_control, send_control
 from workers.process import ignore_signals, say_why
 
+log = logging.getLogger(__name__)
+
 _FORK = multiprocessing.get_context("fork")
 _REASON_BYTES_MAX = 2000
 
@@ -30,7 +33,9 @@ def main() -> None:
     ignore_signals()
     channel = socket.socket(fileno=int(sys.argv[1]))
     setproctitle.setproctitle("pwserver: fork server")
-    logs.configure("fork server")
+    logs.configure("fork server", logs.Style(*sys.argv[3].split(",")))
+    if sys.argv[4]:
+        logs.copy_to(int(sys.argv[4]))
     try:
         for module in sys.argv[2].split(","):
             importlib.import_module(module)
@@ -78,7 +83,7 @@ def _fork(
     try:
         child.start()
     except OSError as error:
-        print(f"no process can be forked: {error.strerror}", file=sys.stderr)
+        log.error("no process can be forked: %s", error.strerror)
         pid = 0
     else:
         pid = child.pid or 0

@@ -21,9 +21,14 @@ WRITER = b"W"  # to a worker: its channel to the one that writes, in place of th
 CHECKER = b"K"  # to a worker: its channel to the checker, in place of the last one
 CHANNEL = b"N"  # to the worker that writes, or the checker: the channel to another worker
 TLS = b"T"  # to a worker: new certificates, in a file in memory
+SETTINGS = b"O"  # to a worker: other settings, in a file in memory
 STOP = b"S"  # finish what was received and end; the worker that writes ends at the second one
+HAND_OVER = b"H"  # to a worker: as STOP, but give the clients' connections away
+MOVED = b"M"  # to the listener: clients' sockets to go on with; in the form of CLIENTS
+ENDED = b"E"  # to the listener: the same, but of clients that were told the end
 READY = b"R"  # to the listener: this child can take work
 ENDING = b"X"  # to the listener: this child ends by itself; the reason (a text) follows
+VISITOR = b"V"  # from the monitor: the end of a client's connection; its address follows
 FATAL = b"F"  # to the listener: end the service; an exit code (one byte) and the reason follow
 
 _PR_SET_CHILD_SUBREAPER = 36

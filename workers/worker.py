@@ -27,13 +27,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
-from pwserver import __version__
+from pwserver import __version__, logs
 from pwserver.accepted import Accepted
-from pwserver.config import Settings
+from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError
-from pwserver.ipc import Scoreboard, receive_control
+from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -47,6 +49,10 @@ from workers.process import (
     CHANNEL,
     CHECKER,
     CLIENTS,
+    ENDED,
+    HAND_OVER,
+    MOVED,
+    SETTINGS,
     STOP,
     TLS,
     WRITER,
@@ -56,11 +62,14 @@ from workers.process import (
 )
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
-from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue
+from workers.serving.commands import COUNT, SAVE_PLAIN
+from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
+from workers.serving.kept import TOO_MUCH, Kept
 from workers.serving.name_queues import NameQueues
+from workers.serving.places import NO_PLACE, Places
 from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
@@ -100,6 +109,7 @@ class WorkerStart:
     tls: "TlsFiles | None"
     guess_table: GuessTable
     usage_table: UsageTable
+    places: int  # connections that this worker may have
 
 
 def main(
@@ -129,7 +139,10 @@ def _run(
     writer: Writer | None,
 ) -> None:
     settings, keyring, commit_queue = start.settings, start.keyring, CommitQueue()
-    limit_guests(settings.guest_saves_per_s)
+    limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
+    tally = Tally(scoreboard.block(start.number))
+    if writer is not None:
+        writer.committer.tally = tally
     store = store_of(settings)
     reader = store.reader(scoreboard, None if writer is None else writer.committer)
     context = Context(
@@ -159,6 +172,7 @@ def _run(
         bell=bell,
         parts=_PARTS | store.parts,
         versions_kept=settings.versions_kept,
+        tally=tally,
     )
     Worker(control, context, start, writer).run()
 
@@ -179,11 +193,16 @@ class Worker:
         self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or need another look
         self._watched: set[Connection] = set()  # have a deadline
+        self._places = Places(start.places)
+        self._places_wanted = False  # somebody came when few were left
+        self._kept = Kept()
         self._channel: socket.socket | None = None  # to the worker that writes
         self._channel_events = 0
         self._checker: socket.socket | None = None
         self._ready = False
         self._stopping = False
+        self._handing_over = False  # another program goes on with the clients
+        self._given: list[tuple[bytes, Accepted]] = []  # for the listener, not sent yet
         self._needed = writer is not None  # other processes use the database, although it stops
         self._listener_gone = False
         self._ticked_at = 0.0
@@ -216,6 +235,7 @@ class Worker:
                     self._tick()
         finally:
             self._record_refusals(all_of_them=True)
+            self._publish()
         if self._writer is not None:
             self._writer.close()
 
@@ -227,6 +247,7 @@ class Worker:
             and not self._needed
             and not self._connections
             and not self._intake.waiting
+            and not self._given
             and self._commit_queue.empty
         )
 
@@ -251,7 +272,7 @@ class Worker:
     @property
     def _has_work(self) -> bool:
         """Whether there is something to do without another event."""
-        if self._intake.waiting:
+        if self._intake.waiting or self._given:
             return True
         writer = self._writer
         return writer is not None and (not self._commit_queue.empty or writer.more_to_do)
@@ -283,6 +304,8 @@ class Worker:
         for fd in others:  # after the clients: a new one may get the number of a channel that ends
             if (handler := self._handlers.get(fd)) is not None:
                 handler()
+        if self._places_wanted:
+            self._make_places()
         intake.do_lines()
         if intake.waiting:
             if touched:
@@ -343,10 +366,15 @@ class Worker:
         if self._writer is None:
             self._commit_queue.send()
             self._expect_writer()
+        if self._kept.is_too_much:
+            self._turn_out(self._kept.to_end(), TOO_MUCH)
         for connection in touched:
             if connection.flush():
                 self._look_after(connection)
         touched.clear()
+        if self._given:
+            self._give_away()
+        context.tally.sent_replies(context.now)
 
     def _look_after(self, connection: Connection) -> None:
         """Update a connection's epoll events and deadline; forget it if it is closed.
@@ -355,6 +383,10 @@ class Worker:
         """
         if connection.more_to_do:
             self._intake.go_on(connection)
+        if self._handing_over and (connection.movable or connection.lingering):
+            self._release(connection)
+        if (weight := connection.weight) != connection.kept:
+            self._kept.note(connection, weight)
         if connection.closed:
             if self._connections.get(connection.fd) is connection:
                 del self._connections[connection.fd]
@@ -372,6 +404,31 @@ class Worker:
             connection.events = wants
         if connection.waiting:
             self._watched.add(connection)
+
+    def _release(self, connection: Connection) -> None:
+        """Give away a connection with which this process has finished."""
+        if connection.events != UNWATCHED:
+            self._epoll.unregister(connection.fd)
+        kind = MOVED if connection.movable else ENDED
+        self._given.append((kind, connection.release()))
+
+    def _give_away(self) -> None:
+        """Send the listener the connections that it is to keep, as far as there is room."""
+        for kind in (MOVED, ENDED):
+            clients = [client for its, client in self._given if its == kind]
+            for at in range(0, len(clients), SOCKETS_MAX):
+                some = clients[at : at + SOCKETS_MAX]
+                addresses = "\n".join([client.address for client in some]).encode()
+                announced = kind + bytes([len(some)]) + addresses
+                try:
+                    send_control(self._control, announced, [each.socket.fileno() for each in some])
+                except ConnectionError:  # the listener is dead
+                    pass
+                except OSError:  # the rest goes in the next turn
+                    return
+                for each in some:
+                    each.socket.close()
+                    self._given.remove((kind, each))
 
     def _count_closed(self, connections: int) -> None:
         """Tell the listener that this many connections have ended, so it may send more."""
@@ -399,31 +456,55 @@ class Worker:
                 self._change_checker(descriptors)
             elif text == TLS:
                 self._change_certificates(descriptors)
-            elif text == STOP:
-                self._stop()
+            elif text == SETTINGS:
+                self._change_settings(descriptors)
+            elif text in (STOP, HAND_OVER):
+                self._stop(hand_over=text == HAND_OVER)
             else:
                 self._listener_gone = True
                 return
 
-    def _stop(self) -> None:
+    def _stop(self, *, hand_over: bool) -> None:
         """Handle what clients have sent by now, and nothing after that.
 
-        At the second call no other process uses the database any more, so the writer may close it.
+        With `hand_over`, what clients send that are not known stays in their sockets, which go to
+        another program. At the second call no other process uses the database any more, so the
+        writer may close it.
         """
         if self._stopping:
             self._needed = False
             return
-        self._stopping = True
+        self._stopping, self._handing_over = True, hand_over
         # Handle what was received earlier before `drain` receives more. What there is no time for
         # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
         self._intake.do_received()
         _wake(self._context.delays.end())
         if self._handshakes is not None:
+            if hand_over:
+                self._given += [(MOVED, client) for client in self._handshakes.release()]
             self._count_closed(self._handshakes.close())
         for connection in self._connections.values():
-            connection.drain()
+            if not (hand_over and connection.move()):
+                connection.drain()
         self._touched.update(self._connections.values())
+
+    def _change_settings(self, descriptors: list[int]) -> None:
+        """Use other settings, for new connections; if there are other guests, end the old ones'."""
+        try:
+            settings = settings_from(descriptors[0])
+        except (OSError, IndexError):  # too few descriptors
+            log.error("too many open files to take new settings: the old ones stay")
+            return
+        if settings.guests != self._settings.guests:
+            for connection in self._connections.values():
+                if connection.peer.is_guest:
+                    connection.end()
+        self._settings = settings
+        self._context.versions_kept = settings.versions_kept
+        self._intake.use(settings)
+        limit_guests(settings.guest_saves_per_s, settings.guest_users_max)
+        logs.set_level(settings.log_level)
 
     def _add_client(self, client: Accepted) -> None:
         client.socket.setblocking(False)
@@ -437,7 +518,27 @@ class Worker:
         connection = Connection(client, self._context, self._settings, self._touched, codec)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
+        if self._places.are_few(self._taken):
+            self._places.came(connection, self._context.now)
+            self._places_wanted = True
         return connection
+
+    @property
+    def _taken(self) -> int:
+        """How many places are taken."""
+        return len(self._connections) + (len(self._handshakes) if self._handshakes else 0)
+
+    def _make_places(self) -> None:
+        """Make room for who came when few places were left."""
+        self._places_wanted = False
+        connections, now = self._connections.values(), self._context.now
+        self._turn_out(self._places.giving_way(connections, self._taken, now), NO_PLACE)
+
+    def _turn_out(self, connections: list[Connection], reason: str) -> None:
+        """End connections at once. No new descriptor may come before the next `_send_all`."""
+        for connection in connections:
+            connection.turn_out(reason)
+            self._touched.add(connection)
 
     # --- TLS. ---
 
@@ -526,11 +627,21 @@ class Worker:
     def _settle(self, batches: list[Batch]) -> None:
         for batch in batches:
             assert batch.outcome is not None
+            self._count(batch)
             for run in batch.runs:
                 run.settle(batch.outcome)
             batch.runs.clear()  # break the reference cycle: a run refers to its batch
             if batch.senders:
                 _wake(self._context.name_queues.settle(batch, self._context.now))
+
+    def _count(self, batch: Batch) -> None:
+        """Count the plain saves of a batch, and the counts of users."""
+        tally, outcome = self._context.tally, batch.outcome
+        if batch.saves and outcome is not None:
+            told = OK if outcome.done else outcome_of(not_saved(outcome, UNSET))
+            tally.answer_later(SAVE_PLAIN.place, SAVES, told, batch.since, batch.saves)
+        if batch.counts:
+            tally.answer_later(COUNT.place, COUNTS, OK, batch.since, batch.counts)
 
     # --- The checker. ---
 
@@ -557,13 +668,17 @@ class Worker:
     def _tick(self) -> None:
         now, scoreboard = self._context.now, self._context.scoreboard
         scoreboard.beat(self._number)
+        self._publish()
         if self._writer is not None:
             self._publish_load(now)
             self._writer.tick()
         self._ticked_at = now
         self._record_refusals()
+        connections = self._connections.values()
+        self._turn_out(self._places.tick(connections, self._taken, now), NO_PLACE)
         if self._handshakes is not None:
-            self._count_closed(self._handshakes.expire(now))
+            hurry = self._places.are_few(self._taken)
+            self._count_closed(self._handshakes.expire(now, hurry=hurry))
         if self._ready:
             self._context.refresh()
         _wake(self._context.delays.expire(now))
@@ -585,6 +700,18 @@ class Worker:
         self._context.sum_up_refusals(all_of_them=all_of_them)
         self._context.write_record()
         self._context.audit.tick()
+
+    def _publish(self) -> None:
+        """Publish what was counted, and what is open or waits."""
+        context, connections = self._context, len(self._connections)
+        if self._handshakes is not None:
+            connections += len(self._handshakes)
+        context.tally.publish(
+            connections,
+            self._commit_queue.bytes_queued,
+            context.name_queues.bytes_queued,
+            context.checks.unanswered,
+        )
 
     def _publish_load(self, now: float) -> None:
         """Publish how much of a processor this worker has used since the last tick."""

@@ -30,7 +30,7 @@ from benchmarks.limit import Limit
 from benchmarks.results.campaign import results_of
 from benchmarks.results.progress import messages, progress
 from benchmarks.results.subjects import Subject
-from benchmarks.servers.service import Service
+from benchmarks.servers.service import Service, ServiceOverTls
 
 APPLICATION = "benchmark"
 WITH_IDLE = f"{REFERENCE}, idle connections"
@@ -38,6 +38,10 @@ PER_IDLE = "memory of an idle connection"
 LISTENING = "from exec to listening"
 FIRST_REPLY = "from exec to the first reply to a save"
 IDLE_MEMORY = "memory with 2 workers"
+
+OVER_TLS = f"{REFERENCE}, over TLS"
+BOOK_USERS = 1_000
+BOOK_LOADS = ("save", "count", "named", "get", "verify")
 
 SPARE_FILES = 2000
 """Files that a service opens beside its idle connections: those of the load, and its own."""
@@ -90,6 +94,19 @@ def _filled(bench: Bench, stack: ExitStack, users: int) -> Subject:
     bench.keep("growth", f"database with {users:,} users", "bytes", [file_bytes])
     bench.keep("growth", f"memory at the start with {users:,} users", "bytes", [memory_bytes])
     return subject
+
+
+# --- What is more than the basic contract. ---
+
+
+def book(bench: Bench) -> None:
+    """Measure named saves, reads and TLS beside plain saves and counts, in one run."""
+    with ExitStack() as stack:
+        plain = Service(REFERENCE, bench.home())
+        subject = bench.subject(stack, plain, BOOK_USERS, BOOK_LOADS)
+        over_tls = bench.subject(stack, ServiceOverTls(OVER_TLS, bench.home()))
+        wanted = [(subject, points(BOOK_LOADS, [USUAL])), (over_tls, points(["save"], [USUAL]))]
+        bench.contest("book", wanted)
 
 
 # --- Nothing but time and memory. ---

@@ -74,11 +74,16 @@ class Bench:
         """Return a new folder, for the files of one server."""
         return Path(mkdtemp(dir=self.folder))
 
-    def subject(self, stack: ExitStack, target: Target, users: int = 0) -> Subject:
-        """Say that a server runs, and fill it up to so many users; `stack` stops it."""
+    def subject(
+        self, stack: ExitStack, target: Target, users: int = 0, loads: Sequence[str] = ()
+    ) -> Subject:
+        """Say that a server runs, and fill it up to so many users; `stack` stops it.
+
+        The users have names if one of the loads needs them.
+        """
         stack.enter_context(target)
         messages.print(f"  {target.banner}" if target.name == REFERENCE else f"  {target.name}")
-        return Subject.prepare(target, users, (), self.clients)
+        return Subject.prepare(target, users, loads, self.clients)
 
     def contest(
         self, section: str, wanted: Sequence[tuple[Subject, Sequence[Point]]], seconds: float = 0.0

@@ -181,6 +181,23 @@ def _costs(measured: Iterable[Measured]) -> Sheet:
 # --- pwserver. ---
 
 
+def _book(kept: Kept) -> Chapter:
+    users = max((each.users for each in kept.of("book")), default=0)
+    says = (
+        f"Loads of an application with a book of {users:,} users with names, and saves over TLS, "
+        "beside the plain saves and counts of a guest, over 64 connections."
+    )
+    columns = {
+        "requests/s": lambda m: rate(m.throughput),
+        "rounds": lambda m: range_of(m.throughput),
+        "p50, ms": lambda m: rate(m.percentile_ms(50.0)),
+        "p99, ms": lambda m: rate(m.percentile_ms(99.0)),
+    }
+    measured = kept.of("book")
+    sheets = [_columns("Medians of the rounds", measured, columns), _costs(measured)]
+    return Chapter("book", "Names, reads and TLS", says, sheets)
+
+
 def _growth(kept: Kept) -> Chapter:
     measured = kept.of("growth")
     memory = "Memory in MiB under load"
@@ -252,6 +269,7 @@ CHAPTERS: dict[str, Callable[[Kept], Chapter]] = {
     "throughput": _throughput,
     "once": _once,
     "million": _million,
+    "book": _book,
     "growth": _growth,
     "workers": _workers,
     "idle": _idle,

@@ -5,7 +5,6 @@ use the files. What they show on standard output is what a program wants to have
 all; what only a person wants to know goes to standard error.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from cyclopts import App, Parameter
 
 from pwserver.cli import output, prompts
 from pwserver.cli.book import STORE_DEFAULTS, Json, Store, Yes
-from pwserver.config import StoreSettings
+from pwserver.config import StoreSettings, duration_s
 from pwserver.errors import (
     AdministrationRefused,
     ConfigError,
@@ -91,7 +90,7 @@ def add_application(
     """
     rights, lifetime_s, networks = _rights(may), _seconds(expires), _networks(from_)
     key_hash = _key_hash(certificate)
-    with _administration(settings, make=True) as files:
+    with administrating(settings, make=True) as files:
         token = files.add(
             name,
             rights,
@@ -109,7 +108,7 @@ def list_applications(*, as_json: Json = False, settings: Store = STORE_DEFAULTS
     """List the applications: what each may do, and whether and how long its token is good."""
     from workers.auth.applications import rights_of
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         rows = [(row, files.is_old_copy(row)) for row in files.applications()]
     output.records(
         (
@@ -172,7 +171,7 @@ def rotate_token(
         raise ConfigError("grace-s must be from 0 to a year, in seconds.")
     lifetime_s = _seconds(expires) if expires else None
     key_hash = _key_hash(certificate)
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         token = files.rotate(
             name, 0 if now else grace_s, lifetime_s=lifetime_s, certificate=key_hash
         )
@@ -193,7 +192,7 @@ def revoke_application(
 
     Its passwords stay.
     """
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         files.revoke(name)
     output.said(f"Application {name} is revoked.", {"name": name, "revoked": True}, as_json=as_json)
     return ExitCode.OK
@@ -256,7 +255,7 @@ def set_application(
             said[quota] = number or None
     if not columns:
         raise ConfigError("nothing is to be changed: give one of the flags.")
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         files.set_columns(name, **columns)
     output.said(_sentence(name, said), {"name": name, **said}, as_json=as_json)
     return ExitCode.OK
@@ -300,7 +299,7 @@ def remove_application(
     """
     from workers.admin import administration
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         number = files.users_of(name)
     if not yes:
         prompts.confirm(
@@ -324,15 +323,11 @@ def _rights(may: str) -> list[Right]:
     return rights
 
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
-
 def _seconds(duration: str) -> float:
     """Return a duration such as 90d in seconds; 0 is for ever."""
     if duration == NEVER:
         return 0
-    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration)
-    seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
+    seconds = duration_s(duration)
     if not 1 <= seconds <= _LIFETIME_S_MAX:
         raise ConfigError(
             f"expires is {duration!r}; it must be a number of s, m, h, d or w, such as 90d, up to "
@@ -371,7 +366,7 @@ def list_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> Exi
     """List the keys, and how many passwords are sealed with each."""
     from workers.admin import rotation
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         sealing, uses = files.sealing_key(), rotation.key_uses()
         numbers = sorted(files.keyring.keys)
     output.records(
@@ -393,7 +388,7 @@ def add_key(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitC
     """Put a new key into the key file. Nothing is sealed with it before `key rotate`."""
     from workers.admin import rotation
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         number = rotation.add_key(files)
     output.said(
         f"Key {number} was added to {settings.key_path}. Keep a copy of that file in a safe place; "
@@ -411,7 +406,7 @@ def rotate_keys(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> E
     from workers.storage.stores import store_of
 
     in_use = store_of(settings).is_in_use()
-    with output.progress("Resealing") as progress, _administration(settings) as files:
+    with output.progress("Resealing") as progress, administrating(settings) as files:
         refused = rotation.rotate(files, progress, beside_service=in_use)
         number = files.keyring.newest.id
     if refused:
@@ -438,7 +433,7 @@ def retire_key(
     """Remove a key that nothing is sealed with any more."""
     from workers.admin import rotation
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         rotation.retire(files, number)
     output.said(
         f"Key {number} is retired. Backups of the database made before need it still.",
@@ -464,7 +459,7 @@ def protect_keys(
     """
     from workers.admin import rotation
 
-    with _administration(settings) as files:
+    with administrating(settings) as files:
         passphrase = None if remove else Secret(prompts.password(twice=True, what="passphrase"))
         rotation.protect(files, passphrase)
     how = "without a passphrase" if remove else "sealed with the passphrase"
@@ -516,7 +511,7 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
 
 
 @contextmanager
-def _administration(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
+def administrating(settings: StoreSettings, *, make: bool = False) -> "Iterator[Administration]":
     """Give the files of the service, checked; made where there are none and `make`."""
     from workers.admin.administration import administration
     from workers.admin.setup import owners_rights, prepare

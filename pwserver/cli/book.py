@@ -159,15 +159,8 @@ def history(username: _Name, /, *, as_json: Json = False, settings: Where = DEFA
     return ExitCode.OK
 
 
-def restore(
-    username: _Name,
-    /,
-    version: Annotated[int, Parameter(help="The version, as `history` lists it.")],
-    *,
-    as_json: Json = False,
-    settings: Where = DEFAULTS,
-) -> ExitCode:
-    """Make an older version of a user's password the newest again."""
+def restore(username: str, version: int, *, as_json: bool, settings: ClientSettings) -> ExitCode:
+    """Make an older version of a user's password the newest again: a part of `restore`."""
     with client(settings) as book:
         saved = book.restore_password(username, version)
     _print_saved("Password restored!", saved, as_json)
@@ -330,7 +323,6 @@ COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     list_,
     show_,
     history,
-    restore,
     label,
     delete,
     generate,

@@ -2,10 +2,11 @@
 
 Each command is a function that takes settings and calls another module for its work. The commands
 that talk to a running service are in `book` and `service`, the administrator's in `admin` and
-`audit`. Settings come from flags, `PWSERVER_...` variables and a TOML file, in this order; cyclopts
-makes all three from the one definition in `pwserver.config`. What only one command needs, such as a
-name or `--yes`, can be given on the command line only. Results go to standard output. An error is
-one plain sentence on standard error, and the exit code says of which kind it is.
+`audit`; `moving` has those that do either. Settings come from flags, `PWSERVER_...` variables and a
+TOML file, in this order; cyclopts makes all three from the one definition in `pwserver.config`.
+What only one command needs, such as a name or `--yes`, can be given on the command line only.
+Results go to standard output. An error is one plain sentence on standard error, and the exit code
+says of which kind it is.
 """
 
 import contextlib
@@ -30,7 +31,19 @@ from cyclopts import (
 from cyclopts.config import Dict, Env
 
 from pwserver import __version__, trust
-from pwserver.cli import admin, audit, book, environment, output, service
+from pwserver.cli import (
+    admin,
+    audit,
+    backup,
+    book,
+    environment,
+    installing,
+    moving,
+    output,
+    service,
+    watch,
+)
+from pwserver.cli import settings as effective
 from pwserver.cli.book import FLAT, STORE_DEFAULTS, Json, Store
 from pwserver.client.access import TOKEN_FILE_VARIABLE
 from pwserver.config import ClientSettings, Settings, environment_variable
@@ -62,10 +75,11 @@ class _Environment(Env):
 
 
 class _File(Dict):
-    """The TOML file."""
+    """The TOML file, which is read last."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         super().__call__(app, commands, _settings(arguments))
+        effective.note_sources(_settings(arguments))
 
 
 _ENVIRONMENT = _Environment("PWSERVER_", command=False)
@@ -81,12 +95,19 @@ app = App(
 )
 
 
-def serve(settings: Annotated[Settings, FLAT] = Settings()) -> ExitCode:
+def serve(
+    *,
+    take_over: Annotated[
+        bool,
+        Parameter(help="Go on for the service that runs on this book; no client notices it."),
+    ] = False,
+    settings: Annotated[Settings, FLAT] = Settings(),
+) -> ExitCode:
     """Run the service; the first run makes the key file and the database."""
     from pwserver.server import supervisor  # noqa: PLC0415 - no other command needs the database
 
     settings.check_files()  # before any is made: taking the lock empties the lock file
-    return supervisor.serve(settings)
+    return supervisor.serve(settings, _settings_again, takes_over=take_over)
 
 
 def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCode:
@@ -144,7 +165,13 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     setup,
     *book.COMMANDS,
     *service.COMMANDS,
+    *moving.COMMANDS,
+    *watch.COMMANDS,
     admin.check,
+    effective.config,
+    installing.systemd_unit,
+    installing.completion,
+    *backup.COMMANDS,
 )
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)
@@ -225,6 +252,29 @@ def _launch(
     ] = None,
 ) -> int:
     environment.check_variables(map(environment_variable, _SETTINGS))
+    _given[:] = [tokens, config]
+    _use_file(config)
+    return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
+
+
+_given: list[Any] = []  # the arguments of this command, and what `--config` names
+
+
+def _settings_again() -> Settings:
+    """Return the settings of `serve` as they are now. Raises `ConfigError`."""
+    tokens, config = _given
+    try:
+        _use_file(config)
+        arguments = app.parse_args(tokens, exit_on_error=False, print_error=False)[1].arguments
+        settings: Settings = arguments.get("settings", Settings())
+        settings.check_files()
+    except CycloptsError as error:
+        raise ConfigError(_sentence(error)) from None
+    return settings
+
+
+def _use_file(config: Path | None) -> None:
+    """Read the settings file for the commands."""
     path = config or Path(CONFIG_FILE)
     is_there = config is not None or os.path.lexists(path)
     app.config = (
@@ -236,7 +286,6 @@ def _launch(
             allow_unknown=True,  # no command knows every setting
         ),
     )
-    return app(tokens, exit_on_error=False, print_error=False) or ExitCode.OK
 
 
 def _read(path: Path) -> dict[str, Any]:

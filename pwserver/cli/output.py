@@ -7,6 +7,7 @@ On a terminal, sentences wrap at words, and numbers and times stay on one line. 
 wide is printed without its least important columns, or as a line for each field.
 """
 
+import functools
 import json
 import shutil
 import sys
@@ -92,6 +93,13 @@ def tell(sentence: str) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that takes how much is done, and of how much; a terminal shows a bar."""
+    with stages() as told:
+        yield functools.partial(told, what)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function like that of `progress`, which is also told what is being done."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -103,10 +111,10 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task("", total=None)
 
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def told(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
 
         yield told
 

@@ -48,6 +48,9 @@ def status(*, as_json: Json = False, settings: Where = DEFAULTS) -> ExitCode:
     if found.write_error is not None:
         about["write_error"] = found.write_error
         about["write_error_since"] = found.write_error_since
+    for name in ("backup_age_s", "backup_error", "backup_error_since"):
+        if (value := getattr(found, name)) is not None:
+            about[name] = value
     if as_json or not output.on_terminal():
         output.record(about | {"parts": found.parts}, as_json=True)
     else:

@@ -107,6 +107,19 @@ def save_password(
     return Call(request, read, _SAVE, username=username or "")
 
 
+def save_over(
+    password: str, username: str, labels: Iterable[str] | None, if_version: int
+) -> Call[Saved]:
+    """Return a save without a `request_id`, which costs the service a third less.
+
+    It is for a caller that takes a `VersionConflict` as an answer and looks at what is there: sent
+    again, it does not find the version that it was to be saved over.
+    """
+    fields = {"password": password, "username": username, "if_version": if_version}
+    request = _request("save_password", fields, labels=labels)
+    return Call(request, _SAVED_AS, _SAVE, username=username)
+
+
 def get_password(username: str, *, version: int | None = None) -> Call[Password]:
     """Return the newest password of a user, or an older version.
 

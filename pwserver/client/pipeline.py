@@ -44,9 +44,7 @@ def _adds(make: Callable[P, Call[T]]) -> "Callable[Concatenate[_Commands, P], Pe
     """Return the method that adds the call of a command to a pipeline."""
 
     def add(self: "_Commands", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
-        pending = Pending(make(*args, **kwargs))
-        self._added.append(pending)
-        return pending
+        return self.add(make(*args, **kwargs))
 
     commands.describe(add, make, "_Commands", Pending)
     return add
@@ -63,6 +61,12 @@ class _Commands:
     def __init__(self) -> None:
         self._added: list[Pending[Any]] = []
         self.results: list[Any] = []
+
+    def add(self, call: Call[T]) -> Pending[T]:
+        """Add a call that was made by one of `commands`."""
+        pending = Pending(call)
+        self._added.append(pending)
+        return pending
 
     save_password = _adds(commands.save_password)
     get_password = _adds(commands.get_password)

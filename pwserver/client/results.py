@@ -70,7 +70,9 @@ class Status:
     """The state of the service; `parts` has the version of each of its parts.
 
     While nothing can be saved, `write_error` says why, and `write_error_since` since when (UTC).
-    `token_expires` says until when the client's own token is valid, if it expires.
+    `token_expires` says until when the client's own token is valid, if it expires. `backup_age_s`
+    is the age of the newest backup that the service has made and verified; if backups fail,
+    `backup_error` says why, and `backup_error_since` since when.
     """
 
     number_of_users: int
@@ -80,3 +82,6 @@ class Status:
     write_error: str | None = None
     write_error_since: datetime | None = None
     token_expires: datetime | None = None
+    backup_age_s: float | None = None
+    backup_error: str | None = None
+    backup_error_since: datetime | None = None

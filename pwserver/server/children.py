@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from pwserver.fork_server import ForkServer
 from pwserver.ipc import Scoreboard, control_channel, send_control
 from pwserver.limits import RESTART_PAUSE_S_MAX, TICK_S
+from pwserver.logs import Style
 
 log = logging.getLogger(__name__)
 
@@ -201,12 +202,21 @@ class Pool:
     """The children, which the listener puts into `children`, and their fork server.
 
     The fork server is started at once and loads `modules`. Raises OSError if it cannot be started.
+    `style` is that of the log lines.
     """
 
-    def __init__(self, modules: Sequence[str], scoreboard: Scoreboard) -> None:
+    def __init__(
+        self,
+        modules: Sequence[str],
+        scoreboard: Scoreboard,
+        style: Style = Style(),  # noqa: B008
+        log_copy: socket.socket | None = None,
+    ) -> None:
         self.children: list[Child] = []
-        self.fork_server = ForkServer(modules)
+        self.style = style
+        self.fork_server = ForkServer(modules, style, log_copy)
         self._modules = modules
+        self._log_copy = log_copy
         self._scoreboard = scoreboard
         self._requests = itertools.count(1)
 
@@ -243,7 +253,7 @@ class Pool:
         Raises OSError if the system has no room for another process.
         """
         self.fork_server.end()
-        self.fork_server = ForkServer(self._modules)
+        self.fork_server = ForkServer(self._modules, self.style, self._log_copy)
 
     def until_start_s(self, now: float, at_most_s: float) -> float:
         """Return the seconds until the next child is due to start, at most `at_most_s`."""

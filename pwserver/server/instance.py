@@ -13,10 +13,13 @@ import os
 import select
 import signal
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from pwserver import lock_file, trust
 from pwserver.errors import ConnectionFailed, DatabaseRefused, StopTimedOut, StoreError
+
+TAKE_OVER = "1"
+"""The version of the protocol by which this program is taken over (`take_over`)."""
 
 _BYTES_MAX = 64
 
@@ -37,21 +40,40 @@ def lock_path(database: Path) -> Path:
 class Instance:
     """This process as the one that serves a book, within a `with`.
 
-    Raises `DatabaseRefused` where another one does, or where the file cannot be made.
+    Raises `DatabaseRefused` where another one does, or where the file cannot be made. With a
+    `descriptor` of the lock, which another process has handed over, this one shares its lock until
+    `claim`.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, descriptor: int | None = None) -> None:
         self._path = lock_path(database)
-        self._descriptor = self._locked(database)
-        os.truncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()} {_namespace()}\n".encode(), 0)
+        self._ours = False  # and nobody else's
+        if descriptor is None:
+            self.descriptor = self._locked(database)
+            self.claim()
+        else:
+            self.descriptor = descriptor
+
+    def claim(self) -> None:
+        """Say in the file that this process serves the book."""
+        self._ours = True
+        about = f"{os.getpid()} {_namespace()} {TAKE_OVER}\n"
+        os.truncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, about.encode(), 0)
+
+    def leave(self) -> None:
+        """Leave the lock to another process, which has claimed it."""
+        self._ours = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the file while it is locked, so that nobody else has locked it."""
-        lock_file.unlock(self._descriptor, self._path)
+        if self._ours:
+            lock_file.unlock(self.descriptor, self._path)
+        else:
+            os.close(self.descriptor)
 
     def _locked(self, database: Path) -> int:
         try:
@@ -72,9 +94,72 @@ class Instance:
         except OSError:
             return 0
         try:
-            return _holder(descriptor)[0]
+            return _holder(descriptor).number
         finally:
             os.close(descriptor)
+
+
+class Holder(NamedTuple):
+    """What stands in the file: who serves the book."""
+
+    number: int = 0  # the process id; 0: nobody
+    namespace: int = 0  # of the process ids
+    take_over: str = ""  # the version of the protocol of taking over that it knows
+
+
+class Running:
+    """The process that serves a book, within a `with`: no other can get its number meanwhile.
+
+    Raises `ConnectionFailed` where none runs, and `StoreError` where it cannot be reached.
+    """
+
+    def __init__(self, database: Path) -> None:
+        try:
+            descriptor = os.open(lock_path(database), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise ConnectionFailed(f"no pwserver runs on {database}.") from None
+        except OSError as error:
+            raise StoreError(_reason(lock_path(database), error)) from None
+        try:
+            _check_trust(descriptor, database)
+            self.holder = _holder(descriptor)
+            seen = self.holder.number and self.holder.namespace == _namespace()
+            self._handle = os.pidfd_open(self.holder.number) if seen else -1
+            if not _is_locked(
+                descriptor
+            ):  # looked at last: so the process had it when it was opened
+                raise ConnectionFailed(f"no pwserver runs on {database}.")
+        except ProcessLookupError:
+            raise ConnectionFailed(f"no pwserver runs on {database}.") from None
+        finally:
+            os.close(descriptor)
+        if self._handle == -1:
+            raise StoreError(
+                f"the pwserver on {database} runs in another container, whose processes cannot be "
+                "seen from here; do it there."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read once the process has ended."""
+        return self._handle
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal. Raises `StoreError` if this user may not."""
+        try:
+            signal.pidfd_send_signal(self._handle, number)
+        except PermissionError:
+            raise StoreError(
+                f"process {self.holder.number} belongs to another user; run this as that user, or "
+                "as root."
+            ) from None
+        except ProcessLookupError:
+            pass  # it has just ended
 
 
 def stop(database: Path, timeout_s: float) -> int:
@@ -83,39 +168,13 @@ def stop(database: Path, timeout_s: float) -> int:
     Raises `ConnectionFailed` where none runs, `StoreError` where it may not be asked, and
     `StopTimedOut` where it has not ended in time.
     """
-    try:
-        descriptor = os.open(lock_path(database), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise ConnectionFailed(f"no pwserver runs on {database}.") from None
-    except OSError as error:
-        raise StoreError(_reason(lock_path(database), error)) from None
-    try:
-        _check_trust(descriptor, database)
-        number, namespace = _holder(descriptor)
-        process = os.pidfd_open(number) if number and namespace == _namespace() else -1
-        if not _is_locked(descriptor):  # looked at last: so the process had it when it was opened
-            raise ConnectionFailed(f"no pwserver runs on {database}.")
-    except ProcessLookupError:
-        raise ConnectionFailed(f"no pwserver runs on {database}.") from None
-    finally:
-        os.close(descriptor)
-    if process == -1:
-        raise StoreError(
-            f"the pwserver on {database} runs in another container, whose processes cannot be seen "
-            "from here; stop it there."
-        )
-    try:
-        signal.pidfd_send_signal(process, signal.SIGTERM)
-        if not select.select([process], [], [], timeout_s)[0]:
+    with Running(database) as running:
+        number = running.holder.number
+        running.send(signal.SIGTERM)
+        if not select.select([running], [], [], timeout_s)[0]:
             raise StopTimedOut(
                 f"process {number} was asked to stop, and has not ended in {timeout_s:g} s."
             )
-    except PermissionError:
-        raise StoreError(
-            f"process {number} belongs to another user; run this as that user, or as root."
-        ) from None
-    finally:
-        os.close(process)
     return number
 
 
@@ -129,13 +188,13 @@ def _check_trust(descriptor: int, database: Path) -> None:
         raise StoreError(f"{path} {reason}")
 
 
-def _holder(descriptor: int) -> tuple[int, int]:
-    """Return the process id that stands in the file, and in which namespace; (0, 0) if none."""
+def _holder(descriptor: int) -> Holder:
+    """Return who stands in the file."""
     try:
-        number, namespace = os.pread(descriptor, _BYTES_MAX, 0).split()
-        return int(number), int(namespace)
+        number, namespace, *rest = os.pread(descriptor, _BYTES_MAX, 0).decode().split()
+        return Holder(int(number), int(namespace), *rest[:1])
     except ValueError:
-        return 0, 0
+        return Holder()
 
 
 def _namespace() -> int:

@@ -2,7 +2,9 @@
 
 The listener reads no byte of a connection. At the limit of connections it accepts nothing until one
 ends: new clients wait in the kernel's backlog instead of being refused, which costs no time. The
-scoreboard says that clients wait, and the workers then end connections that are not used.
+scoreboard says that clients wait, and the workers then end connections that are not used. Before
+that limit, clients without a token have made room (`workers/serving/places.py`). So a worker gets
+more than seven eighths of its connections only when all workers have so many.
 """
 
 import errno
@@ -12,12 +14,12 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
-from pwserver.limits import HANDOVERS_MAX
+from pwserver.limits import HANDOVERS_MAX, PLACES_RESERVED
 from pwserver.server.children import Child
 from pwserver.server.sockets import Listening
 
@@ -44,13 +46,9 @@ spare: as many as it receives from in one turn."""
 
 def connections_per_worker(settings: Settings) -> int:
     """Return how many connections a worker may have, raising the limit of open files if it can."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = -(-settings.connections_max // settings.workers)
     own = OWN_FILES + max(0, settings.workers - _WORKERS_IN_OWN)
-    needed = wanted + own
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft = raise_file_limit(wanted + own)
     allowed = max(1, min(wanted, soft - own))
     if allowed < wanted:
         log.warning(
@@ -60,6 +58,15 @@ def connections_per_worker(settings: Settings) -> int:
             settings.connections_max,
         )
     return allowed
+
+
+def raise_file_limit(needed: int) -> int:
+    """Raise the limit of open files to what is needed, if that is allowed; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def chosen(
@@ -86,6 +93,15 @@ def chosen(
     return max(candidates, key=places.__getitem__, default=None)
 
 
+def to_give_away(free: Mapping[Child, int], last: int) -> Mapping[Child, int]:
+    """Return how many places each worker has for new clients, of those that are free.
+
+    The `last` ones of a worker count only if no other worker has any more than these.
+    """
+    others = {worker: number - last for worker, number in free.items()}
+    return others if any(number > 0 for number in others.values()) else free
+
+
 class Listener:
     """The listening sockets, and how many of their connections each worker has."""
 
@@ -98,11 +114,14 @@ class Listener:
         *,
         tls: bool,
     ) -> None:
-        self._listening = listening
+        self.listening = listening
         self._sockets = [each.socket for each in listening]  # the one whose turn it is comes first
+        self._inherited: deque[Accepted] = deque()
         self._handed: dict[Child, int] = {}
         self._scoreboard = scoreboard
-        self._per_worker_max = per_worker_max
+        self.per_worker_max = per_worker_max
+        """How many connections a worker may have."""
+        self._last = per_worker_max // PLACES_RESERVED  # how many places of a worker are the last
         self._message = message  # announces sockets to a worker
         self._tls = tls  # connections over TCP are encrypted
         self.writing: Child | None = None  # the worker that writes
@@ -112,11 +131,20 @@ class Listener:
     @property
     def names(self) -> str:
         """Where it listens, for people to read."""
-        return " and ".join(each.name for each in self._listening)
+        return " and ".join(each.name for each in self.listening)
 
     def filenos(self) -> list[int]:
         """Return the descriptors to wait on."""
-        return [each.socket.fileno() for each in self._listening]
+        return [each.socket.fileno() for each in self.listening]
+
+    def add(self, clients: Iterable[Accepted]) -> None:
+        """Take clients that were accepted before; `accept` hands them to workers first."""
+        self._inherited.extend(clients)
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether such clients wait."""
+        return bool(self._inherited)
 
     def restarted(self, worker: Child) -> None:
         """Note that a worker is a new process, without connections."""
@@ -124,7 +152,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening: from now on the kernel refuses new clients."""
-        for each in self._listening:
+        for each in self.listening:
             each.close()
 
     @property
@@ -140,13 +168,13 @@ class Listener:
         waiting = select.poll()
         for each in self._sockets:
             waiting.register(each, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(self._inherited) or bool(waiting.poll(0))
 
     def _room(self, worker: Child) -> int:
         if not worker.responsive:
             return 0
         open_now = self._handed[worker] - self._scoreboard.closed(worker.number)
-        return self._per_worker_max - open_now
+        return self.per_worker_max - open_now
 
     def accept(self) -> int:
         """Accept what is waiting, up to a limit, and hand it over; return how many that were.
@@ -154,13 +182,13 @@ class Listener:
         Sets `stuck` where the system or the workers have no room, so that it is no use to try again
         at once.
         """
-        places = {worker: self._room(worker) for worker in self._handed}
+        rooms = {worker: self._room(worker) for worker in self._handed}
         batches: dict[Child, list[Accepted]] = {worker: [] for worker in self._handed}
         slow, busy = self._commits_are_slow(), self._scoreboard.writer_load >= BUSY_PERCENT
         self.stuck = False
         waiting = deque(self._sockets)
         for _ in range(HANDOVERS_MAX):
-            if not any(free > 0 for free in places.values()):
+            if not any(free > 0 for free in rooms.values()):
                 self.stuck = True
                 break
             client = self._accept_from(waiting)
@@ -168,17 +196,29 @@ class Listener:
                 break
             tls = self._tls and client.socket.family != socket.AF_UNIX
             assert self.writing is not None
+            places = to_give_away(rooms, self._last)
             worker = chosen(places, self.writing, slow=slow, busy=busy, tls=tls)
             assert worker is not None
             batches[worker].append(client)
-            places[worker] -= 1
+            rooms[worker] -= 1
         for worker, clients in batches.items():
             if clients:
-                addresses = "\n".join([client.address for client in clients]).encode()
-                announced = self._message + bytes([len(clients)]) + addresses
-                worker.post(announced, [client.socket for client in clients])
-                self._handed[worker] += len(clients)
+                self._give(worker, clients)
         return sum(map(len, batches.values()))
+
+    def _give(self, worker: Child, clients: list[Accepted]) -> None:
+        addresses = "\n".join([client.address for client in clients]).encode()
+        announced = self._message + bytes([len(clients)]) + addresses
+        worker.post(announced, [client.socket for client in clients])
+        self._handed[worker] += len(clients)
+
+    def hand_over(self, client: Accepted) -> None:
+        """Give a connection that another process brings to the worker with the most room."""
+        worker = max(self._handed, key=self._room)
+        if self._room(worker) > 0:
+            self._give(worker, [client])
+        else:
+            client.socket.close()
 
     def _commits_are_slow(self) -> bool:
         """Tell whether commits take long at present, or the one that is under way does."""
@@ -192,6 +232,8 @@ class Listener:
 
         The order of turns outlasts this call, because there may be room for one client only.
         """
+        if self._inherited:
+            return self._inherited.popleft()
         while waiting:
             try:
                 accepted, address = waiting[0].accept()

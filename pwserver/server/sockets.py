@@ -8,7 +8,9 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pwserver.config import NO_HOST, Settings, host_in_url
 from pwserver.errors import ConfigError, ListenError
@@ -24,14 +26,22 @@ _UNIX_PATH_BYTES_MAX = 107
 """What fits into a `sockaddr_un` (unix(7)), with the NUL behind it."""
 
 
-@dataclass(frozen=True)
+PORT, HTTP = "port", "http"
+"""The settings that choose an address of TCP."""
+
+NOT_OURS = (0, 0)
+"""Instead of an inode: the file belongs to another process, which removes it."""
+
+
+@dataclass(eq=False)
 class Listening:
     """A socket that is listened on, and its file where it is a Unix socket."""
 
     socket: socket.socket
     name: str  # as people are told
     path: str = ""
-    inode: tuple[int, int] = (0, 0)  # of the file that we made at the path
+    inode: tuple[int, int] = NOT_OURS  # of the file at the path, if we have made it
+    given: bool = False  # the service manager has opened it
 
     def close(self) -> None:
         """Stop listening: who comes from now on is refused. The file goes if it still is ours."""
@@ -45,77 +55,168 @@ class Listening:
         self.socket.close()
 
 
-def open_all(settings: Settings) -> list[Listening]:
-    """Listen wherever the settings say.
+def open_all(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Listening]:
+    """Listen wherever the settings say, on the sockets that are `inherited` if these fit.
 
     Raises `ListenError` where that cannot be done, and `ConfigError` where it must not.
     """
+    if given := [(each.socket, each.name) for each in inherited if each.given]:
+        return adopt(settings, given)
     opened: list[Listening] = []
     try:
         if settings.host != NO_HOST:
-            opened.append(_open_tcp(settings))
+            host, port = settings.host, settings.port
+            fitting = _fitting(settings, inherited, host, port)
+            opened.append(fitting or _open_tcp(settings, host, port))
         if settings.unix:
-            opened.append(_open_unix(settings.unix, int(settings.unix_mode, 8)))
-    except BaseException:
+            mode = int(settings.unix_mode, 8)
+            same = [each for each in inherited if each.path == settings.unix]
+            if same:
+                os.chmod(settings.unix, mode)
+            opened.append(same[0] if same else _open_unix(settings.unix, mode))
+    except BaseException as error:
         for each in opened:
-            each.close()
+            if each not in inherited:
+                each.close()
+        if isinstance(error, OSError):
+            raise ListenError(f"{settings.unix} cannot be used: {error.strerror}.") from None
         raise
     return opened
+
+
+def open_http(settings: Settings, inherited: Sequence[Listening] = ()) -> list[Listening]:
+    """Listen for HTTP: on a TCP address, and on the socket of the owner of the files.
+
+    Takes and raises what `open_all` does.
+    """
+    if not settings.http:
+        return []
+    host, port = settings.http_address
+    fitting = _fitting(settings, inherited, host, port, HTTP)
+    opened = [fitting or _open_tcp(settings, host, port, HTTP)]
+    path = str(settings.http_path)
+    same = [each for each in inherited if each.path == path]
+    try:
+        opened.append(same[0] if same else _open_unix(path, 0o600))
+    except BaseException:
+        if fitting is None:
+            opened[0].close()
+        raise
+    return opened
+
+
+def _fitting(
+    settings: Settings, inherited: Sequence[Listening], host: str, port: int, flag: str = PORT
+) -> Listening | None:
+    """Return the inherited socket that listens at an address, as it is to be now."""
+    family, _, _, _, address = _address_of(host, port)
+    for each in inherited:
+        if each.path or each.socket.family != family:
+            continue
+        if (flag == HTTP) != each.name.startswith("http"):  # with port 0 either would fit
+            continue
+        its_host, its_port = each.socket.getsockname()[:2]
+        if its_host == address[0] and port in (0, its_port):
+            _check_exposure(settings, its_host, its_port, flag)
+            _set_options(each.socket, settings.peer_timeout_s)
+            each.name = _tcp_name(each.socket, settings, flag)
+            return each
+    return None
+
+
+def adopt(settings: Settings, given: Sequence[tuple[socket.socket, str]]) -> list[Listening]:
+    """Listen on the sockets that the service manager has opened, and on no others.
+
+    Their names are in errors. Raises `ConfigError` for an address that must not be listened on.
+    """
+    adopted = []
+    for opened, name in given:
+        if opened.family == socket.AF_UNIX:
+            shown = os.fsdecode(opened.getsockname()) or name
+        elif opened.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = opened.getsockname()[:2]
+            _check_exposure(settings, host, port)
+            _set_options(opened, settings.peer_timeout_s)
+            shown = _tcp_name(opened, settings)
+        else:
+            raise ListenError(f"{name} of the service manager is no address of TCP or a path.")
+        opened.setblocking(False)
+        adopted.append(Listening(opened, shown, given=True))
+    return adopted
 
 
 # --- TCP. ---
 
 
-def _open_tcp(settings: Settings) -> Listening:
-    """Listen on a TCP address.
-
-    The options are set here, because accepted connections inherit them: no delay for small replies,
-    and a machine that has vanished is given up, whether it owes nothing (keepalive) or has not
-    acknowledged what was sent to it (the user timeout, RFC 5482: else the kernel goes on sending
-    for a quarter of an hour).
-    """
+def _address_of(host: str, port: int) -> tuple[Any, ...]:
+    """Return what `socket.getaddrinfo` returns for an address to listen on."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError):
-        raise ListenError(f"{settings.host!r} is not an address of this machine.") from None
-    _check_exposure(settings, str(address[0]))
+        raise ListenError(f"{host!r} is not an address of this machine.") from None
+
+
+def _set_options(listening: socket.socket, timeout_s: float) -> None:
+    """Set the options that accepted connections inherit.
+
+    There is no delay for small replies, and a machine that has vanished is given up, whether it
+    owes nothing (keepalive) or has not acknowledged what was sent to it (the user timeout, RFC
+    5482: else the kernel goes on sending for a quarter of an hour).
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    half_s, probe_s = timeout_s / 2, timeout_s / 2 / _KEEPALIVE_PROBES
+    for option, value in (
+        (socket.TCP_KEEPIDLE, max(1, round(half_s))),
+        (socket.TCP_KEEPINTVL, max(1, round(probe_s))),
+        (socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        (socket.TCP_USER_TIMEOUT, round(timeout_s * 1000)),
+    ):
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _tcp_name(listening: socket.socket, settings: Settings, flag: str = PORT) -> str:
+    host, port = listening.getsockname()[:2]
+    shown = f"{host_in_url(host)}:{port}"
+    if flag == HTTP:
+        return f"http{'' if is_loopback(host) else 's'}://{shown}/"
+    return f"{shown} (TLS)" if settings.tls_cert else shown
+
+
+def _open_tcp(settings: Settings, host: str, port: int, flag: str = PORT) -> Listening:
+    """Listen on a TCP address, which the setting `flag` has chosen."""
+    family, kind, protocol, _, address = _address_of(host, port)
+    where = f"{host_in_url(host)}:{port}"
+    _check_exposure(settings, str(address[0]), port, flag)
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        timeout_s = settings.peer_timeout_s
-        half_s, probe_s = timeout_s / 2, timeout_s / 2 / _KEEPALIVE_PROBES
-        for option, value in (
-            (socket.TCP_KEEPIDLE, max(1, round(half_s))),
-            (socket.TCP_KEEPINTVL, max(1, round(probe_s))),
-            (socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
-            (socket.TCP_USER_TIMEOUT, round(timeout_s * 1000)),
-        ):
-            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+        _set_options(listening, settings.peer_timeout_s)
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()
-        where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
             raise ListenError(
-                f"{where} is in use by another program; stop it, or choose another --port."
+                f"{where} is in use by another program; stop it, or choose another --{flag}."
             ) from None
         raise ListenError(f"{where} cannot be listened on: {error.strerror}.") from None
-    host, port = listening.getsockname()[:2]
-    tls = " (TLS)" if settings.tls_cert else ""
-    return Listening(listening, f"{host_in_url(host)}:{port}{tls}")
+    return Listening(listening, _tcp_name(listening, settings, flag))
 
 
-def _check_exposure(settings: Settings, address: str) -> None:
-    """Make sure that who can be reached from other machines has TLS, or was told to do without."""
+def _check_exposure(settings: Settings, address: str, port: int, flag: str = PORT) -> None:
+    """Make sure that who can be reached from other machines has TLS, or was told to do without.
+
+    Nobody can be told to show metrics and the page without it.
+    """
     if is_loopback(address):
         return
-    where = f"{host_in_url(settings.host)}:{settings.port}"
+    where = f"{host_in_url(address)}:{port}"
+    if flag == HTTP:
+        if not settings.tls_cert:
+            raise ConfigError(f"other machines can reach {where}: give --tls-cert and --tls-key.")
+        return
     if settings.insecure:
         may = ["save and count without a token"] if settings.guests == "all" else []
         if not settings.tls_cert:

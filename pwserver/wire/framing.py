@@ -125,6 +125,11 @@ class Reader(Generic[_Message]):
         self.broken = False
         self.unsettled = False  # waiting for the rest of a message or of bad text; or broken
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes of an incomplete message it keeps."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[_Message | Bad]:
         """Take what arrived (any bytes, any split) and return the messages complete by now."""
         if not self.unsettled:

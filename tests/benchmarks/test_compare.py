@@ -9,7 +9,14 @@ import pytest
 from benchmarks.client.wire import BenchmarkFailed, Point, Size
 from benchmarks.compare import SECTIONS
 from benchmarks.comparison.aims import MILLION, held
-from benchmarks.comparison.alone import FIRST_REPLY, IDLE_MEMORY, PER_IDLE, WITH_IDLE
+from benchmarks.comparison.alone import (
+    BOOK_LOADS,
+    FIRST_REPLY,
+    IDLE_MEMORY,
+    OVER_TLS,
+    PER_IDLE,
+    WITH_IDLE,
+)
 from benchmarks.comparison.bench import ANEW, DEEP, SIZES, USUAL
 from benchmarks.comparison.chapters import chapters
 from benchmarks.comparison.kept import REFERENCE, Figure, Kept, Measured, read
@@ -64,6 +71,9 @@ def a_run(without: tuple[str, ...] = ()) -> Kept:
             kept.measured.append(measured("growth", REFERENCE, Point(load, *USUAL), 50_000, users))
         name = f"database with {users:,} users"
         kept.figures.append(Figure("growth", REFERENCE, name, "bytes", [users * 150.0]))
+    for load in BOOK_LOADS:
+        kept.measured.append(measured("book", REFERENCE, Point(load, *USUAL), 50_000, 1_000))
+    kept.measured.append(measured("book", OVER_TLS, Point("save", *USUAL), 30_000))
     for number in (1, 2):
         kept.measured.append(
             measured("workers", f"{REFERENCE}, {number} workers", Point("save", *USUAL), 40_000)
@@ -116,7 +126,8 @@ def test_aims_know_which_way_is_better() -> None:
     assert found["memory of the idle service, 2 workers"] is False
     assert found["memory of an idle connection"] is True
     assert found["save, 64: of redis"] is True
-    assert found["save, 8: of redis"] is False
+    assert found["get, 64: of counts"] is True
+    assert found["save over TLS, 64: of plain ones"] is False
     assert found["count, 64, of a million users: of postgres"] is False
 
 

@@ -6,6 +6,7 @@ They are talked to by the load generator itself, as in a comparison.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks.client.clients import Clients
 from benchmarks.client.wire import BenchmarkFailed, Point, number_of_users
 from benchmarks.servers import contenders, servers
 from benchmarks.servers.servers import Started
+from tests.support.harness import PATIENCE_S
 
 USERS = 1000
 SECONDS = 0.2
@@ -61,10 +63,14 @@ def test_a_contender_is_filled_takes_saves_and_is_gone(
         way = contender.ways().basic
         assert number_of_users(way) == USERS
         earlier = contender.usage()
-        outcome = clients.measure(way, Point("save", 2, 1), 0, (0.0, SECONDS))
-        assert outcome.users > 0
-        assert number_of_users(way) == USERS + outcome.users
-        later = contender.usage()
+        users, later = USERS, earlier
+        until = time.monotonic() + PATIENCE_S
+        while later.cpu_s <= earlier.cpu_s and time.monotonic() < until:  # counted in hundredths
+            outcome = clients.measure(way, Point("save", 2, 1), 0, (0.0, SECONDS))
+            assert outcome.users > 0
+            users += outcome.users
+            assert number_of_users(way) == users
+            later = contender.usage()
         assert later.cpu_s > earlier.cpu_s
         assert later.memory_bytes > 1 << 20
         its_own = children() - before

@@ -17,6 +17,8 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | power loss | every write and sync recorded, every state rebuilt | trials/powerloss/ |
 | a sync or a write fails | strace: EIO, ENOSPC and others | storage/test_disk_fails.py |
 | disk full | a disk of 2 MiB; RLIMIT_FSIZE | storage/test_disk_full.py |
+| no room for a backup | a disk of 2 MiB; RLIMIT_FSIZE | storage/test_backup_fails.py |
+| a restore is killed | before each of its steps | storage/test_restore_killed.py |
 | disk full for the audit record | a disk of 64 KiB; /dev/full | storage/test_audit_unwritten.py |
 | slow disk | strace: a sync takes 2 s; a writer that is stopped | storage/test_disk_fails.py |
 | a locked or damaged database | mounts, modes, flipped bits | storage/test_database_damaged.py |
@@ -27,11 +29,13 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | too many connections | 64 open files, 500 clients; the limit | peers/test_crowds.py |
 | the limit of connections, by the silent | say nothing, or ping | peers/test_crowded_out.py |
 | the limit of connections, by the gone | guesses and a reset | peers/test_crowded_out.py |
+| the limit of connections, by who has no token | ask, or say nothing | peers/test_crowded_out.py |
 | slow senders | a byte now and then | peers/test_slow_peers.py |
-| clients that never read | send and never receive | peers/test_slow_peers.py |
+| clients that never read, one or hundreds | send and never receive | peers/test_slow_peers.py |
 | half-open peers | network namespaces, the cable pulled | peers/test_half_open.py |
 | hostile bytes | bombs, other protocols, noise | peers/test_hostile_bytes.py |
 | hostile bytes, endlessly | atheris on framing and commands | trials/fuzz/ |
+| who watches | scrapes, silent browsers, noise; a killed monitor | peers/test_watchers.py |
 | hostile names | escapes, line breaks, bidi marks | peers/test_hostile_names.py |
 | planted modules, closed streams, terminals | shells, mounts | processes/test_surroundings.py |
 | a canary password | said in every place; and saved under every fault above | test_canary.py |

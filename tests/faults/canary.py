@@ -98,7 +98,7 @@ class WatchedService(Service):
             self.kill_everything()
             if self._printing.ident:
                 self._printing.join()
-        assert code == 0, "the stop was not clean"
+        assert code == 0, f"the stop was not clean: {code}\n{self.stderr}"
         assert not left, "processes outlived the service"
         assert not shown, "a secret is shown by a process"
         assert not self.written(), "a secret is written in the clear"

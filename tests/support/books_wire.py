@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
+from pwserver.wire.messages import REQUESTS
 from tests.support.harness import PATIENCE_S, Peer, Service, eventually
 
 Request = dict[str, Any]
@@ -174,6 +177,16 @@ EXAMPLES: dict[str, Request] = {
 }
 """Each command with all its fields. An application with all rights can do them in this order; only
 the token is unknown."""
+
+ALTERNATIVES = {"scram": "token"}
+"""A field that is sent in place of another, so that no example has both."""
+
+
+def required(command: str) -> list[str]:
+    """Return the fields without which a command is not understood."""
+    (kind,) = (each for each in REQUESTS if each.__struct_config__.tag == command)
+    fields = [field.name for field in structs.fields(kind) if field.required]
+    return fields + [each for each in ALTERNATIVES.values() if each in kind.__struct_fields__]
 
 
 # --- Connections and their workers. ---

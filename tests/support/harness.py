@@ -47,15 +47,15 @@ def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATI
     raise AssertionError(f"within {patience_s} s not: {what}")
 
 
-def steady(value: Callable[[], Any], what: str) -> Any:
-    """Return a value after it has been the same for longer than a tick of the service."""
+def steady(value: Callable[[], Any], what: str, for_s: float = 0.5) -> Any:
+    """Return a value after it has been the same for longer than a tick, or `for_s`."""
     last, since = value(), time.monotonic()
 
     def unchanged() -> bool:
         nonlocal last, since
         if (now := value()) != last:
             last, since = now, time.monotonic()
-        return time.monotonic() - since > 0.5
+        return time.monotonic() - since > for_s
 
     eventually(unchanged, f"{what} is steady")
     return last

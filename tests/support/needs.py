@@ -52,6 +52,12 @@ def tool(*names: str) -> None:
             pytest.skip(f"needs {name}, which is not installed")
 
 
+def path_of(name: str) -> str:
+    """Return where a program is; skip the running test if it is not installed."""
+    tool(name)
+    return shutil.which(name) or ""
+
+
 def sight_of(process: "subprocess.Popen[bytes]") -> None:
     """Skip the running test if /proc does not show a process that is still running."""
     if process.poll() is None and not is_shown(process.pid) and process.poll() is None:

@@ -27,6 +27,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "port": (0, 65_535, -1, 65_536),
     "audit_bytes_max": (65_536, 2**40, 65_535, 2**40 + 1),  # or 0
     "audit_files_kept": (0, 1_000_000, -1, 1_000_001),
+    "backup_keep": (0, 1_000_000, -1, 1_000_001),
     "workers": (1, 64, 0, 65),
     "message_bytes_max": (256, 16 * 1024 * 1024, 255, 16 * 1024 * 1024 + 1),
     "connections_max": (1, 1_000_000, 0, 1_000_001),
@@ -43,12 +44,13 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and wh
     "hang_timeout_s": SECONDS,
     "disk_reserve_mib": (0, 1_000_000, -1, 1_000_001),
     "guest_saves_per_s": (0, 1_000_000, -1, 1_000_001),
+    "guest_users_max": (0, 10**12, -1, 10**12 + 1),
 }
 TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is not
     "host": (["127.0.0.1", "::", "localhost"], ["", "a\0b"]),
     "database": (
         ["book.db", "sqlite:///book.db"],
-        ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head"],
+        ["", "mysql://host/book", "book.key", "book.audit", "book.audit-head", "a.take-over"],
     ),
     "key_file": (["", "any.key"], ["a\0b", "user_data.db", "./user_data.audit-head"]),
     "key_passphrase": (["", "any.file", "fd:3"], ["a\0b", "fd:", "fd:-1", "fd:x"]),
@@ -57,12 +59,20 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
         ["a\0b", "user_data.db", "x/../user_data.key", "user_data.audit-head"],
     ),
     "audit_syslog": (["", "/dev/log"], ["\0abstract"]),
+    "backup_every": (
+        ["", "1s", "6h", "1d", "52w"],
+        ["0s", "6", "h", "6 h", "6x", "-1h", "1.5h", "367d", "9999999999s"],
+    ),
+    "backup_dir": (["", "backups", "/mnt/backups"], ["a\0b"]),
     "unix": (["", "/run/pwserver.sock"], ["\0abstract"]),
+    "http": (["", "127.0.0.1:0", "[::1]:9464", "a.b:1"], ["x", "::1:5", ":5", "a:b", "a:65536"]),
     "unix_mode": (["600", "0660", "777"], ["", "6", "0o600", "888", "1777", "u+rw", " 600"]),
     "tls_cert": (["", "cert.pem"], ["a\0b"]),
     "tls_key": (["", "key.pem"], ["a\0b"]),
     "tls_client_ca": (["", "ca.pem"], ["a\0b"]),
     "guests": (["all", "none"], ["", "some", "ALL", "True"]),
+    "log_format": (["text", "json"], ["", "JSON", "xml"]),
+    "log_level": (["debug", "info", "warning", "error"], ["", "INFO", "critical"]),
     "list_users": (
         ["all", "none", "0", "1000"],
         ["", "some", "ALL", "-1", "1.5", "10 ", "1" * 30],
@@ -70,7 +80,11 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
 }
 SWITCHES = {"insecure", "require_locked_memory"}
 TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
-NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS)
+BACKUPS: dict[str, Any] = {"backup_every": "6h", "backup_dir": "backups"}
+NEEDED: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS),
+    **dict.fromkeys(BACKUPS, BACKUPS),
+}
 """What a setting needs beside it."""
 
 

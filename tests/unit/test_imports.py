@@ -18,9 +18,9 @@ FLOORS = [
     ["workers.storage"],
     ["workers.storage.sqlite", "workers.storage.postgres"],
     ["workers.audit", "workers.auth", "workers.tls"],
-    ["workers.serving", "workers.admin"],
+    ["workers.serving", "workers.admin", "workers.http"],
     ["workers"],
-    ["pwserver.server"],
+    ["pwserver.server", "pwserver.moving"],
     ["pwserver.cli"],
 ]
 """The folders from the ground up; what is in one imports that folder itself and lower floors."""

@@ -196,6 +196,7 @@ def test_the_workers_are_told_of_a_disk_with_little_room(
         assert not scoreboard.disk_low
         writer.tick()
         assert scoreboard.disk_low
+        assert scoreboard.disk_low_for_guests
         assert REASONS[scoreboard.outage[1]] == DISK_LOW
         batch = Batch(0.0, rows=users(1))
         writer.commit([batch])
@@ -203,3 +204,4 @@ def test_the_workers_are_told_of_a_disk_with_little_room(
     with contextlib.closing(open_writer(path, scoreboard, 1)) as writer:
         writer.tick()
         assert not scoreboard.disk_low
+        assert not scoreboard.disk_low_for_guests

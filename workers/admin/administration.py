@@ -6,8 +6,6 @@ takes something away from somebody who may have stolen it: tokens, rights, keys.
 the same, and `unrecorded` says so. The workers apply a change within a tick.
 """
 
-import getpass
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,6 @@ from peewee import SQL, fn
 from pwserver.config import StoreSettings
 from pwserver.errors import (
     AdministrationRefused,
-    AuditRefused,
     ConfigError,
     InvalidMessage,
 )
@@ -27,8 +24,7 @@ from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 from pwserver.wire.scram import Verifier
 from workers.admin.passphrase import open_keyring
-from workers.audit.actions import Action
-from workers.audit.record import AuditLog
+from workers.admin.recording import Recording
 from workers.auth.applications import (
     is_genuine,
     new_token,
@@ -51,58 +47,16 @@ _PATIENCE_S = 10.0
 """How long a service may delete no user of a removed book before the command gives up."""
 
 
-class Administration:
+class Administration(Recording):
     """An administrator's access to the database and the audit record."""
 
     def __init__(self, settings: StoreSettings, keyring: Keyring, book: OpenBook) -> None:
+        super().__init__(settings, keyring)
         self.settings = settings
         self.keyring = keyring
         self.book = book
         self._seal_key = keyring.for_purpose("application")
         self._revisions = RevisionFile(settings.revisions_path, keyring)
-        self._audit = AuditLog(
-            settings.audit_path,
-            settings.audit_head_path,
-            keyring.for_purpose("audit"),
-            syslog=settings.audit_syslog,
-        )
-        self.unrecorded: list[str] = []  # a sentence for each change that could not be recorded
-
-    def record(
-        self,
-        action: Action,
-        command: str,
-        application: str | None = None,
-        *,
-        must_be: bool = True,
-        **more: int,
-    ) -> None:
-        """Write an intended change to the audit record.
-
-        If that is impossible, raise `AuditRefused` for what `must_be` recorded; otherwise note it.
-        """
-        self._audit.note(
-            time_ms=time.time_ns() // 1_000_000,
-            application=application,
-            address=f"command:{_user()}",
-            action=action,
-            user=None,
-            outcome="ok",
-            command=command,
-            **more,
-        )
-        if self._audit.write():
-            return
-        unwritten = f"the audit record {self.settings.audit_path} cannot be written"
-        if must_be:
-            raise AuditRefused(f"{unwritten}. Nothing was done.")
-        self.unrecorded.append(
-            f"WARNING: {unwritten}, so nothing in it says that `{command}` was done."
-        )
-
-    def close(self) -> None:
-        """Close the audit record."""
-        self._audit.close()
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
@@ -229,10 +183,6 @@ class Administration:
         """
         with self._changing(name, "app revoke", must_be_recorded=False) as row:
             self._put(_without_credentials(row))
-
-    def set_rights(self, name: str, may: Sequence[Right]) -> None:
-        """Set an application's rights, on open connections too."""
-        self.set_columns(name, may=in_order(may))
 
     def set_columns(self, name: str, **columns: Any) -> None:
         """Set what an application has, on open connections too.
@@ -420,11 +370,3 @@ def _normal(name: str) -> str:
         return normal(name, "name")
     except InvalidMessage as error:
         raise ConfigError(str(error)) from None
-
-
-def _user() -> str:
-    """Return the name of the user who runs the command."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())

@@ -61,12 +61,8 @@ class Examination:
         self._settings = settings
         self._at_rest = at_rest  # no service changes it during the check, so counts must agree
         self._users_of_book: Counter[int] = Counter()
+        self.users = 0
         self.applications = 0
-
-    @property
-    def users(self) -> int:
-        """How many users were read."""
-        return self._users_of_book.total()
 
     def findings(self, progress: Progress) -> Iterator[str]:
         """Yield a sentence for each problem.
@@ -78,12 +74,16 @@ class Examination:
         yield from _permissions(settings)
         vault = Vault(open_keyring(settings))
         with store_of(settings).examined(vault.keyring) as book:
-            for damage in book.damages():
-                yield f"{settings.path} is damaged: {damage}."
-            yield from self._users(book, vault, progress)
-            yield from self._applications(book, vault)
+            yield from self.content(book, vault, progress)
 
     # --- The content of the database. ---
+
+    def content(self, book: OpenBook, vault: Vault, progress: Progress) -> Iterator[str]:
+        """Yield a sentence for each problem of an open book."""
+        for damage in book.damages():
+            yield f"{self._settings.path} is damaged: {damage}."
+        yield from self._users(book, vault, progress)
+        yield from self._applications(book, vault)
 
     def _users(self, book: OpenBook, vault: Vault, progress: Progress) -> Iterator[str]:
         """Open every version of every password."""
@@ -93,6 +93,7 @@ class Examination:
             counted = int(User.select(fn.COUNT(User.id)).scalar())
             for user in _all_users(book, misplaced):
                 self._users_of_book[user.book] += 1
+                self.users += 1
                 if self.users % _ROWS_AT_A_TIME == 0:
                     progress(self.users, counted)
                 if user.key_id not in vault.keyring.keys:  # the key may be new

@@ -45,6 +45,17 @@ def passphrase_of(settings: StoreSettings) -> Secret[str]:
     return Secret(passphrase)
 
 
+def given_passphrase(settings: StoreSettings) -> Secret[str] | None:
+    """Return the passphrase that this process was given, if nobody could give it once more.
+
+    It was typed, or came from an open file.
+    """
+    source = settings.passphrase_source
+    if source and not source.startswith(_DESCRIPTOR):
+        return None
+    return passphrase_of(settings) if passphrase_of.cache_info().currsize else None
+
+
 def _from_descriptor(descriptor: int) -> bytes:
     """Return all that can be read from a file that whoever starts this process has opened."""
     try:

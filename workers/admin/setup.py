@@ -51,6 +51,13 @@ def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring
     return keyring, made
 
 
+def check_keys(settings: StoreSettings) -> None:
+    """Open the key file, if there is one: it may be sealed with a passphrase that is asked for."""
+    settings.check_files()
+    if trust.is_there(settings.key_path):
+        open_keyring(settings)
+
+
 def _check_decisions(settings: StoreSettings, keyring: Keyring, *, to_serve: bool) -> None:
     """Note what was decided last, and refuse to serve a database that lacks the newest key."""
     file = RevisionFile(settings.revisions_path, keyring)

@@ -154,9 +154,10 @@ STRANGER = Caller(
 """A client on another machine that has shown no token."""
 
 
-def limit_guests(saves_per_s: int) -> None:
-    """Let all guests together save so often in a second; 0: as often as they like."""
-    GUEST.saves_per_s, GUEST.saves_are_limited = saves_per_s, bool(saves_per_s)
+def limit_guests(saves_per_s: int, users_max: int) -> None:
+    """Set the quotas of all guests together: saves a second, and users of the common book."""
+    GUEST.saves_per_s, GUEST.users_max = saves_per_s, users_max
+    GUEST.saves_are_limited = bool(saves_per_s or users_max)
 
 
 NO_GUEST = Caller(

@@ -8,7 +8,7 @@ import functools
 import pwd
 import socket
 import struct
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
@@ -38,7 +38,9 @@ class Peer:
     def __init__(self, client: Accepted, throttle: Throttle, settings: Settings) -> None:
         self._throttle = throttle
         self._address = client.address
-        self._uid = _uid(client.socket) if client.socket.family == socket.AF_UNIX else None
+        # The monitor brings clients of HTTP over a socket pair, with their addresses.
+        unix = client.socket.family == socket.AF_UNIX and not client.address
+        self._uid = process_and_user(client.socket)[1] if unix else None
         self._authenticating: Limit | None = None
         self._verifying: Limit | None = None  # of the application
         self.counted = 0  # the number of the application whose connections this one is among
@@ -57,6 +59,17 @@ class Peer:
         self._verifying = None
 
     @property
+    def is_guest(self) -> bool:
+        """Whether it is a program of this machine without a token, guests being welcome or not."""
+        return self.caller in (GUEST, NO_GUEST)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the client has shown anything of a token or a certificate."""
+        unknown = self.caller in (GUEST, NO_GUEST, STRANGER)
+        return not unknown or self.exchange is not None
+
+    @property
     def address(self) -> str:
         """The client's address and port, or `unix:` and the user's name."""
         if self._uid is not None and not self._address:
@@ -64,9 +77,19 @@ class Peer:
         return self._address
 
     @property
+    def accepted_address(self) -> str:
+        """The address as `Accepted` has it: empty for the client of a Unix socket."""
+        return self._address if self._uid is None else ""
+
+    @property
     def origin(self) -> str:
         """The client's IP address, or `unix`: what an application's networks are compared with."""
         return self._host if self._uid is None else UNIX
+
+    @property
+    def share(self) -> str:
+        """The machine that the client is on, or its user: all of them have one share of places."""
+        return f"{UNIX}:{self._uid}" if self._uid is not None else _machine(self._host)
 
     @property
     def authenticating(self) -> Limit:
@@ -96,8 +119,10 @@ def is_local(client: Accepted) -> bool:
     """Tell whether a client of TCP is on this machine: both ends of the connection are loopback.
 
     A kernel that was told to (`route_localnet`) delivers packets of other machines to a loopback
-    address. The address that these come from is theirs.
+    address. The address that these come from is theirs. Whom the monitor brings is never a guest.
     """
+    if client.socket.family == socket.AF_UNIX:
+        return False
     try:
         return is_loopback(client.socket.getsockname()[0]) and is_loopback(_host(client.address))
     except OSError:
@@ -106,6 +131,20 @@ def is_local(client: Accepted) -> bool:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
+
+
+@functools.lru_cache(maxsize=4096)
+def _machine(host: str) -> str:
+    """Return what stands for the machine that has an address.
+
+    This machine has all loopback addresses, and as a rule one machine has all addresses of an IPv6
+    network of 64 bits (RFC 6177).
+    """
+    if is_loopback(host):
+        return "this machine"
+    if ":" not in host:
+        return host
+    return str(ip_network((host.partition("%")[0], 64), strict=False))
 
 
 @functools.lru_cache(maxsize=256)  # called with this machine's addresses: there are few
@@ -119,10 +158,11 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def _uid(connected: socket.socket) -> int:
-    """Return the user at the other end of a Unix socket, as it was when the client connected."""
+def process_and_user(connected: socket.socket) -> tuple[int, int]:
+    """Return who is at the other end of a Unix socket: ids, as they were when it connected."""
     packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(packed)[1])
+    process, user, _ = _CREDENTIALS.unpack(packed)
+    return process, user
 
 
 @functools.lru_cache(maxsize=256)

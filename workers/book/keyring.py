@@ -160,16 +160,20 @@ class Keyring:
         return derived(self.integrity, f"pwserver {purpose} v1")
 
 
-def create_keyring(path: Path) -> None:
-    """Make a file with a new key that only its owner may read, and sync it.
+def new_keyring() -> Keyring:
+    """Return a keyring with one random key."""
+    key = MasterKey(1, Secret(os.urandom(KEY_BYTES)))
+    return Keyring({key.id: key}, Secret(os.urandom(KEY_BYTES)))
+
+
+def create_keyring(path: Path, keyring: Keyring | None = None) -> None:
+    """Make a file with a new key, or with given ones, that only its owner may read, and sync it.
 
     Raises FileExistsError if there is a file already, because a key is never replaced, and
     `KeyRefused` if the file cannot be made.
     """
-    key = MasterKey(1, Secret(os.urandom(KEY_BYTES)))
-    keyring = Keyring({key.id: key}, Secret(os.urandom(KEY_BYTES)))
     try:
-        with trust.written(path, _content(keyring)) as unfinished:
+        with trust.written(path, _content(keyring or new_keyring())) as unfinished:
             os.link(unfinished, path)
     except FileExistsError:
         raise

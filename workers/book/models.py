@@ -110,7 +110,9 @@ def stored_user(columns: Sequence[Any]) -> UserRow:
     not fail at one.
     """
     username, labels = columns[-2:]
-    return UserRow(*columns)._replace(username=_text(username), labels=_text(labels))
+    if username is None and labels is None:
+        return UserRow(*columns)
+    return UserRow(*(*columns[:-2], _text(username), _text(labels)))
 
 
 def _text(stored: bytes | None) -> str | None:

@@ -90,10 +90,25 @@ def refuse_invisible(text: str, field: str) -> None:
     """Raise `InvalidMessage` for a text with a character that people cannot see."""
     if text.isascii() and text.isprintable():
         return
-    if any(each in _BLANK or unicodedata.category(each) in _REFUSED for each in text):
+    if not all(map(_is_seen, text)):
         raise InvalidMessage(
             f'"{field}" holds a character that cannot be seen, such as a line break.'
         )
+
+
+def _is_seen(character: str) -> bool:
+    return character not in _BLANK and unicodedata.category(character) not in _REFUSED
+
+
+def visible_part(text: str) -> str:
+    """Return a text as a name that was not chosen here may be put right.
+
+    White space becomes one space each, and what people cannot see is left out.
+    """
+    one_line = " ".join(composed(text).split())
+    if one_line.isascii() and one_line.isprintable():
+        return one_line
+    return "".join(filter(_is_seen, one_line)).strip()
 
 
 def _without_joiners(text: str) -> str:

@@ -40,6 +40,8 @@ def open_version(vault: Vault, user: UserRow, version: int) -> tuple[str, int] |
 def open_all(vault: Vault, user: UserRow) -> None:
     """Open every version of a user's password, to check that it opens."""
     open_newest(vault, user)
+    if user.older is None:
+        return
     try:
         older = history.unpack(user.older)
     except NO_SUCH_VALUE as error:

@@ -39,8 +39,10 @@ _TOO_MANY = "Too many tokens were wrong; the connection is closed."
 def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> Steps[bytes | Awaited]:
     """Give a client the identity of the application whose token it shows, or proves to have."""
     peer = waiter.peer
-    if (request.token is UNSET) == (request.scram is UNSET):
-        raise InvalidMessage('"token" or "scram" must be there, and not both.')
+    if request.token is UNSET and request.scram is UNSET:
+        raise InvalidMessage('"token" is missing.')
+    if request.token is not UNSET and request.scram is not UNSET:
+        raise InvalidMessage('"token" and "scram" must not be sent together.')
     if peer.wrong_tokens >= WRONG_TOKENS_MAX:  # it was sent together with those before it
         return messages.denied(request.id, _TOO_MANY)
     proof: str | UnsetType = UNSET

@@ -58,6 +58,16 @@ class Awaited:
             self.reply = self.reply.refusal
 
 
+class Later(Awaited):
+    """The reply to one request, which comes in a later turn.
+
+    `counted_as` is how the connection counts it then: as which command, of which kind, and since
+    when it was waited for.
+    """
+
+    counted_as: tuple[int, int, float] | None = None
+
+
 class Waiter(Protocol):
     """A connection that waits for replies."""
 

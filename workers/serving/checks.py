@@ -18,7 +18,7 @@ from pwserver.errors import Unavailable
 from pwserver.limits import CHECKS_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Later, Waiter
 from workers.serving.shares import Shares, Who, named
 
 FAILED = -1  # in place of a strength
@@ -37,7 +37,7 @@ _REASONS = {
 }
 
 
-class Check(Awaited):
+class Check(Later):
     """One question, and the connection that waits for its answer."""
 
     def __init__(self, waiter: Waiter, password: str, id: Id, deadline: float) -> None:
@@ -79,6 +79,11 @@ class Checks:
         self._at_checker: dict[int, Check] = {}
         self._sent: dict[Who, int] = {}  # how many of a caller are at the checker
         self._channel: socket.socket | None = None  # each packet is one question or answer
+
+    @property
+    def unanswered(self) -> int:
+        """How many questions have no answer yet."""
+        return len(self._unanswered)
 
     def ask(self, waiter: Waiter, password: str, id: Id, now: float) -> Check:
         """Have the checker asked about a password, of at most `CHECK_LENGTH_MAX`."""

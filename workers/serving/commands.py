@@ -25,13 +25,14 @@ console print it, or says in whose name the changes after it are made.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET
 
 from pwserver.errors import InvalidMessage, NotSaved
 from pwserver.limits import REPLIES_BYTES_MAX
+from pwserver.tally import COMMANDS, COUNTS, OTHERS, READS, SAVES, outcome_of
 from pwserver.wire import messages
 from pwserver.wire.messages import (
     Authenticate,
@@ -56,8 +57,8 @@ from workers.serving import queries
 from workers.serving.authentication import authenticate
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.commit_queue import (
-    NO_ROOM,
     ROW_OVERHEAD_BYTES,
+    Outcome,
     Saver,
     not_saved,
     queue_full,
@@ -79,7 +80,10 @@ class Command:
 
     `do` returns the replies in order, as bytes or as `Awaited`; fewer than requests if there is no
     time for the last ones. If it has added what is awaited to the connection itself, it returns
-    None. A command that is `quick` never leaves any.
+    None. A command that is `quick` never leaves any, and its replies in one call tell of one
+    outcome, unless some are awaited.
+
+    `place` and `kind` say as what it is counted (`pwserver.tally`).
     """
 
     message: type[Message] | type[Bad]
@@ -93,6 +97,18 @@ class Command:
     joins: Callable[[Context, Waiter], bool] = lambda context, waiter: False
     quick: bool = False
     reads: bool = False
+    place: int = field(init=False)
+    kind: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out as what it is counted."""
+        name = "invalid" if self.message is Bad else self.message.__struct_config__.tag
+        object.__setattr__(self, "place", COMMANDS.index(str(name)))
+        kind = COUNTS if self.message is NumberOfUsers else _KINDS.get(self.right, OTHERS)
+        object.__setattr__(self, "kind", kind)
+
+
+_KINDS = {"save": SAVES, "delete": SAVES, "get": READS, "verify": READS, "list": READS}
 
 
 def each(answer: Callable[[Context, Waiter, Any], bytes | Awaited]) -> Do:
@@ -135,8 +151,9 @@ def reading(answer: Callable[[Context, Waiter, Any], Steps[Any]]) -> Do:
 def save_plain(context: Context, waiter: Waiter, requests: list[SavePassword]) -> Replies:
     """Seal the passwords of one connection and queue them for the writer."""
     caller = waiter.peer.caller
-    if context.commit_queue.full(caller.application) or context.scoreboard.disk_low:
-        refusal = NO_ROOM if context.scoreboard.disk_low else queue_full(caller.application)
+    why = context.why_no_room(caller)
+    if why is not None or context.commit_queue.full(caller.application):
+        refusal = queue_full(caller.application) if why is None else Outcome(reason=why)
         return [not_saved(refusal, request.id) for request in requests]
     if caller.saves_are_limited:
         return _save_limited(context, waiter, requests)
@@ -159,7 +176,9 @@ def _save_limited(context: Context, waiter: Waiter, requests: list[SavePassword]
         saves = [_queue(context, Save(context, waiter, each, each.password)) for each in now]
         return [*saves, *refusals]
     save_together(context, caller, [(waiter, [request.id for request in now])], now)
-    waiter.awaited.extend(map(Awaited, refusals))
+    if refusals:
+        context.tally.answer(SAVE_PLAIN.place, SAVES, outcome_of(refusals[0]), len(refusals))
+        waiter.awaited.extend(map(Awaited, refusals))
     return None
 
 
@@ -322,21 +341,22 @@ GENERATE_NAMED = Command(
     waits=False,
     lasts=True,
 )
+COUNT = Command(
+    NumberOfUsers,
+    number_of_users,
+    "`return_number_of_users` with `number_of_users`",
+    "counts the users; the service prints them on its console",
+    "count",
+    guests=True,
+    lasts=True,
+    joins=count_joins,
+    quick=True,
+)
 TABLE = (
     SAVE_PLAIN,
     SAVE_ONCE,
     SAVE_NAMED,
-    Command(
-        NumberOfUsers,
-        number_of_users,
-        "`return_number_of_users` with `number_of_users`",
-        "counts the users; the service prints them on its console",
-        "count",
-        guests=True,
-        lasts=True,
-        joins=count_joins,
-        quick=True,
-    ),
+    COUNT,
     Command(
         GetPassword,
         reading(queries.get_password),
@@ -423,8 +443,10 @@ TABLE = (
         each(queries.status),
         "`return_status` with `number_of_users`, `workers`, `uptime_s`, `parts`",
         "says how the service is doing, and which versions its parts have; while nothing can be "
-        "saved also why (`write_error`) and since when (`write_error_since`); and when the "
-        "caller's token expires, if it does (`token_expires`)",
+        "saved also why (`write_error`) and since when (`write_error_since`); when the "
+        "caller's token expires, if it does (`token_expires`); and, if the service makes backups, "
+        "how old the newest is (`backup_age_s`), and if they fail, why (`backup_error`) and since "
+        "when (`backup_error_since`)",
         "count",
     ),
 )

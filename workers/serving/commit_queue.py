@@ -31,7 +31,6 @@ from workers.book.models import Row
 from workers.serving.awaited import Awaited, Waiter
 from workers.serving.shares import Shares, Who, named
 from workers.storage.operations import Answer, Operation, Result
-from workers.storage.outage import DISK_LOW
 
 Saver = tuple[Waiter, list[Id]]
 """A connection, and the ids of consecutive plain saves on it."""
@@ -58,7 +57,6 @@ UNKNOWN = Outcome(
     reason="The writer died before it answered: this may or may not have been done.",
 )
 TOO_LATE = Outcome(reason="The service is overloaded: this waited too long to be written.")
-NO_ROOM = Outcome(reason=DISK_LOW)
 
 
 def queue_full(who: Who) -> Outcome:
@@ -141,6 +139,8 @@ class Batch:
     since: float  # when its first row was queued, in seconds of the monotonic clock
     rows: list[Row] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    saves: int = 0  # plain ones
+    counts: int = 0
     operations: list[Operation] = field(default_factory=list)
     senders: list[Any] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -178,6 +178,11 @@ class CommitQueue:
         return self._shares.full(who)
 
     @property
+    def bytes_queued(self) -> int:
+        """How much waits to be sent to the writer."""
+        return self._shares.total
+
+    @property
     def may_be_full(self) -> bool:
         """Whether another save of some caller may have to be refused."""
         return self._shares.may_be_full
@@ -203,6 +208,7 @@ class CommitQueue:
         """Queue a caller's rows of `size` bytes, and note what its savers wait for."""
         batch = self._open_batch(who, size, now)
         batch.rows += rows
+        batch.saves += len(rows)
         for waiter, ids in savers:
             awaited = waiter.awaited
             last = awaited[-1] if awaited else None
@@ -228,6 +234,7 @@ class CommitQueue:
         assert isinstance(last, Run)
         batch = last.batch
         counts = Counts(waiter, batch, ids, scoreboard)
+        batch.counts += len(ids)
         batch.runs.append(counts)
         waiter.awaited.append(counts)
 

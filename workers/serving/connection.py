@@ -10,20 +10,34 @@ is empty. Those that wait for time are done in the next turns: the loop asks for
 `Intake` calls `go_on`.
 """
 
+import contextlib
 import socket
 from collections import deque
 from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
-from pwserver.limits import LINGER_S, RECEIVE_BYTES, REPLIES_BYTES_MAX, RESYNC_S
+from pwserver.errors import Unavailable
+from pwserver.limits import (
+    AWAITED_BYTES,
+    HELD_BYTES_MAX,
+    LINGER_S,
+    RECEIVE_BYTES,
+    REPLIES_BYTES_MAX,
+    RESYNC_S,
+    UNANSWERED_FEW,
+)
+from pwserver.tally import DENIED, outcome_of
+from pwserver.wire import messages
 from pwserver.wire.framing import Reader, request_reader
 from pwserver.wire.messages import Bad, Request
 from workers.auth.applications import ANYBODY, GUEST
 from workers.auth.peers import Peer
 from workers.serving.authentication import authenticate_by_certificate, denied
-from workers.serving.awaited import Awaited, Recorded
+from workers.serving.awaited import Awaited, Later, Recorded
 from workers.serving.commands import Command, Replies, command_of, groups_of
 from workers.serving.context import Context
 from workers.storage.answers import Pending, Steps, finish
@@ -37,6 +51,12 @@ UNWATCHED = -1
 """Instead of events: epoll must not report anything. It reports a reset even if no event is asked
 for, again and again."""
 
+_REQUEST_BYTES = 128
+"""The approximate memory that a request takes besides its text."""
+
+_WIDEST_LETTER = 4
+"""A text takes so much more memory than bytes on the wire if one letter in it needs the most."""
+
 _DRAIN_RECEIVES_MAX = 256
 """How often a socket is read at a stop: up to 4 MiB, more than the kernel buffers by default."""
 
@@ -47,7 +67,9 @@ class Connection:
     __slots__ = (
         "_context",
         "_emptied",
+        "_few",
         "_held",
+        "_held_bytes",
         "_message_deadline",
         "_peer_closed",
         "_peer_gone",
@@ -59,6 +81,7 @@ class Connection:
         "_tls",
         "_touched",
         "_unsent",
+        "_wide",
         "awaited",
         "begun",
         "certified",
@@ -66,7 +89,9 @@ class Connection:
         "ending",
         "events",
         "fd",
+        "kept",
         "lingering",
+        "moving",
         "peer",
         "queued",
         "reading",
@@ -90,7 +115,10 @@ class Connection:
         self._touched = touched  # the connections that must `flush`
         self._tls = tls  # None: the connection is not encrypted
         self._reader: Reader[Request] | None = None  # single lines do not need one
-        self._held: deque[tuple[Command, list[Any]]] = deque()
+        self._few = min(UNANSWERED_FEW, settings.in_flight_max)
+        self._held: deque[tuple[Command, list[Any], int]] = deque()  # with the bytes of each
+        self._held_bytes = 0
+        self._wide = False  # what was received last is not ASCII
         self._emptied = False  # the last receive found no data
         self._replies: list[bytes] = []
         self._unsent = b""
@@ -115,7 +143,9 @@ class Connection:
         self.settled = tls is None  # not encrypted, and no message is incomplete
         self.ending = False  # takes no more requests; closes after the last reply
         self.lingering = False  # all is answered and our side is shut: waiting for the client
+        self.moving = False  # goes to another process: what was not received yet, it receives
         self.closed = False
+        self.kept = 0  # bytes, as the loop has noted
 
     def _read(self, steps: Steps[None]) -> None:
         """Do steps before all requests; if they wait for an answer, so do the requests."""
@@ -141,6 +171,8 @@ class Connection:
 
     def receive(self) -> None:
         """Receive data and handle its requests."""
+        if self.moving and self.settled:
+            return
         try:
             data = self.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -170,10 +202,11 @@ class Connection:
         lasting = [awaited for awaited in self.awaited if awaited.lasts]
         self.awaited.clear()
         self.awaited.extend(lasting)
-        self._held = deque((command, asked) for command, asked in self._held if command.lasts)
+        self._held = deque(held for held in self._held if held[0].lasts)
+        self._held_bytes = sum([len(asked) * size for _, asked, size in self._held])
         self._replies.clear()
         self.unanswered = sum([awaited.requests for awaited in lasting])
-        self.unanswered += sum([len(asked) for _, asked in self._held])
+        self.unanswered += sum([len(asked) for _, asked, _ in self._held])
         self.settle()
 
     def end(self) -> None:
@@ -208,8 +241,9 @@ class Connection:
             reader = self._reader = request_reader(self._settings.message_bytes_max)
         if self.begun:
             reader.begun = True
-        requests = reader.feed(data)
-        self.handle(requests)
+        size = reader.buffered + len(data)
+        self._wide = not data.isascii() or (self._wide and reader.buffered > 0)
+        self.handle(requests := reader.feed(data), size * _WIDEST_LETTER if self._wide else size)
         if reader.unsettled or self._message_deadline != NEVER:
             self._await_message(reader, begins=bool(requests))
             self.settled = self._tls is None and not reader.unsettled
@@ -229,7 +263,7 @@ class Connection:
     def _end_message(self) -> None:
         """Handle what there is of an incomplete message, because no more will come."""
         if self._reader is not None:
-            self.handle(self._reader.end())
+            self.handle(self._reader.end(), 0)
 
     def _await_message(self, reader: Reader[Request], begins: bool) -> None:
         """Set the deadline for the rest of a message, or end if the stream is broken."""
@@ -249,28 +283,58 @@ class Connection:
             self.receive()
         self.ending = True
 
-    def handle(self, requests: list[Request | Bad]) -> None:
-        """Do requests, consecutive ones of a kind together."""
+    def move(self) -> bool:
+        """Receive no more, so that another process can go on; return whether one can.
+
+        It cannot if the client is known, or its connection is encrypted. The rest of a message
+        that has begun is still received, for a moment.
+        """
+        if self.peer.is_known or self._tls is not None or self.ending or self._peer_gone:
+            return False
+        self.moving = True
+        if self._message_deadline != NEVER:
+            self._message_deadline = min(self._message_deadline, self._context.now + RESYNC_S)
+        return True
+
+    @property
+    def movable(self) -> bool:
+        """Whether the time has come: nothing is unfinished here."""
+        return self.moving and not (
+            self.ending or self.unanswered or self._unsent or self._replies or not self.settled
+        )
+
+    def release(self) -> Accepted:
+        """Return the socket, for another process; this one has no use for it any more."""
+        self.closed = True
+        self._leave()
+        return Accepted(self._socket, self.peer.accepted_address)
+
+    def handle(self, requests: list[Request | Bad], size: int) -> None:
+        """Do requests, consecutive ones of a kind together; `size` is about that of their text."""
         if self._peer_gone:
             requests = [request for request in requests if command_of(request).lasts]
             if not requests:
                 return
         self.unanswered += len(requests)
         if len(requests) == 1:
-            self._do(command_of(requests[0]), requests)
+            self._do(command_of(requests[0]), requests, size)
         else:
             for command, group in groups_of(requests):
-                self._do(command, group)
-        if self._replies or self._held or self.unanswered >= self._settings.in_flight_max:
+                self._do(command, group, size // len(requests))
+        if self._replies or self._held or self.unanswered >= self._few:
             self.touch()
 
-    def _do(self, command: Command, requests: list[Any]) -> None:
+    def _do(self, command: Command, requests: list[Any], size: int) -> None:
         """Do requests, or hold them back: they must see a write first, or there is no time."""
         no_time = not command.quick and self._context.late
         if no_time or self._held or self._must_wait(command):
-            self._held.append((command, requests))
+            self._hold(command, requests, size + _REQUEST_BYTES)
         else:
-            self._answer(command, requests)
+            self._answer(command, requests, size)
+
+    def _hold(self, command: Command, requests: list[Any], size: int) -> None:
+        self._held.append((command, requests, size))
+        self._held_bytes += len(requests) * size
 
     def _must_wait(self, command: Command) -> bool:
         """Tell whether a command waits for the replies that are awaited now."""
@@ -285,26 +349,45 @@ class Connection:
         caller = self.peer.caller
         return command.right in caller.rights and (command.guests or caller is not GUEST)
 
-    def _answer(self, command: Command, requests: list[Any]) -> None:
+    def _answer(self, command: Command, requests: list[Any], size: int) -> None:
         """Do requests, note their replies or that they are awaited, and hold back the rest."""
         replies: Replies
+        tally, kind = self._context.tally, command.kind
+        application = self.peer.caller.number
         if self.may(command):
             if command.right != ANYBODY:
                 self.silent_since = NEVER
             replies = command.do(self._context, self, requests)
         else:
             replies = denied(self._context, self.peer, command.right, requests)
-        if replies is None:
+            kind = DENIED
+        tally.did(application, kind, len(requests) if replies is None else len(replies))
+        if not replies:
             return
         if len(replies) < len(requests):
-            self._held.appendleft((command, requests[len(replies) :]))
+            left = requests[len(replies) :]
+            self._held.appendleft((command, left, size))
+            self._held_bytes += len(left) * size
+        first, alike = replies[0], False
+        if isinstance(first, bytes) and (command.quick or kind == DENIED):
+            alike = True
+            tally.answer(command.place, command.kind, outcome_of(first), len(replies))
         for reply in replies:
             known = reply if isinstance(reply, bytes) else reply.reply
+            if not alike:
+                self._count(command, reply, known)
             if known is not None and not self.awaited:
                 self._replies.append(known)
                 self.unanswered -= 1
             else:
                 self.awaited.append(Awaited(reply) if isinstance(reply, bytes) else reply)
+
+    def _count(self, command: Command, reply: bytes | Awaited, known: bytes | None) -> None:
+        """Count a request that is answered, or have it counted when it will be."""
+        if known is not None:
+            self._context.tally.answer(command.place, command.kind, outcome_of(known))
+        elif isinstance(reply, Later):
+            reply.counted_as = command.place, command.kind, self._context.now
 
     def withhold(self) -> None:
         """Replace replies that need an audit record with refusals: it could not be written."""
@@ -320,11 +403,22 @@ class Connection:
         awaited, held = self.awaited, self._held
         while True:
             while awaited and (reply := awaited[0].reply) is not None:
-                self.unanswered -= awaited.popleft().requests
+                first = awaited.popleft()
+                self.unanswered -= first.requests
                 self._replies.append(reply)
+                if isinstance(first, Later) and first.counted_as is not None:
+                    command, kind, since = first.counted_as
+                    outcome = outcome_of(reply)
+                    self._context.tally.answer_later(command, kind, outcome, since)
             if not held or self._must_wait(held[0][0]) or self._context.late:
                 return
-            self._answer(*held.popleft())
+            self._answer_held()
+
+    def _answer_held(self) -> None:
+        """Do the first requests that were held back, or some of them."""
+        command, requests, size = self._held.popleft()
+        self._held_bytes -= len(requests) * size
+        self._answer(command, requests, size)
 
     @property
     def more_to_do(self) -> bool:
@@ -338,7 +432,7 @@ class Connection:
 
         To be called only if there is `more_to_do`.
         """
-        self._answer(*self._held.popleft())
+        self._answer_held()
         self.settle()
 
     # --- Replies out. ---
@@ -364,8 +458,10 @@ class Connection:
             or bool(self._unsent)
             or self.ending
             or self._message_deadline != NEVER
-            or self.unanswered >= self._settings.in_flight_max
+            or self.unanswered >= self._few
             or bool(self._held)
+            or self.kept > 0
+            or self.moving
         )
 
     def _send(self) -> None:
@@ -391,6 +487,19 @@ class Connection:
         self._unsent = b""
         self._send_deadline = NEVER
 
+    def turn_out(self, reason: str) -> None:
+        """Close at once, although the client did nothing wrong; what it saves is still done.
+
+        The reason is sent if no reply is unfinished.
+        """
+        if not (self._unsent or self._replies or self.awaited or self.closed):
+            words = messages.refusal(Unavailable(reason), UNSET)
+            with contextlib.suppress(OSError):
+                self._socket.send(words if self._tls is None else self._tls.encrypt(words))
+        self.lose()
+        self.ending = True
+        self.close()
+
     def _finish(self) -> None:
         """Shut down our side, and give the client a moment to close its side first."""
         if self._tls is not None and (farewell := self._tls.end()):
@@ -412,10 +521,20 @@ class Connection:
         """Close the socket. Saves that are under way are still done."""
         self.closed = True
         self._socket.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._context.registry.usage.leave(self.peer.counted)
         self.peer.counted = 0
 
     # --- What the loop asks. ---
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it keeps for its client after a turn."""
+        begun = 0 if self._reader is None else self._reader.buffered
+        behind = sum([AWAITED_BYTES + len(awaited.reply or b"") for awaited in self.awaited])
+        return len(self._unsent) + self._held_bytes + begun + behind
 
     @property
     def wants(self) -> int:
@@ -430,8 +549,11 @@ class Connection:
         """Whether to receive from the client now."""
         if self.ending:
             return self.lingering
+        if self.moving and self.settled:
+            return False
         crowded = self.unanswered >= self._settings.in_flight_max
-        return not crowded and len(self._unsent) <= REPLIES_BYTES_MAX
+        too_much = self._held_bytes > HELD_BYTES_MAX or len(self._unsent) > REPLIES_BYTES_MAX
+        return not (crowded or too_much)
 
     def is_unused(self, now: float) -> bool:
         """Tell whether the client has no use for its place, and waits for nothing.

@@ -11,10 +11,11 @@ from typing import Any
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import LONG_TEXTS_S
+from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
 from workers.audit.refusals import Refusals
-from workers.auth.applications import Registry
+from workers.auth.applications import Caller, Registry
 from workers.auth.peers import Peer
 from workers.auth.throttle import Throttle
 from workers.book import rows
@@ -26,6 +27,7 @@ from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
 from workers.serving.name_queues import NameQueues
 from workers.storage.answers import Pending, Steps, finish
+from workers.storage.outage import DISK_LOW, DISK_LOW_FOR_GUESTS
 from workers.storage.store import Reader
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Context:
     versions_kept: int  # older versions of each password
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
+    tally: Tally = field(default_factory=Tally)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock
@@ -103,6 +106,17 @@ class Context:
             return
         self.vault = Vault(keyring, key_id)
         log.info("passwords are sealed with key %d from now on", key_id)
+
+    def why_no_room(self, caller: Caller) -> str | None:
+        """Return why the disk has no room for a save of this client; None if it has.
+
+        Clients without a token must leave as much room again for the others.
+        """
+        if not self.scoreboard.disk_low_for_guests:
+            return None
+        if self.scoreboard.disk_low:
+            return DISK_LOW
+        return DISK_LOW_FOR_GUESTS if caller.application is None else None
 
     def lacks_key_of(self, user: UserRow) -> bool:
         """Tell whether a user's key is unknown, so that `refreshed` must look for it first."""

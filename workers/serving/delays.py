@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pwserver.errors import Unavailable
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Awaited, Later, Waiter
 
 
-class Delayed(Awaited):
+class Delayed(Later):
     """A reply that is known but is sent later."""
 
     def __init__(

@@ -18,6 +18,7 @@ from typing import Any
 
 from pwserver.config import Settings
 from pwserver.limits import LINE_BYTES
+from pwserver.tally import SAVES
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
 from workers.auth.applications import Caller
@@ -32,12 +33,16 @@ class Intake:
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
-        self._message_bytes_max = settings.message_bytes_max
-        self._in_flight_max = settings.in_flight_max
+        self.use(settings)
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
         # The data is None if it is not received yet, or if requests of earlier data are left.
         self._queue: deque[tuple[Connection, bytes | None]] = deque()
+
+    def use(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self._message_bytes_max = settings.message_bytes_max
+        self._in_flight_max = settings.in_flight_max
 
     @property
     def waiting(self) -> bool:
@@ -114,7 +119,8 @@ class Intake:
     def _decoded(self, lines: list[bytes]) -> list[Request] | None:
         """Return the requests in the lines, or None if each connection must handle its own."""
         context = self._context
-        if len(lines) == 1 or context.commit_queue.may_be_full or context.scoreboard.disk_low:
+        low = context.scoreboard.disk_low_for_guests
+        if len(lines) == 1 or context.commit_queue.may_be_full or low:
             return None
         requests = decode_whole(request_decoder, b"".join(lines), self._message_bytes_max)
         return requests if requests is not None and len(requests) == len(lines) else None
@@ -138,8 +144,9 @@ class Intake:
                 if connection.unanswered >= self._in_flight_max:
                     connection.touch()
             elif not context.late:
-                connection.handle([request])
+                connection.handle([request], len(line))
             else:
                 self._queue_up(connection, line)
         for caller, (savers, plain) in saves.items():
+            context.tally.did(caller.number, SAVES, len(plain))
             save_together(context, caller, savers, plain)

@@ -7,6 +7,7 @@ the writer detects what other workers have changed meanwhile.
 
 import secrets
 import string
+import sys
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -39,7 +40,6 @@ from workers.serving.context import Context
 from workers.serving.name_queues import Write
 from workers.storage.answers import Steps
 from workers.storage.operations import DELETE, FULL, LABEL, SAVE, Operation, Result, nonce
-from workers.storage.outage import DISK_LOW
 
 _OVERHEAD_BYTES = 1024
 """The approximate memory that a waiting request takes besides its password."""
@@ -78,7 +78,8 @@ class Save(Write):
         if self._if_version is not UNSET and self._name is None:
             raise InvalidMessage('"username" is missing: "if_version" is of a user\'s password.')
         key = None if self._name is None else (self._book, self._name)
-        super().__init__(waiter, key, request.id, _OVERHEAD_BYTES + len(password), context.now)
+        size = _OVERHEAD_BYTES + sys.getsizeof(password)
+        super().__init__(waiter, key, request.id, size, context.now)
 
     def plan(self) -> Steps[Operation]:
         """Save as a new version of the user that has the name, or as a new user."""
@@ -101,8 +102,8 @@ class Save(Write):
 
     def _refuse_without_room(self) -> None:
         """Raise `NotSaved` if the disk has less room than saves must leave free."""
-        if self._context.scoreboard.disk_low:
-            raise NotSaved(DISK_LOW)
+        if (why := self._context.why_no_room(self.waiter.peer.caller)) is not None:
+            raise NotSaved(why)
 
     def _save_over(self, user: UserRow) -> Operation:
         """Return the operation that replaces a user's newest version."""
@@ -150,8 +151,21 @@ class Save(Write):
         if isinstance(result, tuple):
             return (yield from self._repeated(*result))
         if result is FULL:
-            raise NotSaved(f"The application has {self._users_max} users, as many as it may have.")
+            raise NotSaved(self._why_full())
         return self._saved()
+
+    def answer(self, reply: bytes) -> None:
+        """Set the reply, and forget the password and what else may be long."""
+        super().answer(reply)
+        self._password, self._content, self._labels = "", b"", None
+
+    def _why_full(self) -> str:
+        if self.waiter.peer.caller.application is None:
+            return (
+                f"The common book has {self._users_max} users; clients without a token may make "
+                "no more."
+            )
+        return f"The application has {self._users_max} users, as many as it may have."
 
     def _repeated(self, user_id: int, version: int, fingerprint: int) -> Steps[bytes]:
         """Give the first request's reply again; raise `NotSaved` if the requests differ."""

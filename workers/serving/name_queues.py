@@ -24,7 +24,7 @@ from pwserver.errors import DatabaseRefused, Refused, Unavailable
 from pwserver.limits import NAME_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Later, Waiter
 from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, queue_full
 from workers.serving.shares import Shares
 from workers.storage.answers import Pending, Steps, finish
@@ -43,7 +43,7 @@ BEGUN = "begun"
 UNRECORDED = Outcome(reason="The audit record cannot be written, so this is not done.")
 
 
-class Write(Awaited, ABC):
+class Write(Later, ABC):
     """A request whose change depends on what is in the book."""
 
     lasts = True
@@ -71,6 +71,10 @@ class Write(Awaited, ABC):
     def failed(self, outcome: Outcome) -> bytes:
         """Return the reply if it was not done, or the outcome is unknown."""
 
+    def answer(self, reply: bytes) -> None:
+        """Set the reply. It may have to wait for replies before it, so nothing else is kept."""
+        self.reply = reply
+
     def record(self, outcome: str) -> None:
         """Put the outcome into the audit record, if requests of this kind are recorded."""
 
@@ -94,14 +98,19 @@ class NameQueues:
         self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
         self._can_record = True
 
+    @property
+    def bytes_queued(self) -> int:
+        """How much is unfinished."""
+        return self._shares.total
+
     def add(self, write: Write, now: float) -> None:
         """Queue a request; its `reply` is set later, or at once if there is no room for it."""
         key, who = write.key, write.who
         if self._shares.full(who) or self._commit_queue.full(who):
-            write.reply = write.failed(queue_full(who))
+            write.answer(write.failed(queue_full(who)))
             return
         if key is not None and self._bytes.get(key, 0) >= NAME_BYTES_MAX:
-            write.reply = write.failed(NAME_FULL)
+            write.answer(write.failed(NAME_FULL))
             return
         self._shares.add(who, write.size)
         if key is not None:
@@ -207,7 +216,7 @@ class NameQueues:
 
     def _finish(self, write: Write, reply: bytes) -> Write | None:
         """Set a request's reply; return the next request on the same name."""
-        write.reply = reply
+        write.answer(reply)
         self._shares.remove(write.who, write.size)
         if write.key is None:
             return None

@@ -29,6 +29,7 @@ from workers.serving.awaited import Awaited, Recorded, Waiter
 from workers.serving.context import Context
 from workers.serving.name_queues import refusal_of
 from workers.storage.answers import Steps
+from workers.storage.backup_files import FAILURES
 from workers.storage.operations import Entry
 from workers.storage.outage import REASONS
 
@@ -179,6 +180,7 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
     """Tell how the service is doing."""
     scoreboard = context.scoreboard
     since_ms, reason = scoreboard.outage
+    failed_ms, failure = scoreboard.backup_failure
     until_ms = waiter.peer.caller.until_ms
     return messages.encode(
         "return_status",
@@ -190,4 +192,11 @@ def status(context: Context, waiter: Waiter, request: Status) -> bytes:
         write_error=REASONS[reason] if since_ms else UNSET,
         write_error_since=time_saved(since_ms) if since_ms else UNSET,
         token_expires=time_saved(until_ms) if until_ms else UNSET,
+        backup_age_s=_age_s(scoreboard.backup_ms) if scoreboard.backup_ms else UNSET,
+        backup_error=FAILURES[failure] if failed_ms else UNSET,
+        backup_error_since=time_saved(failed_ms) if failed_ms else UNSET,
     )
+
+
+def _age_s(at_ms: int) -> float:
+    return round(max(time.time() - at_ms / 1000, 0.0), 1)

@@ -2,12 +2,12 @@
 
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
-from workers.serving.awaited import Awaited, Waiter
+from workers.serving.awaited import Awaited, Later, Waiter
 from workers.serving.name_queues import refusal_of
 from workers.storage.answers import Pending, Steps, finish
 
 
-class Read(Awaited):
+class Read(Later):
     """The reply to a request that waits for an answer of the store."""
 
     __slots__ = ("_id", "_waiter")
@@ -27,7 +27,9 @@ class Read(Awaited):
         elif isinstance(known.value, bytes):
             self.reply = known.value
         elif self in waiter.awaited:  # else the client is gone
-            waiter.awaited[waiter.awaited.index(self)] = known.value
+            later: Later = known.value
+            later.counted_as = self.counted_as
+            waiter.awaited[waiter.awaited.index(self)] = later
         waiter.settle()
 
 

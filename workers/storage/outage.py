@@ -19,6 +19,7 @@ LOCKED = "The database is locked by another program."
 CANNOT_BE_OPENED = "The database cannot be opened."
 DISK_ERROR = "The disk reported an error."
 DISK_LOW = "The disk has less room than disk_reserve_mib keeps free."
+DISK_LOW_FOR_GUESTS = "The disk has less room than clients without a token must leave free."
 
 REASONS = (
     *("", DISK_FULL, QUOTA_EXCEEDED, READ_ONLY, LOCKED, CANNOT_BE_OPENED, DISK_ERROR),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from peewee import Query
 
 from pwserver.ipc import Scoreboard
+from pwserver.tally import Tally
 from workers.book.keyring import Keyring
 from workers.book.models import ApplicationRow, Row, UserRow
 from workers.storage.answers import Pending
@@ -44,6 +45,9 @@ class Committer(Protocol):
 
     A commit makes work durable, publishes the new number of users, and only then answers.
     """
+
+    tally: Tally
+    """Where it counts its commits, and those that failed."""
 
     @property
     def more_to_do(self) -> bool:

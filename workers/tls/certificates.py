@@ -37,6 +37,15 @@ class TlsFiles:
             chain, key, client_ca = marshal.load(file)
         return cls(chain, Secret(key), client_ca)
 
+    def without_keys(self) -> "TlsFiles":
+        """Return the service's certificate alone, which is no secret."""
+        return TlsFiles(self.chain, Secret(b""), b"")
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have a context show the service's certificate from now on. Raises ssl.SSLError."""
+        with memory.path_of(self.chain) as chain, memory.path_of(self.key.reveal()) as key:
+            context.load_cert_chain(chain, key)
+
     def context(self) -> ssl.SSLContext:
         """Return the context that connections are encrypted with. Raises ssl.SSLError.
 
@@ -49,8 +58,7 @@ class TlsFiles:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
-        with memory.path_of(self.chain) as chain, memory.path_of(self.key.reveal()) as key:
-            context.load_cert_chain(chain, key)
+        self.load_into(context)
         if self.client_ca:
             context.verify_mode = ssl.CERT_OPTIONAL
             if CRL_BEGINS in self.client_ca:

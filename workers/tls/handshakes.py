@@ -22,6 +22,9 @@ from workers.tls.records import Codec, HandshakeFailed
 _MOMENT_S = 0.002
 """How long handshakes may delay other clients in a turn, apart from the last step."""
 
+HURRY_S = 2.0
+"""The longest time for a handshake while the worker has few places left."""
+
 _HANDSHAKE = 0x16
 """The first byte of a handshake record (RFC 8446, 5.1)."""
 
@@ -51,6 +54,9 @@ class Handshakes:
         """Return the descriptor to wait on: readable when there is something to do."""
         return self._epoll.fileno()
 
+    def __len__(self) -> int:
+        return len(self._handshakes)
+
     def add(self, client: Accepted, now: float) -> None:
         """Add a client that may have sent nothing yet."""
         fd = client.socket.fileno()
@@ -74,14 +80,27 @@ class Handshakes:
                 handshake.events = handshake.wants
         return arrivals
 
-    def expire(self, now: float) -> int:
-        """Close the connections whose handshake took too long; return their number."""
+    def expire(self, now: float, *, hurry: bool = False) -> int:
+        """Close the connections whose handshake took too long; return their number.
+
+        With `hurry`, `HURRY_S` is too long.
+        """
+        if hurry:
+            now += max(0.0, self._timeout_s - HURRY_S)
         late = []
         for handshake in self._handshakes.values():
             if handshake.deadline > now:
                 break
             late.append(handshake)
         return self._close(late)
+
+    def release(self) -> list[Accepted]:
+        """Return the clients of which nothing was read yet; they are not here any more."""
+        untouched = [each for each in self._handshakes.values() if each.untouched]
+        for each in untouched:
+            self._epoll.unregister(each.client.socket)
+            del self._handshakes[each.client.socket.fileno()]
+        return [each.client for each in untouched]
 
     def close(self) -> int:
         """Close all connections here; return their number."""
@@ -107,6 +126,11 @@ class _Handshake:
         self.client = client
         self.deadline = deadline
         self.events = select.EPOLLIN  # the events that are waited for now
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was read from the client."""
+        return self._codec is None
 
     @property
     def wants(self) -> int:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,19 @@ from tests.faults.conftest import Start
 from tests.faults.inject import is_silent, open_files, processor_seconds
 from tests.support.books_wire import ALIVE, PING
 from tests.support.harness import Peer, eventually, steady
+
+FILES = 4096
+
+
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """Let this process have a crowd of connections; skip where that is not allowed."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < FILES:
+        pytest.skip(f"the limit of open files is {before[1]}, and {FILES} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], FILES), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_few_open_files_allowed_are_survived(start: Start) -> None:

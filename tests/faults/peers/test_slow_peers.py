@@ -2,13 +2,16 @@
 
 import contextlib
 import random
+import select
 import socket
 import time
+from pathlib import Path
 
+from pwserver.limits import KEPT_BYTES_MAX
 from tests.faults.conftest import Start
 from tests.faults.inject import memory_kib
-from tests.support.books_wire import ALIVE, PING
-from tests.support.harness import Peer, Service, eventually
+from tests.support.books_wire import ALIVE, PING, ask_all, save
+from tests.support.harness import Peer, Service, eventually, unix_peer
 
 
 def test_a_message_that_never_ends_is_given_up(start: Start) -> None:
@@ -86,6 +89,49 @@ def test_clients_that_never_read_are_dropped(start: Start) -> None:
         eventually(all_dropped, "the greedy clients are dropped")
         assert most - before < 4 * 4 * 1024
         eventually(lambda: memory_kib(worker) - before < 16 * 1024, "memory is given back")
+
+
+def test_a_crowd_that_never_reads_fills_no_memory(start: Start, tmp_path: Path) -> None:
+    """What all of them keep is bounded, far below what each may keep; the greatest are ended.
+
+    The kernel keeps less for a Unix socket than for TCP, and the service the rest.
+    """
+    path = tmp_path / "socket"
+    service = start("--workers", "1", "--unix", str(path))
+    labels = [f"{n:02}{'x' * 62}" for n in range(16)]
+    with contextlib.ExitStack() as stack:
+        other, owner = stack.enter_context(service.peer()), stack.enter_context(service.owner())
+        saves = [save(f"user {number}", labels=labels) for number in range(250)]
+        assert {reply["message"] for reply in ask_all(owner, saves)} == {"Password saved!"}
+        lists = b'{"message": "list_users", "limit": 1000}\n' * 4  # a megabyte of replies
+        worker = service.child("worker 1")
+        before = most = memory_kib(worker)
+        crowd = [stack.enter_context(unix_peer(path)) for _ in range(300)]
+        for peer in crowd:
+            peer.authenticate(service.token)
+            peer.send(lists)
+
+        def many_are_ended() -> bool:
+            nonlocal most
+            most = max(most, memory_kib(worker))
+            assert other.save() == {"message": "Password saved!"}
+            return sum(map(hung_up, crowd)) > 200  # 40 may keep what they keep
+
+        eventually(many_are_ended, "most of the crowd are ended")
+        assert most - before < 3 * KEPT_BYTES_MAX // 1024
+        assert owner.ask(PING) == ALIVE, "who reads is not ended, although its peer keeps most"
+        for peer in crowd:
+            peer.close()
+        eventually(
+            lambda: memory_kib(worker) - before < KEPT_BYTES_MAX // 1024, "memory is given back"
+        )
+
+
+def hung_up(peer: Peer) -> bool:
+    """Tell whether the service has closed a connection, whatever there is to be read."""
+    closed = select.poll()
+    closed.register(peer.socket, select.POLLRDHUP)
+    return bool(closed.poll(0))
 
 
 def never_reads(service: Service) -> socket.socket:

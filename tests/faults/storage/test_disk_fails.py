@@ -1,5 +1,6 @@
 """The disk fails or dawdles: syncs that fail, writes that fail, a sync that takes seconds."""
 
+import contextlib
 import json
 import os
 import signal
@@ -86,12 +87,15 @@ def test_a_sync_that_fails_at_a_checkpoint_ends_the_service(start: Start) -> Non
     with service.peer() as peer:
         peer.save()
         with system_calls(service.child("worker 1"), SYNCS, "error=EIO", service.database):
-            replies = 0
-            peer.send(*[GREAT] * 1500)
-            while b'"Password saved!"' in peer.line():
-                replies += 1
+            replies, some = 0, [b"-"]
+            with contextlib.suppress(ConnectionError):  # what was not read yet is given up
+                while all(some):
+                    peer.send(*[GREAT] * 50)
+                    some = [peer.line() for _ in range(50)]
+                    replies += sum(b'"Password saved!"' in line for line in some)
+                    assert replies < 1500
             assert service.ended() == 6
-        assert 100 < replies < 1500
+        assert replies > 100
     assert "the disk failed while the database was written to" in service.stderr
     assert users_in(service.database) >= replies + 1
     with start().peer() as peer:

@@ -18,7 +18,7 @@ from tests.faults.conftest import Start
 from tests.faults.tally import users_in
 from tests.support.harness import Peer, Service, eventually
 from tests.support.shell import Shell
-from workers.storage.outage import QUIET_S
+from workers.storage.outage import DISK_LOW_FOR_GUESTS, QUIET_S
 
 FULL = {"message": "Not saved!", "error": "The disk is full."}
 LOW = {
@@ -196,3 +196,30 @@ def test_saves_leave_a_reserve(start: Start) -> None:
         assert owner.count() == 1
     assert "worker 1: nothing can be saved. The disk has less room" in service.stderr
     assert service.stop() == 0
+
+
+@pytest.mark.root("to mount a small disk")
+def test_clients_without_a_token_leave_room_for_applications(
+    small_disk: Path, start: Start
+) -> None:
+    """They are refused first, while there is more than the reserve."""
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    database = small_disk / "user_data.db"
+    service = start("--database", str(database), "--disk-reserve-mib", "4")
+    service.database, service.key_file = database, database.with_suffix(".key")
+    filler = small_disk / "filler"
+    guests_low = {**LOW, "error": DISK_LOW_FOR_GUESTS}
+    with service.peer() as guest, service.owner() as owner:
+        assert guest.save() == owner.save() == {"message": "Password saved!"}
+        filler.write_bytes(bytes(9 << 20))
+        eventually(lambda: guest.save() == guests_low, "the writer has looked")
+        guest.send(*[SAVE] * 50)
+        assert [guest.reply() for _ in range(50)] == [guests_low] * 50
+        assert guest.ask({**SAVE, "request_id": "once"}) == guests_low
+        assert owner.save() == {"message": "Password saved!"}
+        assert write_error(owner) is None
+        filler.write_bytes(bytes(13 << 20))
+        eventually(lambda: owner.save() == LOW, "the reserve is reached")
+        assert guest.save() == LOW
+        filler.unlink()
+        eventually(lambda: guest.save() == {"message": "Password saved!"}, "there is room")

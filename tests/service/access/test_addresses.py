@@ -8,10 +8,8 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from pwserver.wire.messages import REQUESTS
 from tests.conftest import Start
 from tests.support.books_wire import (
     ALIVE,
@@ -24,6 +22,7 @@ from tests.support.books_wire import (
     denied,
     generated_names,
     get,
+    required,
     save,
     saved,
 )
@@ -58,9 +57,7 @@ def outside(open_service: Service, context: ssl.SSLContext) -> Iterator[Peer]:
 
 def least(request: Request) -> Request:
     """Return a request with the fields only that its command needs."""
-    kind = next(kind for kind in REQUESTS if kind.__struct_config__.tag == request["message"])
-    fields = msgspec.structs.fields(kind)
-    needed = {"message", *[field.name for field in fields if field.required]}
+    needed = {"message", *required(request["message"])}
     return {field: value for field, value in request.items() if field in needed}
 
 

@@ -28,6 +28,7 @@ from tests.support.books_wire import (
     label,
     listing,
     on_each_worker,
+    peer_from,
     restore,
     save,
     verify,
@@ -158,8 +159,8 @@ def test_refusals_that_are_not_recorded_yet_are_recorded_at_a_stop(service: Serv
 def test_who_resets_its_connection_is_recorded_with_its_address(service: Service) -> None:
     """The listener knows it from the moment it accepts, whatever becomes of the connection."""
     shown = []
-    for _ in range(20):
-        with service.peer() as peer:
+    for number in range(20):  # from as many addresses: of each there is a line a second
+        with peer_from(service, f"127.0.9.{number + 1}") as peer:
             host, port = peer.socket.getsockname()
             shown.append(f"{host}:{port}")
             peer.send(delete("alice"))

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.books_wire import (
     at_once,
     delete,
     denied,
+    generated_names,
     get,
     password_of,
     peer_from,
@@ -55,6 +57,12 @@ def change(service: Service, name: str, **columns: Any) -> None:
     """Change columns of an application's row, as an administrator may."""
     with service.administration() as files:
         files.set_columns(name, **columns)
+
+
+def is_good(service: Service, token: str) -> bool:
+    """Tell whether a token is accepted on a new connection from another address."""
+    with peer_from(service, "127.0.10.1") as peer:
+        return bool(peer.authenticate(token) != DENIED)
 
 
 def because(reason: str) -> Request:
@@ -138,7 +146,8 @@ def test_a_token_is_good_in_its_networks_alone(shared_service: Service, name: st
         refused = [line for line in record.splitlines() if "127.0.10.1:" in line]
         assert f'"application":"{name}"' in refused[0].replace('": "', '":"')
         change(shared_service, name, networks="")
-        eventually(lambda: there.authenticate(token) != DENIED, "it is good anywhere")
+        eventually(partial(is_good, shared_service, token), "it is good anywhere")
+        assert there.authenticate(token)["application"] == name
         assert password_of(there, "a") == "kept"
         change(shared_service, name, networks=networks)
         eventually(lambda: there.ask(get("a")) == because(MISPLACED), "it is lost", NOTICED_S)
@@ -240,6 +249,27 @@ def test_guests_may_be_limited_too(start: Start) -> None:
         said = "Clients without a token may save 5 times a second, and no more."
         assert errors(refused) == {said}
         assert errors(ask_all(owner, [save()] * 50)) == {None}
+
+
+def test_guests_may_have_a_ceiling_of_users(start: Start) -> None:
+    """It is of the common book, so that whoever may delete there makes room; others are free."""
+    service = start("--guest-users-max", "20")
+    said = "The common book has 20 users; clients without a token may make no more."
+    with service.peer() as one, service.peer() as two, service.owner() as owner:
+        assert owner.ask(save("named")) == saved("named", 1)
+        replies = ask_all(one, [save(request_id="first"), *[save()] * 29]) + ask_all(two, [save()])
+        done = [reply for reply in replies if reply["message"] == "Password saved!"]
+        assert len(done) == 19
+        assert {reply["message"] for reply in replies} == {"Password saved!", "Not saved!"}
+        assert errors(replies) == {None, said}
+        assert one.ask(save(request_id="first")) == {"message": "Password saved!"}, "it is there"
+        assert owner.ask(save("another")) == saved("another", 1)
+        assert owner.ask(save()) == {"message": "Password saved!"}
+        for name in ("named", "another"):
+            assert owner.ask(delete(name)) == {"message": "User deleted!"}
+        assert errors([two.ask(save())]) == {said}, "the owner's other user counts"
+        assert owner.ask(delete(generated_names(owner)[0])) == {"message": "User deleted!"}
+        assert errors([two.ask(save()), one.ask(save())]) == {None, said}
 
 
 def test_connections_beyond_the_quota_are_not_let_in(shared_service: Service, name: str) -> None:

@@ -104,6 +104,8 @@ class Table:
             client.send(request)
         assert all(connection.idle for connection in self.connections)
         self.turn()
+        while not all(connection.idle for connection in self.connections):
+            self.turn()  # the first one was late, and left something
         return [client.recv(65536) for client in self.clients]
 
     def close(self) -> None:

@@ -7,11 +7,21 @@ import itertools
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from pwserver.wire.messages import REQUESTS, Message
-from tests.support.books_wire import ALIVE, EXAMPLES, PING, Request, ask_all, get, listing, save
+from pwserver.wire.messages import REQUESTS, SCRAM_LENGTH_MAX
+from tests.support.books_wire import (
+    ALIVE,
+    ALTERNATIVES,
+    EXAMPLES,
+    PING,
+    Request,
+    ask_all,
+    get,
+    listing,
+    required,
+    save,
+)
 from tests.support.harness import Peer, Service
 
 CANARY = "hunter2"
@@ -66,6 +76,7 @@ MISUSES: dict[str, list[Any]] = {
     "length": [*NO_NUMBER, 3, 257],
     "alphabet": [*NO_TEXT, *NOT_UNICODE, *INVISIBLE, "", "h", "hh", "h" * 256, long(257)],
     "token": [*NO_TEXT, *NOT_UNICODE, "", long(257)],
+    "scram": [*NO_TEXT, *NOT_UNICODE, "", CANARY, long(SCRAM_LENGTH_MAX + 1)],
     "id": [1.5, True, None, [CANARY], {}, long(129), *NOT_UNICODE],
 }
 """Of each field, the values that are refused, whatever the command."""
@@ -93,7 +104,8 @@ def test_the_table_is_whole() -> None:
     assert set(EXAMPLES) == set(COMMANDS)
     assert {field for _, field in CASES} == set(MISUSES)
     for name, kind in COMMANDS.items():
-        assert {*EXAMPLES[name], "id"} == {"message", *kind.__struct_fields__}, name
+        fields = {"message", *kind.__struct_fields__} - set(ALTERNATIVES)
+        assert {*EXAMPLES[name], "id"} == fields, name
 
 
 def test_the_examples_are_right(shared_service: Service) -> None:
@@ -122,7 +134,8 @@ def book(shared_service: Service) -> Any:
 def test_a_misused_field_is_refused(book: Peer, name: str, field: str) -> None:
     """The reply names the field, repeats the id, never the value, and nothing is done."""
     values = MISUSES[field]
-    requests = [{**EXAMPLES[name], "id": n, field: value} for n, value in enumerate(values)]
+    example = {k: v for k, v in EXAMPLES[name].items() if k != ALTERNATIVES.get(field)}
+    requests = [{**example, "id": n, field: value} for n, value in enumerate(values)]
     book.send(*requests, PING)
     for number, value in enumerate(values):
         reply = check_refused(book.line(), value)
@@ -147,8 +160,7 @@ def json_text(value: object) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_missing_field_is_named(book: Peer, name: str) -> None:
     """A command without one of the fields it needs is told which; the others may be left out."""
-    fields = msgspec.structs.fields(COMMANDS[name])
-    needed = [field.name for field in fields if field.required]
+    needed = required(name)
     for missing in needed:
         request = {key: value for key, value in EXAMPLES[name].items() if key != missing}
         reply = book.ask({**request, "id": "m"})
@@ -177,11 +189,10 @@ def test_what_only_a_save_needs_is_refused_where_nothing_is_saved(book: Peer, fi
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_not_known_is_ignored_whatever_it_holds(book: Peer, name: str) -> None:
     """Fields that a command does not know are ignored, and never stand for those that it needs."""
-    kind: type[Message] = COMMANDS[name]
     unknown: list[Any] = [[], None, CANARY, {"password": 5}, 10**30]
     for value in unknown:
         reply = book.ask({"message": name, "note": value, "data": value})
-        if any(field.required for field in msgspec.structs.fields(kind)):
+        if required(name):
             assert "missing" in reply["error"]
         else:
             assert reply["message"] != "Invalid message!"

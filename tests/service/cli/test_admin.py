@@ -312,7 +312,7 @@ def test_a_rotation_shows_a_person_how_far_it_is(service: Service, shell: Shell)
             many.save_password("x")
     shell.run("key", "add")
     shown = shell.type("key", "rotate").out
-    assert re.search(r"Sealing again .*200/200", shown), shown
+    assert re.search(r"Resealing .*200/200", shown), shown
     assert shown.endswith("Every password is sealed with key 2.\n")
 
 

@@ -155,7 +155,7 @@ def test_serve_takes_its_flags_as_documented(tmp_path: Path) -> None:
 def test_help_names_every_command(shell: Shell) -> None:
     """A newcomer finds the commands in the order in which they are wanted, serving first."""
     shown = shell.run("--help").out
-    assert re.findall(r"^│ (\w+) +[A-Z]", shown, re.M) == COMMANDS
+    assert re.findall(r"^│ (\w[\w-]*) +[A-Z]", shown, re.M) == COMMANDS
     assert COMMANDS[:5] == ["serve", "stop", "setup", "save", "get"]
     assert shell.run().out == shown, "and without any command the same"
 
@@ -205,6 +205,9 @@ def test_the_version_of_the_program_is_asked_for_before_a_command(
 
 WITHOUT_JSON = {
     ("serve",): "it prints what others ask it to list, as the contract has it, until it is stopped",
+    ("systemd-unit",): "it prints a file for another program",
+    ("completion",): "it prints a file for another program",
+    ("top",): "it draws on a terminal, for a person",
 }
 
 

@@ -335,8 +335,8 @@ def test_what_comes_to_the_writer_behind_a_rotation_makes_the_key_needed(
 def test_a_worker_that_was_stopped_meanwhile_loses_nothing(service: Service, shell: Shell) -> None:
     """Whichever key it knows when it goes on: what it acknowledges can be read."""
     done(shell.run("key", "add"))
-    with on_each_worker(service) as (peer, other):
-        with stopped(service, "worker 1"):
+    with on_each_worker(service) as (other, peer):
+        with stopped(service, "worker 2"):
             peer.send(*[save(password=f"{number}") for number in range(100)])
             done(shell.run("key", "rotate"))
             done(shell.run("key", "retire", "1"))

@@ -83,7 +83,7 @@ def test_bad_files_change_nothing(start: Start, authority: Authority, tmp_path: 
     installed = install(old, tmp_path)
     service = start(*tls_flags(installed))
     shutil.copy(new.cert, installed.cert)  # without its key
-    hang_up(service, "SIGHUP: the certificates stay as they were, because")
+    hang_up(service, "SIGHUP: everything stays as it was, because")
     assert f"tls_cert {installed.cert} and tls_key {installed.key} do not belong" in service.stderr
     assert serials(service, trusting(authority)) == {old.serial}
     shutil.copy(new.key, installed.key)
@@ -116,7 +116,7 @@ def test_without_tls_sighup_does_nothing(start: Start) -> None:
     with service.peer() as peer:
         assert peer.save() == {"message": "Password saved!"}
         os.killpg(service.process.pid, signal.SIGHUP)
-        nothing = "SIGHUP: there is no TLS, so there is nothing to read again"
+        nothing = "SIGHUP: nothing has changed"
         eventually(lambda: nothing in service.stderr, nothing)
         assert peer.save() == {"message": "Password saved!"}
     assert service.children() == children

@@ -7,6 +7,8 @@ settings. Some honest clients save and count at an easy pace, each request on it
 measured alone and beside the abuse, in turn, for several rounds. Then the abusers go, and it is
 seen whether the service gives back their descriptors and their memory.
 
+`floods.py` beside this has those who ask as much as they can.
+
 The run fails, with exit code 1 and a sentence, where the median of the ratios of p99 is 2 or more,
 where connections are kept past their deadline, or where memory stays more than a tenth above what
 it was. What cannot be had here (a network to lose packets in) is named and left out.

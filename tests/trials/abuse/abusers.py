@@ -8,10 +8,14 @@
     silent     asks until nothing more is taken, and never reads a reply
     greedy     asks as much as is answered, without end
     half-open  asks something now and then; whoever started it takes its link down
+    idle       connects and says nothing
+    denied, counts, saves, pages, hot, wrong, checks, unread
+               a flood (`FLOODS`); the token of the application that floods comes first on standard
+               input
 
 It prints a line when all its connections are open, keeps their number up when the service closes
 some, and ends at a second line of standard input, with a line of JSON that says what it came to.
-`__main__.py` runs it, and says what others notice.
+`__main__.py` and `floods.py` run it, and say what others notice.
 """
 
 from __future__ import annotations
@@ -207,6 +211,68 @@ class HalfOpen(Abuser):
             super().connect()
 
 
+class Idle(Abuser):
+    """Says nothing, and comes again when it was told to go."""
+
+    def act(self) -> None:
+        """Hear whether it must go."""
+        self.next_act = time.monotonic() + LOOK_EVERY_S
+        self.hears()
+
+
+class Flood(Abuser):
+    """Sends packet after packet, as fast as the service takes them."""
+
+    def __init__(self, address: Address, opening: bytes, packet: bytes, *, reads: bool) -> None:
+        self._opening = opening
+        self._packet = packet
+        self._reads = reads
+        super().__init__(address)
+
+    def begin(self) -> None:
+        """Say who it is."""
+        if not self._reads:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._left = memoryview(self._opening + self._packet)
+
+    def act(self) -> None:
+        """Read what there is, and send what is taken."""
+        if self._reads:
+            self.hears()
+        self._left = self._left[self.socket.send(self._left) :]
+        if not self._left:
+            self._left = memoryview(self._packet)
+            self.acts += 1
+
+
+def line(message: str, **fields: object) -> bytes:
+    """Return a request."""
+    return json.dumps({"message": message, **fields}).encode() + b"\n"
+
+
+SLOW_TO_CHECK = ("4@8({[<369&#!1|0$5+7%2" * 3)[:64]
+AS_GUEST, AS_STRANGER, AS_APPLICATION = range(3)
+FLOODS: dict[str, tuple[int, bytes]] = {
+    "denied": (AS_STRANGER, line("get_password", username="a") * 300),
+    "counts": (AS_GUEST, line("number_of_users") * 300),
+    "saves": (AS_GUEST, line("save_password", password="x" * 20) * 300),
+    "pages": (AS_APPLICATION, line("list_users", label="x")[:-1] * 444),
+    "hot": (AS_APPLICATION, line("save_password", username="hot", password="x" * 20) * 200),
+    "wrong": (AS_APPLICATION, line("verify_password", username="alice", password="x") * 300),
+    "checks": (AS_GUEST, line("check_password", password=SLOW_TO_CHECK) * 100),
+    "unread": (AS_APPLICATION, line("list_users", limit=1000) * 100),
+}
+"""Each flood: who sends it, and its packet."""
+
+
+def floods(kind: str, address: Address, number: int, token: str) -> list[Abuser]:
+    """Return connections that flood the service."""
+    who, packet = FLOODS[kind]
+    shown = {AS_GUEST: "", AS_STRANGER: "wrong", AS_APPLICATION: token}[who]
+    opening = line("authenticate", token=shown) if shown else b""
+    return [Flood(address, opening, packet, reads=kind != "unread") for _ in range(number)]
+
+
 def guessers(address: Address, number: int, token: str) -> list[Abuser]:
     """Return as many that guess tokens as passwords."""
 
@@ -226,6 +292,7 @@ MAKERS: dict[str, Callable[[Address], Abuser]] = {
     "silent": Silent,
     "greedy": Greedy,
     "half-open": HalfOpen,
+    "idle": Idle,
 }
 
 
@@ -250,12 +317,14 @@ def main() -> None:
     token = sys.stdin.readline().strip()
     if kind == "guess":
         abusers = guessers(address, int(number), token)
+    elif kind in FLOODS:
+        abusers = floods(kind, address, int(number), token)
     else:
         abusers = [MAKERS[kind](address) for _ in range(int(number))]
     if kind == "silent":
         fill(abusers)
     print("ready", flush=True)
-    pause_s = 0.0 if kind == "greedy" else TURN_S
+    pause_s = 0.0 if kind == "greedy" or kind in FLOODS else TURN_S
     while not select.select([sys.stdin], [], [], pause_s)[0]:
         now = time.monotonic()
         for abuser in abusers:

@@ -42,7 +42,7 @@ def find_the_record(settings: StoreSettings) -> None:
 TAKING: dict[str, Callable[[Administration], object]] = {
     "app revoke": lambda files: files.revoke("web"),
     "app rotate": lambda files: files.rotate("web", 0.0),
-    "app set": lambda files: files.set_rights("web", ["save"]),
+    "app set": lambda files: files.set_columns("web", may="save"),
     "key add": add_key,
 }
 
@@ -81,7 +81,7 @@ def test_a_stolen_key_can_be_retired_without_a_record(settings: StoreSettings) -
 
 GIVING: dict[str, Callable[[Administration], object]] = {
     "app add": lambda files: files.add("shop", ["get"], common=False),
-    "app set": lambda files: files.set_rights("web", ["save", "list"]),
+    "app set": lambda files: files.set_columns("web", may="save list"),
     "app remove": lambda files: files.mark_removed("web"),
 }
 

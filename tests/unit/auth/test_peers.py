@@ -76,6 +76,35 @@ def test_both_ends_must_be_loopback(served: socket.socket, address: str, local: 
     assert peer_of(client, guests="none").caller is NO_GUEST
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("127.0.0.1:5", "127.9.9.9:6", True),
+        ("127.0.0.1:5", "[::1]:6", True),
+        ("[::ffff:127.0.0.1]:5", "[::1]:6", True),
+        ("10.9.0.2:5", "10.9.0.2:6", True),
+        ("10.9.0.2:5", "10.9.0.3:5", False),
+        ("[2001:db8::1]:5", "[2001:db8::ffff:1]:5", True),
+        ("[2001:db8::1]:5", "[2001:db8:0:1::1]:5", False),
+        ("[fe80::1%eth0]:5", "[fe80::2%eth0]:5", True),
+    ],
+)
+def test_a_machine_has_one_share(served: socket.socket, one: str, other: str, same: bool) -> None:
+    """Whichever of its addresses it comes from: it has all loopback ones, and an IPv6 network."""
+    shares = [peer_of(Accepted(served, address)).share for address in (one, other)]
+    assert (shares[0] == shares[1]) == same
+
+
+def test_each_user_of_the_unix_socket_has_a_share() -> None:
+    """Whatever it may come from, and beside the clients over TCP."""
+    shares = set()
+    for uid in (0, 0, 1000):
+        with UnixEnd(socket.AF_UNIX) as end:
+            end.uid = uid
+            shares.add(peer_of(Accepted(end, "")).share)
+    assert len(shares) == 2
+
+
 @pytest.mark.parametrize("uid", [2**31, 2**32 - 2])
 def test_a_great_user_number_is_shown_as_it_is(uid: int) -> None:
     """Containers have them; they are no negative numbers."""

@@ -133,7 +133,13 @@ def test_the_refused_categories_are_these() -> None:
 
 def test_what_is_called_a_filler_or_blank_is_refused() -> None:
     """No character that Unicode names so is missing, but those that show something of it."""
-    shown = {"\ua8f9", "\U00010af6", "\U0001144e", "\U00011945"}  # lines that fill a gap
+    shown = {
+        "\ua8f9",
+        "\U00010af6",
+        "\U0001144e",
+        "\U00011945",
+        "\U00011f48",
+    }  # lines that fill a gap
     named = {
         character
         for character in map(chr, range(0x20000))

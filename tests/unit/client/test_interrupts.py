@@ -144,7 +144,7 @@ def was_interrupted(step: int, do: Callable[[], Any], *files: str) -> bool:
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.endswith(files):
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        frame.f_trace_opcodes = True
         left[0] -= event == "opcode"
         if left[0] == 0:
             sys.settrace(None)
@@ -152,6 +152,7 @@ def was_interrupted(step: int, do: Callable[[], Any], *files: str) -> bool:
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # from Python 3.12 on, one must have it at this moment
     sys.settrace(trace)
     try:
         do()

@@ -3,7 +3,7 @@
 import pytest
 
 from pwserver.server.children import Child
-from pwserver.server.listener import chosen
+from pwserver.server.listener import chosen, to_give_away
 
 
 def a_place(number: int) -> Child:
@@ -48,3 +48,20 @@ def test_a_lone_worker_gets_all(state: str) -> None:
     """With one worker there is no choice."""
     kept = {name: name == state for name in ("slow", "busy", "tls")}
     assert chosen({WORKERS[0]: 3}, WORKERS[0], **kept) is WORKERS[0]
+
+
+@pytest.mark.parametrize(
+    ("free", "last", "expected"),
+    [
+        ((5, 9, 3), 2, (3, 7, 1)),
+        ((2, 3, 0), 2, (0, 1, -2)),
+        ((2, 1, 0), 2, (2, 1, 0)),
+        ((1, 0, 3), 0, (1, 0, 3)),
+    ],
+)
+def test_the_last_places_are_given_away_last(
+    free: tuple[int, ...], last: int, expected: tuple[int, ...]
+) -> None:
+    """Clients without a token lose theirs there, so all workers fill the others first."""
+    places = to_give_away(dict(zip(WORKERS, free, strict=True)), last)
+    assert tuple(places.values()) == expected

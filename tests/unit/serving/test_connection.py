@@ -202,3 +202,46 @@ def test_a_burst_of_wrong_tokens_costs_few_delays(guest: Served) -> None:
     assert len({reply.get("error") for reply in replies}) == 3
     assert guest.connection.ending
     assert guest.client.recv(1) == b""
+
+
+# --- A connection that goes to another process. ---
+
+
+def test_a_guests_connection_moves_once_it_is_answered(guest: Served) -> None:
+    """What was received is done here; what arrives after it is left in the socket."""
+    guest.send(SAVE)
+    assert guest.connection.move()
+    assert not guest.connection.movable
+    guest.send(PING)
+    assert guest.commit() == 1
+    assert [each["message"] for each in guest.received()] == ["Password saved!"]
+    assert guest.connection.movable
+    moved = guest.connection.release().socket
+    assert guest.connection.closed
+    assert moved.recv(100) == PING
+
+
+def test_the_rest_of_a_message_is_waited_for(guest: Served) -> None:
+    """Another process could make nothing of it; but who does not send it holds up nobody."""
+    guest.send(PING[:5])
+    assert guest.connection.move()
+    assert not guest.connection.movable
+    guest.send(PING[5:])
+    assert guest.connection.movable
+    assert [each["message"] for each in guest.received()] == ["Alive!"]
+
+
+def test_half_a_message_is_not_waited_for_without_end(guest: Served) -> None:
+    """After a second the connection ends as at a stop."""
+    guest.send(PING[:5])
+    assert guest.connection.move()
+    guest.context.now += 1.1
+    guest.connection.expire(guest.context.now)
+    guest.connection.flush()
+    assert [each["message"] for each in guest.received()] == ["Invalid message!"]
+    assert guest.connection.lingering
+
+
+def test_an_applications_connection_does_not_move(served: Served) -> None:
+    """Its identity may be revoked, and is known here alone."""
+    assert not served.connection.move()

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from pwserver.errors import Unavailable
+from pwserver.ipc import Scoreboard
+from pwserver.tally import COMMANDS, OK, OUTCOMES, Counts, Tally
 from pwserver.wire.messages import encode
 from tests.unit.serving.test_connection import GET, SAVE, WRONG_PASSWORD, Served
 from workers.auth.throttle import DELAYS_S, NAME
@@ -161,6 +163,27 @@ def test_guesses_sent_together_are_limited(late: Late) -> None:
     assert messages == ["return_verify_password"] * delayed + ["Unavailable!"] * (
         10 - len(DELAYS_S)
     )
+
+
+def test_each_is_counted_once(late: Late) -> None:
+    """When its reply is known, also if a delay is added to the wait for the store."""
+    block = Scoreboard(1).block(1)
+    late.context.tally = Tally(block)
+    late.send(GET, encode("get_password", username="nobody"))
+    late.send(*[WRONG_PASSWORD] * (NAME.allowance + 1))
+
+    def counted(command: str, outcome: int) -> int:
+        late.context.tally.publish(1, 0, 0, 0)
+        return Counts([block]).requests(COMMANDS.index(command), outcome)
+
+    assert counted("get_password", OK) == 0
+    late.context.now += 0.01
+    late.finish()
+    assert counted("get_password", OK) == 1
+    assert sum(counted("get_password", outcome) for outcome in range(len(OUTCOMES))) == 2
+    assert counted("verify_password", OK) == NAME.allowance, "one is delayed"
+    late.later(60.0)
+    assert counted("verify_password", OK) == NAME.allowance + 1
 
 
 def test_a_reading_that_fails_later_is_refused(late: Late) -> None:

@@ -4,7 +4,6 @@ What is sealed is any bytes here: the reader cannot open them.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -13,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwserver.errors import Unavailable
-from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX
 from tests.support.books import (
     NOW_MS,
@@ -36,33 +34,6 @@ from workers.storage.sqlite.database import Store
 from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 GENERATED = (1, 31, 32, 2**40, 2**62 + 5)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return where a database is to be made."""
-    return tmp_path / "book" / "user_data.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Return a new database, open, in a folder of its own."""
-    path.parent.mkdir()
-    opened = open_store(path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def board() -> Scoreboard:
-    """Return the scoreboard that tells which database is the writer's."""
-    return new_scoreboard()
-
-
-@pytest.fixture
-def reader(path: Path, board: Scoreboard) -> BookReader:
-    """Return a reader of the database, whether it is there or not."""
-    return BookReader(board, ReadingConnection(path).connect)
 
 
 def names(reader: BookReader, book: int = 0, **others: Any) -> list[str]:

@@ -426,3 +426,13 @@ def test_a_repeated_save_is_recognised_in_a_full_book(store: Store) -> None:
     first = save_one(1, request_id="r")
     assert store.commit([], [first, save_one(2), save_one(3)]) == [DONE] * 3
     assert store.commit([], [first._replace(user_id=4)]) == [(1, 1, first.fingerprint)]
+
+
+def test_the_users_of_the_common_book_are_counted_too(store: Store) -> None:
+    """No index has those without a name; users of other books, with a name or not, do not count."""
+    others = [save_one(10, username="a", users_max=0), save_one(11, users_max=0)]
+    common = [save_one(1, book=0), save_one(2, book=0, username="a")]
+    store.commit(users(20, book=8), [*others, *common])
+    assert store.commit([], [save_one(3, book=0), save_one(4, book=0)]) == [DONE, FULL]
+    assert store.commit([], [deletion(2), deletion(10), save_one(5, book=0)]) == [DONE] * 3
+    assert store.commit(users(6), [save_one(7, book=0)]) == [FULL]

@@ -23,6 +23,7 @@ import apsw
 from pwserver.errors import StorageFailed
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
+from pwserver.tally import Tally
 from workers.storage.disk_space import is_below, why_no_room
 from workers.storage.operations import CheckValues, KeyRetired
 from workers.storage.outage import (
@@ -74,6 +75,7 @@ class SqliteCommitter:
         self._scoreboard = scoreboard
         self._outage = Outage(scoreboard)
         self._checkpoint_at = CHECKPOINT_PAGES
+        self.tally = Tally()
         self.more_to_do = False  # users of removed books may be left
         self.store = self._open(keys)
 
@@ -113,6 +115,7 @@ class SqliteCommitter:
         """
         rows = [row for each in work for row in each.rows]
         operations = [operation for each in work for operation in each.operations]
+        changes = len(rows) + len(operations)
         began_us = self._scoreboard.commit_since_us = time.monotonic_ns() // 1000
         try:
             users = self.store.users
@@ -132,11 +135,14 @@ class SqliteCommitter:
             reason = _reason(error, self.store.connection.system_errno)
             for each in work:
                 each.answer(reason)
-            self._outage.refused(len(rows) + len(operations), reason)
+            self._outage.refused(changes, reason)
+            self.tally.failed_commit()
             return
         finally:
-            self._note_time(began_us)
+            took_us = self._note_time(began_us)
         self._scoreboard.users = self.store.users
+        self._scoreboard.committed_ms = (began_us + took_us) // 1000
+        self.tally.commit(changes, took_us)
         at = 0
         for each in work:
             its_results = results[at : at + len(each.operations)]
@@ -145,12 +151,14 @@ class SqliteCommitter:
             at += len(each.operations)
         self._outage.written()
 
-    def _note_time(self, began_us: int) -> None:
-        """Publish how long commits take, for the choice of a new connection's worker."""
+    def _note_time(self, began_us: int) -> int:
+        """Publish how long commits take, for the choice of a new connection's worker; return it."""
         scoreboard = self._scoreboard
         scoreboard.commit_since_us = 0
-        took_us = min(time.monotonic_ns() // 1000 - began_us, _COMMIT_US_MAX)
-        scoreboard.commit_us += (took_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+        took_us = time.monotonic_ns() // 1000 - began_us
+        counts_us = min(took_us, _COMMIT_US_MAX)
+        scoreboard.commit_us += (counts_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+        return took_us
 
     def rest(self, *, idle: bool) -> None:
         """Do what is due after the replies of a turn, so that no client waits for it."""
@@ -161,19 +169,21 @@ class SqliteCommitter:
     def tick(self, *, idle: bool) -> None:
         """Look, once a tick, for what no commit has noticed: the disk's room, removed files."""
         self._look_for_room()
-        if self._outage.lasts and idle:
+        wanted = self._outage.lasts or self._scoreboard.probe_wanted
+        if wanted and idle:
             self._try_to_write()
         self.more_to_do = not self._files_changed() and self._empty_books()
 
     def _look_for_room(self) -> None:
         """Tell the workers, which refuse saves, whether the disk has too little room left."""
-        low = is_below(self._path.parent, self._reserve_bytes)
-        self._scoreboard.disk_low = low
+        folder, reserve_bytes = self._path.parent, self._reserve_bytes
+        self._scoreboard.disk_low_for_guests = is_below(folder, 2 * reserve_bytes)
+        self._scoreboard.disk_low = low = is_below(folder, reserve_bytes)
         if low:
             self._outage.refused(0, DISK_LOW)
 
     def _try_to_write(self) -> None:
-        """Test whether an outage is over, even if no client is saving now.
+        """Test whether changes can be written, even if no client is saving now.
 
         The empty commit may fit into a log that refused changes have extended, where a save does
         not fit. So the room on the disk is tested too.
@@ -187,6 +197,8 @@ class SqliteCommitter:
         if reason := why_no_room(self._path.parent):
             log.debug("still there is no room for more: %s", reason)
             return
+        self._scoreboard.committed_ms = time.monotonic_ns() // 1_000_000
+        self._scoreboard.probe_wanted = False
         self._outage.written()
 
     def _files_changed(self) -> bool:

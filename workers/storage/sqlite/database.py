@@ -316,14 +316,17 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
 
 
 @contextlib.contextmanager
-def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
+def opened_to_examine(
+    path: Path, keyring: Keyring, wait_s: float = _READ_WAIT_S
+) -> Iterator[APSWDatabase]:
     """Open an existing database for the models to read.
 
-    Raises a `StoreError` as the service does at its start, but does not look for damage.
+    `wait_s` is how long to wait for a log that is being recovered. Raises a `StoreError` as the
+    service does at its start, but does not look for damage.
     """
     # A running service has checked its log itself, and may change the numbers during a check.
     in_use = is_in_use(path)
-    database = database_to_read(path)
+    database = database_to_read(path, wait_s)
     try:
         with refusals(path):
             _check_trust(path, _found(path))
@@ -338,12 +341,12 @@ def opened_to_examine(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
         database.close()
 
 
-def database_to_read(path: Path) -> APSWDatabase:
+def database_to_read(path: Path, wait_s: float = _READ_WAIT_S) -> APSWDatabase:
     """Return an existing database for the models to read, but do not open it yet."""
     flags = apsw.SQLITE_OPEN_READWRITE  # never creates; a reader of WAL writes to shared memory
     pragmas = {"query_only": 1, "trusted_schema": 0}
     name = os.path.abspath(path)
-    reader = APSWDatabase(name, pragmas=pragmas, timeout=_READ_WAIT_S, flags=flags)
+    reader = APSWDatabase(name, pragmas=pragmas, timeout=wait_s, flags=flags)
     models.database.initialize(reader)
     return reader
 
@@ -367,6 +370,20 @@ def open_and_lock(path: Path, log_path: Path) -> int:
     try:
         if not os.path.lexists(path):
             _make(path, log_path)
+    except OSError as error:
+        raise DatabaseRefused(f"{path} {_why_not_opened(path, error)}") from None
+    lock = lock_existing(path)
+    try:
+        generations.refuse_emptied(path)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def lock_existing(path: Path) -> int:
+    """Return a descriptor of an existing file with the lock that services take."""
+    try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise DatabaseRefused(f"{path} {_why_not_opened(path, error)}") from None
@@ -374,7 +391,6 @@ def open_and_lock(path: Path, log_path: Path) -> int:
         _check_trust(path, os.fstat(lock))
         if not _locked(lock):
             raise DatabaseRefused(f"{path} is in use by another pwserver.")
-        generations.refuse_emptied(path)
     except BaseException:
         os.close(lock)
         raise

@@ -87,7 +87,15 @@ def refuse_emptied(path: Path) -> None:
 def is_emptied(path: Path) -> bool:
     """Tell whether a database file is empty although its log is not."""
     try:
-        return not path.stat().st_size and bool(os.stat(f"{path}-wal").st_size)
+        return not path.stat().st_size and has_log(path)
+    except OSError:
+        return False
+
+
+def has_log(path: Path) -> bool:
+    """Tell whether there is a log with something in it beside a database."""
+    try:
+        return os.stat(f"{path}-wal").st_size > 0
     except OSError:
         return False
 
@@ -114,15 +122,24 @@ def _read(connection: apsw.Connection) -> _Numbers | None:
     return (b"", b"") if row is None else row
 
 
+ALONE_FLAGS = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+
+
+def alone(path: Path) -> str:
+    """Return the name under which SQLite reads a database without the log beside it.
+
+    It is to be opened with `ALONE_FLAGS`. Nothing is locked, and no file is made.
+    """
+    return f"file:{quote(os.fsencode(os.path.abspath(path)))}?immutable=1"
+
+
 def _read_alone(path: Path) -> _Numbers | None:
     """Return the numbers in the database file, without its log; None if it is unreadable.
 
     SQLite ignores the log of a file that is opened as immutable.
     """
-    name = f"file:{quote(os.fsencode(os.path.abspath(path)))}?immutable=1"
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
-        connection = apsw.Connection(name, flags=flags)
+        connection = apsw.Connection(alone(path), flags=ALONE_FLAGS)
         try:
             return _read(connection) or (b"", b"")
         finally:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import apsw
 from peewee import SQL, fn
 
-from workers.book.models import Key, Request, Row, User, sql
+from workers.book.models import COMMON_BOOK, Key, Request, Row, User, sql
 from workers.storage.operations import (
     DELETE,
     DONE,
@@ -173,15 +173,21 @@ class RowWriter:
     # --- The number of users in the books that may not have any number of them. ---
 
     def _users_in(self, book: int) -> int:
-        """Return the number of users in an application's own book.
+        """Return the number of users in a book.
 
         It is counted once, and kept from then on: no other process adds or deletes users.
         """
         users = self._users.get(book)
         if users is None:
-            counts = [self._connection.execute(each, (book,)) for each in self._count_users]
-            users = self._users[book] = sum(next(iter(count))[0] for count in counts)
+            if book == COMMON_BOOK:  # no index has its users, so those of others are subtracted
+                users = self._count(self._count_all) - sum(map(self._count, self._count_others))
+            else:
+                users = sum(self._count(each, book) for each in self._count_users)
+            self._users[book] = users
         return users
+
+    def _count(self, statement: str, *parameters: int) -> int:
+        return int(next(iter(self._connection.execute(statement, parameters)))[0])
 
     def _count_rows(self, rows: list[Row]) -> None:
         for row in rows:
@@ -247,6 +253,10 @@ class RowWriter:
         own = this_book & (User.book != SQL("0"))
         parts = (this_book & User.username.is_null(False), own & User.username.is_null())
         self._count_users = [sql(User.select(fn.COUNT()).where(part)) for part in parts]
+        others = User.book != SQL("0")
+        parts = (others & User.username.is_null(False), others & User.username.is_null())
+        self._count_all = sql(User.select(fn.COUNT()))
+        self._count_others = [sql(User.select(fn.COUNT()).where(part)) for part in parts]
         labels = {User.key_id: 0, User.sealed: b"", User.labels: "", User.older: b""}
         self._set_labels = sql(User.update(labels).where(as_it_was))
         this_request = (Request.book == 0) & (Request.request_id == "")

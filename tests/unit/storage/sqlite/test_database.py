@@ -54,12 +54,6 @@ def header_field(path: Path, offset: int) -> int:
         return int.from_bytes(file.read(4), "big")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return where a database is to be made."""
-    return tmp_path / "book" / "user_data.db"
-
-
 @pytest.fixture(autouse=True)
 def folder(path: Path) -> Path:
     """Return the folder of the database, which has nothing else in it."""

@@ -1,6 +1,6 @@
 """Which database a reader reads, and that it leaves nothing open there, whatever is read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -12,41 +12,12 @@ from tests.support.books import (
     Saving,
     add_shop,
     contents,
-    new_scoreboard,
     open_store,
     save_three_versions,
     users,
 )
 from workers.storage.sqlite.database import Store, database_to_read, open_to_read
-from workers.storage.sqlite.reading import BookReader, ReadingConnection
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return where a database is to be made."""
-    return tmp_path / "book" / "user_data.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Return a new database, open, in a folder of its own."""
-    path.parent.mkdir()
-    opened = open_store(path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def board() -> Scoreboard:
-    """Return the scoreboard that tells which database is the writer's."""
-    return new_scoreboard()
-
-
-@pytest.fixture
-def reader(path: Path, board: Scoreboard) -> BookReader:
-    """Return a reader of the database, whether it is there or not."""
-    return BookReader(board, ReadingConnection(path).connect)
-
+from workers.storage.sqlite.reading import BookReader
 
 READS: dict[str, Callable[[BookReader], object]] = {
     "find": lambda reader: reader.find(0, "alice"),

@@ -1,0 +1,1 @@
+"""Moving passwords in and out: files, names, runs."""
