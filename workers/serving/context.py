@@ -104,15 +104,14 @@ class Context:
         seen = found.st_ino, found.st_mtime_ns
         if seen == self._key_file:
             return
-        first, self._key_file = self._key_file is None, seen
-        if not first:
-            try:
-                keyring = read_keyring_again(self.key_path, self.vault.keyring)
-            except KeyRefused as error:
-                log.error("%s", error)
-                return
-            if keyring.keys.keys() > self.vault.keyring.keys.keys():
-                self.vault = Vault(keyring, self.vault.key_id)
+        self._key_file = seen
+        try:
+            keyring = read_keyring_again(self.key_path, self.vault.keyring)
+        except KeyRefused as error:
+            log.error("%s", error)
+            return
+        if keyring.keys.keys() > self.vault.keyring.keys.keys():
+            self.vault = Vault(keyring, self.vault.key_id)
 
     def _seal_with(self, key_id: int) -> None:
         """Seal with another key from now on; if it is unknown, read the key file again."""
