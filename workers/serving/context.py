@@ -10,7 +10,7 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S
+from pwserver.limits import LONG_TEXTS_S, SINGLE_LINES_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -65,6 +65,10 @@ class Context:
     def give_time(self) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
         self.until = time.monotonic() + LONG_TEXTS_S
+
+    def give_time_for_lines(self, *, saves: bool) -> None:
+        """The same for single requests; it is longer if no plain saves wait for their end."""
+        self.until = time.monotonic() + (LONG_TEXTS_S if saves else SINGLE_LINES_S)
 
     @property
     def late(self) -> bool:

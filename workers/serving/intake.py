@@ -79,11 +79,11 @@ class Intake:
         """Handle the lines set aside."""
         if not self._lines:
             return
-        self._context.give_time()
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
         requests = self._decoded(lines)
         if requests is None:
+            self._context.give_time()
             for connection, line in zip(connections, lines, strict=True):
                 connection.receive_text(line)
         else:
@@ -131,8 +131,11 @@ class Intake:
         """Do the requests of lines that came together; queue those for which there is no time."""
         context = self._context
         saves: dict[Caller, tuple[list[Saver], list[Any]]] = {}
-        for connection, line, request in zip(connections, lines, requests, strict=True):
-            command = command_of(request)
+        commands = [command_of(request) for request in requests]
+        context.give_time_for_lines(saves=SAVE_PLAIN in commands)
+        for connection, line, request, command in zip(
+            connections, lines, requests, commands, strict=True
+        ):
             connection.begun = True
             caller = connection.peer.caller
             if command is SAVE_PLAIN and not caller.saves_are_limited and connection.may(command):

@@ -219,6 +219,33 @@ def test_saves_do_not_wait_for_many_long_requests(
     assert [client.recv(100) for client in table.clients[1::2]] == [ALIVE] * 4
 
 
+def test_many_reads_are_answered_in_one_turn_if_nobody_saves(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take turns as it is, so a turn has more time for them than beside saves."""
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    for client in table.clients:
+        client.send(PING)
+    table.turn()
+    assert not table.intake.waiting
+    assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
+
+
+def test_many_reads_do_not_have_a_turn_for_ever(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is no time for waits for the next turn, also if nobody saves."""
+    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    monkeypatch.setattr("workers.serving.context.SINGLE_LINES_S", 0.0)
+    for client in table.clients:
+        client.send(PING)
+    table.turn()
+    assert table.intake.waiting
+    while table.intake.waiting:
+        table.turn()
+    assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
+
+
 # --- More in one buffer than there is time for. ---
 
 LIST = {"message": "list_users"}
