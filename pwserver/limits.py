@@ -17,7 +17,14 @@ SINGLE_LINES_S = 0.005
 client has one, so all are served in turn as it is. The more of them a turn answers, the fewer
 commits and writes of the audit record they cost: of 64 gets a millisecond is enough for 20."""
 
-LINE_BYTES = 8 * 1024
+PIECE_S = 0.00025
+"""The same while others ask one thing at a time: they wait for such a piece, and for its commit,
+each time they ask. They wait for one buffer at least, which then has `LINE_BYTES`."""
+
+SINGLES_LATELY_S = 0.01
+"""For so long after a single request, another is expected."""
+
+LINE_BYTES = 4 * 1024
 """Read at first from a connection that was idle. That is one line as a rule, and a buffer that need
 not be cut down from 64 KiB made such saves 1.04 times as fast."""
 

@@ -34,7 +34,7 @@ from pwserver.accepted import Accepted
 from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError
 from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
-from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, LONG_TEXTS_S, TICK_S
 from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
@@ -334,7 +334,7 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
-        context.give_time()
+        context.give_time(LONG_TEXTS_S)
 
     def _commit(self, writer: Writer) -> None:
         """Commit what this worker and the others have received, and answer it."""
@@ -353,7 +353,7 @@ class Worker:
         """Reply to the changes of this worker's own connections."""
         if batches:
             self._context.now = time.monotonic()  # the commit may have taken long
-            self._context.give_time()
+            self._context.give_time(LONG_TEXTS_S)
             self._settle(batches)
             self._send_all()
 

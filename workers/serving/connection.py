@@ -169,12 +169,12 @@ class Connection:
         """Have the loop call `flush` at the end of its turn."""
         self._touched.add(self)
 
-    def receive(self) -> None:
+    def receive(self, bytes_max: int = RECEIVE_BYTES) -> None:
         """Receive data and handle its requests."""
         if self.moving and self.settled:
             return
         try:
-            data = self.recv(RECEIVE_BYTES)
+            data = self.recv(bytes_max)
         except OSError as error:
             self.receive_nothing(error)
             return

@@ -10,7 +10,6 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S, SINGLE_LINES_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -62,13 +61,9 @@ class Context:
     until: float = float("inf")  # seconds of the monotonic clock
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
-    def give_time(self) -> None:
+    def give_time(self, seconds: float) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
-        self.until = time.monotonic() + LONG_TEXTS_S
-
-    def give_time_for_lines(self, *, saves: bool) -> None:
-        """The same for single requests; it is longer if no plain saves wait for their end."""
-        self.until = time.monotonic() + (LONG_TEXTS_S if saves else SINGLE_LINES_S)
+        self.until = time.monotonic() + seconds
 
     @property
     def late(self) -> bool:
