@@ -48,6 +48,9 @@ PLACES_RESERVED = 8
 """One in so many places of a worker is for clients that show a token (`serving/places.py`). With
 fewer places than that, none is."""
 
+HURRY_S = 2.0
+"""The longest time for a TLS handshake, and for a PROXY header, while few places are left."""
+
 BATCH_BYTES_MAX = 512 * 1024
 """Rows sent to the writer as one batch: about 4,000 short passwords, 5 ms of the writer's time."""
 

@@ -307,7 +307,7 @@ class Connection:
         """Return the socket, for another process; this one has no use for it any more."""
         self.closed = True
         self._leave()
-        return Accepted(self._socket, self.peer.accepted_address)
+        return Accepted(self._socket, self.peer.accepted_address, self.peer.proxied)
 
     def handle(self, requests: list[Request | Bad], size: int) -> None:
         """Do requests, consecutive ones of a kind together; `size` is about that of their text."""

@@ -142,8 +142,11 @@ class Context:
 
     def note_refusal(
         self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
-    ) -> None:
-        """Note what any client can cause: of many from one peer, the first and their number."""
+    ) -> bool:
+        """Note what any client can cause: of many from one peer, the first and their number.
+
+        Return whether it is the first.
+        """
         record = {
             "time_ms": self.now_ms,
             "application": peer.caller.application,
@@ -152,8 +155,10 @@ class Context:
             "user": user,
             "outcome": outcome,
         } | more
-        if (first := self.refusals.add(record, self.now)) is not None:
+        first = self.refusals.add(record, self.now)
+        if first is not None:
             self.audit.note(**first)
+        return first is not None
 
     def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
         """Note the numbers of refusals that are due. Called once a tick, and at the end."""
