@@ -11,7 +11,6 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -64,9 +63,9 @@ class Context:
     _key_file: tuple[int, int] | None = None  # what tells the file from another one
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
-    def give_time(self) -> None:
+    def give_time(self, seconds: float) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
-        self.until = time.monotonic() + LONG_TEXTS_S
+        self.until = time.monotonic() + seconds
 
     @property
     def late(self) -> bool:
@@ -163,8 +162,11 @@ class Context:
 
     def note_refusal(
         self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
-    ) -> None:
-        """Note what any client can cause: of many from one peer, the first and their number."""
+    ) -> bool:
+        """Note what any client can cause: of many from one peer, the first and their number.
+
+        Return whether it is the first.
+        """
         record = {
             "time_ms": self.now_ms,
             "application": peer.caller.application,
@@ -173,8 +175,10 @@ class Context:
             "user": user,
             "outcome": outcome,
         } | more
-        if (first := self.refusals.add(record, self.now)) is not None:
+        first = self.refusals.add(record, self.now)
+        if first is not None:
             self.audit.note(**first)
+        return first is not None
 
     def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
         """Note the numbers of refusals that are due. Called once a tick, and at the end."""
