@@ -10,7 +10,7 @@ from tests.conftest import Start
 from tests.support.books_wire import get, password_of, save, saved, versions_of
 from tests.support.harness import Peer, Service, eventually
 from tests.support.postgres import program_folder, running
-from tests.support.shell import Shell
+from tests.support.shell import Shell, url_of, write_token
 
 AGAIN = {"request_id": "only once \N{SNOWMAN}"}
 FILE = "user_data.db"
@@ -44,6 +44,16 @@ def check_all_is_there(service: Service, token: str, shop: str, users: int) -> N
         assert password_of(peer, "alice") == "of the shop"
 
 
+def check_passwords_move_in_and_out(service: Service, folder: Path, token: str) -> None:
+    """Import a login through the service, and export it again."""
+    variables = {"PWSERVER_URL": url_of(service), "PWSERVER_TOKEN_FILE": write_token(folder, token)}
+    shell = Shell(folder, variables)
+    (folder / "logins.csv").write_text("name,url,username,password,note\nsite,,carol,imported,\n")
+    assert shell.run("import", "logins.csv", "--json").record["saved"] == 1
+    assert shell.run("export", "book.jsonl", "--yes", "--json").record["users"] >= 5
+    assert '"site/carol","password":"imported"' in (folder / "book.jsonl").read_text()
+
+
 def fill(peer: Peer, shop: str) -> None:
     """Save some users in two books."""
     assert peer.ask(save("alice", "first")) == saved("alice", 1)
@@ -75,18 +85,19 @@ def test_there_and_back(start: Start, tmp_path: Path, url: str) -> None:
         assert f"was moved to {url}" in refused.err
     with start("--database", url) as on_server:
         check_all_is_there(on_server, token, shop, 4)
+        check_passwords_move_in_and_out(on_server, tmp_path, token)
         assert on_server.stop() == 0
     assert "all in order" in shell.run("check", "--database", url).out
 
     back = shell.run("move", url, "back.db", "--json").record
-    assert back["rows"]["user"] == 5
+    assert back["rows"]["user"] == 6
     refused = shell.run("serve", "--port", "0", "--database", url)
     assert refused.code == ExitCode.STORE
     assert "this database was moved to" in refused.err
     assert shell.run("check", "--database", url).code == ExitCode.STORE
     key = ["--key-file", "user_data.key", "--database", "back.db"]
     with start(*key) as on_file:
-        check_all_is_there(on_file, token, shop, 5)
+        check_all_is_there(on_file, token, shop, 6)
         assert on_file.stop() == 0
 
     asked = shell.type("move", "--unmark", FILE, typed="no\n")

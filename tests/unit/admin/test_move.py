@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -190,6 +191,22 @@ def test_what_changed_meanwhile_is_moved_as_it_is_now(
     before = rows_of(file)
     move(file, server_database, quietly)
     assert rows_of(server_database) == before
+
+
+def test_a_server_that_ends_what_is_idle(
+    file: SqliteMovable, server_database: PostgresMovable, tmp_path: Path
+) -> None:
+    """A source has one long transaction; views of extensions in the database disturb nobody."""
+    change(server_database, "CREATE VIEW somebodys AS SELECT 1 AS id")
+    move(file, server_database, quietly)
+    name = server_database.place.partition("?")[0].rpartition("/")[2]
+    change(
+        server_database,
+        f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1ms'",
+    )
+    new = SqliteMovable(tmp_path / "new.db")
+    move(server_database, new, lambda *_: time.sleep(0.005))
+    assert is_usable(new)
 
 
 def test_a_difference_is_found_and_put_right(pair: Pair) -> None:

@@ -17,8 +17,8 @@ from workers.storage.movable import (
     DROP_MARK,
     HALF,
     MAKE_MARK,
-    MARK_TABLE,
     MOVED,
+    TABLES,
     WHOLE,
     Mark,
     StoredRow,
@@ -33,6 +33,12 @@ _ROWS_AT_A_TIME = 200
 """Rows of an answer of the server; one with many long versions may have hundreds of KiB."""
 
 _RENAMED = {"user": "user_moved", "writer": "writer_moved"}
+
+_OURS = {"pwserver", *_RENAMED, *_RENAMED.values(), *(table.name for table in TABLES)}
+
+_NO_TIMEOUTS = """SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')"""
+"""One transaction lasts as long as the move."""
 
 _IN_USE_S = 3.0
 """How long to wait for services that have just stopped."""
@@ -57,7 +63,7 @@ class PostgresMovable:
             schema.check_version(connection, found)
             mark = schema.mark_of(connection, found)
             connection.execute("BEGIN")
-            for name in sorted(found):
+            for name in sorted(found & _OURS):
                 lock = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE")
                 connection.execute(lock.format(sql.Identifier(name)))
             yield PostgresSource(connection, mark)
@@ -96,6 +102,7 @@ class PostgresMovable:
         """Connect with the lock of services; say in a sentence what the server refuses."""
         with schema.connected(self.place) as connection:
             schema.check_server(schema.settings(connection))
+            connection.execute(_NO_TIMEOUTS)
             deadline = time.monotonic() + _IN_USE_S
             lock = "SELECT pg_try_advisory_lock(%s)"
             while connection.execute(lock, (schema.LOCK_SERVICE,)).fetchone() != (True,):
@@ -228,14 +235,14 @@ class PostgresDestination(_Rows):
         with self._connection.transaction():
             self._connection.execute("DELETE FROM writer")
             self._connection.execute('INSERT INTO writer (users) SELECT count(*) FROM "user"')
-            for name in schema.tables(self._connection) - {MARK_TABLE, "pwserver"}:
-                table = sql.Identifier(name)
+            for table in TABLES:
+                name = self._name(table)
                 number = sql.SQL(
                     "SELECT setval(pg_get_serial_sequence({}, 'id'), greatest(max(id), 1),"
                     " max(id) IS NOT NULL) FROM {}"
                 )
-                quoted = sql.Literal(table.as_string(self._connection))
-                self._connection.execute(number.format(quoted, table))
+                quoted = sql.Literal(name.as_string(self._connection))
+                self._connection.execute(number.format(quoted, name))
         self._connection.execute("ANALYZE")
 
     def mark_whole(self) -> None:

@@ -158,6 +158,7 @@ def tables(connection: psycopg.Connection) -> set[str]:
     """Return the names of the tables in a database."""
     rows = connection.execute(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        " AND table_type = 'BASE TABLE'"  # extensions have views of their own there
     )
     return {_text(name) for (name,) in rows}
 
