@@ -11,7 +11,6 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -64,9 +63,9 @@ class Context:
     _key_file: tuple[int, int] | None = None  # what tells the file from another one
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
-    def give_time(self) -> None:
+    def give_time(self, seconds: float) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
-        self.until = time.monotonic() + LONG_TEXTS_S
+        self.until = time.monotonic() + seconds
 
     @property
     def late(self) -> bool:
@@ -104,15 +103,14 @@ class Context:
         seen = found.st_ino, found.st_mtime_ns
         if seen == self._key_file:
             return
-        first, self._key_file = self._key_file is None, seen
-        if not first:
-            try:
-                keyring = read_keyring_again(self.key_path, self.vault.keyring)
-            except KeyRefused as error:
-                log.error("%s", error)
-                return
-            if keyring.keys.keys() > self.vault.keyring.keys.keys():
-                self.vault = Vault(keyring, self.vault.key_id)
+        self._key_file = seen
+        try:
+            keyring = read_keyring_again(self.key_path, self.vault.keyring)
+        except KeyRefused as error:
+            log.error("%s", error)
+            return
+        if keyring.keys.keys() > self.vault.keyring.keys.keys():
+            self.vault = Vault(keyring, self.vault.key_id)
 
     def _seal_with(self, key_id: int) -> None:
         """Seal with another key from now on; if it is unknown, read the key file again."""
@@ -164,8 +162,11 @@ class Context:
 
     def note_refusal(
         self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
-    ) -> None:
-        """Note what any client can cause: of many from one peer, the first and their number."""
+    ) -> bool:
+        """Note what any client can cause: of many from one peer, the first and their number.
+
+        Return whether it is the first.
+        """
         record = {
             "time_ms": self.now_ms,
             "application": peer.caller.application,
@@ -174,8 +175,10 @@ class Context:
             "user": user,
             "outcome": outcome,
         } | more
-        if (first := self.refusals.add(record, self.now)) is not None:
+        first = self.refusals.add(record, self.now)
+        if first is not None:
             self.audit.note(**first)
+        return first is not None
 
     def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
         """Note the numbers of refusals that are due. Called once a tick, and at the end."""
