@@ -65,6 +65,7 @@ class SqliteMovable:
     @contextlib.contextmanager
     def source(self) -> Iterator["SqliteSource"]:
         """Open a book to move it away."""
+        database.require_a_book(self._path)
         with self._opened(database.PRAGMAS) as opened:
             check_version(opened, self._path)
             check_pages(opened, self._path)
@@ -79,12 +80,12 @@ class SqliteMovable:
     def destination(self, place: str, *, make: bool) -> Iterator["SqliteDestination"]:
         """Open a database that a move began to fill; or make one, where none is."""
         database.check_can_be_made(self._path)
-        if make and not database.holds_a_book(self._path):
+        if not database.holds_a_book(self._path):
+            if not make:
+                raise nothing_there(self.place)
             os.close(database.open_and_lock(self._path, Path(f"{self._path}-wal")))
         with self._opened(_FILLING) as opened:
             if is_empty(opened):
-                if not make:
-                    raise nothing_there(self.place)
                 mark = _make(opened, self._path, place)
             else:
                 check_version(opened, self._path)
@@ -93,6 +94,7 @@ class SqliteMovable:
 
     def unmark(self) -> None:
         """Let a database that was moved be used again."""
+        database.require_a_book(self._path)
         with self._opened(database.PRAGMAS) as opened:
             check_version(opened, self._path)
             check_may_be_unmarked(mark_of(opened), self.place)
@@ -104,8 +106,6 @@ class SqliteMovable:
         """Open an existing file under the lock of services, and check its log."""
         path = self._path
         check_sqlite()
-        if not os.path.lexists(path):
-            raise nothing_there(self.place) if pragmas is _FILLING else _no_book(path)
         if database.is_in_use(path):
             raise AdministrationRefused(
                 f"a service runs on {path}: stop it first (`pwserver stop`). Nothing was changed."
@@ -128,10 +128,6 @@ class SqliteMovable:
                 opened.close()
             finally:  # last, because closing any descriptor of a file drops SQLite's locks on it
                 os.close(lock)
-
-
-def _no_book(path: Path) -> DatabaseRefused:
-    return DatabaseRefused(f"there is no password book {path}.")
 
 
 def _make(opened: APSWDatabase, path: Path, place: str) -> Mark:
