@@ -167,9 +167,9 @@ def move(source: Movable, destination: Movable, progress: Progress) -> Moved:
     """
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(source.source())
-        was_moved = ours.mark is not None
+        make = ours.mark is None
         try:
-            theirs = stack.enter_context(destination.destination(source.place, make=not was_moved))
+            theirs = stack.enter_context(destination.destination(source.place, make=make))
         except DatabaseRefused:
             if ours.mark is None:
                 raise
@@ -183,8 +183,7 @@ def move(source: Movable, destination: Movable, progress: Progress) -> Moved:
         run.verify()
         theirs.mark_whole()
         progress("Completing", 1, 2)
-        if not was_moved:
-            ours.mark_moved(destination.place)
+        ours.mark_moved(destination.place)
         progress("Completing", 2, 2)
         theirs.unmark()
         return run.result()

@@ -82,7 +82,7 @@ class Source(Protocol):
         """Yield all rows in the order of their ids."""
 
     def mark_moved(self, place: str) -> None:
-        """Mark it as moved. When this returns, that is durable, and nobody uses it any more."""
+        """Mark it as moved, if it is not. When this returns, that is durable."""
 
 
 class Destination(Protocol):

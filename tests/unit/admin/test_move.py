@@ -1,9 +1,11 @@
 """A move between SQLite and PostgreSQL: nothing changes on the way, wherever it is interrupted."""
 
+import contextlib
 import itertools
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -11,6 +13,7 @@ import pytest
 
 from pwserver.errors import AdministrationRefused, DatabaseRefused
 from tests.support.books import make_book, next_version, open_store, users
+from tests.support.harness import eventually, meanwhile
 from tests.support.moves import USERS, change, is_usable, quietly, rows_of, use, varied_book
 from tests.support.postgres import Postgres
 from workers.admin import move as moving
@@ -200,6 +203,58 @@ def test_a_server_that_ends_what_is_idle(
     new = SqliteMovable(tmp_path / "new.db")
     move(server_database, new, lambda *_: time.sleep(0.005))
     assert is_usable(new)
+
+
+@contextlib.contextmanager
+def without_its_standby(server: Postgres) -> Iterator[None]:
+    """Let a server wait for a standby that is not there, and cancel each wait soon."""
+    waiting = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+    def cancel(over: threading.Event) -> None:
+        with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+            while not over.wait(0.02):
+                connection.execute(waiting)
+
+    with (
+        psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection,
+        meanwhile(cancel),
+    ):
+        try:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            connection.execute("SELECT pg_reload_conf()")
+            yield
+        finally:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_commit_that_no_standby_has(pair: Pair, postgres: Postgres) -> None:
+    """It may be lost at the next failover, so the other side does not change yet."""
+    source, destination = pair
+    before = rows_of(source)
+    with contextlib.ExitStack() as stack:
+
+        def told(what: str, done: int, total: int) -> None:
+            if (what, done) == ("Completing", 0):
+                stack.enter_context(without_its_standby(postgres))
+                wait_for_setting(postgres, "nobody")
+
+        with pytest.raises(DatabaseRefused, match="may not have reached the standby"):
+            move(source, destination, told)
+    wait_for_setting(postgres, "")
+    assert not is_usable(destination)
+    move(source, destination, quietly)
+    assert rows_of(destination) == before
+
+
+def wait_for_setting(server: Postgres, value: str) -> None:
+    """Wait until new connections see which standby the server waits for."""
+
+    def is_so() -> bool:
+        with psycopg.connect(server.conninfo("postgres")) as connection:
+            return connection.execute("SHOW synchronous_standby_names").fetchone() == (value,)
+
+    eventually(is_so, f"the server waits for {value!r}")
 
 
 def test_a_difference_is_found_and_put_right(pair: Pair) -> None:

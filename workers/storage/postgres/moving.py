@@ -190,12 +190,14 @@ class PostgresSource(_Rows):
         return sql.Identifier(names.get(table.name, table.name))
 
     def mark_moved(self, place: str) -> None:
-        """Mark it as moved, durably."""
-        mark = _mark(self._connection, MOVED, place)
-        for name, away in _RENAMED.items():
-            _rename(self._connection, name, away)
+        """Mark it as moved, if it is not, and have that on the standby as well."""
+        if self.mark is None:
+            self.mark = _mark(self._connection, MOVED, place)
+            for name, away in _RENAMED.items():
+                _rename(self._connection, name, away)
+        else:  # the standby may not have it yet
+            self._connection.execute("UPDATE move SET state = state")
         _commit(self._connection)
-        self.mark = mark
 
 
 class PostgresDestination(_Rows):

@@ -198,9 +198,9 @@ class SqliteSource(_Rows):
         self.mark = mark_of(opened)
 
     def mark_moved(self, place: str) -> None:
-        """Mark it as moved, durably."""
+        """Mark it as moved, if it is not, durably."""
         with refusals(self._path):
-            self.mark = _mark(self._database, MOVED, place)
+            self.mark = self.mark or _mark(self._database, MOVED, place)
             self._database.commit()
 
 
