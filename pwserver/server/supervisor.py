@@ -48,6 +48,7 @@ from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
+from workers.loop import WorkerStart
 from workers.storage.stores import store_of
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ class Supervisor:
             keyring = self._keys()
             if number == worker.WRITES:
                 self._writer_keys = keyring.check_values
-            start = worker.WorkerStart(
+            start = WorkerStart(
                 number,
                 next(self._serials),
                 self._settings,
