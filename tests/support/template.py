@@ -50,7 +50,8 @@ def _load() -> None:
     for name in ("pwserver", "workers"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ImportError):  # it needs what is not installed
+                importlib.import_module(module.name)
     for name in _LOADED_LATER:
         importlib.import_module(name)
     gc.collect()
