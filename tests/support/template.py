@@ -4,7 +4,10 @@ To load the command's modules takes most of the time of a short command, and hal
 start; the tests run a thousand of them. A copy has everything that a new process would have: its
 session, open files, folder, environment, arguments and standard streams. It runs the same `main`.
 
-`tests/support/processes.py` starts this file as a program, which imports nothing from `tests` and
+A service's first fork server is likewise a copy, of the listener at the moment at which that starts
+it; it has then opened nothing but what is closed in the copy. A later one is a new process.
+
+`tests/support/forked.py` starts this file as a program, which imports nothing from `tests` and
 finds `pwserver` where `python -m pwserver` does. A request is one message on a socket: a file in
 memory, the three standard files, and a socket on which first the process id of the copy is
 answered, and later its exit code. The copy stays a zombie until the other end of that is closed, so
@@ -21,11 +24,17 @@ import pkgutil
 import select
 import socket
 import struct
+import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import pairwise
+from types import SimpleNamespace
+
+import setproctitle
 
 NUMBER = struct.Struct("<q")
 
@@ -54,6 +63,7 @@ def _load() -> None:
                 importlib.import_module(module.name)
     for name in _LOADED_LATER:
         importlib.import_module(name)
+    setproctitle.setproctitle("template of pwserver")  # it looks at the environment, once
     gc.collect()
     gc.freeze()  # a copy shares the memory of what its garbage collector never visits
 
@@ -127,12 +137,38 @@ def _become(request: Request, files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     time.tzset()
+    setproctitle.setproctitle(" ".join(request.command))
     sys.orig_argv[:] = request.command
     sys.argv[:] = [sys.modules["pwserver.__main__"].__file__ or "", *request.command[3:]]
     sys.path.insert(0, request.folder)
     sys.stdin = _stream(0, "rb", sys.stdin.errors, False)
     sys.stdout = _stream(1, "wb", sys.stdout.errors, os.isatty(1))
     sys.stderr = _stream(2, "wb", sys.stderr.errors, True)
+
+    sys.modules["pwserver.fork_server"].subprocess = _FirstOne()  # type: ignore[attr-defined]
+
+
+class _FirstOne:
+    """What a listener has in place of `subprocess` until it has started its first fork server."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    def Popen(self, command: Sequence[str], pass_fds: Sequence[int], **_: object) -> object:
+        """Fork this process; in the copy, run the program that starts with these arguments."""
+        sys.modules["pwserver.fork_server"].subprocess = subprocess  # type: ignore[attr-defined]
+        pid = os.fork()
+        if pid:
+            return SimpleNamespace(pid=pid, returncode=None)
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            ends = [2, *sorted(pass_fds), os.sysconf("SC_OPEN_MAX")]
+            for before, after in pairwise(ends):
+                os.closerange(before + 1, after)
+            program = command.index("-c") + 1
+            sys.argv[:] = ["-c", *command[program + 1 :]]
+            exec(command[program], {})
+        finally:
+            os._exit(1)  # nothing of the listener is to run here
 
 
 def _stream(number: int, mode: str, errors: str | None, by_line: bool) -> TextIOWrapper:
