@@ -4,6 +4,7 @@ The flag, the `PWSERVER_...` environment variable, the TOML key, the help text a
 docs/operations.md are all made from a field of `Settings`.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,10 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qs, urlsplit
 
 from pwserver.errors import ConfigError
 from pwserver.logs import FORMATS, LEVELS, Style
 from pwserver.memory import file_of
+from pwserver.networks import NETWORKS_MAX, UNIX, stored
+
+DEFAULT_FILE = "user_data.db"
+"""The database that is not set. With a database on a server, the other files have its name."""
+
+_SERVERS = ("postgresql", "postgres")
+"""The schemes of a database on a server."""
 
 NO_HOST = "none"
 """The `host` of a service that does not listen on TCP."""
@@ -91,8 +100,12 @@ class StoreSettings:
     """Where the passwords and the key are."""
 
     database: str = field(
-        default="user_data.db",
-        metadata={"help": "The database: a file name, or `sqlite:///` and a path."},
+        default=DEFAULT_FILE,
+        metadata={
+            "help": "The database: a file name, or `sqlite:///` and a path; or where it is on a "
+            "PostgreSQL server, as `postgresql://USER@HOST/NAME`. The files that are beside a "
+            "database are then in the current folder, as those of `user_data.db`."
+        },
     )
     key_file: str = field(
         default="",
@@ -128,6 +141,8 @@ class StoreSettings:
         for setting in dataclasses.fields(self):
             if "\0" in str(getattr(self, setting.name)):
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
+        if self.server:
+            _refuse_password(self.server)
         if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
             raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
         if self.path.suffix in (
@@ -173,9 +188,25 @@ class StoreSettings:
         return {"key_file": str(self.key_path), "audit_file": str(self.audit_path)}
 
     @property
+    def server(self) -> str:
+        """The URL of a database on a PostgreSQL server; empty for a file."""
+        scheme, _, rest = self.database.partition("://")
+        return f"postgresql://{rest}" if scheme.lower() in _SERVERS else ""
+
+    @property
+    def book_name(self) -> str:
+        """What people call the database: its file or its URL."""
+        return self.server or str(self.path)
+
+    @property
     def path(self) -> Path:
-        """The database file."""
-        return _database_path(self.database)
+        """The database file; with a server, the file that would have the others beside it."""
+        return Path(DEFAULT_FILE) if self.server else _database_path(self.database)
+
+    @property
+    def owned_path(self) -> Path:
+        """The file whose owner runs the service: the database, or with a server the key file."""
+        return self.key_path if self.server else self.path
 
     @property
     def key_path(self) -> Path:
@@ -243,6 +274,14 @@ class Settings(StoreSettings, Address):
         metadata={
             "help": "Where metrics, health and the page are, as HOST:PORT: in the clear on this "
             "machine (127.0.0.1), elsewhere with the certificate `tls_cert`. Not set: nowhere."
+        },
+    )
+    proxy_protocol_networks: str = field(
+        default="",
+        metadata={
+            "help": "Where balancers are, such as `10.0.0.5,10.0.1.0/24`. A TCP connection from "
+            "there must begin with a PROXY header (version 2), which says whose it is. Not set: "
+            "there are none."
         },
     )
     insecure: bool = field(
@@ -330,7 +369,10 @@ class Settings(StoreSettings, Address):
         },
     )
     handshake_timeout_s: float = field(
-        default=10.0, metadata={"help": "The longest time for a TLS handshake, in seconds."}
+        default=10.0,
+        metadata={
+            "help": "The longest time for a TLS handshake, and for a PROXY header, in seconds."
+        },
     )
     message_timeout_s: float = field(
         default=30.0,
@@ -433,6 +475,11 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 "backup_every and backup_dir belong together; one of them is not set."
             )
+        if self.backup_every and self.server:
+            raise ConfigError(
+                "backup_every is for a database in a file; with PostgreSQL use pg_basebackup and "
+                "an archive of its log, or pg_dump."
+            )
         if self.backup_every and not 1 <= self.backup_every_s <= 366 * 86_400:
             raise ConfigError(
                 f"backup_every is {self.backup_every!r}; it must be a number of s, m, h, d or w, "
@@ -489,6 +536,21 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
         if self.http:
             _ = self.http_address
+        if self.balancers and self.host == NO_HOST:
+            raise ConfigError("proxy_protocol_networks is set, and host is none: it is for TCP.")
+
+    @property
+    def balancers(self) -> str:
+        """The `proxy_protocol_networks` as they are compared. Raises `ConfigError` for others."""
+        given = self.proxy_protocol_networks
+        with contextlib.suppress(ConfigError):
+            networks = stored(given.replace(",", " ").split())
+            if UNIX not in networks and bool(networks) == bool(given):
+                return networks
+        raise ConfigError(
+            f"proxy_protocol_networks is {given!r}; it must be up to {NETWORKS_MAX} networks such "
+            "as 10.0.0.0/8,192.0.2.7,2001:db8::/32."
+        )
 
     @property
     def http_address(self) -> tuple[str, int]:
@@ -563,13 +625,30 @@ def _database_path(database: str) -> Path:
     """Return the file that a `database` setting names, or raise `ConfigError`."""
     scheme, separator, rest = database.partition("://")
     if separator and scheme.lower() != "sqlite":
-        raise ConfigError(f"database has the scheme {scheme!r}; only sqlite is supported.")
+        raise ConfigError(
+            f"database has the scheme {scheme!r}; only sqlite and postgresql are supported."
+        )
     if separator and not rest.startswith("/"):
         raise ConfigError("database names a host; write sqlite:/// and a path.")
     path = Path(rest[1:] if separator else database)
     if not path.name or "\0" in database:
         raise ConfigError("database is empty; give a file name such as user_data.db.")
     return path
+
+
+def _refuse_password(url: str) -> None:
+    """Raise `ConfigError` for a URL of a server that has a password in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError("database is no URL that can be read; see docs/operations.md.") from None
+    users, _, _ = parts.netloc.rpartition("@")
+    named = {name.lower() for name in parse_qs(parts.query, keep_blank_values=True)}
+    if ":" in users or named & {"password", "sslpassword"}:
+        raise ConfigError(
+            "database has a password in it, which others could see. Leave it out: put it into the "
+            "file that PGPASSFILE names (~/.pgpass), or into a service file (?service=NAME)."
+        )
 
 
 def environment_variable(setting: str) -> str:

@@ -22,7 +22,7 @@ from pwserver.errors import Unavailable
 from pwserver.ipc import Scoreboard, receive_control, send_control
 from pwserver.limits import TICK_S
 from pwserver.logs import COPY_BYTES_MAX
-from workers.process import TLS, VISITOR, become_child, say_ready
+from workers.process import STOP, TLS, VISITOR, become_child, say_ready
 from workers.storage.answers import Steps, finish
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class _Monitor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._on_control)
         loop.add_reader(self._start.lines, self._on_line)
+        for link in self._applications.links:
+            loop.add_reader(link, link.work)
         network, owner = self._start.sockets
         if self._start.url.startswith("https:") and self._tls is not None:
             self._context = dataclasses.replace(self._tls, client_ca=b"").context()
@@ -130,6 +132,8 @@ class _Monitor:
     async def _beat(self) -> None:
         while True:
             self._scoreboard.beat(self._number)
+            for link in self._applications.links:
+                link.work()
             await asyncio.sleep(TICK_S)
 
     async def _look_after(self, servers: "list[Server]") -> None:
@@ -155,9 +159,11 @@ class _Monitor:
     def _on_control(self) -> None:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
-            if text != TLS:  # a stop, or the listener's death
+            if text == STOP:  # the listener ends this process when most others have ended
+                self._health.stopping = True
+            elif text != TLS:  # another program takes over, or the listener is dead
                 os._exit(0)
-            if descriptors:
+            elif descriptors:
                 self._change_certificate(descriptors[0])
 
     def _change_certificate(self, descriptor: int) -> None:
@@ -193,6 +199,7 @@ class _Applications:
         from workers.storage.stores import store_of
 
         self._reader = store_of(settings).reader(scoreboard, None)
+        self.links = self._reader.links
         self._read_at = float("-inf")
         self._known: dict[int, dict[str, Any]] = {}
 

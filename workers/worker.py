@@ -30,12 +30,13 @@ import msgspec
 from msgspec import UNSET
 
 from pwserver import __version__, logs
-from pwserver.accepted import Accepted
+from pwserver.accepted import Accepted, accepted_from, told
 from pwserver.config import Settings, settings_from
-from pwserver.errors import PwserverError, StorageFailed, StoreError
+from pwserver.errors import PwserverError, StorageFailed, StoreError, Unavailable
 from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
-from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, LONG_TEXTS_S, TICK_S
 from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
+from pwserver.wire import messages
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -63,18 +64,22 @@ from workers.process import (
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
 from workers.serving.commands import COUNT, SAVE_PLAIN
-from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue, not_saved
+from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.kept import TOO_MUCH, Kept
 from workers.serving.name_queues import NameQueues
 from workers.serving.places import NO_PLACE, Places
+from workers.storage.answers import Pending, Steps, finish
+from workers.storage.outage import REASONS
+from workers.storage.store import Link
 from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
 
-if TYPE_CHECKING:  # a service without TLS does not load it
+if TYPE_CHECKING:  # a service without balancers or without TLS does not load it
+    from workers.auth.awaited_headers import Arrival, AwaitedHeaders
     from workers.tls.certificates import TlsFiles
     from workers.tls.handshakes import Handshakes
     from workers.tls.records import Codec
@@ -88,6 +93,10 @@ _EVENTS_MAX = 256
 _AWAITED_CHANGES_MAX = 4
 """After a commit of so few changes their clients may have the service to themselves, and the next
 request is worth waiting for. With more clients there is always one whose request has arrived."""
+
+_NO_HEADER = messages.refusal(
+    Unavailable("A connection from this address must begin with a PROXY header (version 2)."), UNSET
+)
 
 _PARTS = {
     "pwserver": __version__,
@@ -124,7 +133,10 @@ def main(
     try:
         kept_ms = int(settings.requests_kept_s * 1000)
         keys, reserve_bytes = start.keyring.check_values, settings.disk_reserve_mib << 20
-        committer = store_of(settings).committer(keys, kept_ms, scoreboard, reserve_bytes)
+        patience_s = settings.save_timeout_s
+        committer = store_of(settings).committer(
+            keys, kept_ms, scoreboard, reserve_bytes, patience_s
+        )
         _run(control, bell, scoreboard, start, Writer(committer))
     except (StoreError, StorageFailed) as error:
         say_fatal(control, error)
@@ -148,7 +160,7 @@ def _run(
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
-        ids=IdClock(start.serial),
+        ids=IdClock(0),  # another one when the worker begins
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
@@ -189,6 +201,8 @@ class Worker:
         self._commit_queue = context.commit_queue
         self._settings = start.settings
         self._number = start.number
+        self._serial = start.serial
+        self._beginning: Pending | None = None  # it waits for answers of the store
         self._connections: dict[int, Connection] = {}
         self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or need another look
@@ -212,6 +226,18 @@ class Worker:
         self._lookout = Lookout(self._epoll, patience_s, _EVENTS_MAX)
         self._handlers: dict[int, Callable[[], None]] = {}  # of what is not a client
         self._watch(control, self._on_control)
+        links = [] if writer is None else writer.committer.links
+        self._links = [*links, *context.reader.links]
+        for link in self._links:
+            self._watch(link, functools.partial(self._on_link, link))
+        self._headers: AwaitedHeaders | None = None
+        if start.settings.balancers:
+            from workers.auth import awaited_headers  # noqa: PLC0415
+
+            self._headers = awaited_headers.AwaitedHeaders(
+                start.settings.balancers, start.settings.handshake_timeout_s
+            )
+            self._watch(self._headers, self._on_headers)
         self._handshakes: Handshakes | None = None
         self._handshakes_wait = False
         self._client_ca = b"" if start.tls is None else start.tls.client_ca
@@ -225,9 +251,8 @@ class Worker:
 
     def run(self) -> None:
         """Serve until told to stop and all is answered, or until the listener has died."""
-        if self._writer is not None:
-            self._look_at_the_clock()
-            self._begin(self._writer.newest_id())
+        self._look_at_the_clock()
+        self._try_to_begin()
         try:
             while not self._listener_gone and not self._finished:
                 self._turn(self._wait())
@@ -251,10 +276,26 @@ class Worker:
             and self._commit_queue.empty
         )
 
-    def _begin(self, newest_id: int) -> None:
-        """Begin to take work: the newest id in the database is known."""
-        self._context.ids.after(newest_id)
-        self._context.refresh()
+    def _try_to_begin(self) -> None:
+        """Begin to take work, as soon as the store has said what must be known for that."""
+        if not self._ready and (self._beginning is None or self._beginning.resolved):
+            beginning = finish(self._begin())
+            self._beginning = beginning if isinstance(beginning, Pending) else None
+
+    def _begin(self) -> Steps[None]:
+        """Begin, if the store answers; otherwise it is tried again at the next tick."""
+        writer, context = self._writer, self._context
+        newest_id = self._commit_queue.newest_id if writer is None else writer.newest_id()
+        if newest_id is None:
+            return
+        try:
+            serial = yield context.reader.serial(self._serial)
+        except Unavailable:
+            return
+        yield from context.refreshed()
+        context.ids = IdClock(serial)
+        context.ids.advance(time.time_ns())
+        context.ids.after(newest_id)
         self._ready = True
         say_ready(self._control)
 
@@ -275,16 +316,27 @@ class Worker:
         if self._intake.waiting or self._given:
             return True
         writer = self._writer
-        return writer is not None and (not self._commit_queue.empty or writer.more_to_do)
+        if writer is None:
+            return False
+        return writer.more_to_do or (self._commit_queue.waits and writer.takes_work)
 
     @property
     def _expects_event(self) -> bool:
-        """Whether an answer of the writer, or the next request after a commit, comes soon."""
+        """Whether an answer of the writer, or the next request after a commit, comes soon.
+
+        A database server needs the processor more than who waits for it.
+        """
+        if self._links:
+            return False
         if self._writer is None:
             return self._commit_queue.in_flight
         return 0 < self._writer.changes <= _AWAITED_CHANGES_MAX
 
-    def _watch(self, channel: "socket.socket | Handshakes", handler: Callable[[], None]) -> None:
+    def _watch(
+        self,
+        channel: "socket.socket | Handshakes | AwaitedHeaders | Link",
+        handler: Callable[[], None],
+    ) -> None:
         """Call a handler whenever a channel is readable."""
         self._epoll.register(channel, select.EPOLLIN)
         self._handlers[channel.fileno()] = handler
@@ -334,26 +386,25 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
-        context.give_time()
+        context.give_time(LONG_TEXTS_S)
 
     def _commit(self, writer: Writer) -> None:
-        """Commit what this worker and the others have received, and answer it."""
-        batches = [] if writer.owed_s else self._commit_queue.take()
-        try:
-            writer.commit(batches)
-        except PwserverError:  # the service ends; its last words are that nobody knows
-            for batch in batches:
-                batch.outcome = batch.outcome or UNKNOWN
-            self._answer(batches)
-            raise
-        self._answer(batches)
+        """Commit what this worker and the others have received, and answer what is committed."""
+        if writer.takes_work:
+            try:
+                writer.commit([] if writer.owed_s else self._commit_queue.take())
+            except PwserverError:  # the service ends; its last words are that nobody knows
+                self._commit_queue.give_up()
+                self._answer()
+                raise
+        self._answer()
         writer.rest()
 
-    def _answer(self, batches: list[Batch]) -> None:
+    def _answer(self) -> None:
         """Reply to the changes of this worker's own connections."""
-        if batches:
+        if batches := self._commit_queue.answered():
             self._context.now = time.monotonic()  # the commit may have taken long
-            self._context.give_time()
+            self._context.give_time(LONG_TEXTS_S)
             self._settle(batches)
             self._send_all()
 
@@ -418,10 +469,9 @@ class Worker:
             clients = [client for its, client in self._given if its == kind]
             for at in range(0, len(clients), SOCKETS_MAX):
                 some = clients[at : at + SOCKETS_MAX]
-                addresses = "\n".join([client.address for client in some]).encode()
-                announced = kind + bytes([len(some)]) + addresses
+                sockets = [each.socket.fileno() for each in some]
                 try:
-                    send_control(self._control, announced, [each.socket.fileno() for each in some])
+                    send_control(self._control, kind + told(some), sockets)
                 except ConnectionError:  # the listener is dead
                     pass
                 except OSError:  # the rest goes in the next turn
@@ -440,11 +490,8 @@ class Worker:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text[:1] == CLIENTS:
-                addresses = text[2:].decode().split("\n")
-                for fd, address in zip(descriptors, addresses, strict=False):
-                    # With a type and a protocol it does not ask the kernel for them.
-                    client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)
-                    self._add_client(Accepted(client, address))
+                for client in accepted_from(text[1:], descriptors):
+                    self._add_client(client)
                 if lost := text[1] - len(descriptors):
                     log.warning("%d connections were dropped: too many open files", lost)
                     self._count_closed(lost)
@@ -475,15 +522,18 @@ class Worker:
             self._needed = False
             return
         self._stopping, self._handing_over = True, hand_over
+        if self._headers is not None:
+            self._on_headers()
         # Handle what was received earlier before `drain` receives more. What there is no time for
         # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
         self._intake.do_received()
         _wake(self._context.delays.end())
-        if self._handshakes is not None:
-            if hand_over:
-                self._given += [(MOVED, client) for client in self._handshakes.release()]
-            self._count_closed(self._handshakes.close())
+        for arriving in (self._headers, self._handshakes):
+            if arriving is not None:
+                if hand_over:
+                    self._given += [(MOVED, client) for client in arriving.release()]
+                self._count_closed(arriving.close())
         for connection in self._connections.values():
             if not (hand_over and connection.move()):
                 connection.drain()
@@ -508,6 +558,13 @@ class Worker:
 
     def _add_client(self, client: Accepted) -> None:
         client.socket.setblocking(False)
+        if self._headers is not None and self._headers.expects(client):
+            self._headers.add(client, self._context.now)
+        else:
+            self._serve(client)
+
+    def _serve(self, client: Accepted) -> None:
+        """Go on with a client whose address is known."""
         if self._handshakes is not None and client.socket.family != socket.AF_UNIX:
             self._handshakes.add(client, self._context.now)
         else:
@@ -526,7 +583,9 @@ class Worker:
     @property
     def _taken(self) -> int:
         """How many places are taken."""
-        return len(self._connections) + (len(self._handshakes) if self._handshakes else 0)
+        arriving = len(self._headers) if self._headers else 0
+        arriving += len(self._handshakes) if self._handshakes else 0
+        return len(self._connections) + arriving
 
     def _make_places(self) -> None:
         """Make room for who came when few places were left."""
@@ -539,6 +598,23 @@ class Worker:
         for connection in connections:
             connection.turn_out(reason)
             self._touched.add(connection)
+
+    # --- Balancers. ---
+
+    def _on_headers(self) -> None:
+        assert self._headers is not None
+        self._end_or_serve(self._headers.work())
+
+    def _end_or_serve(self, arrivals: "list[Arrival]") -> None:
+        """Serve the clients whose header has arrived; end the connections that have none."""
+        for client, why_not in arrivals:
+            if not why_not:
+                self._serve(client)
+                continue
+            connection = self._connect(client)
+            if self._context.note_refusal(connection.peer, "denied", None, why_not):
+                log.warning("a connection from %s is refused: %s", client.address, why_not)
+            connection.turn_away(b"" if self._handshakes is not None else _NO_HEADER)
 
     # --- TLS. ---
 
@@ -598,8 +674,8 @@ class Worker:
             del self._handlers[self._channel.fileno()]
             self._channel = None
             self._settle(self._commit_queue.detach())
-        elif not self._ready and self._commit_queue.newest_id is not None:
-            self._begin(self._commit_queue.newest_id)
+        elif not self._ready:
+            self._try_to_begin()
 
     def _expect_writer(self) -> None:
         """Wait for room in the channel to the writer if it was full."""
@@ -621,6 +697,20 @@ class Worker:
     def _receive_batches(self, writer: Writer, fd: int) -> None:
         if not writer.receive(fd):
             del self._handlers[fd]
+
+    # --- The store, where it is a server. ---
+
+    def _on_link(self, link: Link) -> None:
+        """Take what the server has answered; what it has committed is answered in this turn."""
+        link.work()
+        if not self._ready:
+            self._store_answered()
+
+    def _store_answered(self) -> None:
+        """Begin, and let the other workers begin, if the store has said what is needed for that."""
+        if self._writer is not None:
+            self._writer.tell_newest_id()
+        self._try_to_begin()
 
     # --- Replies to changes. ---
 
@@ -672,17 +762,18 @@ class Worker:
         if self._writer is not None:
             self._publish_load(now)
             self._writer.tick()
+            self._answer()
         self._ticked_at = now
+        self._work_links()
         self._record_refusals()
         connections = self._connections.values()
         self._turn_out(self._places.tick(connections, self._taken, now), NO_PLACE)
-        if self._handshakes is not None:
-            hurry = self._places.are_few(self._taken)
-            self._count_closed(self._handshakes.expire(now, hurry=hurry))
+        if self._headers is not None or self._handshakes is not None:
+            self._expire_arriving(now)
         if self._ready:
             self._context.refresh()
         _wake(self._context.delays.expire(now))
-        self._settle(self._commit_queue.expire(now - self._settings.save_timeout_s))
+        self._expire_changes(now - self._settings.save_timeout_s)
         _wake(self._context.checks.expire(now))
         if scoreboard.crowded:
             self._make_room(now)
@@ -695,6 +786,32 @@ class Worker:
         if self._touched:
             self._turn([])
 
+    def _work_links(self) -> None:
+        """Look, once a tick, for a connection to be made again, or an answer that is late."""
+        for link in self._links:
+            link.work()
+        if self._links:
+            self._store_answered()
+            self._context.look_at_keys()
+            if self._writer is not None:
+                self._writer.committer.know_keys([*self._context.vault.keyring.keys])
+
+    def _expire_changes(self, before: float) -> None:
+        """Give up the changes queued before a time: nothing was begun for them."""
+        since_ms, reason = self._context.scoreboard.outage
+        outcome = Outcome(reason=REASONS[reason]) if since_ms else TOO_LATE
+        self._settle(self._commit_queue.expire(before, outcome))
+        if self._writer is not None:
+            self._writer.expire(before, outcome.reason)
+
+    def _expire_arriving(self, now: float) -> None:
+        """End the connections whose header or handshake took too long."""
+        hurry = self._places.are_few(self._taken)
+        if self._headers is not None:
+            self._end_or_serve(self._headers.expire(now, hurry=hurry))
+        if self._handshakes is not None:
+            self._count_closed(self._handshakes.expire(now, hurry=hurry))
+
     def _record_refusals(self, *, all_of_them: bool = False) -> None:
         """Write the numbers of refusals that are due, and what could not be written before."""
         self._context.sum_up_refusals(all_of_them=all_of_them)
@@ -703,11 +820,9 @@ class Worker:
 
     def _publish(self) -> None:
         """Publish what was counted, and what is open or waits."""
-        context, connections = self._context, len(self._connections)
-        if self._handshakes is not None:
-            connections += len(self._handshakes)
+        context = self._context
         context.tally.publish(
-            connections,
+            self._taken,
             self._commit_queue.bytes_queued,
             context.name_queues.bytes_queued,
             context.checks.unanswered,

@@ -177,7 +177,8 @@ def unix_peer(path: Path) -> Peer:
 class Service:
     """A running `pwserver serve`, in a session of its own that identifies its processes.
 
-    Use it in a `with`, which calls `end`.
+    Use it in a `with`, which calls `end`. `url` is that of a database on a server, if it has one:
+    the settings file in its folder names it.
     """
 
     def __init__(
@@ -185,10 +186,14 @@ class Service:
         folder: Path,
         *flags: str,
         port: int = 0,
+        url: str = "",
         program: Sequence[str] = COMMAND,
         **popen: Any,
     ) -> None:
         self.folder = folder
+        self.url_of_database = url
+        if url:
+            (folder / "pwserver.toml").write_text(f"database = {json.dumps(url)}\n")
         self.database = folder / "user_data.db"
         self.key_file = folder / "user_data.key"
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
@@ -246,7 +251,7 @@ class Service:
             return self._token
 
     def _registered_owner(self) -> Secret[str]:
-        with administration(StoreSettings(database=str(self.database))) as files:
+        with self.administration() as files:
             if any(row.name == "owner" for row in files.applications()):
                 return files.rotate("owner", grace_s=3600.0)  # an earlier service here made it
             return files.add("owner", RIGHTS, common=True)
@@ -260,7 +265,18 @@ class Service:
 
     def administration(self) -> AbstractContextManager[Administration]:
         """Return the service's `Administration`, to be used in a `with`."""
+        if self.url_of_database:
+            return self._administration_here()
         return administration(StoreSettings(database=str(self.database)))
+
+    @contextlib.contextmanager
+    def _administration_here(self) -> Iterator[Administration]:
+        """Administer a book on a server from the folder of the service, where its files are."""
+        with (
+            contextlib.chdir(self.folder),
+            administration(StoreSettings(database=self.url_of_database)) as files,
+        ):
+            yield files
 
     @property
     def url(self) -> str:

@@ -16,7 +16,7 @@ FLOORS = [
     ["pwserver.wire"],
     ["pwserver.client", "workers.book"],
     ["workers.storage"],
-    ["workers.storage.sqlite"],
+    ["workers.storage.sqlite", "workers.storage.postgres"],
     ["workers.audit", "workers.auth", "workers.tls"],
     ["workers.serving", "workers.admin", "workers.http"],
     ["workers"],
@@ -31,6 +31,7 @@ EXCEPTIONS = {
     ("pwserver/__init__.py", "pwserver.client"),  # when a name of the client's is asked for
     ("pwserver/__main__.py", "pwserver.cli"),  # the entry point of the command
     ("workers/storage/stores.py", "workers.storage.sqlite"),  # chooses what stands behind it
+    ("workers/storage/stores.py", "workers.storage.postgres"),
 }
 
 FILES = [

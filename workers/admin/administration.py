@@ -34,7 +34,7 @@ from workers.auth.applications import (
 )
 from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring
-from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
+from workers.book.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage.operations import REMOVED
 from workers.storage.store import OpenBook
@@ -102,7 +102,7 @@ class Administration(Recording):
     ) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`.
 
-        A `lifetime_s` of 0 is for ever. `networks` are as `auth.networks.stored` makes them.
+        A `lifetime_s` of 0 is for ever. `networks` are as `networks.stored` makes them.
         `certificate` is the hash of the public key of its client certificate.
         """
         name = _normal(name)
@@ -187,7 +187,7 @@ class Administration(Recording):
     def set_columns(self, name: str, **columns: Any) -> None:
         """Set what an application has, on open connections too.
 
-        `may` is as `in_order` makes it, `networks` as `auth.networks.stored` does; `certificate` is
+        `may` is as `in_order` makes it, `networks` as `networks.stored` does; `certificate` is
         the hash of a public key or None; `users_max`, `saves_per_s` and `connections_max` are
         quotas, or 0.
         """
@@ -275,7 +275,9 @@ class Administration(Recording):
     def _put(self, row: ApplicationRow) -> None:
         genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
         row = row._replace(revision=self._revisions.read().next(genuine))
-        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
+        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict(
+            conflict_target=[Application.id], preserve=APPLICATION[1:]
+        ).execute()
 
 
 @contextmanager

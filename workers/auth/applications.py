@@ -26,12 +26,12 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from pwserver.errors import Unavailable
+from pwserver.networks import is_within
 from pwserver.secret import Secret
 from pwserver.tokens import TOKEN_PREFIX
 from pwserver.wire.messages import RIGHTS, Right
 from pwserver.wire.scram import Verifier, user_of_hash
 from workers.auth.expiry import ExpiryWarnings
-from workers.auth.networks import is_within
 from workers.auth.revisions import RevisionFile
 from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import socket
 import time
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -60,11 +60,12 @@ class Context:
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock
+    _key_file: tuple[int, int] | None = None  # what tells the file from another one
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
-    def give_time(self) -> None:
+    def give_time(self, seconds: float) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
-        self.until = time.monotonic() + LONG_TEXTS_S
+        self.until = time.monotonic() + seconds
 
     @property
     def late(self) -> bool:
@@ -92,6 +93,24 @@ class Context:
             return
         if key_id != self.vault.key_id:
             self._seal_with(key_id)
+
+    def look_at_keys(self) -> None:
+        """Read the key file again if it has changed: rows of other hosts may need a new key."""
+        try:
+            found = os.stat(self.key_path)
+        except OSError:
+            return
+        seen = found.st_ino, found.st_mtime_ns
+        if seen == self._key_file:
+            return
+        self._key_file = seen
+        try:
+            keyring = read_keyring_again(self.key_path, self.vault.keyring)
+        except KeyRefused as error:
+            log.error("%s", error)
+            return
+        if keyring.keys.keys() > self.vault.keyring.keys.keys():
+            self.vault = Vault(keyring, self.vault.key_id)
 
     def _seal_with(self, key_id: int) -> None:
         """Seal with another key from now on; if it is unknown, read the key file again."""
@@ -143,8 +162,11 @@ class Context:
 
     def note_refusal(
         self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
-    ) -> None:
-        """Note what any client can cause: of many from one peer, the first and their number."""
+    ) -> bool:
+        """Note what any client can cause: of many from one peer, the first and their number.
+
+        Return whether it is the first.
+        """
         record = {
             "time_ms": self.now_ms,
             "application": peer.caller.application,
@@ -153,8 +175,10 @@ class Context:
             "user": user,
             "outcome": outcome,
         } | more
-        if (first := self.refusals.add(record, self.now)) is not None:
+        first = self.refusals.add(record, self.now)
+        if first is not None:
             self.audit.note(**first)
+        return first is not None
 
     def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
         """Note the numbers of refusals that are due. Called once a tick, and at the end."""

@@ -33,9 +33,9 @@ Result = bool | tuple[int, int, int] | None
 book has as many users as it may have; or, if it carried the `request_id` of an earlier one, what
 that one made and its fingerprint: (user_id, version, fingerprint)."""
 
-Answer = tuple[int, list[Result]] | str
+Answer = tuple[int, list[Result]] | str | None
 """What becomes of a batch: the number of users before it and the operations' results, or the reason
-why nothing of it was done."""
+why nothing of it was done, or None: nobody knows."""
 
 CheckValues = dict[int, bytes]
 """Values derived from the keys, by key id. They identify a key but do not reveal it."""

@@ -60,6 +60,9 @@ class SqliteCommitter:
     Raises a `StoreError` if the database must not be written to.
     """
 
+    links = ()
+    takes_work = True
+
     def __init__(
         self,
         path: Path,
@@ -102,6 +105,9 @@ class SqliteCommitter:
     def newest_id(self) -> int:
         """Return the greatest id in the database, or 0."""
         return self.store.newest_id()
+
+    def know_keys(self, keys: Sequence[int]) -> None:
+        """Do nothing: there is one host."""
 
     def close(self) -> None:
         """Close it. Raises `DatabaseRefused` if another database was copied over this one."""

@@ -14,7 +14,7 @@ from pwserver.errors import DatabaseRefused
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.keyring import Keyring
-from workers.book.models import ApplicationRow, sql
+from workers.book.models import STORED_USER, ApplicationRow, sql
 from workers.storage.operations import CheckValues
 from workers.storage.sqlite import database, generations, reading, validation, walk
 from workers.storage.sqlite.committing import SqliteCommitter
@@ -35,9 +35,14 @@ class SqliteStore:
     # --- The service. ---
 
     def committer(
-        self, keys: CheckValues, requests_kept_ms: int, scoreboard: Scoreboard, reserve_bytes: int
+        self,
+        keys: CheckValues,
+        requests_kept_ms: int,
+        scoreboard: Scoreboard,
+        reserve_bytes: int,
+        patience_s: float,
     ) -> SqliteCommitter:
-        """Open the book for the worker that writes."""
+        """Open the book for the worker that writes, which has no server to wait for."""
         return SqliteCommitter(self._path, keys, requests_kept_ms, scoreboard, reserve_bytes)
 
     def reader(self, scoreboard: Scoreboard, committer: Committer | None) -> reading.BookReader:
@@ -116,6 +121,8 @@ class SqliteStore:
 class SqliteBook:
     """A book that is open for an administrator's command, through the models too."""
 
+    user_columns = STORED_USER
+
     def __init__(self, opened: APSWDatabase) -> None:
         self._database = opened
         self._connection: apsw.Connection = opened.connection()
@@ -160,6 +167,10 @@ class SqliteBook:
             self._connection.executemany(sql(query), parameters)
             generations.touch(self._connection)
         return waited_s
+
+    def hosts_lacking(self, key_id: int) -> list[str]:
+        """Return no hosts: there is one, and its file is the one that the caller has read."""
+        return []
 
     def damages(self) -> Iterator[str]:
         """Yield a sentence about each damage that SQLite finds in pages and indexes."""

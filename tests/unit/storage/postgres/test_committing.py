@@ -1,0 +1,340 @@
+"""The contract of a store on PostgreSQL: batches, their outcomes, and lost connections."""
+
+import contextlib
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+
+from pwserver.errors import DatabaseRefused
+from pwserver.ipc import Scoreboard
+from pwserver.limits import TICK_S
+from tests.support.books import KEYRING, REQUESTS_KEPT_MS, Saving, new_scoreboard, users
+from tests.support.postgres import Postgres
+from workers.book.models import Row
+from workers.storage.answers import Pending
+from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, Operation, nonce
+from workers.storage.outage import SERVER_AWAY
+from workers.storage.postgres.committing import ID_TAKEN, KEY_RETIRED, PostgresCommitter
+from workers.storage.postgres.link import Link
+from workers.storage.postgres.reading import PostgresReader
+from workers.storage.postgres.schema import check_server, prepare
+
+NOTHING = "nothing yet"
+DEADLINE_S = 60.0
+
+
+@dataclass
+class Asked:
+    """Work, and its answer."""
+
+    rows: list[Row] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    outcome: Any = NOTHING
+    since: float = field(default_factory=time.monotonic)
+
+    def answer(self, answer: Any) -> None:
+        """Take the outcome."""
+        assert self.outcome == NOTHING, "it was answered before"
+        self.outcome = answer
+
+
+class Host:
+    """One host's committer and reader, and the loop that works for them."""
+
+    def __init__(self, conninfo: str, patience_s: float = 30.0) -> None:
+        self._tick_at = 0.0
+        self.scoreboard: Scoreboard = new_scoreboard()
+        self.committer = PostgresCommitter(conninfo, REQUESTS_KEPT_MS, self.scoreboard, patience_s)
+        self.reader = PostgresReader(conninfo, self.scoreboard)
+        self.until(lambda: self.committer.takes_work and self.reader.link.connected)
+
+    def turn(self) -> None:
+        """Wait for an event, and handle it."""
+        links: list[Link] = [self.committer.link, self.reader.link]
+        select.select(links, [], [], 0.02)
+        for link in links:
+            link.work()
+
+    def until(self, happened: Any) -> None:
+        """Work until something has happened."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not happened():
+            assert time.monotonic() < deadline, "it has not happened"
+            self.turn()
+            if time.monotonic() > self._tick_at:
+                self._tick_at = time.monotonic() + TICK_S
+                self.committer.tick(idle=True)
+
+    def commit(self, *work: Asked) -> Any:
+        """Commit, and return the outcomes."""
+        self.committer.commit(work)
+        self.until(lambda: all(each.outcome != NOTHING for each in work))
+        return work[0].outcome if len(work) == 1 else [each.outcome for each in work]
+
+    def do(self, *operations: Any) -> Any:
+        """Do operations together, and return their results."""
+        outcome = self.commit(Asked(operations=[tuple(each) for each in operations]))
+        return outcome[1] if isinstance(outcome, tuple) else outcome
+
+    def ask(self, pending: Pending) -> Any:
+        """Return an answer."""
+        self.until(lambda: pending.resolved)
+        if pending.error is not None:
+            raise pending.error
+        return pending.value
+
+    def close(self) -> None:
+        """Close both connections."""
+        self.committer.close()
+        self.reader.link.close()
+
+
+@pytest.fixture
+def book(postgres: Postgres) -> str:
+    """Return a new book."""
+    conninfo = postgres.new_database()
+    prepare(conninfo, KEYRING.check_values)
+    return conninfo
+
+
+@pytest.fixture
+def host(book: str) -> Iterator[Host]:
+    """Return a host of it."""
+    with contextlib.closing(Host(book)) as opened:
+        yield opened
+
+
+def sql(conninfo: str, statement: str, *parameters: Any) -> list[Any]:
+    """Run a statement as somebody else."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def counted(conninfo: str) -> tuple[int, int]:
+    """Return the rows, and the number of users that writers have noted."""
+    select = 'SELECT (SELECT count(*) FROM "user"), (SELECT sum(users) FROM writer)'
+    ((rows, noted),) = sql(conninfo, select)
+    return rows, noted
+
+
+def test_every_batch_is_told_how_many_users_there_were_before_it(host: Host, book: str) -> None:
+    """Batches that come together are one transaction."""
+    assert host.commit(Asked(users(1, 2))) == (0, [])
+    batches = Asked(users(3, 4)), Asked(users(5), [tuple(Saving(username="a", user_id=9))])
+    assert host.commit(*batches) == [(2, []), (4, [DONE])]
+    assert host.scoreboard.users == 6
+    assert counted(book) == (6, 6)
+
+
+def test_the_state_of_a_row_decides(host: Host) -> None:
+    """A new name, a new version, labels and a deletion; each stale if the row had changed."""
+    first = Saving(username="alice", user_id=1, sealed=b"1" * 60)
+    second = first._replace(replaced=nonce(first.sealed), version=2, sealed=b"2" * 60, older=b"o")
+    assert host.do(first, first._replace(user_id=2)) == [DONE, STALE]
+    assert host.do(second, second) == [DONE, STALE]
+    label = (LABEL, 1, 1, nonce(second.sealed), b"3" * 60, '["x"]', b"p")
+    assert host.do(label, label) == [DONE, STALE]
+    user = host.ask(host.reader.find(0, "alice"))
+    assert (user.version, user.sealed, user.labels, user.older) == (2, b"3" * 60, '["x"]', b"p")
+    assert host.do((DELETE, None, 1), (DELETE, None, 1)) == [DONE, STALE]
+    assert host.ask(host.reader.find(0, "alice")) is None
+    assert host.scoreboard.users == 0
+
+
+def test_a_request_is_done_once_whichever_host_is_asked(host: Host, book: str) -> None:
+    """In one batch, in another, and on another host; any text is a request id."""
+    saving = Saving(user_id=1, request_id="r\0\u00e9")
+    again = saving._replace(user_id=2)
+    assert host.do(saving, again) == [DONE, (1, 1, 7)]
+    assert host.do(again) == [(1, 1, 7)]
+    with contextlib.closing(Host(book)) as other:
+        assert other.do(again._replace(user_id=3)) == [(1, 1, 7)]
+    late = again._replace(saved_at_ms=saving.saved_at_ms + REQUESTS_KEPT_MS + 1)
+    assert host.do(late) == [DONE], "it is forgotten by then"
+    assert host.ask(host.reader.earlier(0, "r\0\u00e9")) == (2, 1, 7)
+    assert counted(book) == (2, 2)
+
+
+def test_hosts_at_the_same_time_lose_and_double_nothing(host: Host, book: str) -> None:
+    """Of two hosts that save the same name and the same request, one is first."""
+    with contextlib.closing(Host(book)) as other:
+        for number in range(20):
+            name = Saving(username=f"u{number}", user_id=100 + 2 * number)
+            request = Saving(user_id=1000 + 2 * number, request_id=f"r{number}")
+            asked = []
+            for more, each in enumerate((host, other)):
+                mine = [
+                    tuple(saving._replace(user_id=saving.user_id + more))
+                    for saving in (name, request)
+                ]
+                asked.append(Asked(operations=mine))
+                each.committer.commit([asked[-1]])
+            for each, work in zip((host, other), asked, strict=True):
+                each.until(lambda work=work: work.outcome != NOTHING)
+            results = [work.outcome[1] for work in asked]
+            assert sorted(result[0] for result in results) == [STALE, DONE]
+            assert sum(result[1] is DONE for result in results) == 1
+    assert counted(book) == (40, 40)
+
+
+def test_a_book_takes_no_more_users_than_it_may(host: Host) -> None:
+    """A name that is there is stale, so that the worker plans a version of it."""
+    one = Saving(book=7, username="a", user_id=1, users_max=1)
+    assert host.do(one, one._replace(username="b", user_id=2)) == [DONE, FULL]
+    assert host.do(one._replace(user_id=3)) == [STALE]
+
+
+def test_what_cannot_be_done_fails_alone(host: Host, book: str) -> None:
+    """A taken id, and a key that was retired; the other batches of the commit are done."""
+    host.commit(Asked(users(1)))
+    retired = [(5, 0, 2, b"sealed", 0)]
+    outcomes = host.commit(Asked(users(1)), Asked(retired), Asked(users(7)))
+    assert outcomes == [ID_TAKEN, KEY_RETIRED, (1, [])]
+    assert counted(book) == (2, 2)
+
+
+def test_the_users_of_a_removed_application_are_deleted(host: Host, book: str) -> None:
+    """Some once a tick, and nothing more is saved into its book."""
+    host.commit(Asked(users(1, 2, book=3) + users(4)))
+    sql(
+        book,
+        "INSERT INTO application VALUES (3, 'a', 3, 'removed', 0, NULL, NULL, NULL, NULL, NULL, "
+        "NULL, 0, 0, 0, '', 0, 0, 0, 1, '')",
+    )
+    host.commit(Asked(users(5, book=3), [tuple(Saving(book=3, username="a", user_id=6))]))
+    host.until(lambda: host.scoreboard.users == 1)
+    assert counted(book) == (1, 1)
+
+
+def test_a_page_has_both_kinds_of_names_in_order(host: Host) -> None:
+    """And goes on where the one before it ended."""
+    names = ["zoe", "alice", "bob", "\u00e9va"]
+    host.do(*[Saving(username=name, user_id=n, labels='["x"]') for n, name in enumerate(names, 10)])
+    host.commit(Asked(users(1, 2)))
+    found, after = [], ""
+    while after is not None:
+        page, after = host.ask(host.reader.page(0, after, "", None, 2))
+        found += [entry.name for entry in page]
+    assert found == sorted(found)
+    assert len(found) == 6
+    labelled, after = host.ask(host.reader.page(0, "", "", "x", 10))
+    assert [entry.name for entry in labelled] == sorted(names)
+    assert host.ask(host.reader.find_or_decoy(0, "bob"))[1]
+    user, is_it = host.ask(host.reader.find_or_decoy(0, "bo"))
+    assert user is not None
+    assert not is_it
+
+
+# --- Faults. ---
+
+
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
+def test_a_lost_connection_loses_and_doubles_nothing(host: Host, book: str, how: str) -> None:
+    """Backends are killed, or their statements cancelled, while batches are committed."""
+    asked = []
+    for number in range(60):
+        named = Saving(username=f"u{number}", user_id=1000 + number)
+        work = Asked(users(number + 1), [tuple(named)])
+        asked.append(work)
+        host.committer.commit([work])
+        host.turn()
+        if number % 5 == 0:
+            sql(
+                book,
+                f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+    host.until(lambda: all(work.outcome != NOTHING for work in asked))
+    assert all(work.outcome[1] == [DONE] for work in asked)
+    assert counted(book) == (120, 120)
+    assert host.scoreboard.users == 120
+
+
+def test_a_server_that_is_killed_and_comes_back(postgres: Postgres, host: Host, book: str) -> None:
+    """What was acknowledged is there; what came meanwhile is done when it is back."""
+    asked = [Asked(users(number)) for number in range(1, 51)]
+    for work in asked[:40]:
+        host.committer.commit([work])
+        host.turn()
+    postgres.stop("immediate")
+    for work in asked[40:]:
+        host.committer.commit([work])
+        host.turn()
+    postgres.start()
+    host.until(lambda: all(work.outcome != NOTHING for work in asked))
+    assert all(isinstance(work.outcome, tuple) for work in asked)
+    assert counted(book) == (50, 50)
+
+
+def test_a_server_that_stays_away_is_a_certain_no(postgres: Postgres, book: str) -> None:
+    """For what was never sent, after the patience of the host, and not a hang."""
+    with contextlib.closing(Host(book, patience_s=0.2)) as host:
+        postgres.stop("immediate")
+        try:
+            host.until(lambda: not host.committer.link.connected)
+            assert host.commit(Asked(users(1))) == SERVER_AWAY
+        finally:
+            postgres.start()
+        host.until(lambda: host.committer.link.connected)
+        assert isinstance(host.commit(Asked(users(2))), tuple)
+
+
+def test_another_process_with_the_row_is_shut_out(host: Host, book: str) -> None:
+    """Who has an older epoch commits nothing before it has taken the row again."""
+    sql(book, "UPDATE writer SET epoch = epoch + 1")
+    assert host.commit(Asked(users(1))) == (0, [])
+    assert counted(book) == (1, 1)
+
+
+# --- What is refused at the start. ---
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("fsync", "off", "fsync=off"),
+        ("synchronous_commit", "local", "synchronous_commit=local"),
+        ("synchronous_commit", "remote_write", "synchronous_commit=remote_write"),
+        ("synchronous_commit", "off", "synchronous_commit=off"),
+        ("server_encoding", "LATIN1", "must be UTF8"),
+        ("transaction_read_only", "on", "read-only"),
+        ("in_hot_standby", "on", "read-only"),
+    ],
+)
+def test_a_server_that_may_lose_a_commit_is_refused(setting: str, value: str, words: str) -> None:
+    """With the reason."""
+    good = {
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "server_encoding": "UTF8",
+        "transaction_read_only": "off",
+        "in_hot_standby": "off",
+        "server_version_num": "180006",
+    }
+    check_server(good)
+    with pytest.raises(DatabaseRefused, match=words):
+        check_server(good | {setting: value})
+
+
+def test_a_database_that_is_no_book_is_refused(postgres: Postgres, book: str) -> None:
+    """Of another program, schema or encoding, read-only, or one that may lose a commit."""
+    keys = KEYRING.check_values
+    other = postgres.new_database()
+    sql(other, "CREATE TABLE theirs (id int)")
+    with pytest.raises(DatabaseRefused, match="another program"):
+        prepare(other, keys)
+    with pytest.raises(DatabaseRefused, match="encoding SQL_ASCII"):
+        prepare(postgres.new_database("SQL_ASCII"), keys)
+    with pytest.raises(DatabaseRefused, match="read-only"):
+        prepare(f"{book} options='-c default_transaction_read_only=on'", keys)
+    with pytest.raises(DatabaseRefused, match="synchronous_commit=off"):
+        prepare(f"{book} options='-c synchronous_commit=off'", keys)
+    sql(book, "UPDATE pwserver SET version = version + 1")
+    with pytest.raises(DatabaseRefused, match="schema version"):
+        prepare(book, keys)

@@ -1,0 +1,1 @@
+"""PostgreSQL behind the interface of `workers.storage`: one database for any number of hosts."""
