@@ -1,8 +1,8 @@
 """Starts the `pwserver` command as a copy of a process that has it loaded (`template.py`).
 
 `Forked` is a `subprocess.Popen` in all else. What a copy cannot be like is started as any other
-program: other arguments for `Popen` than those for files, folder and environment, and variables
-that Python reads when it begins. Tests of how the command begins start it themselves.
+program: other arguments for `Popen` than those for files, folder, environment and umask, and
+variables that Python reads when it begins. Tests of how the command begins start it themselves.
 """
 
 import functools
@@ -23,7 +23,7 @@ from tests.support.template import NUMBER
 COMMAND = (sys.executable, "-m", "pwserver")
 
 _PROGRAM = Path(__file__).with_name("template.py")
-_COPIED = {"stdin", "stdout", "stderr", "cwd", "env", "start_new_session"}
+_COPIED = {"stdin", "stdout", "stderr", "cwd", "env", "umask", "start_new_session"}
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "COVERAGE_")
 _starting = threading.Lock()
 
@@ -131,7 +131,7 @@ class Forked(subprocess.Popen[Any]):
                 command=list(names["args"]),
                 folder=os.path.abspath(names["cwd"] or os.curdir),
                 environment=dict(os.environ if names["env"] is None else names["env"]),
-                umask=mask,
+                umask=mask if names["umask"] < 0 else names["umask"],
                 on_terminal=self._on_terminal,
             )
             self._child_created = True

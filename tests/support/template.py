@@ -31,7 +31,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import pairwise
 from types import SimpleNamespace
 
 import setproctitle
@@ -130,7 +129,7 @@ def _become(request: Request, files: list[int]) -> None:
     os.umask(request.umask)
     for number in range(3):
         os.dup2(files[number], number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _close_all_but(0, 1, 2)
     if request.on_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.chdir(request.folder)
@@ -148,6 +147,13 @@ def _become(request: Request, files: list[int]) -> None:
     sys.modules["pwserver.fork_server"].subprocess = _FirstOne()  # type: ignore[attr-defined]
 
 
+def _close_all_but(*kept: int) -> None:
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in kept:
+            with contextlib.suppress(OSError):  # the folder itself, which is closed again
+                os.close(number)
+
+
 class _FirstOne:
     """What a listener has in place of `subprocess` until it has started its first fork server."""
 
@@ -161,9 +167,7 @@ class _FirstOne:
             return SimpleNamespace(pid=pid, returncode=None)
         try:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            ends = [2, *sorted(pass_fds), os.sysconf("SC_OPEN_MAX")]
-            for before, after in pairwise(ends):
-                os.closerange(before + 1, after)
+            _close_all_but(0, 1, 2, *pass_fds)
             program = command.index("-c") + 1
             sys.argv[:] = ["-c", *command[program + 1 :]]
             exec(command[program], {})
