@@ -184,6 +184,7 @@ def _run(
         bell=bell,
         parts=_PARTS | store.parts,
         versions_kept=settings.versions_kept,
+        keeps_decisions=writer is not None and bool(reader.links),
         tally=tally,
     )
     Worker(control, context, start, writer).run()

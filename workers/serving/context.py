@@ -54,6 +54,7 @@ class Context:
     bell: socket.socket  # a byte here wakes the console
     parts: dict[str, str]  # of the service and of its store, with their versions, for `status`
     versions_kept: int  # older versions of each password
+    keeps_decisions: bool = False  # those of other hosts, for all workers of this one
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
     tally: Tally = field(default_factory=Tally)
@@ -93,6 +94,8 @@ class Context:
             return
         if key_id != self.vault.key_id:
             self._seal_with(key_id)
+        if self.keeps_decisions:
+            self.registry.note(key_id)
 
     def look_at_keys(self) -> None:
         """Read the key file again if it has changed: rows of other hosts may need a new key."""
