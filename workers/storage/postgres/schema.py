@@ -146,9 +146,8 @@ def _text(value: str | bytes) -> str:
 
 def tables(connection: psycopg.Connection) -> set[str]:
     """Return the names of the tables in a database."""
-    rows = connection.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
-    )
+    select = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+    rows = connection.execute(select)
     return {_text(name) for (name,) in rows}
 
 
