@@ -180,6 +180,7 @@ class Saves:
             self._store.checkpoint()
         committed = time.perf_counter()
         batch.outcome = DONE
+        context.commit_queue.answered()
         context.name_queues.settle(batch, 0.0)
         connection.settle()
         connection.flush()
