@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -247,11 +246,6 @@ class Cluster:
             self._postmasters.add(pid)
             keeper().keep(pid)
         return pid
-
-
-def remove(home: Path) -> None:
-    """Remove the cluster's folder, of which nothing runs any more."""
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def _tree(pid: int) -> list[psutil.Process]:

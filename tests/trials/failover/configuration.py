@@ -163,6 +163,7 @@ listen primary
     bind {HOST}:{port}
     option httpchk OPTIONS /primary
     http-check expect status 200
-    default-server inter 500ms fastinter 200ms downinter 200ms fall 2 rise 1 on-marked-down shutdown-sessions
+    default-server inter 500ms fastinter 200ms downinter 200ms fall 2 rise 1
+    default-server on-marked-down shutdown-sessions
 {servers}
 """

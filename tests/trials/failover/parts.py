@@ -119,7 +119,13 @@ def _version(program: str, user: str | None) -> int | None:
     command = [program, "--version"]
     try:
         said = subprocess.run(
-            command, user=user, capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, cwd="/"
+            command,
+            user=user,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return None

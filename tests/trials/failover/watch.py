@@ -1,0 +1,88 @@
+"""A client that notes how each call went, and what was noted of each host.
+
+The client has the default settings, and does nothing else than `pwserver.Client` does.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import time
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pwserver import Client, FateUnknown, NotSaved, PwserverError
+from pwserver.client.commands import Call
+
+CALL_S_MAX = 10.0 + 3.0
+"""The client's default `timeout_s`, and what a busy machine may add."""
+
+SAVED, NOT_SAVED, OPEN, FAILED = "saved", "not saved", "open", "failed"
+
+
+@dataclass
+class Watch:
+    """What clients have seen of one host: when changes were acknowledged, and how calls ended."""
+
+    acknowledged: array[float] = field(default_factory=lambda: array("d"))
+    outcomes: Counter[str] = field(default_factory=Counter)
+    longest_s: float = 0.0
+    hung: int = 0
+
+    def note(self, calls: Sequence[Call[Any]], results: Sequence[Any], began: float) -> None:
+        """Note calls that were sent together."""
+        now = time.monotonic()
+        self.longest_s = max(self.longest_s, now - began)
+        self.hung += now - began > CALL_S_MAX
+        for call, result in zip(calls, results, strict=True):
+            if call.fate:
+                outcome = _outcome(result)
+                self.outcomes[outcome] += 1
+                if outcome == SAVED:
+                    self.acknowledged.append(now)
+
+    def next_after(self, moment: float) -> float | None:
+        """Return when the first change after a moment was acknowledged."""
+        times = list(self.acknowledged[-_RECENT:])
+        at = bisect.bisect_right(times, moment)
+        return times[at] if at < len(times) else None
+
+    def pause(self, since: float, until: float) -> float:
+        """Return the longest time without an acknowledgement that ended, or went on, in a time."""
+        times = [each for each in self.acknowledged[-_RECENT:] if each < until]
+        first = max(bisect.bisect_left(times, since) - 1, 0)
+        bounds = [*times[first:], until]
+        return max((b - a for a, b in itertools.pairwise(bounds)), default=0.0)
+
+
+_RECENT = 50_000
+"""As many as there are during one fault, and more."""
+
+
+def _outcome(result: Any) -> str:
+    if isinstance(result, FateUnknown):
+        return OPEN
+    if isinstance(result, NotSaved):
+        return NOT_SAVED
+    return FAILED if isinstance(result, PwserverError) else SAVED
+
+
+class WatchedClient(Client):
+    """A client of a host."""
+
+    def __init__(self, url: str, watch: Watch) -> None:
+        super().__init__(url)
+        self._watch = watch
+
+    def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        began = time.monotonic()
+        try:
+            results = super()._run(calls)
+        except PwserverError as error:
+            self._watch.note(calls, [error] * len(calls), began)
+            raise
+        self._watch.note(calls, results, began)
+        return results
