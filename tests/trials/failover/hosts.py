@@ -17,7 +17,7 @@ from signal import Signals
 from pwserver import Client, PwserverError
 from pwserver.wire.messages import RIGHTS
 from tests.support.harness import Service, eventually
-from tests.support.shell import TREE_ENVIRONMENT, Shell
+from tests.support.shell import TREE_ENVIRONMENT, Ran, Shell
 from tests.trials.failover.cluster import BOOK, Cluster
 from tests.trials.failover.configuration import HOST, SERVICE, free_port
 from tests.trials.report import TrialFailed
@@ -63,16 +63,22 @@ class Host:
         """Return where clients find it, as an application or as guests."""
         return f"pwserver://{token}{'@' if token else ''}{HOST}:{self.port}"
 
-    def command(self, *words: str) -> list[dict[str, object]]:
-        """Run a command of its administrator; return what it printed."""
+    def command(self, *words: str) -> Ran:
+        """Run a command of its administrator."""
         ran = Shell(self.folder, self.environment).run(*words, "--database", self.database)
         if ran.code:
             raise TrialFailed(f"pwserver {words[0]} failed: {ran.err.strip()}")
-        return ran.records
+        return ran
 
     def start(self) -> float:
         """Start it; return the seconds until it answered."""
         began = time.monotonic()
+        self.launch()
+        self.wait()
+        return time.monotonic() - began
+
+    def launch(self) -> None:
+        """Begin to start it."""
         options = ["--database", self.database, "--list-users", LISTED]
         with (self.folder / "stdout").open("ab") as out:
             self._running = Service(
@@ -83,10 +89,12 @@ class Host:
                 stdout=out,
                 env=self.environment,
             )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         eventually(lambda: self.ended is not None or self.answers(), f"{self.name} answers")
         if self.ended is not None:
             raise TrialFailed(f"{self.name} did not start: {self.last_words()}")
-        return time.monotonic() - began
 
     def answers(self) -> bool:
         """Tell whether it answers."""
@@ -140,7 +148,7 @@ class Hosts:
         behind.database = f"postgresql://{SERVICE}@{HOST}:{self._balancer_port}/{BOOK}"
 
     def start(self) -> float:
-        """Make the book, copy its key to all hosts, and start them all; return the seconds."""
+        """Make the book, copy its key to all hosts, and start all at once; return the seconds."""
         began = time.monotonic()
         first, *others = self.each
         for host in self.each:
@@ -152,7 +160,9 @@ class Hosts:
         for host in others:
             shutil.copy(first.key_file, host.key_file)
         for host in self.each:
-            host.start()
+            host.launch()
+        for host in self.each:
+            host.wait()
         return time.monotonic() - began
 
     def _write_password(self, host: Host) -> None:
@@ -162,8 +172,8 @@ class Hosts:
 
     def add_application(self, name: str) -> str:
         """Register an application with all rights and a book of its own; return its token."""
-        (record,) = self.each[0].command("app", "add", name, "--may", ",".join(RIGHTS), "--json")
-        return str(record["token"])
+        added = self.each[0].command("app", "add", name, "--may", ",".join(RIGHTS), "--json")
+        return str(added.record["token"])
 
     def cut(self, host: Host, number: Signals) -> None:
         """Stop what leads a host to the database, or let it go on."""

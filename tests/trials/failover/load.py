@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 
 from pwserver import FateUnknown, PwserverError, Saved
@@ -110,27 +111,32 @@ class Roamer(Source):
         self.application = application
         self._hosts = hosts
         self._watches = watches
-        self._threads = ThreadPoolExecutor(2)
         self._saves = 0
 
     def use(self) -> None:
         """Save, and never give up."""
         token = self._state.tokens[self.application]
-        pairs = zip(self._hosts, self._watches, strict=True)
-        clients = [WatchedClient(host.url(token), watch) for host, watch in pairs]
-        while True:
-            self._saves += 1
-            if self._random.random() < NAMED:
-                name = f"{self.name}-{self._random.randrange(ROAMED_NAMES)}"
-                with self._state.exchange(partial(self._begin_named, name)) as (known, password):
-                    self._save_named(clients, name, known, password)
-            else:
-                with self._state.exchange(self._begin_plain) as (numbers, number):
-                    password = password_of(self._state.canary, self.name, number)
-                    self._save(clients, commands.save_password(password))
-                    numbers.saved(number)
-            self.counts.saved += 1
-            self.pace(1)
+        with ExitStack() as stack:
+            self._threads = stack.enter_context(ThreadPoolExecutor(2))
+            pairs = zip(self._hosts, self._watches, strict=True)
+            made = [WatchedClient(host.url(token), watch) for host, watch in pairs]
+            clients = [stack.enter_context(each) for each in made]
+            while True:
+                self._save_one(clients)
+                self.counts.saved += 1
+                self.pace(1)
+
+    def _save_one(self, clients: Sequence[WatchedClient]) -> None:
+        self._saves += 1
+        if self._random.random() < NAMED:
+            name = f"{self.name}-{self._random.randrange(ROAMED_NAMES)}"
+            with self._state.exchange(partial(self._begin_named, name)) as (known, password):
+                self._save_named(clients, name, known, password)
+        else:
+            with self._state.exchange(self._begin_plain) as (numbers, number):
+                password = password_of(self._state.canary, self.name, number)
+                self._save(clients, commands.save_password(password))
+                numbers.saved(number)
 
     def _begin_plain(self, ledger: Ledger) -> tuple[Numbers, int]:
         numbers = ledger.source(self.name)

@@ -6,6 +6,7 @@ host is asked how many users there are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import psycopg
@@ -17,7 +18,11 @@ from tests.trials.torture.inspection import Findings, look
 from tests.trials.torture.ledger import Ledger
 from workers.book.models import UserRow
 
+HEARD_S = 1.0
+"""How soon a host knows what other hosts have saved."""
+
 _FETCHED = 1000
+_PAUSE_S = 0.05
 
 
 class PostgresBook:
@@ -65,9 +70,17 @@ def look_at(
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         findings = look(PostgresBook(connection), hosts[0].key_file, ledger, books, whole=whole)
     for host in hosts:
-        with Client(host.url()) as client:
-            counted = client.number_of_users()
+        counted = _counted(host, findings.users)
         if counted != findings.users:
             text = f"{host.name} counts {counted} users, and there are {findings.users}"
             findings.add("mismatch", text)
     return findings
+
+
+def _counted(host: Host, expected: int) -> int:
+    """Return how many users a host counts, once it has had the time to hear of other hosts'."""
+    deadline = time.monotonic() + HEARD_S
+    with Client(host.url()) as client:
+        while (counted := client.number_of_users()) != expected and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+    return counted

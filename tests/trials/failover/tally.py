@@ -40,6 +40,7 @@ class Tally:
         self.broken: list[str] = []
         self.broken_count = 0
         self.looks = 0
+        self.reasons: Counter[str] = Counter()
         self.acknowledged = 0
         self.measured: dict[str, Measured] = defaultdict(Measured)
         self._console = console
@@ -113,6 +114,10 @@ class Tally:
         self._console.print()
         print_table(
             "What hosts and clients noticed (medians)", headings + answered, rows, self._console
+        )
+        answers = [(why, f"{times:,}") for why, times in self.reasons.most_common(SHOWN_MAX)]
+        print_table(
+            "Changes that were not acknowledged", ["answer", "times"], answers, self._console
         )
         self._console.print(
             f"{self.acknowledged:,} changes acknowledged in {self.seconds:,.0f} s; "

@@ -114,6 +114,7 @@ class Trial:
                 state.finish()
             for source in self._sources:
                 source.join(JOIN_TIMEOUT_S)
+            self.tally.reasons = sum((watch.reasons for watch in self.watches), Counter())
 
     def _do(self, name: str) -> None:
         before = self._outcomes()

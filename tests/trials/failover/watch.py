@@ -25,10 +25,11 @@ SAVED, NOT_SAVED, OPEN, FAILED = "saved", "not saved", "open", "failed"
 
 @dataclass
 class Watch:
-    """What clients have seen of one host: when changes were acknowledged, and how calls ended."""
+    """What clients have seen of one host: when saves were acknowledged, how calls ended and why."""
 
     acknowledged: array[float] = field(default_factory=lambda: array("d"))
     outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     longest_s: float = 0.0
     hung: int = 0
 
@@ -43,6 +44,8 @@ class Watch:
                 self.outcomes[outcome] += 1
                 if outcome == SAVED:
                     self.acknowledged.append(now)
+                else:
+                    self.reasons[f"{type(result).__name__}: {result}"] += 1
 
     def next_after(self, moment: float) -> float | None:
         """Return when the first change after a moment was acknowledged."""
