@@ -12,10 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qs, urlsplit
 
 from pwserver.errors import ConfigError
 from pwserver.logs import FORMATS, LEVELS, Style
 from pwserver.memory import file_of
+
+DEFAULT_FILE = "user_data.db"
+"""The database that is not set. With a database on a server, the other files have its name."""
+
+_SERVERS = ("postgresql", "postgres")
+"""The schemes of a database on a server."""
 
 NO_HOST = "none"
 """The `host` of a service that does not listen on TCP."""
@@ -91,8 +98,12 @@ class StoreSettings:
     """Where the passwords and the key are."""
 
     database: str = field(
-        default="user_data.db",
-        metadata={"help": "The database: a file name, or `sqlite:///` and a path."},
+        default=DEFAULT_FILE,
+        metadata={
+            "help": "The database: a file name, or `sqlite:///` and a path; or where it is on a "
+            "PostgreSQL server, as `postgresql://USER@HOST/NAME`. The files that are beside a "
+            "database are then in the current folder, as those of `user_data.db`."
+        },
     )
     key_file: str = field(
         default="",
@@ -128,6 +139,8 @@ class StoreSettings:
         for setting in dataclasses.fields(self):
             if "\0" in str(getattr(self, setting.name)):
                 raise ConfigError(f"{setting.name} holds a NUL character; leave it out.")
+        if self.server:
+            _refuse_password(self.server)
         if re.match("fd:(?![0-9]{1,9}$)", self.key_passphrase):
             raise ConfigError(f"key_passphrase is {self.key_passphrase!r}; fd: needs a number.")
         if self.path.suffix in (
@@ -173,9 +186,20 @@ class StoreSettings:
         return {"key_file": str(self.key_path), "audit_file": str(self.audit_path)}
 
     @property
+    def server(self) -> str:
+        """The URL of a database on a PostgreSQL server; empty for a file."""
+        scheme, _, rest = self.database.partition("://")
+        return f"postgresql://{rest}" if scheme.lower() in _SERVERS else ""
+
+    @property
+    def book_name(self) -> str:
+        """What people call the database: its file or its URL."""
+        return self.server or str(self.path)
+
+    @property
     def path(self) -> Path:
-        """The database file."""
-        return _database_path(self.database)
+        """The database file; with a server, the file that would have the others beside it."""
+        return Path(DEFAULT_FILE) if self.server else _database_path(self.database)
 
     @property
     def key_path(self) -> Path:
@@ -433,6 +457,11 @@ class Settings(StoreSettings, Address):
             raise ConfigError(
                 "backup_every and backup_dir belong together; one of them is not set."
             )
+        if self.backup_every and self.server:
+            raise ConfigError(
+                "backup_every is for a database in a file; with PostgreSQL use pg_basebackup and "
+                "an archive of its log, or pg_dump."
+            )
         if self.backup_every and not 1 <= self.backup_every_s <= 366 * 86_400:
             raise ConfigError(
                 f"backup_every is {self.backup_every!r}; it must be a number of s, m, h, d or w, "
@@ -563,13 +592,30 @@ def _database_path(database: str) -> Path:
     """Return the file that a `database` setting names, or raise `ConfigError`."""
     scheme, separator, rest = database.partition("://")
     if separator and scheme.lower() != "sqlite":
-        raise ConfigError(f"database has the scheme {scheme!r}; only sqlite is supported.")
+        raise ConfigError(
+            f"database has the scheme {scheme!r}; only sqlite and postgresql are supported."
+        )
     if separator and not rest.startswith("/"):
         raise ConfigError("database names a host; write sqlite:/// and a path.")
     path = Path(rest[1:] if separator else database)
     if not path.name or "\0" in database:
         raise ConfigError("database is empty; give a file name such as user_data.db.")
     return path
+
+
+def _refuse_password(url: str) -> None:
+    """Raise `ConfigError` for a URL of a server that has a password in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError("database is no URL that can be read; see docs/operations.md.") from None
+    users, _, _ = parts.netloc.rpartition("@")
+    named = {name.lower() for name in parse_qs(parts.query, keep_blank_values=True)}
+    if ":" in users or named & {"password", "sslpassword"}:
+        raise ConfigError(
+            "database has a password in it, which others could see. Leave it out: put it into the "
+            "file that PGPASSFILE names (~/.pgpass), or into a service file (?service=NAME)."
+        )
 
 
 def environment_variable(setting: str) -> str:

@@ -207,7 +207,11 @@ class Scoreboard:
     ticks = _Number(21, int)
     """Changes as long as the listener is well; its own."""
 
-    _SHARED_WORDS = 22
+    database_server = _Number(22, int)
+    """Which of several database servers has made the last commit, as a number; 0: there is only
+    one. The writer's."""
+
+    _SHARED_WORDS = 23
     """Words that stand before those of the children."""
 
     _CHILD_WORDS = 3

@@ -109,6 +109,8 @@ class _Monitor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._on_control)
         loop.add_reader(self._start.lines, self._on_line)
+        for link in self._applications.links:
+            loop.add_reader(link, link.work)
         network, owner = self._start.sockets
         if self._start.url.startswith("https:") and self._tls is not None:
             self._context = dataclasses.replace(self._tls, client_ca=b"").context()
@@ -130,6 +132,8 @@ class _Monitor:
     async def _beat(self) -> None:
         while True:
             self._scoreboard.beat(self._number)
+            for link in self._applications.links:
+                link.work()
             await asyncio.sleep(TICK_S)
 
     async def _look_after(self, servers: "list[Server]") -> None:
@@ -193,6 +197,7 @@ class _Applications:
         from workers.storage.stores import store_of
 
         self._reader = store_of(settings).reader(scoreboard, None)
+        self.links = self._reader.links
         self._read_at = float("-inf")
         self._known: dict[int, dict[str, Any]] = {}
 

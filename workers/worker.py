@@ -32,7 +32,7 @@ from msgspec import UNSET
 from pwserver import __version__, logs
 from pwserver.accepted import Accepted
 from pwserver.config import Settings, settings_from
-from pwserver.errors import PwserverError, StorageFailed, StoreError
+from pwserver.errors import PwserverError, StorageFailed, StoreError, Unavailable
 from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
 from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
 from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
@@ -63,13 +63,16 @@ from workers.process import (
 from workers.serving.awaited import Waiter
 from workers.serving.checks import Checks
 from workers.serving.commands import COUNT, SAVE_PLAIN
-from workers.serving.commit_queue import UNKNOWN, Batch, CommitQueue, not_saved
+from workers.serving.commit_queue import TOO_LATE, Batch, CommitQueue, Outcome, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
 from workers.serving.kept import TOO_MUCH, Kept
 from workers.serving.name_queues import NameQueues
 from workers.serving.places import NO_PLACE, Places
+from workers.storage.answers import Pending, Steps, finish
+from workers.storage.outage import REASONS
+from workers.storage.store import Link
 from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
@@ -124,7 +127,10 @@ def main(
     try:
         kept_ms = int(settings.requests_kept_s * 1000)
         keys, reserve_bytes = start.keyring.check_values, settings.disk_reserve_mib << 20
-        committer = store_of(settings).committer(keys, kept_ms, scoreboard, reserve_bytes)
+        patience_s = settings.save_timeout_s
+        committer = store_of(settings).committer(
+            keys, kept_ms, scoreboard, reserve_bytes, patience_s
+        )
         _run(control, bell, scoreboard, start, Writer(committer))
     except (StoreError, StorageFailed) as error:
         say_fatal(control, error)
@@ -148,7 +154,7 @@ def _run(
     context = Context(
         vault=Vault(keyring),
         key_path=settings.key_path,
-        ids=IdClock(start.serial),
+        ids=IdClock(0),  # another one when the worker begins
         commit_queue=commit_queue,
         name_queues=NameQueues(commit_queue, settings.save_timeout_s),
         reader=reader,
@@ -189,6 +195,8 @@ class Worker:
         self._commit_queue = context.commit_queue
         self._settings = start.settings
         self._number = start.number
+        self._serial = start.serial
+        self._beginning: Pending | None = None  # it waits for answers of the store
         self._connections: dict[int, Connection] = {}
         self._intake = Intake(context, start.settings)
         self._touched: set[Connection] = set()  # have something to send, or need another look
@@ -212,6 +220,10 @@ class Worker:
         self._lookout = Lookout(self._epoll, patience_s, _EVENTS_MAX)
         self._handlers: dict[int, Callable[[], None]] = {}  # of what is not a client
         self._watch(control, self._on_control)
+        links = [] if writer is None else writer.committer.links
+        self._links = [*links, *context.reader.links]
+        for link in self._links:
+            self._watch(link, functools.partial(self._on_link, link))
         self._handshakes: Handshakes | None = None
         self._handshakes_wait = False
         self._client_ca = b"" if start.tls is None else start.tls.client_ca
@@ -225,9 +237,8 @@ class Worker:
 
     def run(self) -> None:
         """Serve until told to stop and all is answered, or until the listener has died."""
-        if self._writer is not None:
-            self._look_at_the_clock()
-            self._begin(self._writer.newest_id())
+        self._look_at_the_clock()
+        self._try_to_begin()
         try:
             while not self._listener_gone and not self._finished:
                 self._turn(self._wait())
@@ -251,10 +262,26 @@ class Worker:
             and self._commit_queue.empty
         )
 
-    def _begin(self, newest_id: int) -> None:
-        """Begin to take work: the newest id in the database is known."""
-        self._context.ids.after(newest_id)
-        self._context.refresh()
+    def _try_to_begin(self) -> None:
+        """Begin to take work, as soon as the store has said what must be known for that."""
+        if not self._ready and (self._beginning is None or self._beginning.resolved):
+            beginning = finish(self._begin())
+            self._beginning = beginning if isinstance(beginning, Pending) else None
+
+    def _begin(self) -> Steps[None]:
+        """Begin, if the store answers; otherwise it is tried again at the next tick."""
+        writer, context = self._writer, self._context
+        newest_id = self._commit_queue.newest_id if writer is None else writer.newest_id()
+        if newest_id is None:
+            return
+        try:
+            serial = yield context.reader.serial(self._serial)
+        except Unavailable:
+            return
+        yield from context.refreshed()
+        context.ids = IdClock(serial)
+        context.ids.advance(time.time_ns())
+        context.ids.after(newest_id)
         self._ready = True
         say_ready(self._control)
 
@@ -275,16 +302,25 @@ class Worker:
         if self._intake.waiting or self._given:
             return True
         writer = self._writer
-        return writer is not None and (not self._commit_queue.empty or writer.more_to_do)
+        if writer is None:
+            return False
+        return writer.more_to_do or (self._commit_queue.waits and writer.takes_work)
 
     @property
     def _expects_event(self) -> bool:
-        """Whether an answer of the writer, or the next request after a commit, comes soon."""
+        """Whether an answer of the writer, or the next request after a commit, comes soon.
+
+        A database server needs the processor more than who waits for it.
+        """
+        if self._links:
+            return False
         if self._writer is None:
             return self._commit_queue.in_flight
         return 0 < self._writer.changes <= _AWAITED_CHANGES_MAX
 
-    def _watch(self, channel: "socket.socket | Handshakes", handler: Callable[[], None]) -> None:
+    def _watch(
+        self, channel: "socket.socket | Handshakes | Link", handler: Callable[[], None]
+    ) -> None:
         """Call a handler whenever a channel is readable."""
         self._epoll.register(channel, select.EPOLLIN)
         self._handlers[channel.fileno()] = handler
@@ -337,21 +373,20 @@ class Worker:
         context.give_time()
 
     def _commit(self, writer: Writer) -> None:
-        """Commit what this worker and the others have received, and answer it."""
-        batches = [] if writer.owed_s else self._commit_queue.take()
-        try:
-            writer.commit(batches)
-        except PwserverError:  # the service ends; its last words are that nobody knows
-            for batch in batches:
-                batch.outcome = batch.outcome or UNKNOWN
-            self._answer(batches)
-            raise
-        self._answer(batches)
+        """Commit what this worker and the others have received, and answer what is committed."""
+        if writer.takes_work:
+            try:
+                writer.commit([] if writer.owed_s else self._commit_queue.take())
+            except PwserverError:  # the service ends; its last words are that nobody knows
+                self._commit_queue.give_up()
+                self._answer()
+                raise
+        self._answer()
         writer.rest()
 
-    def _answer(self, batches: list[Batch]) -> None:
+    def _answer(self) -> None:
         """Reply to the changes of this worker's own connections."""
-        if batches:
+        if batches := self._commit_queue.answered():
             self._context.now = time.monotonic()  # the commit may have taken long
             self._context.give_time()
             self._settle(batches)
@@ -598,8 +633,8 @@ class Worker:
             del self._handlers[self._channel.fileno()]
             self._channel = None
             self._settle(self._commit_queue.detach())
-        elif not self._ready and self._commit_queue.newest_id is not None:
-            self._begin(self._commit_queue.newest_id)
+        elif not self._ready:
+            self._try_to_begin()
 
     def _expect_writer(self) -> None:
         """Wait for room in the channel to the writer if it was full."""
@@ -621,6 +656,20 @@ class Worker:
     def _receive_batches(self, writer: Writer, fd: int) -> None:
         if not writer.receive(fd):
             del self._handlers[fd]
+
+    # --- The store, where it is a server. ---
+
+    def _on_link(self, link: Link) -> None:
+        """Take what the server has answered; what it has committed is answered in this turn."""
+        link.work()
+        if not self._ready:
+            self._store_answered()
+
+    def _store_answered(self) -> None:
+        """Begin, and let the other workers begin, if the store has said what is needed for that."""
+        if self._writer is not None:
+            self._writer.tell_newest_id()
+        self._try_to_begin()
 
     # --- Replies to changes. ---
 
@@ -672,7 +721,9 @@ class Worker:
         if self._writer is not None:
             self._publish_load(now)
             self._writer.tick()
+            self._answer()
         self._ticked_at = now
+        self._work_links()
         self._record_refusals()
         connections = self._connections.values()
         self._turn_out(self._places.tick(connections, self._taken, now), NO_PLACE)
@@ -682,7 +733,7 @@ class Worker:
         if self._ready:
             self._context.refresh()
         _wake(self._context.delays.expire(now))
-        self._settle(self._commit_queue.expire(now - self._settings.save_timeout_s))
+        self._expire_changes(now - self._settings.save_timeout_s)
         _wake(self._context.checks.expire(now))
         if scoreboard.crowded:
             self._make_room(now)
@@ -694,6 +745,21 @@ class Worker:
                 self._watched.discard(connection)
         if self._touched:
             self._turn([])
+
+    def _work_links(self) -> None:
+        """Look, once a tick, for a connection to be made again, or an answer that is late."""
+        for link in self._links:
+            link.work()
+        if self._links:
+            self._store_answered()
+
+    def _expire_changes(self, before: float) -> None:
+        """Give up the changes queued before a time: nothing was begun for them."""
+        since_ms, reason = self._context.scoreboard.outage
+        outcome = Outcome(reason=REASONS[reason]) if since_ms else TOO_LATE
+        self._settle(self._commit_queue.expire(before, outcome))
+        if self._writer is not None:
+            self._writer.expire(before, outcome.reason)
 
     def _record_refusals(self, *, all_of_them: bool = False) -> None:
         """Write the numbers of refusals that are due, and what could not be written before."""

@@ -1,7 +1,8 @@
 """The writer: the part of worker 1 that has all batches committed. No other process does.
 
 It takes this worker's own batches and those of the other workers, which come over channels, and
-gives them to the store together. The store answers them; see `workers.storage.store.Committer`.
+gives them to the store together. The store answers them, at once or later, and takes no more until
+then; see `workers.storage.store.Committer`.
 
 Knows nothing of the worker's clients and loop, and nothing of how the store commits.
 """
@@ -28,6 +29,7 @@ class _Work(NamedTuple):
 
     rows: list[Row]
     operations: list[Operation]
+    since: float  # when its first row was queued, in seconds of the monotonic clock
     answer: Callable[[Answer], None]
 
 
@@ -44,8 +46,11 @@ class Channel:
         """Whether the worker is gone."""
         return self._reader.ended
 
-    def batches(self) -> list[tuple[list[Row], list[Operation]]]:
-        """Return the batches that have arrived, in their order."""
+    def batches(self) -> list[tuple[list[Row], list[Operation], float]]:
+        """Return the batches that have arrived, in their order: rows, operations, and since when.
+
+        The monotonic clock is the same for all processes.
+        """
         batches = list(self._reader.read())
         while self._reader.more:
             batches += self._reader.read()
@@ -73,6 +78,7 @@ class Writer:
     def __init__(self, committer: Committer) -> None:
         self.committer = committer
         self._channels: dict[int, Channel] = {}
+        self._not_told: list[Channel] = []  # the newest id
         self._received: list[_Work] = []
         self._owed_until = 0.0
         self.changes = 0  # rows and operations of the last `commit`; 0: there was nothing to do
@@ -82,9 +88,14 @@ class Writer:
         """Whether `rest` should be called again soon, even if there is nothing to commit."""
         return self.committer.more_to_do
 
-    def newest_id(self) -> int:
-        """Return the greatest id in the book, or 0."""
+    def newest_id(self) -> int | None:
+        """Return the greatest id in the book, or 0; None if it is not known yet."""
         return self.committer.newest_id()
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether `commit` may be called now."""
+        return self.committer.takes_work
 
     def close(self) -> None:
         """Close it all. Raises a `StoreError` if the book must not be closed as usual."""
@@ -95,9 +106,17 @@ class Writer:
     # --- The other workers. ---
 
     def add_worker(self, fd: int) -> None:
-        """Take the channel to a worker, and tell the worker the newest id."""
+        """Take the channel to a worker, and tell the worker the newest id, once it is known."""
         channel = self._channels[fd] = Channel(fd)
-        channel.send(self.newest_id())
+        self._not_told.append(channel)
+        self.tell_newest_id()
+
+    def tell_newest_id(self) -> None:
+        """Tell the workers that have not been told what they are waiting for, if it is known."""
+        if self._not_told and (newest_id := self.newest_id()) is not None:
+            for channel in self._not_told:
+                channel.send(newest_id)
+            self._not_told.clear()
 
     def receive(self, fd: int) -> bool:
         """Receive what has arrived on a channel; return whether the worker is still there."""
@@ -147,3 +166,11 @@ class Writer:
     def tick(self) -> None:
         """Have the store look, once a tick, for what no commit has noticed."""
         self.committer.tick(idle=not self.changes)
+
+    def expire(self, before: float, reason: str) -> None:
+        """Give up what other workers have sent and was queued before a time; it was not begun."""
+        if self._received and self._received[0].since < before:
+            late = [each for each in self._received if each.since < before]
+            self._received = [each for each in self._received if each.since >= before]
+            for each in late:
+                each.answer(reason)

@@ -414,7 +414,7 @@ class Supervisor:
         self._manager.tell("READY=1", f"STATUS=Listening on {self._listener.names}.")
         _say(
             f"pwserver {__version__} listening on {self._listener.names}, database "
-            f"{self._settings.path}, {self._settings.workers} workers"
+            f"{self._settings.book_name}, {self._settings.workers} workers"
         )
 
     def _on_predecessor(self) -> None:

@@ -177,7 +177,7 @@ def unix_peer(path: Path) -> Peer:
 class Service:
     """A running `pwserver serve`, in a session of its own that identifies its processes.
 
-    Use it in a `with`, which calls `end`.
+    Use it in a `with`, which calls `end`. `url` is that of a database on a server, if it has one.
     """
 
     def __init__(
@@ -185,14 +185,17 @@ class Service:
         folder: Path,
         *flags: str,
         port: int = 0,
+        url: str = "",
         program: Sequence[str] = (sys.executable, "-m", "pwserver"),
         **popen: Any,
     ) -> None:
         self.folder = folder
+        self.url_of_database = url
         self.database = folder / "user_data.db"
         self.key_file = folder / "user_data.key"
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
         command = [*program, "serve", "--port", str(port), *flags]
+        command += ["--database", url] if url else []
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         self.process = launch(command, **{**own, **popen})
         self.port = self.workers = 0
@@ -246,7 +249,7 @@ class Service:
             return self._token
 
     def _registered_owner(self) -> Secret[str]:
-        with administration(StoreSettings(database=str(self.database))) as files:
+        with self.administration() as files:
             if any(row.name == "owner" for row in files.applications()):
                 return files.rotate("owner", grace_s=3600.0)  # an earlier service here made it
             return files.add("owner", RIGHTS, common=True)
@@ -260,7 +263,18 @@ class Service:
 
     def administration(self) -> AbstractContextManager[Administration]:
         """Return the service's `Administration`, to be used in a `with`."""
+        if self.url_of_database:
+            return self._administration_here()
         return administration(StoreSettings(database=str(self.database)))
+
+    @contextlib.contextmanager
+    def _administration_here(self) -> Iterator[Administration]:
+        """Administer a book on a server from the folder of the service, where its files are."""
+        with (
+            contextlib.chdir(self.folder),
+            administration(StoreSettings(database=self.url_of_database)) as files,
+        ):
+            yield files
 
     @property
     def url(self) -> str:

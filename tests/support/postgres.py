@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg
 
@@ -106,6 +107,14 @@ class Postgres:
     def conninfo(self, database: str) -> str:
         """Return how to connect to a database."""
         return f"host={self.folder} user=tests dbname={database}"
+
+    def new_url(self) -> str:
+        """Make an empty database; return its URL, for a service."""
+        return self.url(self.new_database().rpartition("dbname=")[2])
+
+    def url(self, database: str, **more: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://tests@/{database}?" + urlencode({"host": self.folder, **more})
 
     def new_database(self, encoding: str = "UTF8") -> str:
         """Make an empty database; return how to connect to it."""

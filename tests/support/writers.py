@@ -1,5 +1,6 @@
 """The writer without its worker's loop, and the channels of other workers to it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class AtWriter:
 
     def send(self, rows: list[Row], operations: list[Operation]) -> None:
         """Send a batch."""
-        self.channel.send(frame((rows, operations)))
+        self.channel.send(frame((rows, operations, time.monotonic())))
 
     def receive(self) -> bool:
         """Have the writer receive what was sent; return whether it finds this worker alive."""

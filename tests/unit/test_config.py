@@ -268,9 +268,34 @@ def test_a_database_is_a_file_name_or_a_url(database: str, path: str) -> None:
     assert StoreSettings(database=database).path == Path(path)
 
 
+def test_a_database_on_a_server_has_its_files_in_the_current_folder() -> None:
+    """Under the names that they have beside the database that is not set."""
+    settings = StoreSettings(database="postgres://a@h1,h2:5433/book?target_session_attrs=any")
+    assert settings.server == "postgresql://a@h1,h2:5433/book?target_session_attrs=any"
+    assert settings.book_name == settings.server
+    files = (settings.key_path, settings.audit_path, settings.revisions_path)
+    assert [str(each) for each in files] == [
+        "user_data.key",
+        "user_data.audit",
+        "user_data.revisions",
+    ]
+
+
 @pytest.mark.parametrize(
     "database",
-    ["", "\0", "a\0b", "sqlite:///", "sqlite://", "mysql://u:p@host/book", "postgres:///book",
+    ["postgresql://a:hunter2@host/book", "POSTGRES://a:hunter2@h1,h2/book",
+     "postgresql://host/book?user=a&password=hunter2", "postgresql:///b?sslpassword=hunter2"],
+)  # fmt: skip
+def test_a_password_in_the_database_is_refused_and_not_repeated(database: str) -> None:
+    """Everybody could see it in the arguments; libpq has files for it."""
+    with pytest.raises(ConfigError, match="PGPASSFILE") as refusal:
+        StoreSettings(database=database)
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["", "\0", "a\0b", "sqlite:///", "sqlite://", "mysql://u:p@host/book", "postgres://[/book",
      "://book", "sqlite://[", "a.key", "sqlite:///a.key", ".", "/"],
 )  # fmt: skip
 def test_what_names_no_database_is_refused(database: str) -> None:

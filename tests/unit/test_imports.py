@@ -31,6 +31,7 @@ EXCEPTIONS = {
     ("pwserver/__init__.py", "pwserver.client"),  # when a name of the client's is asked for
     ("pwserver/__main__.py", "pwserver.cli"),  # the entry point of the command
     ("workers/storage/stores.py", "workers.storage.sqlite"),  # chooses what stands behind it
+    ("workers/storage/stores.py", "workers.storage.postgres"),
 }
 
 FILES = [

@@ -34,7 +34,7 @@ from workers.auth.applications import (
 )
 from workers.auth.revisions import RevisionFile
 from workers.book.keyring import Keyring
-from workers.book.models import COMMON_BOOK, Application, ApplicationRow, User
+from workers.book.models import APPLICATION, COMMON_BOOK, Application, ApplicationRow, User
 from workers.book.names import normal
 from workers.storage.operations import REMOVED
 from workers.storage.store import OpenBook
@@ -275,7 +275,9 @@ class Administration(Recording):
     def _put(self, row: ApplicationRow) -> None:
         genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
         row = row._replace(revision=self._revisions.read().next(genuine))
-        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict_replace().execute()
+        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict(
+            conflict_target=[Application.id], preserve=APPLICATION[1:]
+        ).execute()
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from workers.book import rows
 from workers.book.keyring import read_keyring_again
 from workers.book.models import (
     COMMON_BOOK,
-    STORED_USER,
     User,
     UserRow,
     stored_user,
@@ -153,7 +152,7 @@ def _all_users(book: OpenBook, misplaced: dict[int, str]) -> Iterator[UserRow]:
         name = user.username or generated_name(user.id)
         misplaced.setdefault(user.id, f"{name} (row {user.id}) is out of order, after row {last}.")
 
-    users = User.select(*STORED_USER).where(User.id > 0).order_by(User.id)
+    users = User.select(*book.user_columns).where(User.id > 0).order_by(User.id)
     for page in book.pages(users, at_a_time=_ROWS_AT_A_TIME, misplaced=note):
         yield from map(stored_user, page)
 

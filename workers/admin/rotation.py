@@ -22,7 +22,7 @@ from pwserver.secret import Secret
 from workers.admin.administration import Administration
 from workers.book import rows
 from workers.book.keyring import Wrapping, changing_keyring, replace_keyring
-from workers.book.models import STORED_USER, Key, User, UserRow, stored_user
+from workers.book.models import Key, User, UserRow, stored_user
 from workers.book.vault import Vault
 from workers.storage.operations import NONCE_SPAN, nonce
 from workers.storage.store import OpenBook
@@ -112,7 +112,9 @@ def _left(key_id: int) -> int:
 
 def _pass(book: OpenBook, vault: Vault, refused: set[int], *, rests: bool) -> Iterator[int]:
     """Seal the rows of other keys again, once each; yield the number of each group."""
-    others = User.select(*STORED_USER).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
+    others = (
+        User.select(*book.user_columns).where((User.id > 0) & (User.key_id != 0)).order_by(User.id)
+    )
     columns = {User.key_id: 0, User.sealed: b"", User.older: b""}
     as_it_was = (User.id == 0) & (fn.SUBSTR(User.sealed, *NONCE_SPAN) == b"")
     update = User.update(columns).where(as_it_was)
@@ -158,7 +160,8 @@ def retire(administration: Administration, key_id: int) -> None:
     needed = _uses(key_id)
     if not needed:
         administration.record("key change", "key retire", must_be=False, key=key_id)
-        Key.delete().where(Key.id == key_id).execute()
+        with administration.book.changing():  # what is being committed with it is counted below
+            Key.delete().where(Key.id == key_id).execute()
         needed = _uses(key_id)
         if needed:
             Key.create(id=key_id, check_value=keyring.keys[key_id].check_value, seals=False)

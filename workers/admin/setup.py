@@ -32,11 +32,13 @@ def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring
     store.check_can_be_made()
     _check_record(settings)
     made: list[str] = []
+    makes_key = False
     if not trust.is_there(settings.key_path):
         if store.holds_a_book():
             store.check_is_a_book()  # if it is no book, say that, not "no key"
         else:
             create_keyring(settings.key_path)
+            makes_key = True
             settings.revisions_path.unlink(missing_ok=True)  # of a book that had another key
             made.append(
                 f"Made the key file {settings.key_path}. Keep a copy of it in a safe place: "
@@ -44,10 +46,19 @@ def prepare(settings: StoreSettings, *, to_serve: bool = False) -> tuple[Keyring
             )
     keyring = open_keyring(settings)
     fresh = not store.holds_a_book()
-    store.check(keyring)
+    try:
+        store.check(keyring)
+    except KeyRefused:
+        if makes_key:  # another host has made the book since, with another key
+            settings.key_path.unlink()
+            raise KeyRefused(
+                f"another host has just made {settings.book_name}. Copy its key file to "
+                f"{settings.key_path}, for its owner alone, and start again."
+            ) from None
+        raise
     _check_decisions(settings, keyring, to_serve=to_serve)
     if fresh:
-        made.append(f"Made the database {settings.path}.")
+        made.append(f"Made the database {settings.book_name}.")
     return keyring, made
 
 
@@ -75,7 +86,7 @@ def _check_decisions(settings: StoreSettings, keyring: Keyring, *, to_serve: boo
                     f"remove {settings.revisions_path}."
                 )
             raise KeyRefused(
-                f"{settings.path} does not have key {known}, which passwords were sealed with "
+                f"{settings.book_name} does not have key {known}, which passwords were sealed with "
                 f"before: an older copy was put back, or somebody has changed it. {advice}"
             )
 

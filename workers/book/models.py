@@ -104,7 +104,7 @@ STORED_USER = (*USER[:-2], User.username.cast("BLOB"), User.labels.cast("BLOB"))
 
 
 def stored_user(columns: Sequence[Any]) -> UserRow:
-    """Return a user's row even if its texts were altered to invalid UTF-8.
+    """Return a user's row, whose texts may be bytes, even if they were altered to invalid UTF-8.
 
     Such a text becomes one that cannot be encoded. For callers that walk through all rows and must
     not fail at one.
@@ -115,8 +115,8 @@ def stored_user(columns: Sequence[Any]) -> UserRow:
     return UserRow(*(*columns[:-2], _text(username), _text(labels)))
 
 
-def _text(stored: bytes | None) -> str | None:
-    return None if stored is None else stored.decode(errors="surrogateescape")
+def _text(stored: bytes | str | None) -> str | None:
+    return stored.decode(errors="surrogateescape") if isinstance(stored, bytes) else stored
 
 
 class Request(Model):

@@ -1,10 +1,11 @@
 """A worker's queue of batches to the writer, and the connections that wait for them.
 
 Rows and operations of one turn go into one batch. The worker that writes takes its batches at the
-end of the turn and commits them. The others send them to it over a channel, and a few are in flight
-while it commits; it answers them in the order in which they were sent. This file knows what was
-sent and answered, and what to reply when the writer is slow, restarting or dead; it does not know
-what a row or an operation means. A batch is settled when it has an outcome.
+end of the turn and commits them, or in a later turn if the store takes none now. The others send
+them to it over a channel, and a few are in flight while it commits; it answers them in the order in
+which they were sent. This file knows what was sent and answered, and what to reply when the writer
+is slow, restarting or dead; it does not know what a row or an operation means. A batch is settled
+when it has an outcome.
 
 What is queued is bounded, and shared fairly between callers (`shares`). While much is queued, the
 rows of a caller that has little of it are committed first: they join the batch that is sent next,
@@ -193,6 +194,11 @@ class CommitQueue:
         return bool(self._in_flight)
 
     @property
+    def waits(self) -> bool:
+        """Whether something is queued that was not taken or sent."""
+        return bool(self._queued)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is queued or in flight."""
         return not (self._queued or self._in_flight)
@@ -275,13 +281,29 @@ class CommitQueue:
         return after
 
     def take(self) -> list[Batch]:
-        """Remove all batches from the queue and return them, for the worker that writes."""
+        """Remove all batches from the queue and return them, for the worker that writes.
+
+        They are in flight until `answered` returns them.
+        """
         taken = list(self._queued)
         self._queued.clear()
         self._shares.clear()
         for batch in taken:
             batch.queued = False
+        self._in_flight += taken
         return taken
+
+    def answered(self) -> list[Batch]:
+        """Return those that were taken and have an outcome, up to the first that has none."""
+        answered: list[Batch] = []
+        while self._in_flight and self._in_flight[0].outcome is not None:
+            answered.append(self._in_flight.popleft())
+        return answered
+
+    def give_up(self) -> None:
+        """Note that nobody knows what became of those that were taken and have no outcome."""
+        for batch in self._in_flight:
+            batch.outcome = batch.outcome or UNKNOWN
 
     def _take_first(self) -> Batch:
         """Remove the batch that is next from the queue."""
@@ -298,7 +320,7 @@ class CommitQueue:
         while self._queued and len(self._in_flight) < BATCHES_IN_FLIGHT_MAX and not self._unsent:
             batch = self._take_first()
             self._in_flight.append(batch)
-            self._unsent = frame((batch.rows, batch.operations))
+            self._unsent = frame((batch.rows, batch.operations, batch.since))
             batch.rows = batch.operations = []  # not needed after they are sent
             self._write()
         if self._unsent:
@@ -349,11 +371,11 @@ class CommitQueue:
             answered.append(batch)
         return answered, self._reader.ended
 
-    def expire(self, before: float) -> list[Batch]:
+    def expire(self, before: float, outcome: Outcome = TOO_LATE) -> list[Batch]:
         """Give up the batches queued before a time; they were never sent."""
         expired: list[Batch] = []
         while self._queued and self._queued[0].since < before:
             batch = self._take_first()
-            batch.outcome = TOO_LATE
+            batch.outcome = outcome
             expired.append(batch)
         return expired

@@ -1,10 +1,10 @@
 """Reports an outage, while nothing can be saved: in `status`, and in the log once a minute.
 
 An outage begins with the first change that cannot be written, whatever the reason: a full disk, a
-quota, a read-only or locked database; or when the disk has so little room left that the workers
-refuse saves, which the writer does not count. It ends when something was written and no change has
-been refused for a few seconds, because on a full disk small changes may fit although larger ones do
-not.
+quota, a read-only or locked database, a server that is away; or when the disk has so little room
+left that the workers refuse saves, which the writer does not count. It ends when something was
+written and no change has been refused for a few seconds, because on a full disk small changes may
+fit although larger ones do not.
 """
 
 import logging
@@ -19,11 +19,13 @@ LOCKED = "The database is locked by another program."
 CANNOT_BE_OPENED = "The database cannot be opened."
 DISK_ERROR = "The disk reported an error."
 DISK_LOW = "The disk has less room than disk_reserve_mib keeps free."
+SERVER_AWAY = "The database server cannot be reached."
+SERVER_REFUSES = "The database server refuses changes; the log says why."
 DISK_LOW_FOR_GUESTS = "The disk has less room than clients without a token must leave free."
 
 REASONS = (
     *("", DISK_FULL, QUOTA_EXCEEDED, READ_ONLY, LOCKED, CANNOT_BE_OPENED, DISK_ERROR),
-    DISK_LOW,
+    *(DISK_LOW, SERVER_AWAY, SERVER_REFUSES),
 )
 """In the order of their numbers on the scoreboard, which holds no text."""
 

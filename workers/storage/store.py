@@ -25,8 +25,22 @@ Misplaced = Callable[[tuple[Any, ...], int], None]
 """Called with a row that is out of order, and with the id before it."""
 
 
+class Link(Protocol):
+    """A connection to a server, for the loop of a process that must not wait for it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for; it stays the same."""
+
+    def work(self) -> None:
+        """Receive and send what can be. Call it if the descriptor can be read, and once a tick."""
+
+
 class Work(Protocol):
     """What is committed together for one worker."""
+
+    @property
+    def since(self) -> float:
+        """When it was asked for, in seconds of the monotonic clock."""
 
     @property
     def rows(self) -> list[Row]:
@@ -43,8 +57,17 @@ class Work(Protocol):
 class Committer(Protocol):
     """The one writer of a host. Raises `StorageFailed` when nothing can be trusted any more.
 
-    A commit makes work durable, publishes the new number of users, and only then answers.
+    A commit makes work durable, publishes the new number of users, and only then answers: in the
+    call, or later, while a `link` works.
     """
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The connections that the loop is to wait for."""
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether `commit` may be called now; if not, the work waits."""
 
     tally: Tally
     """Where it counts its commits, and those that failed."""
@@ -62,8 +85,8 @@ class Committer(Protocol):
     def tick(self, *, idle: bool) -> None:
         """Look, once a tick, for what no commit has noticed."""
 
-    def newest_id(self) -> int:
-        """Return the greatest id, or 0."""
+    def newest_id(self) -> int | None:
+        """Return the greatest id, or 0; None if it is not known yet."""
 
     def close(self) -> None:
         """Close it; what is committed stays."""
@@ -75,6 +98,13 @@ class Reader(Protocol):
     Each question returns its answer, or a `Pending` if the answer comes later. If the book cannot
     be read, the question raises `Unavailable`, or the answer fails with it.
     """
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The connections that the loop is to wait for."""
+
+    def serial(self, number: int) -> int | Pending:
+        """Return what tells a worker from all others of the book; `number`, from this host's."""
 
     def find(self, book: int, name: str) -> UserRow | Pending | None:
         """Return the user that has a name, or None."""
@@ -105,6 +135,10 @@ class Reader(Protocol):
 
 class OpenBook(Protocol):
     """A book that is open for an administrator's command, through the models too."""
+
+    @property
+    def user_columns(self) -> Sequence[Any]:
+        """What to select for `stored_user`."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Begin a transaction that keeps other writers away, and commit it at the end."""
@@ -145,9 +179,17 @@ class Store(Protocol):
     # --- The service. ---
 
     def committer(
-        self, keys: CheckValues, requests_kept_ms: int, scoreboard: Scoreboard, reserve_bytes: int
+        self,
+        keys: CheckValues,
+        requests_kept_ms: int,
+        scoreboard: Scoreboard,
+        reserve_bytes: int,
+        patience_s: float,
     ) -> Committer:
-        """Open the book for the worker that writes."""
+        """Open the book for the worker that writes.
+
+        `patience_s` is how long work may wait for a server.
+        """
 
     def reader(self, scoreboard: Scoreboard, committer: Committer | None) -> Reader:
         """Return a worker's reader; the worker that writes has a `committer`."""

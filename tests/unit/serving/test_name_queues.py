@@ -109,7 +109,7 @@ class Desk:
     def sent(self) -> list[str]:
         """Return what the writer is sent now, all batches together."""
         self.commit_queue.send()
-        return [text for _, operations in self.reader.read() for text, _ in operations]
+        return [text for _, operations, _ in self.reader.read() for text, _ in operations]
 
     def answer(self, *answers: Answer) -> list[Client]:
         """Have the writer answer a batch each; return who has a reply then."""
@@ -517,7 +517,7 @@ def _turn(desk: Desk, data: st.DataObject) -> list[Client]:
     desk.now += 1.0  # nothing is planned again for ever
     desk.commit_queue.send()
     answers: list[Answer] = []
-    for _, operations in desk.reader.read():
+    for _, operations, _ in desk.reader.read():
         results = [data.draw(RESULTS) for _ in operations]
         answers.append("No room." if "No room." in results else results)
     return desk.answer(*answers)

@@ -1,12 +1,15 @@
 """Commits to PostgreSQL: exactly once, also across lost connections and failovers.
 
-One batch is in flight at a time; what comes meanwhile is the next one. Its transaction notes its
-number in this writer's row. After a lost connection nobody knows whether it was committed. Then a
-new connection raises the epoch in the row, which waits for the old backend and makes whatever it
+One batch is in flight at a time; what comes meanwhile waits with the writer. Its transaction notes
+its number in this writer's row. After a lost connection nobody knows whether it was committed. Then
+a new connection raises the epoch in the row, which waits for the old backend and makes whatever it
 still does fail, and reads the number of the last batch: either that of the one in flight, whose
 results are in the same row, or the one before, and then it is sent again.
 
 A commit with WARNING 01000 was not replicated and may be lost, so it is settled in the same way.
+
+Once a tick there is a batch, even if it is empty: it tells how many users other hosts have saved,
+and that this server is still the one that can commit (see `reading`).
 """
 
 import logging
@@ -17,38 +20,57 @@ from dataclasses import dataclass, field
 from psycopg.pq.abc import PGresult
 
 from pwserver.ipc import Scoreboard
-from workers.book.models import Row
-from workers.storage.operations import DONE, FULL, LABEL, SAVE, STALE, Answer, Operation, Result
-from workers.storage.postgres.arrays import bigint, bigints, byteas, integer, integers
-from workers.storage.postgres.link import Group, Link, Lost, Parameters, SqlError
-from workers.storage.postgres.statements import COMMITTING
+from pwserver.tally import Tally
+from workers.storage.operations import DONE, FULL, STALE, Answer, Operation, Result
+from workers.storage.outage import DISK_FULL, READ_ONLY, SERVER_AWAY, SERVER_REFUSES, Outage
+from workers.storage.postgres.arrays import integer
+from workers.storage.postgres.batching import Batching, Statements, ordered
+from workers.storage.postgres.link import Group, Link, Lost, SqlError
+from workers.storage.postgres.statements import COMMITTING, EMPTIED_TOGETHER
 from workers.storage.store import Work
 
 ID_TAKEN = "The clock went back and an id was taken; send it again."
 KEY_RETIRED = "The key that it was sealed with has been retired; send it again."
-AWAY = "The database server cannot be reached."
 
 _AGAIN = {"40001", "40P01", "55P03", "23505"}
 """Errors that another try may not have: conflicts with the transaction of another host."""
 
+_NOT_A_PRIMARY = "25006"
+_REASONS = {"53100": DISK_FULL, _NOT_A_PRIMARY: READ_ONLY}
+_SPLITS = ("22", "23")  # the classes of errors that one part of a batch may have alone
+
 _TRIES = 10
+_UNNOTICED_S = 1.0
+"""How long the server may be away before `status` and the log say so."""
+
+_LOG_EVERY_S = 10.0
+_COMMIT_US_MAX = 10_000
+_COMMIT_WEIGHT = 8
 _WORDS: dict[str, Result] = {"D": DONE, "S": STALE, "F": FULL}
 
 log = logging.getLogger(__name__)
-
-Statements = list[tuple[str, Parameters]]
 
 
 @dataclass(slots=True)
 class _Batch:
     work: Sequence[Work]
+    since: float  # when the oldest of its work was asked for
     number: int = 0
     tries: int = 0
-    since: float = field(default_factory=time.monotonic)
+    sent_us: int = 0
+    operations: list[Operation] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # in which they are done
+
+    @property
+    def changes(self) -> int:
+        """How many rows and operations it has."""
+        return len(self.operations) + sum(len(each.rows) for each in self.work)
 
 
 class PostgresCommitter:
-    """The one writer of a host. The loop waits for `link.fd` and calls `work`."""
+    """The one writer of a host. Its work is answered after `commit`, in a later turn."""
+
+    more_to_do = False
 
     def __init__(
         self,
@@ -56,32 +78,32 @@ class PostgresCommitter:
         requests_kept_ms: int,
         scoreboard: Scoreboard,
         patience_s: float,
-        silence_s: float = 10.0,
     ) -> None:
-        self._kept_ms = requests_kept_ms
+        self._batching = Batching(requests_kept_ms)
         self._scoreboard = scoreboard
-        self._patience_s = patience_s  # how long a batch may wait for the server
+        self._outage = Outage(scoreboard)
+        self._patience_s = patience_s  # how long work may wait for the server
         self._id: int | None = None  # of this writer's row
         self._epoch = self._done = self._own_users = 0  # in this writer's row
         self._ready = False  # the row is ours, and nothing of a former connection can still happen
         self._sent: _Batch | None = None
-        self._queue: list[_Batch] = []
+        self._queue: list[_Batch] = []  # what is tried again, or one by one
+        self._beat_due = False
         self._newest: int | None = None
-        self.link = Link(conninfo, COMMITTING, self._on_connected, self._on_lost, silence_s)
+        self._lost_at = time.monotonic()
+        self._why = SERVER_AWAY
+        self._log_at = 0.0
+        self.tally = Tally()
+        self.link = Link(conninfo, COMMITTING, self._on_connected, self._on_lost)
+        self.links = (self.link,)
 
     @property
-    def ready(self) -> bool:
-        """Whether the newest id is known, so that work may begin."""
-        return self._newest is not None
+    def takes_work(self) -> bool:
+        """Whether a commit can begin."""
+        return self._ready and self._sent is None and not self._queue
 
-    @property
-    def idle(self) -> bool:
-        """Whether everything is answered."""
-        return self._sent is None and not self._queue
-
-    def newest_id(self) -> int:
-        """Return the greatest id when this writer was first connected."""
-        assert self._newest is not None
+    def newest_id(self) -> int | None:
+        """Return the greatest id when this writer was first connected; None before that."""
         return self._newest
 
     def close(self) -> None:
@@ -89,191 +111,184 @@ class PostgresCommitter:
         self.link.close()
 
     def commit(self, work: Sequence[Work]) -> None:
-        """Make work durable as one transaction, and answer each later."""
-        if work:
-            self._queue.append(_Batch(work))
+        """Make work durable as one transaction, and answer each later. Call it if `takes_work`."""
+        self._queue.append(_Batch(work, min(each.since for each in work)))
+        self._send_next()
+
+    def rest(self, *, idle: bool) -> None:
+        """Do nothing: what is due is done by the server, or with a batch."""
+
+    def tick(self, *, idle: bool) -> None:
+        """Give up what has waited too long for the server, and see what other hosts have done."""
+        self.link.work()
+        now = time.monotonic()
+        self._give_up(now - self._patience_s)
+        if self._ready:
+            self._beat_due = True
             self._send_next()
+        elif now > self._lost_at + _UNNOTICED_S:
+            self._outage.refused(0, self._why)
 
-    def work(self) -> None:
-        """Go on; call it when the connection is ready, and once a tick."""
-        self.link.work()
-
-    def tick(self) -> None:
-        """Give up what has waited too long for the server."""
-        self.link.work()
-        too_late = time.monotonic() - self._patience_s
-        if not self._ready:
-            if self._sent is not None and self._sent.since < too_late:
-                self._answer_all(self._sent, None)
-                self._sent = None
-            while self._queue and self._queue[0].since < too_late:
-                self._answer_all(self._queue.pop(0), AWAY)
+    def _give_up(self, before: float) -> None:
+        batch = self._sent
+        if batch is not None and batch.work and batch.since < before:
+            self._sent = None
+            if self._ready:
+                self.link.lose("the server has not committed in time")
+            self._refuse(batch, None, SERVER_AWAY)
+        while self._queue and self._queue[0].since < before:
+            batch = self._queue.pop(0)
+            self._refuse(batch, self._why, self._why)
 
     # --- The connection. ---
 
     def _on_connected(self) -> None:
-        if self._id is None:
-            first: Statements = [("new", ()), ("newest", ())]
-        else:
-            first = [("fence", (integer(self._id),))]
+        first: Statements = [("service", ())]
+        first.append(("new", ()) if self._id is None else ("fence", (integer(self._id),)))
+        if self._newest is None:
+            first.append(("newest", ()))
         self.link.send(first, self._on_row)
 
     def _on_lost(self, why: str) -> None:
+        now = time.monotonic()
         if self._ready:
-            log.warning("the connection to PostgreSQL is lost: %s", why)
+            self._lost_at, self._why = now, SERVER_AWAY
+        if self._ready or now > self._log_at:
+            log.warning("there is no connection to PostgreSQL: %s", why)
+            self._log_at = now + _LOG_EVERY_S
         self._ready = False
 
     def _on_row(self, group: Group) -> None:
         """Take this writer's row, and settle the batch whose outcome is unknown."""
         if group.error is not None:
             if isinstance(group.error, SqlError):
+                self._why = _REASONS.get(group.error.state, SERVER_AWAY)
                 self.link.lose(str(group.error))
             return
-        if not group.results[0].ntuples:
-            self.link.lose("the row of this writer is gone")
-            return
-        if len(group.results) > 1:
-            self._newest = _number(group.results[1], 0)
-        row = group.results[0]
-        self._id, self._epoch = _number(row, 0), _number(row, 1)
-        self._ready = True
+        row = group.results[1]
         batch, self._sent = self._sent, None
+        if not row.ntuples:  # nobody has seen this writer for a day
+            self._id = None
+            if batch is not None:
+                self._refuse(batch, None, SERVER_AWAY)
+            self._on_connected()
+            return
+        if len(group.results) > 2:
+            self._newest = _number(group.results[2], 0)
+            self._scoreboard.opened()
+        self._id, self._epoch = _number(row, 0), _number(row, 1)
+        self._ready = self._beat_due = True
         if batch is not None and _number(row, 2) == batch.number:
-            self._settle(batch, row)
+            self._settle(batch, row, group.sent_at)
         else:
-            self._take_row(row)
+            self._take_row(row, group.sent_at)
             if batch is not None:
                 self._queue.insert(0, batch)
         self._send_next()
 
-    def _take_row(self, row: PGresult) -> int:
-        """Note what the row says; return how many users this writer has added since."""
+    def _take_row(self, row: PGresult, sent_at: float) -> int:
+        """Publish what the row says; return how many users this writer has added since."""
         before, self._own_users = self._own_users, _number(row, 4)
         self._done = _number(row, 2)
         self._scoreboard.users = _number(row, 5)
+        self._scoreboard.database_server = _number(row, 6) if _number(row, 7) else 0
+        self._scoreboard.committed_ms = int(sent_at * 1000)
+        self._scoreboard.probe_wanted = False
         return self._own_users - before
 
     # --- A batch. ---
 
     def _send_next(self) -> None:
-        if not self._ready or self._sent is not None or not self._queue:
+        if not self._ready or self._sent is not None or not (self._queue or self._beat_due):
             return
-        batch = self._queue.pop(0)
-        while self._queue and not batch.tries and not self._queue[0].tries and not batch.number:
-            batch.work = [*batch.work, *self._queue.pop(0).work]
+        batch = self._queue.pop(0) if self._queue else _Batch((), time.monotonic())
+        empties, self._beat_due = self._beat_due, False
         self._sent = batch
         batch.number = self._done + 1
-        statements = self._statements(batch)
+        batch.sent_us = self._scoreboard.commit_since_us = time.monotonic_ns() // 1000
+        if not batch.operations:
+            batch.operations = [operation for each in batch.work for operation in each.operations]
+            batch.order = ordered(batch.operations)
+        assert self._id is not None
+        statements = self._batching.statements(
+            (self._id, batch.number, self._epoch),
+            [row for each in batch.work for row in each.rows],
+            [batch.operations[place] for place in batch.order],
+            empties=empties,
+        )
         self.link.send(statements, lambda group: self._on_batch(batch, statements, group))
 
-    def _statements(self, batch: _Batch) -> Statements:
-        assert self._id is not None
-        writer = integer(self._id)
-        rows = sorted(row for each in batch.work for row in each.rows)
-        operations = [operation for each in batch.work for operation in each.operations]
-        keys = {row[2] for row in rows} | {each[1] for each in operations if each[1] is not None}
-        number, epoch = bigint(batch.number), bigint(self._epoch)
-        statements: Statements = [
-            ("begin", ()),
-            ("lock", ()),
-            ("batch", (writer, number, epoch)),
-            ("keys", (integers(sorted(keys)),)),
-        ]
-        if rows:
-            statements.append(("rows", (writer, *_columns(rows))))
-        for operation in operations:
-            statements += self._statements_of(operation, writer)
-        statements += [("empty", (writer,)), ("outcome", (writer,)), ("commit", ())]
-        return statements
-
-    def _statements_of(self, operation: Operation, writer: bytes) -> Statements:
-        if operation[0] == SAVE:
-            return self._saving(operation, writer)
-        if operation[0] == LABEL:
-            _, key_id, user_id, replaced, sealed, labels, older = operation
-            columns = (integer(key_id), sealed, labels.encode(), older)
-            return [("label", (writer, *columns, bigint(user_id), replaced))]
-        return [("delete", (writer, bigint(operation[2])))]
-
-    def _saving(self, operation: Operation, writer: bytes) -> Statements:
-        _, key_id, book, username, user_id, replaced, version, *values = operation
-        sealed, saved_at_ms, labels, older, request_id, fingerprint, users_max = values
-        request = None if request_id is None else request_id.encode()
-        made = (bigint(user_id), integer(version), bigint(saved_at_ms))
-        head = (writer, integer(book), request, bigint(fingerprint), *made, integer(key_id), sealed)
-        its_labels = None if labels is None else labels.encode()
-        statements: Statements = []
-        if request is not None:
-            oldest = bigint(saved_at_ms - self._kept_ms)
-            newest = bigint(saved_at_ms + self._kept_ms)
-            statements = [
-                ("expire", (integer(book), request, oldest)),
-                ("forget", (oldest, newest)),
-            ]
-        if replaced is None:
-            name = None if username is None else username.encode()
-            statements.append(("save", (*head, name, its_labels, bigint(users_max))))
-        else:
-            statements.append(("replace", (*head, its_labels, older, replaced)))
-        return statements
-
     def _on_batch(self, batch: _Batch, statements: Statements, group: Group) -> None:
-        if isinstance(group.error, Lost):
-            return  # the next connection settles it
+        if isinstance(group.error, Lost) or self._sent is not batch:
+            return  # the next connection settles it, or it was given up
+        self._sent = None
+        self._scoreboard.commit_since_us = 0
         if isinstance(group.error, SqlError):
-            self._sent = None
             failed = statements[len(group.results)][0]
             self.link.send([("rollback", ())], lambda group: None)
             self._on_error(batch, failed, group.error)
-            self._send_next()
-            return
-        self._sent = None
-        self._settle(batch, group.results[-2])
+        else:
+            self._settle(batch, group.results[-2], group.sent_at)
+            if statements[-3][0] == "empty" and _number(group.results[-3], 0) == EMPTIED_TOGETHER:
+                self._beat_due = True
         self._send_next()
 
     def _on_error(self, batch: _Batch, failed: str, error: SqlError) -> None:
         """Handle a batch of which certainly nothing was done."""
+        alone = len(batch.work) <= 1
         if failed == "batch":
             self._queue.insert(0, batch)
             self.link.lose("another process has the row of this writer")
-        elif failed in ("keys", "rows") and error.state in ("22012", "23505"):
-            if len(batch.work) == 1:
-                self._answer_all(batch, KEY_RETIRED if failed == "keys" else ID_TAKEN)
-            else:
-                self._queue[:0] = [
-                    _Batch([each], tries=1, since=batch.since) for each in batch.work
-                ]
-        elif error.state in _AGAIN and batch.tries < _TRIES:
-            batch.tries += 1
-            self._queue.insert(0, batch)
-        elif error.state == "25006":  # it is a standby now
+        elif error.state == _NOT_A_PRIMARY:
+            self._why = READ_ONLY
             self._queue.insert(0, batch)
             self.link.lose(str(error))
+        elif alone and failed in ("keys", "rows") and error.state in ("22012", "23505"):
+            self._refuse(batch, KEY_RETIRED if failed == "keys" else ID_TAKEN)
+        elif error.state in _AGAIN and failed != "rows" and batch.tries < _TRIES:
+            batch.tries += 1
+            self._queue.insert(0, batch)
+        elif not alone and error.state[:2] in _SPLITS:
+            self._queue[:0] = [_Batch([each], batch.since, tries=1) for each in batch.work]
         else:
             log.error("a batch was refused by PostgreSQL (%s): %s", error.state, error)
-            self._answer_all(batch, f"The database server has refused it ({error.state}).")
+            reason = _REASONS.get(error.state, SERVER_REFUSES)
+            self._refuse(batch, reason, reason)
 
-    def _settle(self, batch: _Batch, row: PGresult) -> None:
+    def _settle(self, batch: _Batch, row: PGresult, sent_at: float) -> None:
         """Publish the number of users, then answer what is committed."""
-        more = self._take_row(row)
+        more = self._take_row(row, sent_at)
+        self._note_time(batch)
         users = self._scoreboard.users - more
-        results = [_result(word) for word in _text(row, 3).split(";")[:-1]]
+        results: list[Result] = [None] * len(batch.operations)
+        for place, word in zip(batch.order, _text(row, 3).split(";"), strict=False):
+            results[place] = _result(word)
         at = 0
         for each in batch.work:
             operations = len(each.operations)
             each.answer((users, results[at : at + operations]))
             users += len(each.rows)
             at += operations
+        self._outage.written()
 
-    @staticmethod
-    def _answer_all(batch: _Batch, answer: Answer) -> None:
+    def _note_time(self, batch: _Batch) -> None:
+        """Publish how long commits take."""
+        scoreboard = self._scoreboard
+        scoreboard.commit_since_us = 0
+        if batch.work:
+            took_us = time.monotonic_ns() // 1000 - batch.sent_us
+            counts_us = min(took_us, _COMMIT_US_MAX)
+            scoreboard.commit_us += (counts_us - scoreboard.commit_us) // _COMMIT_WEIGHT
+            self.tally.commit(batch.changes, took_us)
+
+    def _refuse(self, batch: _Batch, answer: Answer, outage: str = "") -> None:
+        """Answer what is not done, or what nobody knows; `outage` is why nothing can be saved."""
+        if outage:
+            self._outage.refused(batch.changes, outage)
+        if batch.work:
+            self.tally.failed_commit()
         for each in batch.work:
             each.answer(answer)
-
-
-def _columns(rows: list[Row]) -> tuple[bytes, ...]:
-    ids, books, keys, sealed, times = zip(*rows, strict=True)
-    return bigints(ids), integers(books), integers(keys), byteas(sealed), bigints(times)
 
 
 def _result(word: str) -> Result:

@@ -1,13 +1,17 @@
 """A connection to PostgreSQL that never waits: questions go into a pipeline, answers come later.
 
-The loop waits for `fd` and calls `work` when it is ready. A connection is made, and made again
-after it is lost, in steps (`PQconnectPoll`), so that a worker that waits for a failover still
-serves. What is sent together, a `Group`, is answered together. A group whose connection is lost is
-told so: what it has done is unknown.
+The loop waits for the link and calls `work` when it can be read, and once a tick. A connection is
+made, and made again after it is lost, in steps (`PQconnectPoll`), so that a worker that waits for a
+failover still serves. What is sent together, a `Group`, is answered together. A group whose
+connection is lost is told so: what it has done is unknown.
+
+libpq changes its socket while it connects. So the loop waits for a descriptor of the link's own,
+an epoll with that socket in it.
 
 Knows nothing of what the statements mean.
 """
 
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +21,18 @@ from psycopg import Error, pq
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PollingStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from workers.storage.postgres.hosts import Hosts
+
 _RETRY_S = 0.1
-"""How long after a failed try to connect the next one begins."""
+"""How long after a try with each of the hosts the next one begins, at the soonest."""
+
+_SILENCE_S = 5.0
+"""How long an answer may take before the server counts as gone: a machine that is frozen, or cut
+off, closes no connection."""
+
+_FIRST = b"SET client_connection_check_interval = 1000"
+"""The server ends what waits for a lock for a client that is gone, so that it does not run out of
+connections while each new one waits for the last."""
 
 _BINARY = 1
 _NOT_REPLICATED = b"01000"
@@ -53,7 +67,6 @@ class Link:
     """One connection, which is made again whenever it is lost. Call `work` to begin.
 
     `begin` is called when it is connected, and `end` with the reason when it is lost.
-    `silence_s` is how long an answer may take before the server counts as gone.
     """
 
     def __init__(
@@ -62,16 +75,17 @@ class Link:
         statements: Mapping[str, str],
         begin: Callable[[], None],
         end: Callable[[str], None],
-        silence_s: float = 10.0,
+        silence_s: float = _SILENCE_S,
     ) -> None:
-        self._conninfo = conninfo.encode()
+        self._hosts = Hosts(conninfo)
+        self._epoll = select.epoll()
+        self._events = 0  # what `_epoll` waits for
         self._statements = statements
         self._begin, self._end = begin, end
         self._silence_s = silence_s
         self._connection: PGconn | None = None
         self._groups: deque[Group] = deque()
         self._connected = False
-        self._poll = PollingStatus.WRITING
         self._try_at = self._began_at = 0.0
         self._unsent = False
         self.doubtful = False  # a commit was not replicated, or the server is being shut down
@@ -82,17 +96,9 @@ class Link:
         """Whether questions can be sent."""
         return self._connected
 
-    @property
-    def fd(self) -> int:
-        """What the loop waits for; -1: nothing now."""
-        return -1 if self._connection is None else self._connection.socket
-
-    @property
-    def wants(self) -> int:
-        """The events to wait for."""
-        if not self._connected:
-            return EPOLLIN if self._poll == PollingStatus.READING else EPOLLOUT
-        return EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+    def fileno(self) -> int:
+        """Return the descriptor that the loop waits for; it is the same for ever."""
+        return self._epoll.fileno()
 
     def send(
         self, statements: Sequence[tuple[str, Parameters]], then: Callable[[Group], None]
@@ -114,14 +120,12 @@ class Link:
 
     def work(self) -> None:
         """Go on: connect, receive what has come. Call it at events and once a tick."""
-        if self._connection is None:
-            if time.monotonic() < self._try_at:
-                return
-            self._start()
-        elif not self._connected:
-            self._connect()
-        else:
+        if self._connected:
             self._receive()
+        elif self._connection is not None:
+            self._connect()
+        while self._connection is None and time.monotonic() >= self._try_at:
+            self._start()
 
     def close(self) -> None:
         """Close it, and connect no more."""
@@ -129,6 +133,7 @@ class Link:
             self._connection.finish()
             self._connection = None
         self._connected, self._try_at = False, float("inf")
+        self._epoll.close()
 
     def lose(self, why: str) -> None:
         """Give the connection up; a new one is made soon."""
@@ -137,8 +142,8 @@ class Link:
         if self._connection is not None:
             self._connection.finish()
             self._connection = None
-        self._connected = False
-        self._try_at = time.monotonic() + _RETRY_S
+        self._connected, self._events = False, 0
+        self._try_at = time.monotonic() + (_RETRY_S if self._hosts.round_is_over else 0.0)
         for group in groups:
             group.error = Lost(self.why)
             group.then(group)
@@ -147,31 +152,49 @@ class Link:
     def _start(self) -> None:
         self.doubtful = False
         self._began_at = time.monotonic()
-        self._poll = PollingStatus.WRITING
-        self._connection = pq.PGconn.connect_start(self._conninfo)
+        conninfo = self._hosts.next_one(self._began_at)
+        self._connection = pq.PGconn.connect_start(conninfo.encode())
         self._connection.notice_handler = self._on_notice
         if self._connection.status == ConnStatus.BAD:
             self.lose(_text(self._connection))
+        else:
+            self._watch(EPOLLOUT)
 
     def _connect(self) -> None:
         assert self._connection is not None
-        self._poll = PollingStatus(self._connection.connect_poll())
-        if self._poll == PollingStatus.FAILED:
+        if not self._epoll.poll(0):
+            if time.monotonic() > self._began_at + self._hosts.wait_s:
+                self._hosts.was_silent(time.monotonic())
+                self.lose("the server does not answer")
+            return
+        poll = PollingStatus(self._connection.connect_poll())
+        if poll == PollingStatus.FAILED:
             self.lose(_text(self._connection))
-        elif self._poll == PollingStatus.OK:
+        elif poll == PollingStatus.OK:
             self._prepare(self._connection)
-        elif time.monotonic() > self._began_at + self._silence_s:
-            self.lose("the server does not answer")
+        else:
+            self._watch(EPOLLIN if poll == PollingStatus.READING else EPOLLOUT)
+
+    def _watch(self, events: int) -> None:
+        """Wait for events on the connection's socket, which may be another one than before."""
+        assert self._connection is not None
+        self._events, fd = events, self._connection.socket
+        try:
+            self._epoll.modify(fd, events)
+        except FileNotFoundError:
+            self._epoll.register(fd, events)
 
     def _prepare(self, connection: PGconn) -> None:
         try:
             connection.nonblocking = 1
             connection.enter_pipeline_mode()
             self._groups.append(Group(self._on_prepared))
+            connection.send_query_params(_FIRST, [])
             for name, statement in self._statements.items():
                 connection.send_prepare(name.encode(), statement.encode())
             connection.pipeline_sync()
             self._connected = True
+            self._watch(EPOLLIN)
             self._flush()
         except Error as error:
             self.lose(str(error))
@@ -185,6 +208,9 @@ class Link:
     def _flush(self) -> None:
         assert self._connection is not None
         self._unsent = bool(self._connection.flush())
+        events = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+        if events != self._events:
+            self._watch(events)
 
     def _receive(self) -> None:
         assert self._connection is not None

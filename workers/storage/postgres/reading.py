@@ -1,10 +1,18 @@
 """Reads the book in PostgreSQL: every question is one round trip, and its answer comes later.
 
-The loop waits for `link.fd` and calls `link.work`. If there is no connection, a question raises
-`Unavailable` at once; if it is lost, the answers that are awaited fail with it.
+If there is no connection, a question raises `Unavailable` at once; if it is lost, the answers that
+are awaited fail with it.
+
+Where commits wait for standbys, a primary that is cut off from them goes on answering reads, while
+another one has taken its place. So an answer counts only if this host's writer has committed
+something on the same server within the last second, which a primary that is cut off cannot do.
+
+The applications are read once and then only if an administrator has changed something, which
+raises the `generation`.
 """
 
 import heapq
+import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -13,16 +21,23 @@ import msgspec
 from psycopg.pq.abc import PGresult
 
 from pwserver.errors import Unavailable
+from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.book.models import ApplicationRow, UserRow
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
-from workers.storage.answers import Pending
+from workers.storage.answers import Pending, Steps, finish
 from workers.storage.operations import Entry
+from workers.storage.outage import SERVER_AWAY
 from workers.storage.postgres.arrays import bigint, integer
 from workers.storage.postgres.link import Group, Link, Parameters
 
 _ENTRY_BYTES = 128
 """The approximate size of a user in a reply besides its name and labels."""
+
+_STALE_S = 1.0
+"""How old the writer's last commit may be for an answer to count."""
+
+_NOT_SURE = "The database server may be cut off from its standbys, so what it says may be old."
 
 _USER = ", ".join(UserRow._fields)
 _LISTED = "version, saved_at_ms, labels"
@@ -40,6 +55,9 @@ READING = {
     "id": f'SELECT {_USER} FROM "user" WHERE id = $1::bigint',
     "request": """SELECT user_id, version, fingerprint FROM request
         WHERE book = $1::int AND request_id = $2::bytea""",
+    "server": "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
+    "serial": "SELECT nextval('worker_serial')",
+    "generation": "SELECT generation FROM pwserver",
     "applications": f"SELECT {', '.join(ApplicationRow._fields)} FROM application ORDER BY id",
     "sealing": "SELECT id FROM key WHERE seals ORDER BY id DESC LIMIT 1",
     "chosen_page": f"""SELECT username, {_LISTED} FROM "user"
@@ -78,8 +96,13 @@ def rows_of(result: PGresult) -> Iterator[tuple[Any, ...]]:
 class PostgresReader:
     """A worker's view of the committed book."""
 
-    def __init__(self, conninfo: str, silence_s: float = 10.0) -> None:
-        self.link = Link(conninfo, READING, lambda: None, lambda why: None, silence_s)
+    def __init__(self, conninfo: str, scoreboard: Scoreboard) -> None:
+        self.link = Link(conninfo, READING, self._on_connected, self._on_lost)
+        self.links = (self.link,)
+        self._scoreboard = scoreboard
+        self._server = 0  # the one that is connected, as a number; 0: none, or it is not known yet
+        self._generation = 0  # of `_applications`
+        self._applications: list[ApplicationRow] = []
 
     def find(self, book: int, name: str) -> Pending:
         """Return the user that has a name, or None."""
@@ -110,11 +133,22 @@ class PostgresReader:
         """Return (user_id, version, fingerprint) of a remembered request, or None."""
         return self._ask("request", (integer(book), request_id.encode()), _first)
 
+    def serial(self, number: int) -> Pending:
+        """Return a number that no other worker of any host has."""
+        return self._ask("serial", (), _whole)
+
     def applications(self) -> Pending:
         """Return the rows of all applications, unverified."""
-        return self._ask(
-            "applications", (), lambda result: [ApplicationRow(*row) for row in rows_of(result)]
-        )
+        asked = finish(self._all_applications())
+        assert isinstance(asked, Pending)
+        return asked
+
+    def _all_applications(self) -> Steps[list[ApplicationRow]]:
+        generation = yield self._ask("generation", (), _whole)
+        if generation != self._generation:
+            self._applications = yield self._ask("applications", (), _application_rows)
+            self._generation = generation
+        return self._applications
 
     def sealing_key(self) -> Pending:
         """Return the number of the key to seal with."""
@@ -151,13 +185,16 @@ class PostgresReader:
         statements: list[tuple[str, Parameters]],
         made: Callable[[list[PGresult]], Any],
     ) -> Pending:
-        if not self.link.connected:
-            raise Unavailable("The database server cannot be reached.")
+        if not self._server:
+            raise Unavailable(SERVER_AWAY)
         pending = Pending()
 
         def answered(group: Group) -> None:
             if group.error is not None:
                 pending.fail(Unavailable(f"The database cannot be read now: {group.error}."))
+                return
+            if not self._is_newest():
+                pending.fail(Unavailable(_NOT_SURE))
                 return
             try:
                 value = made(group.results)
@@ -168,6 +205,36 @@ class PostgresReader:
 
         self.link.send(statements, answered)
         return pending
+
+    def _on_connected(self) -> None:
+        self.link.send([("server", ())], self._on_server)
+
+    def _on_server(self, group: Group) -> None:
+        if group.error is None:
+            self._server = _whole(group.results[0])
+
+    def _on_lost(self, why: str) -> None:
+        self._server = 0
+
+    def _is_newest(self) -> bool:
+        """Tell whether what this server has just answered is what was committed last."""
+        newest = self._scoreboard.database_server
+        if not newest:
+            return True
+        age_s = time.monotonic() - self._scoreboard.committed_ms / 1000
+        if newest != self._server and age_s < _STALE_S:
+            self.link.lose("the writer has its connection to another server")
+            return False
+        return age_s < _STALE_S
+
+
+def _whole(result: PGresult) -> int:
+    ((number,),) = rows_of(result)
+    return int(number)
+
+
+def _application_rows(result: PGresult) -> list[ApplicationRow]:
+    return [ApplicationRow(*row) for row in rows_of(result)]
 
 
 def _first(result: PGresult) -> tuple[Any, ...] | None:

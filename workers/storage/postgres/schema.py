@@ -4,10 +4,11 @@ Text is compared by its bytes (`COLLATE "C"`), as SQLite does. Request ids are b
 is legal in JSON, and not in PostgreSQL's text.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import psycopg
-from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pwserver.errors import DatabaseRefused, KeyRefused
 from workers.book.keyring import INTEGRITY_ID
@@ -17,13 +18,20 @@ from workers.storage.operations import CheckValues
 LOCK_KEYS = 0x7077537601
 """The advisory lock of the keys: saves share it, and who retires a key takes it alone."""
 
+LOCK_SERVICE = 0x7077537603
+"""The advisory lock that every service shares while it is connected."""
+
 _LOCK_MAKE = 0x7077537602
 """The advisory lock of who makes the tables, for hosts that start at the same moment."""
 
-_WAIT_MS = 10_000
+LOCK_TIMEOUT = "SET lock_timeout = '10s'"
+"""How long a command waits for its turn."""
+
+_CONNECT_S = 5
+_OLDEST = 140_000  # the first that knows client_connection_check_interval
 
 _TABLES = """
-CREATE TABLE pwserver (version int NOT NULL);
+CREATE TABLE pwserver (version int NOT NULL, generation bigint NOT NULL DEFAULT 1);
 CREATE TABLE "user" (
     id bigint PRIMARY KEY, key_id int NOT NULL, sealed bytea NOT NULL, saved_at_ms bigint NOT NULL,
     book int NOT NULL DEFAULT 0, version int NOT NULL DEFAULT 1, username text COLLATE "C",
@@ -45,9 +53,28 @@ CREATE TABLE application (
 CREATE TABLE writer (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, users bigint NOT NULL DEFAULT 0,
     batch bigint NOT NULL DEFAULT 0, epoch bigint NOT NULL DEFAULT 0,
-    results text NOT NULL DEFAULT '') WITH (fillfactor = 10);
+    at timestamptz NOT NULL DEFAULT now(), results text NOT NULL DEFAULT '')
+    WITH (fillfactor = 10);
 CREATE SEQUENCE worker_serial;
 """
+
+
+def with_timeout(conninfo: str) -> str:
+    """Return how to connect for a command, which waits for the server, but not for ever."""
+    own = conninfo_to_dict(conninfo)
+    more: dict[str, str | int] = {"application_name": "pwserver", "connect_timeout": _CONNECT_S}
+    return make_conninfo(conninfo, **{name: more[name] for name in more if name not in own})
+
+
+@contextlib.contextmanager
+def connected(conninfo: str) -> Iterator[psycopg.Connection]:
+    """Connect to a database, without a transaction; raise `DatabaseRefused` for all that fails."""
+    try:
+        with psycopg.connect(with_timeout(conninfo), autocommit=True) as connection:
+            connection.execute(LOCK_TIMEOUT)
+            yield connection
+    except psycopg.Error as error:
+        raise DatabaseRefused(why(error)) from None
 
 
 def prepare(conninfo: str, keys: CheckValues) -> None:
@@ -55,34 +82,32 @@ def prepare(conninfo: str, keys: CheckValues) -> None:
 
     Raises a `StoreError` that says in a sentence what is wrong, and then has changed nothing.
     """
-    try:
-        with psycopg.connect(conninfo, connect_timeout=5) as connection:
-            connection.execute(sql.SQL("SET lock_timeout = {}").format(_WAIT_MS))
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_MAKE,))
-            check_server(_settings(connection))
-            found = _tables(connection)
-            if not found:
-                connection.execute(_TABLES)
-                connection.execute("INSERT INTO pwserver VALUES (%s)", (SCHEMA_VERSION,))
-                sealing = list(keys)[-1]
-                for key_id in (INTEGRITY_ID, sealing):
-                    values = (key_id, keys[key_id], key_id == sealing)
-                    connection.execute("INSERT INTO key VALUES (%s, %s, %s)", values)
-                return
-            _check_tables(connection, found)
-            _check_keys(connection, keys)
-    except psycopg.Error as error:
-        raise DatabaseRefused(why(error)) from None
+    with connected(conninfo) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_MAKE,))
+        check_server(settings(connection))
+        found = tables(connection)
+        if not found:
+            connection.execute(_TABLES)
+            connection.execute("INSERT INTO pwserver VALUES (%s)", (SCHEMA_VERSION,))
+            sealing = list(keys)[-1]
+            for key_id in (INTEGRITY_ID, sealing):
+                values = (key_id, keys[key_id], key_id == sealing)
+                connection.execute("INSERT INTO key VALUES (%s, %s, %s)", values)
+            return
+        check_tables(connection, found)
+        check_keys(connection, keys)
 
 
-def why(error: psycopg.Error) -> str:
+def why(error: Exception) -> str:
     """Return a sentence about an error of the server. It has no password in it."""
     text = " ".join(str(error).split())
-    return f"PostgreSQL cannot be used: {text or type(error).__name__}."
+    return f"PostgreSQL cannot be used: {text.rstrip('.') or type(error).__name__}."
 
 
 def check_server(settings: Mapping[str, str]) -> None:
     """Raise `DatabaseRefused` for a server that may lose a commit, or cannot take one."""
+    if int(settings["server_version_num"]) < _OLDEST:
+        raise DatabaseRefused(f"the PostgreSQL server is older than version {_OLDEST // 10000}.")
     if settings["fsync"] == "off":
         raise DatabaseRefused(
             "the PostgreSQL server has fsync=off: what it has committed may be lost when the power "
@@ -105,9 +130,10 @@ def check_server(settings: Mapping[str, str]) -> None:
         )
 
 
-def _settings(connection: psycopg.Connection) -> dict[str, str]:
+def settings(connection: psycopg.Connection) -> dict[str, str]:
+    """Return the settings of a server and of this connection that `check_server` needs."""
     names = ["fsync", "synchronous_commit", "server_encoding", "transaction_read_only"]
-    names.append("in_hot_standby")
+    names += ["in_hot_standby", "server_version_num"]
     select = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
     return {_text(name): _text(value) for name, value in connection.execute(select, (names,))}
 
@@ -117,14 +143,16 @@ def _text(value: str | bytes) -> str:
     return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
 
-def _tables(connection: psycopg.Connection) -> set[str]:
+def tables(connection: psycopg.Connection) -> set[str]:
+    """Return the names of the tables in a database."""
     rows = connection.execute(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
     )
     return {_text(name) for (name,) in rows}
 
 
-def _check_tables(connection: psycopg.Connection, found: set[str]) -> None:
+def check_tables(connection: psycopg.Connection, found: set[str]) -> None:
+    """Raise `DatabaseRefused` for the tables of another program or version."""
     row = None
     if "pwserver" in found:
         row = connection.execute("SELECT version FROM pwserver").fetchone()
@@ -139,7 +167,8 @@ def _check_tables(connection: psycopg.Connection, found: set[str]) -> None:
         )
 
 
-def _check_keys(connection: psycopg.Connection, keys: CheckValues) -> None:
+def check_keys(connection: psycopg.Connection, keys: CheckValues) -> None:
+    """Raise `KeyRefused` if a key of the book is missing on this host, or is another one."""
     rows = connection.execute("SELECT id, check_value FROM key ORDER BY id").fetchall()
     wrong = [key_id for key_id, value in rows if keys.get(key_id) != bytes(value)]
     if wrong and wrong[0] not in keys:

@@ -5,7 +5,13 @@ has added, and what became of its operation. So the number of users, the number 
 results are committed together with what they tell of, and can be read after a lost connection.
 """
 
-from workers.storage.postgres.schema import LOCK_KEYS
+from workers.storage.postgres.schema import LOCK_KEYS, LOCK_SERVICE
+
+EMPTIED_TOGETHER = 500
+"""How many users of removed books are deleted in one transaction."""
+
+_WRITERS_KEPT = "1 day"
+"""How long a writer may be away and find its row again. The users of others are taken over."""
 
 _EARLIER = """earlier AS (SELECT user_id, version, fingerprint FROM request
     WHERE book = $2::int AND request_id = $3::bytea),
@@ -21,18 +27,27 @@ _REMEMBERED = """noted AS (INSERT INTO request
 _SAVED = """(SELECT user_id || ',' || version || ',' || fingerprint FROM earlier),
     CASE WHEN EXISTS (TABLE made) OR EXISTS (TABLE gone) THEN 'D' ELSE {otherwise} END"""
 
-_WRITER = """batch, results, users, (SELECT sum(users)::bigint FROM writer)"""
+_WRITER = """batch, results, users, (SELECT coalesce(sum(users), 0)::bigint FROM writer),
+    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+    (current_setting('synchronous_standby_names') <> '')::int"""
+"""What is read of this writer's row, and with it: how many users there are, which server this is,
+and whether it waits for standbys."""
 
 COMMITTING = {
-    "new": f"INSERT INTO writer DEFAULT VALUES RETURNING id, epoch, {_WRITER}",
-    "fence": f"""UPDATE writer SET epoch = epoch + 1 WHERE id = $1::int
+    "service": f"SELECT pg_advisory_lock_shared({LOCK_SERVICE})",
+    "new": f"""WITH gone AS (DELETE FROM writer
+            WHERE at < now() - interval '{_WRITERS_KEPT}' RETURNING users)
+        INSERT INTO writer (users) SELECT coalesce(sum(users), 0) FROM gone
+        RETURNING id, epoch, {_WRITER}""",
+    "fence": f"""UPDATE writer SET epoch = epoch + 1, at = now() WHERE id = $1::int
         RETURNING id, epoch, {_WRITER}""",
     "begin": "BEGIN",
     "commit": "COMMIT",
     "rollback": "ROLLBACK",
     "lock": f"SELECT pg_advisory_xact_lock_shared({LOCK_KEYS})",
-    "batch": """UPDATE writer SET batch = $2::bigint, results = '' WHERE id = $1::int
-        RETURNING 1 / (epoch = $3::bigint)::int""",
+    "batch": """WITH ours AS (UPDATE writer SET batch = $2::bigint, results = '', at = now()
+            WHERE id = $1::int AND epoch = $3::bigint RETURNING 1)
+        SELECT 1 / (SELECT count(*) FROM ours)""",
     "keys": "SELECT 1 / ($1::int[] <@ ARRAY(SELECT id FROM key))::int",
     "rows": """WITH made AS (INSERT INTO "user" (id, book, key_id, sealed, saved_at_ms)
             SELECT t.* FROM unnest($2::bigint[], $3::int[], $4::int[], $5::bytea[], $6::bigint[])
@@ -76,11 +91,12 @@ COMMITTING = {
           CASE WHEN EXISTS (TABLE made) THEN 'D;' ELSE 'S;' END WHERE id = $1::int""",
     "forget": """DELETE FROM request WHERE (saved_at_ms < $1::bigint OR saved_at_ms > $2::bigint)
         AND id IN (SELECT id FROM request ORDER BY id LIMIT 64)""",
-    "empty": """WITH few AS (SELECT id FROM "user" WHERE book IN
-            (SELECT id FROM application WHERE may = 'removed' AND id <> 0) LIMIT 64
-            FOR UPDATE SKIP LOCKED),
+    "empty": f"""WITH few AS (SELECT id FROM "user" WHERE book IN
+            (SELECT id FROM application WHERE may = 'removed' AND id <> 0)
+            LIMIT {EMPTIED_TOGETHER} FOR UPDATE SKIP LOCKED),
           made AS (DELETE FROM "user" WHERE id IN (TABLE few) RETURNING 1)
-        UPDATE writer SET users = users - (SELECT count(*) FROM made) WHERE id = $1::int""",
+        UPDATE writer SET users = users - (SELECT count(*) FROM made) WHERE id = $1::int
+        RETURNING (SELECT count(*) FROM made)""",
     "outcome": f"SELECT id, epoch, {_WRITER} FROM writer WHERE id = $1::int",
     "newest": 'SELECT coalesce(max(id), 0) FROM "user"',
 }

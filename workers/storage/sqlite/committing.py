@@ -60,6 +60,9 @@ class SqliteCommitter:
     Raises a `StoreError` if the database must not be written to.
     """
 
+    links = ()
+    takes_work = True
+
     def __init__(
         self,
         path: Path,

@@ -64,6 +64,8 @@ class BookReader:
     `connect` returns the connection to the writer's present database.
     """
 
+    links = ()
+
     def __init__(self, scoreboard: Scoreboard, connect: Callable[[], apsw.Connection]) -> None:
         self._scoreboard = scoreboard
         self._connect = connect
@@ -111,6 +113,10 @@ class BookReader:
         with self._reading() as connection:
             row = connection.execute(self._by_request, (book, request_id)).fetchone()
         return cast("tuple[int, int, int] | None", row)
+
+    def serial(self, number: int) -> int:
+        """Return the number that tells a worker from the others: there is one host."""
+        return number
 
     # --- Applications and keys. ---
 

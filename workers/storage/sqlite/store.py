@@ -14,7 +14,7 @@ from pwserver.errors import DatabaseRefused
 from pwserver.ipc import Scoreboard
 from pwserver.limits import CHECKPOINT_PAGES
 from workers.book.keyring import Keyring
-from workers.book.models import ApplicationRow, sql
+from workers.book.models import STORED_USER, ApplicationRow, sql
 from workers.storage.operations import CheckValues
 from workers.storage.sqlite import database, generations, reading, validation, walk
 from workers.storage.sqlite.committing import SqliteCommitter
@@ -35,9 +35,14 @@ class SqliteStore:
     # --- The service. ---
 
     def committer(
-        self, keys: CheckValues, requests_kept_ms: int, scoreboard: Scoreboard, reserve_bytes: int
+        self,
+        keys: CheckValues,
+        requests_kept_ms: int,
+        scoreboard: Scoreboard,
+        reserve_bytes: int,
+        patience_s: float,
     ) -> SqliteCommitter:
-        """Open the book for the worker that writes."""
+        """Open the book for the worker that writes, which has no server to wait for."""
         return SqliteCommitter(self._path, keys, requests_kept_ms, scoreboard, reserve_bytes)
 
     def reader(self, scoreboard: Scoreboard, committer: Committer | None) -> reading.BookReader:
@@ -115,6 +120,8 @@ class SqliteStore:
 
 class SqliteBook:
     """A book that is open for an administrator's command, through the models too."""
+
+    user_columns = STORED_USER
 
     def __init__(self, opened: APSWDatabase) -> None:
         self._database = opened
