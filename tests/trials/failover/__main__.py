@@ -79,6 +79,12 @@ def command_line() -> argparse.ArgumentParser:
         help="a second, about, of all clients together (default: %(default)s)",
     )
     add(
+        "--save-timeout-s",
+        type=above_zero,
+        metavar="SECONDS",
+        help="a setting of the hosts, and clients wait longer than that (default: the defaults)",
+    )
+    add(
         "--directory",
         type=Path,
         default=Path(tempfile.gettempdir()),
@@ -93,7 +99,14 @@ def run(options: argparse.Namespace, parts: Parts) -> bool:
 
     order = options.scenarios * options.kills
     random.Random(options.seed).shuffle(order)
-    plan = Plan(order, options.seed, options.minutes * 60, options.within, options.saves)
+    plan = Plan(
+        order=order,
+        seed=options.seed,
+        seconds=options.minutes * 60,
+        within_s=options.within,
+        saves_per_s=options.saves,
+        save_timeout_s=options.save_timeout_s,
+    )
     tally = run_plan(plan, parts, options.directory, terminal())
     tally.summarize()
     return tally.whole

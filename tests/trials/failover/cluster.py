@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -226,12 +227,25 @@ class Cluster:
         _signal(_tree(self._running[name].pid), number)
 
     def switch_over(self, old: Node, new: Node) -> None:
-        """Have the primary hand over to another node."""
+        """Have the primary hand over to another node, as soon as Patroni lets it."""
+        deadline = time.monotonic() + SWITCHOVER_TIMEOUT_S
+        while refused := self._ask_to_switch(old, new):
+            if time.monotonic() > deadline:
+                raise TrialFailed(f"Patroni does not switch over to {new.name}: {refused}")
+            time.sleep(POLL_S)
+
+    @staticmethod
+    def _ask_to_switch(old: Node, new: Node) -> str:
+        """Ask for a switchover; return why it was refused, if it was."""
         asked = json.dumps({"leader": old.name, "candidate": new.name}).encode()
         url = f"http://{HOST}:{old.rest_port}/switchover"
         request = urllib.request.Request(url, asked, method="POST")
-        with urllib.request.urlopen(request, timeout=SWITCHOVER_TIMEOUT_S) as reply:
-            reply.read()
+        try:
+            with urllib.request.urlopen(request, timeout=SWITCHOVER_TIMEOUT_S):
+                return ""
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode(errors="replace")
 
     def _note_postmaster(self, node: Node) -> int | None:
         """Return the process id of a node's PostgreSQL, which is to end with the trial."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Host:
     number: int
     folder: Path
     database: str
+    options: Sequence[str] = ()
     balancer: str = ""
     port: int = field(default_factory=free_port)
     _running: Service | None = None
@@ -79,11 +81,11 @@ class Host:
 
     def launch(self) -> None:
         """Begin to start it."""
-        options = ["--database", self.database, "--list-users", LISTED]
         with (self.folder / "stdout").open("ab") as out:
             self._running = Service(
                 self.folder,
-                *options,
+                *("--database", self.database, "--list-users", LISTED),
+                *self.options,
                 port=self.port,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -135,12 +137,13 @@ class Host:
 class Hosts:
     """All hosts on one cluster."""
 
-    def __init__(self, home: Path, cluster: Cluster) -> None:
+    def __init__(self, home: Path, cluster: Cluster, save_timeout_s: float | None) -> None:
         self._cluster = cluster
+        options = [] if save_timeout_s is None else ["--save-timeout-s", str(save_timeout_s)]
         nodes = ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
         by_list = f"postgresql://{SERVICE}@{nodes}/{BOOK}?target_session_attrs=read-write"
         self.each = [
-            Host(number, home / f"host{number}", by_list) for number in range(1, HOSTS + 1)
+            Host(number, home / f"host{number}", by_list, options) for number in range(1, HOSTS + 1)
         ]
         self._balancer_port = free_port()
         behind = self.each[CUT_OFF]

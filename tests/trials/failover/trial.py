@@ -25,7 +25,7 @@ from tests.trials.failover.load import Guest, Instance, Roamer
 from tests.trials.failover.looking import look_at
 from tests.trials.failover.parts import Parts
 from tests.trials.failover.tally import Measured, Tally
-from tests.trials.failover.watch import Watch
+from tests.trials.failover.watch import CLIENT_TIMEOUT_S, Watch
 from tests.trials.report import TrialFailed
 from tests.trials.torture.ledger import Ledger, password_of
 from tests.trials.torture.load import Source
@@ -47,6 +47,7 @@ class Plan:
     seconds      after which no fault begins
     within_s     how soon each host is to acknowledge a save once it can be
     saves_per_s  of all sources together, about
+    save_timeout_s  a setting of the hosts; None: its default. Clients wait longer than that
     """
 
     order: Sequence[str]
@@ -54,6 +55,7 @@ class Plan:
     seconds: float
     within_s: float
     saves_per_s: float
+    save_timeout_s: float | None = None
 
 
 class Trial:
@@ -66,7 +68,8 @@ class Trial:
         self.hosts: list[Host] = hosts.each
         self.random = random.Random(plan.seed)
         self.tally = Tally(console)
-        self.watches = [Watch() for _ in self.hosts]
+        timeout_s = CLIENT_TIMEOUT_S + (plan.save_timeout_s or 0.0)
+        self.watches = [Watch(timeout_s=timeout_s) for _ in self.hosts]
         self._ledger = Ledger()
         self._canary = f"canary-{secrets.token_hex(8)}"
         self._tokens: dict[str, str] = {}
@@ -231,10 +234,12 @@ def run_plan(plan: Plan, parts: Parts, directory: Path, console: Console) -> Tal
         home.chmod(0o755)
         (home / "cluster").mkdir()
         cluster = Cluster(home / "cluster", parts)
-        hosts = Hosts(home, cluster)
+        hosts = Hosts(home, cluster, plan.save_timeout_s)
         trial = Trial(plan, cluster, hosts, console)
         try:
             trial.run()
+        except TrialFailed as failure:
+            trial.tally.breach(str(failure))
         finally:
             hosts.close()
             cluster.close()

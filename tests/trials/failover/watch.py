@@ -1,6 +1,6 @@
 """A client that notes how each call went, and what was noted of each host.
 
-The client has the default settings, and does nothing else than `pwserver.Client` does.
+The client does nothing else than `pwserver.Client` does.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import Any
 from pwserver import Client, FateUnknown, NotSaved, PwserverError
 from pwserver.client.commands import Call
 
-CALL_S_MAX = 10.0 + 3.0
-"""The client's default `timeout_s`, and what a busy machine may add."""
+CLIENT_TIMEOUT_S = 10.0
+"""The default of the client."""
+
+SPARE_S = 3.0
+"""By how much a busy machine may exceed a time limit."""
 
 SAVED, NOT_SAVED, OPEN, FAILED = "saved", "not saved", "open", "failed"
 
@@ -28,6 +31,7 @@ class Watch:
     """What clients have seen of one host: when saves were acknowledged, how calls ended and why."""
 
     acknowledged: array[float] = field(default_factory=lambda: array("d"))
+    timeout_s: float = CLIENT_TIMEOUT_S
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     longest_s: float = 0.0
@@ -37,7 +41,7 @@ class Watch:
         """Note calls that were sent together."""
         now = time.monotonic()
         self.longest_s = max(self.longest_s, now - began)
-        self.hung += now - began > CALL_S_MAX
+        self.hung += now - began > self.timeout_s + SPARE_S
         for call, result in zip(calls, results, strict=True):
             if call.fate:
                 outcome = _outcome(result)
@@ -77,7 +81,7 @@ class WatchedClient(Client):
     """A client of a host."""
 
     def __init__(self, url: str, watch: Watch) -> None:
-        super().__init__(url)
+        super().__init__(url, timeout_s=watch.timeout_s)
         self._watch = watch
 
     def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
