@@ -97,7 +97,7 @@ def cancel(trial: Trial) -> Done:
     """Cancel statements of the hosts, and terminate their backends, at random."""
     cancelled = terminated = 0
     until = time.monotonic() + CANCEL_S
-    with _superuser(trial.cluster) as connection:
+    with _superuser(trial.cluster, _leader(trial.cluster)) as connection:
         while time.monotonic() < until:
             kill = trial.random.random() < TERMINATED
             function = "pg_terminate_backend" if kill else "pg_cancel_backend"
@@ -118,19 +118,19 @@ def lose_commits(trial: Trial) -> Done:
     old = _leader(trial.cluster)
     standbys = _others(trial, old)
     cancelled = 0
-    try:
-        for node in standbys:
-            trial.cluster.signal_postgres(node, signal.SIGSTOP)
-        until = time.monotonic() + UNREPLICATED_S
-        with _superuser(trial.cluster) as connection:
+    with _superuser(trial.cluster, old) as connection:
+        try:
+            for node in standbys:
+                trial.cluster.signal_postgres(node, signal.SIGSTOP)
+            until = time.monotonic() + UNREPLICATED_S
             while time.monotonic() < until:
                 query = f"SELECT pg_cancel_backend(pid) {_SERVICES} AND wait_event = 'SyncRep'"
                 cancelled += len(connection.execute(query, (SERVICE,)).fetchall())
                 time.sleep(UNREPLICATED_EVERY_S)
-        trial.cluster.signal_postgres(old, signal.SIGKILL)
-    finally:
-        for node in standbys:
-            trial.cluster.signal_postgres(node, signal.SIGCONT)
+            trial.cluster.signal_postgres(old, signal.SIGKILL)
+        finally:
+            for node in standbys:
+                trial.cluster.signal_postgres(node, signal.SIGCONT)
     what = f"killed after {cancelled} cancelled waits for frozen standbys"
     return _failed_over(trial, old, what, trial.cluster.nodes)
 
@@ -190,5 +190,5 @@ def _failed_over(trial: Trial, old: Node, what: str, nodes: list[Node]) -> Done:
     return Done(text, moment, trial.hosts)
 
 
-def _superuser(cluster: Cluster) -> psycopg.Connection:
-    return psycopg.connect(cluster.conninfo(BOOK, SUPERUSER), autocommit=True)
+def _superuser(cluster: Cluster, node: Node) -> psycopg.Connection:
+    return psycopg.connect(cluster.conninfo(BOOK, SUPERUSER, node), autocommit=True)
