@@ -20,7 +20,7 @@ After each, and at the end, the database is held against what was acknowledged. 
 code 1, on any broken promise: a save that was acknowledged and is not there, or is there twice; a
 version of a name that was lost; a request id that was answered in two ways; a host that counts
 other users than there are; a call that hangs; or a host that acknowledges its first save later than
-`--within` after the new primary's first commit.
+`--within` after the new primary's first commit (behind HAProxy a second more, in which that looks).
 
 Needs Debian's `etcd-server` and `haproxy`, and what `pip install '.[test,postgres,failover]'`
 installs; what is missing is said. As root, the cluster runs as `postgres` or `nobody`.
