@@ -202,6 +202,11 @@ class StoreSettings:
         return Path(DEFAULT_FILE) if self.server else _database_path(self.database)
 
     @property
+    def owned_path(self) -> Path:
+        """The file whose owner runs the service: the database, or with a server the key file."""
+        return self.key_path if self.server else self.path
+
+    @property
     def key_path(self) -> Path:
         """The key file: the one that is set, or a credential, or the one beside the database."""
         if self.key_file:

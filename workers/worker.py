@@ -752,6 +752,9 @@ class Worker:
             link.work()
         if self._links:
             self._store_answered()
+            self._context.look_at_keys()
+            if self._writer is not None:
+                self._writer.committer.know_keys([*self._context.vault.keyring.keys])
 
     def _expire_changes(self, before: float) -> None:
         """Give up the changes queued before a time: nothing was begun for them."""

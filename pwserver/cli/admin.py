@@ -500,7 +500,7 @@ def check(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
         if as_json:
             output.record(about, as_json=True)
         raise DatabaseRefused(
-            f"{settings.path} is not in order, as said above. Nothing was changed."
+            f"{settings.book_name} is not in order, as said above. Nothing was changed."
         )
     output.plain([f"{users} users, {found} applications: all in order."], about, as_json=as_json)
     check_room(settings.path.absolute().parent)

@@ -41,6 +41,12 @@ def backup(file: _File, /, *, as_json: Json = False, settings: Store = STORE_DEF
     from workers.storage.sqlite.database import require_a_book
     from workers.storage.sqlite.validation import check_sqlite
 
+    if settings.server:
+        raise ConfigError(
+            "a database on a PostgreSQL server is backed up by PostgreSQL's own tools: pg_dump, or "
+            "pg_basebackup and an archive of its log. `pwserver key export FILE` makes a copy of "
+            "the keys, which are not in it."
+        )
     protect_memory()
     check_sqlite()
     with owners_rights(settings):
@@ -92,6 +98,12 @@ def _restore_book(file: Path, settings: StoreSettings, as_json: bool) -> ExitCod
     from workers.admin.setup import owners_rights
     from workers.storage.stores import store_of
 
+    if settings.server:
+        raise ConfigError(
+            "a database on a PostgreSQL server is restored by PostgreSQL's own tools: pg_restore, "
+            "or a base backup and the archive of its log. To restore an older version of a user's "
+            "password, add --version."
+        )
     if not os.path.lexists(file):
         raise ConfigError(
             f"there is no file {file}. To restore an older version of a user's password, add "

@@ -124,7 +124,7 @@ def setup(*, as_json: Json = False, settings: Store = STORE_DEFAULTS) -> ExitCod
         _, made = prepare(settings)
     output.plain(
         made or ["The key file and the database are in order; nothing was changed."],
-        {"database": str(settings.path), "key_file": str(settings.key_path), "done": made},
+        {"database": settings.book_name, "key_file": str(settings.key_path), "done": made},
         as_json=as_json,
     )
     return ExitCode.OK

@@ -202,6 +202,11 @@ def _book_in_files(files: Files, name: str, command: str, *, make: bool) -> Iter
     from workers.book.models import COMMON_BOOK
     from workers.storage.stores import store_of
 
+    if files.server:
+        raise ConfigError(
+            f"a database on a PostgreSQL server has its {command} through a service: start one on "
+            "it, leave out --database, and use a token."
+        )
     protect_memory()
     store = store_of(files)
     with owners_rights(files):

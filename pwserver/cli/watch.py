@@ -48,7 +48,7 @@ def _check_owner(settings: StoreSettings) -> None:
     path = settings.http_path
     try:
         found = os.lstat(path)
-        owners = {trust.ROOT, os.geteuid(), os.stat(settings.path).st_uid}
+        owners = {trust.ROOT, os.geteuid(), os.stat(settings.owned_path).st_uid}
     except OSError:
         return  # there is none, as `_ask` will find
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid not in owners:

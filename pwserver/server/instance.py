@@ -182,8 +182,8 @@ def _check_trust(descriptor: int, database: Path) -> None:
     """Raise `StoreError` if another user than the database's may say which process to stop."""
     path, user = lock_path(database), os.geteuid()
     if user == trust.ROOT:
-        with contextlib.suppress(OSError):
-            user = os.stat(database).st_uid
+        with contextlib.suppress(OSError):  # with a server, there is no such file
+            user = os.stat(database if database.exists() else database.absolute().parent).st_uid
     if reason := trust.distrust(os.fstat(descriptor), path, user, private=True):
         raise StoreError(f"{path} {reason}")
 

@@ -177,7 +177,8 @@ def unix_peer(path: Path) -> Peer:
 class Service:
     """A running `pwserver serve`, in a session of its own that identifies its processes.
 
-    Use it in a `with`, which calls `end`. `url` is that of a database on a server, if it has one.
+    Use it in a `with`, which calls `end`. `url` is that of a database on a server, if it has one:
+    the settings file in its folder names it.
     """
 
     def __init__(
@@ -191,11 +192,12 @@ class Service:
     ) -> None:
         self.folder = folder
         self.url_of_database = url
+        if url:
+            (folder / "pwserver.toml").write_text(f"database = {json.dumps(url)}\n")
         self.database = folder / "user_data.db"
         self.key_file = folder / "user_data.key"
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
         command = [*program, "serve", "--port", str(port), *flags]
-        command += ["--database", url] if url else []
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         self.process = launch(command, **{**own, **popen})
         self.port = self.workers = 0

@@ -80,7 +80,7 @@ class Examination:
     def content(self, book: OpenBook, vault: Vault, progress: Progress) -> Iterator[str]:
         """Yield a sentence for each problem of an open book."""
         for damage in book.damages():
-            yield f"{self._settings.path} is damaged: {damage}."
+            yield f"{self._settings.book_name} is damaged: {damage}."
         yield from self._users(book, vault, progress)
         yield from self._applications(book, vault)
 
@@ -181,17 +181,16 @@ def _leftovers(key_path: Path) -> Iterator[str]:
 
 def _permissions(settings: StoreSettings) -> Iterator[str]:
     """Check who may use the files. The key file is not among them: `read_keyring` checks it."""
-    database, audit = settings.path, record_files(settings.audit_path)
+    first, audit = settings.owned_path, record_files(settings.audit_path)
+    database = [] if settings.server else [first, Path(f"{first}-wal"), Path(f"{first}-shm")]
     files = [
-        database,
-        Path(f"{database}-wal"),
-        Path(f"{database}-shm"),
+        *database,
         settings.audit_head_path,
         settings.revisions_path,
         *audit.paths,
         *audit.compressed,
     ]
-    owner = os.stat(database).st_uid
+    owner = os.stat(first).st_uid
     for path in files:
         try:
             found = os.stat(path)
@@ -202,10 +201,10 @@ def _permissions(settings: StoreSettings) -> Iterator[str]:
             yield f"{path} may be used by others (mode {mode:03o}). Run: chmod 600 {path}"
         if found.st_uid != owner:
             yield (
-                f"{path} belongs to {trust.name_of(found.st_uid)}, and {database} to "
+                f"{path} belongs to {trust.name_of(found.st_uid)}, and {first} to "
                 f"{trust.name_of(owner)}. Run: chown {owner} {path}"
             )
-    for folder in sorted({path.resolve().parent for path in (database, settings.key_path)}):
+    for folder in sorted({path.resolve().parent for path in (first, settings.key_path)}):
         about = os.stat(folder)
         mode = about.st_mode
         if about.st_uid not in (trust.ROOT, owner):

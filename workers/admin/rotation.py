@@ -78,6 +78,7 @@ def rotate(
     keyring, book = administration.keyring, administration.book
     key = keyring.newest
     if administration.sealing_key() != key.id:
+        _refuse_lacking(book, key.id)
         with administration.deciding():
             administration.record("key change", "key rotate", must_be=False, key=key.id)
             Key.insert(
@@ -102,6 +103,18 @@ def rotate(
             raise AdministrationRefused(
                 f"{left} passwords are still sealed with an older key: the service goes on using "
                 "it. See in its log why it cannot read the key file; then rotate again."
+            )
+        time.sleep(TICK_S)
+
+
+def _refuse_lacking(book: OpenBook, key_id: int) -> None:
+    """Raise `AdministrationRefused` if a host has not got a key: it could read no more of this."""
+    until = time.monotonic() + _NOTICED_S
+    while hosts := book.hosts_lacking(key_id):
+        if time.monotonic() > until:
+            raise AdministrationRefused(
+                f"key {key_id} is not in the key file of {', '.join(hosts)}. Copy the key file "
+                "there first; nothing was done."
             )
         time.sleep(TICK_S)
 

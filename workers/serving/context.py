@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import socket
 import time
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Context:
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970
     until: float = float("inf")  # seconds of the monotonic clock
+    _key_file: tuple[int, int] | None = None  # what tells the file from another one
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
     def give_time(self) -> None:
@@ -92,6 +94,24 @@ class Context:
             return
         if key_id != self.vault.key_id:
             self._seal_with(key_id)
+
+    def look_at_keys(self) -> None:
+        """Read the key file again if it has changed: rows of other hosts may need a new key."""
+        try:
+            found = os.stat(self.key_path)
+        except OSError:
+            return
+        seen = found.st_ino, found.st_mtime_ns
+        if seen == self._key_file:
+            return
+        self._key_file = seen
+        try:
+            keyring = read_keyring_again(self.key_path, self.vault.keyring)
+        except KeyRefused as error:
+            log.error("%s", error)
+            return
+        if keyring.keys.keys() > self.vault.keyring.keys.keys():
+            self.vault = Vault(keyring, self.vault.key_id)
 
     def _seal_with(self, key_id: int) -> None:
         """Seal with another key from now on; if it is unknown, read the key file again."""

@@ -88,6 +88,9 @@ class Committer(Protocol):
     def newest_id(self) -> int | None:
         """Return the greatest id, or 0; None if it is not known yet."""
 
+    def know_keys(self, keys: Sequence[int]) -> None:
+        """Let the other hosts know which keys this host has, if there may be others."""
+
     def close(self) -> None:
         """Close it; what is committed stays."""
 
@@ -164,6 +167,9 @@ class OpenBook(Protocol):
 
         Returns for how many seconds it waited for its turn.
         """
+
+    def hosts_lacking(self, key_id: int) -> list[str]:
+        """Return the hosts of running services that lack a key; none, if there is one host."""
 
     def damages(self) -> Iterator[str]:
         """Yield a sentence about each damage that the store itself finds."""

@@ -37,8 +37,11 @@ from tests.support.books_wire import (
     verify,
     versions_of,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import Peer, Service
 from workers.book.names import generated_id, generated_name
+
+pytestmark = BOTH_ENGINES
 
 _numbers = itertools.count(1)
 THEIRS = "theirs"

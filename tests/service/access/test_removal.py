@@ -6,16 +6,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Start
 from tests.support.books_wire import DENIED
+from tests.support.engines import BOTH_ENGINES, run_sql
 from tests.support.harness import PATIENCE_S, Service, eventually
 from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Shell
+
+pytestmark = BOTH_ENGINES
 
 
 @pytest.fixture
@@ -134,23 +137,14 @@ def test_nothing_is_removed_without_a_yes(service: Service, shell: Shell) -> Non
 def test_a_number_is_never_another_applications(service: Service, shell: Shell) -> None:
     """What is put back from an old copy into a book that was removed belongs to nobody new."""
     fill(service, add(shell, "shop"), 3)
-    before = {row["id"] for row in rows_of(shell.folder, "SELECT id FROM application")}
+    before = set(run_sql(service, "SELECT id FROM application"))
     shell.run("app", "remove", "shop", "--yes")
     token = add(shell, "shop")
     fill(service, token, 2)
-    books = {row["book"] for row in rows_of(shell.folder, "SELECT DISTINCT book FROM user")}
-    assert books == {max(row["id"] for row in rows_of(shell.folder, "SELECT id FROM application"))}
+    books = set(run_sql(service, 'SELECT DISTINCT book FROM "user"'))
+    assert books == {max(run_sql(service, "SELECT id FROM application"))}
     assert len(books) == 1
     assert not books & before
-
-
-def rows_of(folder: Path, statement: str) -> list[dict[str, int]]:
-    """Return rows of the database as they stand."""
-    import sqlite3  # noqa: PLC0415
-
-    with closing(sqlite3.connect(folder / "user_data.db")) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(statement)]
 
 
 def test_the_common_book_outlives_its_applications(service: Service, shell: Shell) -> None:
@@ -193,7 +187,7 @@ def test_a_removal_that_was_interrupted_goes_on(start: Start, shell: Shell) -> N
         stderr=subprocess.DEVNULL,
     ) as process:
         removed = "SELECT id FROM application WHERE may = 'removed'"
-        eventually(lambda: rows_of(shell.folder, removed), "it has begun")
+        eventually(lambda: run_sql(service, removed), "it has begun")
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_S)
     service = start()

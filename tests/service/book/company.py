@@ -14,7 +14,7 @@ COMMON, OWN = 2, 2
 """Applications of a company that share the common book, and that have one of their own."""
 
 COMPANIES = 70
-"""As many as there are examples, or a few more."""
+"""As many as there are examples, or a few more; with a database on a server, a third of both."""
 
 WORKERS = ("worker 1", "worker 2")
 
@@ -33,8 +33,8 @@ class Premises:
     Each company's applications have books that nobody used before, and no wrong guesses yet.
     """
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self._folder, self._flags = folder, flags
+    def __init__(self, folder: Path, *flags: str, url: str = "") -> None:
+        self._folder, self._flags, self._url = folder, flags, url
         self._tokens: list[str] = []
         self.seats: list[Seat] = []
         self._connections = contextlib.ExitStack()
@@ -54,11 +54,11 @@ class Premises:
                     files.add(f"{number} {place}", RIGHTS, common=place < COMMON).reveal()
                     for place in range(COMMON + OWN)
                 ]
-                for number in range(COMPANIES)
+                for number in range(COMPANIES // 3 if self._url else COMPANIES)
             ]
 
     def _start(self) -> Service:
-        return Service(self._folder, *self._flags).wait_until_listening()
+        return Service(self._folder, *self._flags, url=self._url).wait_until_listening()
 
     def _connect(self) -> None:
         """Give each application a connection to each worker."""
@@ -119,9 +119,9 @@ class Premises:
 
 
 @contextlib.contextmanager
-def premises(folder: Path, *flags: str) -> Iterator[Premises]:
+def premises(folder: Path, *flags: str, url: str = "") -> Iterator[Premises]:
     """Yield a running service with its applications, and stop it."""
-    made = Premises(folder, *flags)
+    made = Premises(folder, *flags, url=url)
     try:
         yield made
         made.close()

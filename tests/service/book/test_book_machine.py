@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.conftest import new_url
 from tests.service.book.company import COMMON, OWN, WORKERS, Premises, Seat, premises
 from tests.support.book_model import Model, composed, refused
 from tests.support.books_wire import (
@@ -38,7 +39,10 @@ from tests.support.books_wire import (
     save,
     verify,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import Peer
+
+pytestmark = BOTH_ENGINES
 
 KEPT = 2
 """Older versions that are kept."""
@@ -334,10 +338,13 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, engine: str, request: pytest.FixtureRequest
+) -> Iterator[Premises]:
     """Yield a service with a short history, and the applications on it."""
     flags = ("--versions-kept", str(KEPT), "--list-users", "none")
-    with premises(tmp_path_factory.mktemp("machine"), *flags) as made:
+    url = new_url(engine, request)
+    with premises(tmp_path_factory.mktemp("machine"), *flags, url=url) as made:
         yield made
 
 
@@ -351,7 +358,7 @@ def test_the_books_behave_like_dictionaries(service: Premises) -> None:
     run_state_machine_as_test(
         MachineHere,
         settings=settings(
-            max_examples=60,
+            max_examples=60 if service.service.url_of_database == "" else 20,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

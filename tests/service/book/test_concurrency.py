@@ -32,7 +32,10 @@ from tests.support.books_wire import (
     verify,
     versions_of,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import PATIENCE_S, Peer, Service, eventually
+
+pytestmark = BOTH_ENGINES
 
 # --- The same name at once. ---
 

@@ -4,7 +4,10 @@ import json
 import threading
 
 from tests.conftest import Start
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import SAVED, Peer, Service, eventually
+
+pytestmark = BOTH_ENGINES
 
 SAVE = {"message": "save_password", "password": "abc123"}
 COUNT = {"message": "number_of_users"}

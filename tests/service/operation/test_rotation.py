@@ -30,6 +30,7 @@ from tests.support.books_wire import (
     save,
     versions_of,
 )
+from tests.support.engines import BOTH_ENGINES, run_sql
 from tests.support.harness import Peer, Service, eventually, meanwhile
 from tests.support.processes import launched
 from tests.support.shell import ENVIRONMENT, Ran, Shell
@@ -62,7 +63,7 @@ def done(ran: Ran) -> str:
 
 def uses(service: Service) -> dict[int, int]:
     """Return how many users are sealed with each key."""
-    return dict(rows(service.database, "SELECT key_id, count(*) FROM user GROUP BY key_id"))
+    return dict(run_sql(service, 'SELECT key_id, count(*) FROM "user" GROUP BY key_id'))
 
 
 def fill(service: Service, users: int = USERS) -> None:
@@ -134,6 +135,7 @@ def save_unnamed(service: Service, acknowledged: list[int], stop: threading.Even
                     acknowledged.append(1)
 
 
+@BOTH_ENGINES
 def test_a_key_is_changed_under_load(service: Service, shell: Shell) -> None:
     """Added, rotated to and retired: nobody's save is lost, and every password opens afterwards."""
     book = Book(service, 20)
@@ -234,6 +236,7 @@ def test_the_service_may_die_during_a_rotation(start: Start, shell: Shell, victi
 # --- What a key is needed for. ---
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
 def test_a_key_that_is_needed_is_not_retired(start: Start, shell: Shell, running: bool) -> None:
     """By one row, or by none yet but as the one that seals; afterwards everything opens."""
@@ -289,6 +292,7 @@ def passwords_of(service: Service) -> list[str]:
     return sorted(reply["password"] for reply in replies)
 
 
+@BOTH_ENGINES
 def test_what_comes_to_the_writer_too_late_is_not_saved(service: Service, shell: Shell) -> None:
     """What is sealed with a key that has been retired meanwhile is refused, and that is said."""
     done(shell.run("key", "add"))

@@ -19,6 +19,8 @@ from workers.storage.store import Misplaced, Page
 
 _FIRST_ID = -(2**63)
 _TRIES = 5
+_LATELY = "5 s"
+"""A writer shows signs of life four times a second."""
 
 
 class _Database(Psycopg3Database):  # type: ignore[misc]
@@ -98,6 +100,12 @@ class PostgresBook:
             waited_s = time.monotonic() - began
             cursor.executemany(text, parameters)
         return waited_s
+
+    def hosts_lacking(self, key_id: int) -> list[str]:
+        """Return the hosts whose writers have shown signs of life lately, and lack a key."""
+        select = f"""SELECT DISTINCT host FROM writer WHERE at > now() - interval '{_LATELY}'
+            AND NOT keys @> ARRAY[%s::int] AND host <> '' ORDER BY host"""
+        return [host for (host,) in self._connection.execute(select, (key_id,))]
 
     def damages(self) -> Iterator[str]:
         """Yield a sentence if the writers have counted other users than there are."""

@@ -13,6 +13,8 @@ and that this server is still the one that can commit (see `reading`).
 """
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from pwserver.ipc import Scoreboard
 from pwserver.tally import Tally
 from workers.storage.operations import DONE, FULL, STALE, Answer, Operation, Result
 from workers.storage.outage import DISK_FULL, READ_ONLY, SERVER_AWAY, SERVER_REFUSES, Outage
-from workers.storage.postgres.arrays import integer
+from workers.storage.postgres.arrays import integer, integers
 from workers.storage.postgres.batching import Batching, Statements, ordered
 from workers.storage.postgres.link import Group, Link, Lost, SqlError
 from workers.storage.postgres.statements import COMMITTING, EMPTIED_TOGETHER
@@ -90,6 +92,8 @@ class PostgresCommitter:
         self._queue: list[_Batch] = []  # what is tried again, or one by one
         self._beat_due = False
         self._newest: int | None = None
+        self._host = f"{socket.gethostname()}:{os.getcwd()}"  # several may be on one machine
+        self._keys: list[int] = []  # that this host has
         self._lost_at = time.monotonic()
         self._why = SERVER_AWAY
         self._log_at = 0.0
@@ -105,6 +109,17 @@ class PostgresCommitter:
     def newest_id(self) -> int | None:
         """Return the greatest id when this writer was first connected; None before that."""
         return self._newest
+
+    def know_keys(self, keys: Sequence[int]) -> None:
+        """Let the other hosts know which keys this host has."""
+        if sorted(keys) != self._keys:
+            self._keys = sorted(keys)
+            self._tell_keys()
+
+    def _tell_keys(self) -> None:
+        if self._ready and self._id is not None:
+            about = (integer(self._id), self._host.encode(), integers(self._keys))
+            self.link.send([("about", about)], lambda group: None)
 
     def close(self) -> None:
         """Close the connection."""
@@ -178,6 +193,7 @@ class PostgresCommitter:
             self._scoreboard.opened()
         self._id, self._epoch = _number(row, 0), _number(row, 1)
         self._ready = self._beat_due = True
+        self._tell_keys()
         if batch is not None and _number(row, 2) == batch.number:
             self._settle(batch, row, group.sent_at)
         else:

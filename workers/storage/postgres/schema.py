@@ -53,7 +53,8 @@ CREATE TABLE application (
 CREATE TABLE writer (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, users bigint NOT NULL DEFAULT 0,
     batch bigint NOT NULL DEFAULT 0, epoch bigint NOT NULL DEFAULT 0,
-    at timestamptz NOT NULL DEFAULT now(), results text NOT NULL DEFAULT '')
+    at timestamptz NOT NULL DEFAULT now(), host text NOT NULL DEFAULT '',
+    keys int[] NOT NULL DEFAULT '{}', results text NOT NULL DEFAULT '')
     WITH (fillfactor = 10);
 CREATE SEQUENCE worker_serial;
 """

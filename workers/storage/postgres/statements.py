@@ -39,6 +39,7 @@ COMMITTING = {
             WHERE at < now() - interval '{_WRITERS_KEPT}' RETURNING users)
         INSERT INTO writer (users) SELECT coalesce(sum(users), 0) FROM gone
         RETURNING id, epoch, {_WRITER}""",
+    "about": "UPDATE writer SET host = $2::text, keys = $3::int[] WHERE id = $1::int",
     "fence": f"""UPDATE writer SET epoch = epoch + 1, at = now() WHERE id = $1::int
         RETURNING id, epoch, {_WRITER}""",
     "begin": "BEGIN",

@@ -106,6 +106,9 @@ class SqliteCommitter:
         """Return the greatest id in the database, or 0."""
         return self.store.newest_id()
 
+    def know_keys(self, keys: Sequence[int]) -> None:
+        """Do nothing: there is one host."""
+
     def close(self) -> None:
         """Close it. Raises `DatabaseRefused` if another database was copied over this one."""
         self.store.close()

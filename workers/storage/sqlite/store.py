@@ -168,6 +168,10 @@ class SqliteBook:
             generations.touch(self._connection)
         return waited_s
 
+    def hosts_lacking(self, key_id: int) -> list[str]:
+        """Return no hosts: there is one, and its file is the one that the caller has read."""
+        return []
+
     def damages(self) -> Iterator[str]:
         """Yield a sentence about each damage that SQLite finds in pages and indexes."""
         yield from validation.damages(self._database, thorough=True)
