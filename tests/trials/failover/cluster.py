@@ -212,6 +212,14 @@ class Cluster:
                 self._postmasters.discard(pid)
                 keeper().forget(pid)
 
+    def thaw_standby(self, node: Node) -> None:
+        """Let a frozen standby go on, without what its primary has sent it meanwhile."""
+        if (pid := self._note_postmaster(node)) is not None:
+            processes = _tree(pid)
+            # It ends before it reads what waits in its socket.
+            _signal([each for each in processes if _is_receiver(each)], signal.SIGTERM)
+            _signal(processes, signal.SIGCONT)
+
     def signal_machine(self, node: Node, number: signal.Signals) -> None:
         """Send a signal to all processes of a node."""
         patroni = self._running[node.name]
@@ -269,6 +277,12 @@ def _tree(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _is_receiver(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "walreceiver" in " ".join(process.cmdline())
+    return False
 
 
 def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from tests.trials.failover.cluster import BOOK, Cluster
+from tests.trials.failover.cluster import PROBE, Cluster
 from tests.trials.failover.configuration import SERVICE, SUPERUSER, Node
 from tests.trials.failover.hosts import CUT_OFF, Host
 from tests.trials.failover.probe import probing
@@ -113,12 +113,14 @@ def cancel(trial: Trial) -> Done:
 def lose_commits(trial: Trial) -> Done:
     """Freeze both standbys, cancel all waits for them, and kill the primary: its commits are lost.
 
-    PostgreSQL answers each cancelled wait with a COMMIT and a warning.
+    PostgreSQL answers each cancelled wait with a COMMIT and a warning. A row that is committed
+    without such a wait shows that the commits were lost.
     """
     old = _leader(trial.cluster)
     standbys = _others(trial, old)
     cancelled = 0
     with _superuser(trial.cluster, old) as connection:
+        connection.execute("SET synchronous_commit = local")
         try:
             for node in standbys:
                 trial.cluster.signal_postgres(node, signal.SIGSTOP)
@@ -127,12 +129,17 @@ def lose_commits(trial: Trial) -> Done:
                 query = f"SELECT pg_cancel_backend(pid) {_SERVICES} AND wait_event = 'SyncRep'"
                 cancelled += len(connection.execute(query, (SERVICE,)).fetchall())
                 time.sleep(UNREPLICATED_EVERY_S)
+            inserted = "INSERT INTO probe DEFAULT VALUES RETURNING at"
+            (committed,) = connection.execute(inserted).fetchall()
             trial.cluster.signal_postgres(old, signal.SIGKILL)
         finally:
             for node in standbys:
-                trial.cluster.signal_postgres(node, signal.SIGCONT)
+                trial.cluster.thaw_standby(node)
     what = f"killed after {cancelled} cancelled waits for frozen standbys"
-    return _failed_over(trial, old, what, trial.cluster.nodes)
+    done = _failed_over(trial, old, what, trial.cluster.nodes)
+    with psycopg.connect(trial.cluster.conninfo(PROBE)) as connection:
+        kept = connection.execute("SELECT 1 FROM probe WHERE at = %s", committed).fetchall()
+    return replace(done, text=f"{done.text}, {'nothing' if kept else 'its last commits'} lost")
 
 
 def cut_off(trial: Trial) -> Done:
@@ -191,4 +198,4 @@ def _failed_over(trial: Trial, old: Node, what: str, nodes: list[Node]) -> Done:
 
 
 def _superuser(cluster: Cluster, node: Node) -> psycopg.Connection:
-    return psycopg.connect(cluster.conninfo(BOOK, SUPERUSER, node), autocommit=True)
+    return psycopg.connect(cluster.conninfo(PROBE, SUPERUSER, node), autocommit=True)
