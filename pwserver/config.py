@@ -4,6 +4,7 @@ The flag, the `PWSERVER_...` environment variable, the TOML key, the help text a
 docs/operations.md are all made from a field of `Settings`.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from pwserver.errors import ConfigError
 from pwserver.logs import FORMATS, LEVELS, Style
 from pwserver.memory import file_of
+from pwserver.networks import NETWORKS_MAX, UNIX, stored
 
 DEFAULT_FILE = "user_data.db"
 """The database that is not set. With a database on a server, the other files have its name."""
@@ -274,6 +276,14 @@ class Settings(StoreSettings, Address):
             "machine (127.0.0.1), elsewhere with the certificate `tls_cert`. Not set: nowhere."
         },
     )
+    proxy_protocol_networks: str = field(
+        default="",
+        metadata={
+            "help": "Where balancers are, such as `10.0.0.5,10.0.1.0/24`. A TCP connection from "
+            "there must begin with a PROXY header (version 2), which says whose it is. Not set: "
+            "there are none."
+        },
+    )
     insecure: bool = field(
         default=False,
         metadata={
@@ -359,7 +369,10 @@ class Settings(StoreSettings, Address):
         },
     )
     handshake_timeout_s: float = field(
-        default=10.0, metadata={"help": "The longest time for a TLS handshake, in seconds."}
+        default=10.0,
+        metadata={
+            "help": "The longest time for a TLS handshake, and for a PROXY header, in seconds."
+        },
     )
     message_timeout_s: float = field(
         default=30.0,
@@ -523,6 +536,21 @@ class Settings(StoreSettings, Address):
             raise ConfigError("tls_cert is set, and host is none: TLS is for TCP alone.")
         if self.http:
             _ = self.http_address
+        if self.balancers and self.host == NO_HOST:
+            raise ConfigError("proxy_protocol_networks is set, and host is none: it is for TCP.")
+
+    @property
+    def balancers(self) -> str:
+        """The `proxy_protocol_networks` as they are compared. Raises `ConfigError` for others."""
+        given = self.proxy_protocol_networks
+        with contextlib.suppress(ConfigError):
+            networks = stored(given.replace(",", " ").split())
+            if UNIX not in networks and bool(networks) == bool(given):
+                return networks
+        raise ConfigError(
+            f"proxy_protocol_networks is {given!r}; it must be up to {NETWORKS_MAX} networks such "
+            "as 10.0.0.0/8,192.0.2.7,2001:db8::/32."
+        )
 
     @property
     def http_address(self) -> tuple[str, int]:

@@ -12,7 +12,19 @@ LONG_TEXTS_S = 0.001
 sent one. So 200 clients that send without end delay the others by milliseconds, not by seconds. It
 is also looked at between two requests of one client."""
 
-LINE_BYTES = 8 * 1024
+SINGLE_LINES_S = 0.005
+"""The same for single requests that came together, where nobody is waiting for a plain save: each
+client has one, so all are served in turn as it is. The more of them a turn answers, the fewer
+commits and writes of the audit record they cost: of 64 gets a millisecond is enough for 20."""
+
+PIECE_S = 0.00025
+"""The same while others ask one thing at a time: they wait for such a piece, and for its commit,
+each time they ask. They wait for one buffer at least, which then has `LINE_BYTES`."""
+
+SINGLES_LATELY_S = 0.01
+"""For so long after a single request, another is expected."""
+
+LINE_BYTES = 4 * 1024
 """Read at first from a connection that was idle. That is one line as a rule, and a buffer that need
 not be cut down from 64 KiB made such saves 1.04 times as fast."""
 
@@ -35,6 +47,9 @@ UNANSWERED_FEW = 64
 PLACES_RESERVED = 8
 """One in so many places of a worker is for clients that show a token (`serving/places.py`). With
 fewer places than that, none is."""
+
+HURRY_S = 2.0
+"""The longest time for a TLS handshake, and for a PROXY header, while few places are left."""
 
 BATCH_BYTES_MAX = 512 * 1024
 """Rows sent to the writer as one batch: about 4,000 short passwords, 5 ms of the writer's time."""

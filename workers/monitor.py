@@ -22,7 +22,7 @@ from pwserver.errors import Unavailable
 from pwserver.ipc import Scoreboard, receive_control, send_control
 from pwserver.limits import TICK_S
 from pwserver.logs import COPY_BYTES_MAX
-from workers.process import TLS, VISITOR, become_child, say_ready
+from workers.process import STOP, TLS, VISITOR, become_child, say_ready
 from workers.storage.answers import Steps, finish
 
 if TYPE_CHECKING:
@@ -159,9 +159,11 @@ class _Monitor:
     def _on_control(self) -> None:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
-            if text != TLS:  # a stop, or the listener's death
+            if text == STOP:  # the listener ends this process when most others have ended
+                self._health.stopping = True
+            elif text != TLS:  # another program takes over, or the listener is dead
                 os._exit(0)
-            if descriptors:
+            elif descriptors:
                 self._change_certificate(descriptors[0])
 
     def _change_certificate(self, descriptor: int) -> None:

@@ -30,12 +30,13 @@ import msgspec
 from msgspec import UNSET
 
 from pwserver import __version__, logs
-from pwserver.accepted import Accepted
+from pwserver.accepted import Accepted, accepted_from, told
 from pwserver.config import Settings, settings_from
 from pwserver.errors import PwserverError, StorageFailed, StoreError, Unavailable
 from pwserver.ipc import SOCKETS_MAX, Scoreboard, receive_control, send_control
-from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, TICK_S
+from pwserver.limits import BATCH_AWAITED_S, COMMIT_AWAITED_S, LONG_TEXTS_S, TICK_S
 from pwserver.tally import COUNTS, OK, SAVES, Tally, outcome_of
+from pwserver.wire import messages
 from workers.audit.log_rotation import Rotation
 from workers.audit.record import AuditLog
 from workers.auth.applications import Registry, limit_guests
@@ -77,7 +78,8 @@ from workers.storage.stores import store_of
 from workers.waiting import Events, Lookout
 from workers.writer import Writer
 
-if TYPE_CHECKING:  # a service without TLS does not load it
+if TYPE_CHECKING:  # a service without balancers or without TLS does not load it
+    from workers.auth.awaited_headers import Arrival, AwaitedHeaders
     from workers.tls.certificates import TlsFiles
     from workers.tls.handshakes import Handshakes
     from workers.tls.records import Codec
@@ -91,6 +93,10 @@ _EVENTS_MAX = 256
 _AWAITED_CHANGES_MAX = 4
 """After a commit of so few changes their clients may have the service to themselves, and the next
 request is worth waiting for. With more clients there is always one whose request has arrived."""
+
+_NO_HEADER = messages.refusal(
+    Unavailable("A connection from this address must begin with a PROXY header (version 2)."), UNSET
+)
 
 _PARTS = {
     "pwserver": __version__,
@@ -178,6 +184,7 @@ def _run(
         bell=bell,
         parts=_PARTS | store.parts,
         versions_kept=settings.versions_kept,
+        keeps_decisions=writer is not None and bool(reader.links),
         tally=tally,
     )
     Worker(control, context, start, writer).run()
@@ -224,6 +231,14 @@ class Worker:
         self._links = [*links, *context.reader.links]
         for link in self._links:
             self._watch(link, functools.partial(self._on_link, link))
+        self._headers: AwaitedHeaders | None = None
+        if start.settings.balancers:
+            from workers.auth import awaited_headers  # noqa: PLC0415
+
+            self._headers = awaited_headers.AwaitedHeaders(
+                start.settings.balancers, start.settings.handshake_timeout_s
+            )
+            self._watch(self._headers, self._on_headers)
         self._handshakes: Handshakes | None = None
         self._handshakes_wait = False
         self._client_ca = b"" if start.tls is None else start.tls.client_ca
@@ -319,7 +334,9 @@ class Worker:
         return 0 < self._writer.changes <= _AWAITED_CHANGES_MAX
 
     def _watch(
-        self, channel: "socket.socket | Handshakes | Link", handler: Callable[[], None]
+        self,
+        channel: "socket.socket | Handshakes | AwaitedHeaders | Link",
+        handler: Callable[[], None],
     ) -> None:
         """Call a handler whenever a channel is readable."""
         self._epoll.register(channel, select.EPOLLIN)
@@ -370,7 +387,7 @@ class Worker:
         context.now_ms = now_ns // 1_000_000
         context.ids.advance(now_ns)
         context.now = time.monotonic()
-        context.give_time()
+        context.give_time(LONG_TEXTS_S)
 
     def _commit(self, writer: Writer) -> None:
         """Commit what this worker and the others have received, and answer what is committed."""
@@ -388,7 +405,7 @@ class Worker:
         """Reply to the changes of this worker's own connections."""
         if batches := self._commit_queue.answered():
             self._context.now = time.monotonic()  # the commit may have taken long
-            self._context.give_time()
+            self._context.give_time(LONG_TEXTS_S)
             self._settle(batches)
             self._send_all()
 
@@ -453,10 +470,9 @@ class Worker:
             clients = [client for its, client in self._given if its == kind]
             for at in range(0, len(clients), SOCKETS_MAX):
                 some = clients[at : at + SOCKETS_MAX]
-                addresses = "\n".join([client.address for client in some]).encode()
-                announced = kind + bytes([len(some)]) + addresses
+                sockets = [each.socket.fileno() for each in some]
                 try:
-                    send_control(self._control, announced, [each.socket.fileno() for each in some])
+                    send_control(self._control, kind + told(some), sockets)
                 except ConnectionError:  # the listener is dead
                     pass
                 except OSError:  # the rest goes in the next turn
@@ -475,11 +491,8 @@ class Worker:
         while (message := receive_control(self._control)) is not None:
             text, descriptors = message
             if text[:1] == CLIENTS:
-                addresses = text[2:].decode().split("\n")
-                for fd, address in zip(descriptors, addresses, strict=False):
-                    # With a type and a protocol it does not ask the kernel for them.
-                    client = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)
-                    self._add_client(Accepted(client, address))
+                for client in accepted_from(text[1:], descriptors):
+                    self._add_client(client)
                 if lost := text[1] - len(descriptors):
                     log.warning("%d connections were dropped: too many open files", lost)
                     self._count_closed(lost)
@@ -510,15 +523,18 @@ class Worker:
             self._needed = False
             return
         self._stopping, self._handing_over = True, hand_over
+        if self._headers is not None:
+            self._on_headers()
         # Handle what was received earlier before `drain` receives more. What there is no time for
         # is done in the next turns, while the other processes see that this one is well.
         self._intake.do_lines()
         self._intake.do_received()
         _wake(self._context.delays.end())
-        if self._handshakes is not None:
-            if hand_over:
-                self._given += [(MOVED, client) for client in self._handshakes.release()]
-            self._count_closed(self._handshakes.close())
+        for arriving in (self._headers, self._handshakes):
+            if arriving is not None:
+                if hand_over:
+                    self._given += [(MOVED, client) for client in arriving.release()]
+                self._count_closed(arriving.close())
         for connection in self._connections.values():
             if not (hand_over and connection.move()):
                 connection.drain()
@@ -543,6 +559,13 @@ class Worker:
 
     def _add_client(self, client: Accepted) -> None:
         client.socket.setblocking(False)
+        if self._headers is not None and self._headers.expects(client):
+            self._headers.add(client, self._context.now)
+        else:
+            self._serve(client)
+
+    def _serve(self, client: Accepted) -> None:
+        """Go on with a client whose address is known."""
         if self._handshakes is not None and client.socket.family != socket.AF_UNIX:
             self._handshakes.add(client, self._context.now)
         else:
@@ -561,7 +584,9 @@ class Worker:
     @property
     def _taken(self) -> int:
         """How many places are taken."""
-        return len(self._connections) + (len(self._handshakes) if self._handshakes else 0)
+        arriving = len(self._headers) if self._headers else 0
+        arriving += len(self._handshakes) if self._handshakes else 0
+        return len(self._connections) + arriving
 
     def _make_places(self) -> None:
         """Make room for who came when few places were left."""
@@ -574,6 +599,23 @@ class Worker:
         for connection in connections:
             connection.turn_out(reason)
             self._touched.add(connection)
+
+    # --- Balancers. ---
+
+    def _on_headers(self) -> None:
+        assert self._headers is not None
+        self._end_or_serve(self._headers.work())
+
+    def _end_or_serve(self, arrivals: "list[Arrival]") -> None:
+        """Serve the clients whose header has arrived; end the connections that have none."""
+        for client, why_not in arrivals:
+            if not why_not:
+                self._serve(client)
+                continue
+            connection = self._connect(client)
+            if self._context.note_refusal(connection.peer, "denied", None, why_not):
+                log.warning("a connection from %s is refused: %s", client.address, why_not)
+            connection.turn_away(b"" if self._handshakes is not None else _NO_HEADER)
 
     # --- TLS. ---
 
@@ -727,9 +769,8 @@ class Worker:
         self._record_refusals()
         connections = self._connections.values()
         self._turn_out(self._places.tick(connections, self._taken, now), NO_PLACE)
-        if self._handshakes is not None:
-            hurry = self._places.are_few(self._taken)
-            self._count_closed(self._handshakes.expire(now, hurry=hurry))
+        if self._headers is not None or self._handshakes is not None:
+            self._expire_arriving(now)
         if self._ready:
             self._context.refresh()
         _wake(self._context.delays.expire(now))
@@ -764,6 +805,14 @@ class Worker:
         if self._writer is not None:
             self._writer.expire(before, outcome.reason)
 
+    def _expire_arriving(self, now: float) -> None:
+        """End the connections whose header or handshake took too long."""
+        hurry = self._places.are_few(self._taken)
+        if self._headers is not None:
+            self._end_or_serve(self._headers.expire(now, hurry=hurry))
+        if self._handshakes is not None:
+            self._count_closed(self._handshakes.expire(now, hurry=hurry))
+
     def _record_refusals(self, *, all_of_them: bool = False) -> None:
         """Write the numbers of refusals that are due, and what could not be written before."""
         self._context.sum_up_refusals(all_of_them=all_of_them)
@@ -772,11 +821,9 @@ class Worker:
 
     def _publish(self) -> None:
         """Publish what was counted, and what is open or waits."""
-        context, connections = self._context, len(self._connections)
-        if self._handshakes is not None:
-            connections += len(self._handshakes)
+        context = self._context
         context.tally.publish(
-            connections,
+            self._taken,
             self._commit_queue.bytes_queued,
             context.name_queues.bytes_queued,
             context.checks.unanswered,

@@ -338,7 +338,7 @@ def _seconds(duration: str) -> float:
 
 def _networks(text: str) -> str:
     """Return networks, between commas, as an application's row has them."""
-    from workers.auth.networks import stored
+    from pwserver.networks import stored
 
     return stored(text.replace(",", " ").split())
 

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from functools import partial
 
 from pwserver import trust
-from pwserver.accepted import Accepted
+from pwserver.accepted import Accepted, accepted_from, told
 from pwserver.config import Settings
 from pwserver.ipc import SOCKETS_MAX, receive_control, send_control
 from pwserver.limits import LINGER_S
@@ -211,7 +211,7 @@ class HandOver:
 
     def keep(self, text: bytes, descriptors: list[int], *, ending: bool) -> None:
         """Take connections that a worker has finished with, for the new program or to end them."""
-        clients = take_over.accepted_from(text, descriptors)
+        clients = accepted_from(text[1:], descriptors)
         if lost := text[1] - len(clients):
             log.warning("%d connections were dropped: too many open files", lost)
         (self._ending if ending else self._kept).extend(clients)
@@ -248,8 +248,7 @@ class HandOver:
             self._until = float("inf")
         while self.state is State.DONE and self._outbox and self._channel is not None:
             clients = self._outbox[0]
-            addresses = "\n".join([each.address for each in clients]).encode()
-            text = take_over.CLIENTS + bytes([len(clients)]) + addresses
+            text = take_over.CLIENTS + told(clients)
             try:
                 send_control(self._channel, text, [each.socket.fileno() for each in clients])
             except (BrokenPipeError, ConnectionError):  # it has died since

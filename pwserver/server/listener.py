@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from pwserver.accepted import Accepted, shown_address
+from pwserver.accepted import Accepted, shown_address, told
 from pwserver.config import Settings
 from pwserver.ipc import Scoreboard
 from pwserver.limits import HANDOVERS_MAX, PLACES_RESERVED
@@ -207,9 +207,7 @@ class Listener:
         return sum(map(len, batches.values()))
 
     def _give(self, worker: Child, clients: list[Accepted]) -> None:
-        addresses = "\n".join([client.address for client in clients]).encode()
-        announced = self._message + bytes([len(clients)]) + addresses
-        worker.post(announced, [client.socket for client in clients])
+        worker.post(self._message + told(clients), [client.socket for client in clients])
         self._handed[worker] += len(clients)
 
     def hand_over(self, client: Accepted) -> None:

@@ -640,14 +640,14 @@ class Supervisor:
             self._loop.forget(fd)
         self._listener.close()
         if not told:
-            self._tell([*self._workers, *self._others()])
+            self._tell([*self._workers, *self._others(), *self._monitor])
 
     def _let_go(self) -> None:
         """Have the children end, and keep their clients for the program that takes over."""
         raise_file_limit(self._settings.connections_max + OWN_FILES)
         self._stop_by = time.monotonic() + self._settings.stop_timeout_s
         self._last_message = process.HAND_OVER
-        self._tell([*self._workers, *self._others()])
+        self._tell([*self._workers, *self._others(), *self._monitor])
 
     def _handed_over(self) -> None:
         """Tell the service manager which process it is to look after now."""
@@ -667,7 +667,15 @@ class Supervisor:
 
     def _others(self) -> list[Child]:
         """Return the children, other than the workers, that end when they are told to."""
-        return [*self._console, *self._backups, *self._monitor]
+        return [*self._console, *self._backups]
+
+    def _end_monitor(self) -> None:
+        """End what has told until now that the service stops; from now on nobody can ask it."""
+        if self._hand_over.state is State.NONE:
+            for each in self._http:
+                each.close()
+        for child in self._monitor:
+            child.kill()
 
     def _tell(self, children: list[Child]) -> None:
         for child in children:
@@ -706,6 +714,9 @@ class Supervisor:
         others = [child for child in self._workers if child is not self._writing]
         others += self._others()
         if any(child.running for child in others):
+            return False
+        if any(child.running for child in self._monitor):
+            self._end_monitor()
             return False
         if self._writing.running:
             if not self._last_told:

@@ -40,7 +40,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pwserver.accepted import Accepted
+from pwserver.accepted import Accepted, accepted_from
 from pwserver.errors import ListenError, PwserverError, ServiceFailed
 from pwserver.ipc import receive_control, send_control
 from pwserver.server.instance import TAKE_OVER, Instance, Running, lock_path
@@ -155,7 +155,7 @@ class Predecessor:
             text, descriptors = message
             if text[:1] != CLIENTS:
                 return arrived or None
-            arrived += accepted_from(text, descriptors)
+            arrived += accepted_from(text[1:], descriptors)
         return arrived
 
     def _receive(self, kind: bytes) -> tuple[bytes, list[int]]:
@@ -197,10 +197,3 @@ def _meet(path: Path, running: Running) -> socket.socket:
         raise ServiceFailed(f"another process than {running.holder.number} has answered.")
     channel.setblocking(False)
     return channel
-
-
-def accepted_from(text: bytes, descriptors: list[int]) -> list[Accepted]:
-    """Return the connections of a message: a kind, a number, and the addresses."""
-    addresses = text[2:].decode().split("\n")
-    sockets = [socket.socket(fileno=fd) for fd in descriptors]
-    return [Accepted(*each) for each in zip(sockets, addresses, strict=False)]

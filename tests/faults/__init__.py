@@ -24,6 +24,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | a locked or damaged database | mounts, modes, flipped bits | storage/test_database_damaged.py |
 | a database that others altered | another file; forged rows | storage/test_database_altered.py |
 | a database that cannot be used | each, by all who open one | storage/test_refused_databases.py |
+| a database server goes, or refuses | killed, full, cancelling | storage/test_database_server.py |
 | database removed, replaced or renamed | under saves and reads | storage/test_database_removed.py |
 | the key is missing, wrong, open, or goes | remove, swap, chmod | storage/test_keys_wrong.py |
 | too many connections | 64 open files, 500 clients; the limit | peers/test_crowds.py |

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -59,10 +60,7 @@ class Postgres:
         self._programs = programs
         self._options = options
         self._databases = 0
-        user = _user()
-        if user is not None:
-            about = pwd.getpwnam(user)
-            os.chown(folder, about.pw_uid, about.pw_gid)
+        self.owns(folder)
         self._run(
             "initdb",
             "-D",
@@ -103,6 +101,36 @@ class Postgres:
     def stop(self, mode: str = "fast") -> None:
         """Stop it; `immediate` is as if it was killed."""
         self._run("pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop")
+
+    def owns(self, folder: Path) -> None:
+        """Give a folder to the user that the server runs as."""
+        user = _user()
+        if user is not None:
+            about = pwd.getpwnam(user)
+            os.chown(folder, about.pw_uid, about.pw_gid)
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement as the administrator of the server; return its rows."""
+        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def disconnect_all(self) -> None:
+        """End the connections of all others."""
+        self.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
+    def url_of_user(self, name: str, password: str = "") -> str:
+        """Make a user, who must show a password if one is given; return the URL of its database."""
+        self.sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        self.sql(f"CREATE DATABASE {name} OWNER {name} ENCODING 'UTF8' TEMPLATE template0")
+        if password:
+            hba = Path(self.data, "pg_hba.conf")
+            hba.write_text(f"local all {name} scram-sha-256\n{hba.read_text()}")
+            self.sql("SELECT pg_reload_conf()")
+        return self.url(name).replace("tests@", f"{name}@")
 
     def conninfo(self, database: str) -> str:
         """Return how to connect to a database."""

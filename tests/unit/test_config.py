@@ -22,6 +22,7 @@ from pwserver.config import (
 from pwserver.errors import ConfigError, ExitCode
 
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
+MANY_NETWORKS = ",".join(f"10.0.0.{number}" for number in range(65))
 SECONDS = (0.5, 86_400, 0.4999, 86_400.1)
 BOUNDS: dict[str, tuple[float, float, float, float]] = {  # low and high, and what is beyond them
     "port": (0, 65_535, -1, 65_536),
@@ -70,6 +71,17 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
     "tls_cert": (["", "cert.pem"], ["a\0b"]),
     "tls_key": (["", "key.pem"], ["a\0b"]),
     "tls_client_ca": (["", "ca.pem"], ["a\0b"]),
+    "proxy_protocol_networks": (
+        ["", "10.0.0.5", "10.0.0.0/8,127.0.0.1", "2001:db8::/32, ::1", "0.0.0.0/0"],
+        [
+            ",",
+            "unix",
+            "10.0.0.5,unix",
+            "10.0.0.1/8",
+            "balancer",
+            ",".join(f"10.0.0.{n}" for n in range(65)),
+        ],
+    ),
     "guests": (["all", "none"], ["", "some", "ALL", "True"]),
     "log_format": (["text", "json"], ["", "JSON", "xml"]),
     "log_level": (["debug", "info", "warning", "error"], ["", "INFO", "critical"]),
@@ -80,6 +92,7 @@ TEXTS: dict[str, tuple[list[str], list[str]]] = {  # what is taken, and what is 
 }
 SWITCHES = {"insecure", "require_locked_memory"}
 TLS: dict[str, Any] = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
+BALANCERS: dict[str, Any] = {"proxy_protocol_networks": "10.0.0.5"}
 BACKUPS: dict[str, Any] = {"backup_every": "6h", "backup_dir": "backups"}
 NEEDED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), TLS),
@@ -185,6 +198,10 @@ def test_bad_texts_are_refused(setting: str, value: str) -> None:
         ({"tls_key": "key.pem"}, "tls_cert and tls_key belong together"),
         ({"tls_client_ca": "ca.pem"}, "tls_client_ca is set, and tls_cert is not"),
         ({"host": "none", "unix": "a.sock", **TLS}, "tls_cert is set, and host is none"),
+        (
+            {"host": "none", "unix": "a.sock", **BALANCERS},
+            "proxy_protocol_networks is set, and host",
+        ),
         ({"key_file": "user_data.db-wal"}, "key_file is user_data.db-wal, which has a part of"),
         ({"audit_file": "x.db-shm", "database": "x.db"}, "audit_file is x.db-shm, which has a"),
         ({"unix": "user_data.db-journal"}, "unix is user_data.db-journal, which has a part of"),

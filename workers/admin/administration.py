@@ -102,7 +102,7 @@ class Administration(Recording):
     ) -> Secret[str]:
         """Register an application and return its token; raise `AdministrationRefused`.
 
-        A `lifetime_s` of 0 is for ever. `networks` are as `auth.networks.stored` makes them.
+        A `lifetime_s` of 0 is for ever. `networks` are as `networks.stored` makes them.
         `certificate` is the hash of the public key of its client certificate.
         """
         name = _normal(name)
@@ -187,7 +187,7 @@ class Administration(Recording):
     def set_columns(self, name: str, **columns: Any) -> None:
         """Set what an application has, on open connections too.
 
-        `may` is as `in_order` makes it, `networks` as `auth.networks.stored` does; `certificate` is
+        `may` is as `in_order` makes it, `networks` as `networks.stored` does; `certificate` is
         the hash of a public key or None; `users_max`, `saves_per_s` and `connections_max` are
         quotas, or 0.
         """

@@ -25,13 +25,13 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from pwserver.errors import Unavailable
+from pwserver.errors import DatabaseRefused, Unavailable
+from pwserver.networks import is_within
 from pwserver.secret import Secret
 from pwserver.tokens import TOKEN_PREFIX
 from pwserver.wire.messages import RIGHTS, Right
 from pwserver.wire.scram import Verifier, user_of_hash
 from workers.auth.expiry import ExpiryWarnings
-from workers.auth.networks import is_within
 from workers.auth.revisions import RevisionFile
 from workers.auth.usage import Usage, UsageTable
 from workers.book.keyring import Keyring
@@ -237,6 +237,7 @@ class Registry:
         self._known = RevisionFile(revisions_path, keyring)
         self._revisions = self._known.revisions
         self._rows: list[ApplicationRow] = []
+        self._noted: tuple[list[ApplicationRow], int] | None = None
         self._nobodys_key = keyring.for_purpose("verifier of nobody").reveal()
         self._credentials: dict[_Shown, _Credential] = {}
         self._users: dict[str, _Credential] = {}  # those with a verifier, as `scram` names them
@@ -259,6 +260,24 @@ class Registry:
             self._update_callers(now_ms, changed=changed)
         if self._warnings is not None:
             self._warnings.look([each.row for each in self._credentials.values()], now_ms)
+
+    def note(self, sealing_key: int) -> None:
+        """Keep what was read last, which another host may have decided: nothing older counts then.
+
+        For one worker of a service. Who changes applications here keeps it as well.
+        """
+        if (
+            self._noted is not None
+            and self._noted[0] is self._rows
+            and self._noted[1] == sealing_key
+        ):
+            return
+        self._noted = self._rows, sealing_key
+        try:
+            genuine = [row for row in self._rows if is_genuine(row, self._key)]
+            self._known.note(genuine, sealing_key)
+        except (OSError, DatabaseRefused) as error:
+            log.error("what was decided last cannot be kept: %s", error)
 
     @property
     def sealing_key(self) -> int:

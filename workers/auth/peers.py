@@ -1,7 +1,7 @@
 """The client at the other end of a connection: its identity, address and limits.
 
-The listener learns the address when it accepts the connection. So it is known even if the client
-has reset the connection since.
+The listener learns the address when it accepts the connection, or a balancer says it before
+anything else. So it is known even if the client has reset the connection since.
 """
 
 import functools
@@ -12,12 +12,15 @@ from ipaddress import ip_address, ip_network
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
+from pwserver.networks import UNIX
 from pwserver.wire import scram
 from workers.auth.applications import GUEST, NO_GUEST, STRANGER, Caller
-from workers.auth.networks import UNIX
 from workers.auth.throttle import APPLICATION, NAME, TOKENS, Limit, Throttle
 
 _CREDENTIALS = struct.Struct("iII")  # process, user and group, as SO_PEERCRED gives them
+
+_ELSEWHERE = "a balancer's loopback"
+"""The origin of a client that has reached a balancer by a loopback address."""
 
 
 class Peer:
@@ -32,12 +35,14 @@ class Peer:
         "caller",
         "counted",
         "exchange",
+        "proxied",
         "wrong_tokens",
     )
 
     def __init__(self, client: Accepted, throttle: Throttle, settings: Settings) -> None:
         self._throttle = throttle
         self._address = client.address
+        self.proxied = client.proxied
         # The monitor brings clients of HTTP over a socket pair, with their addresses.
         unix = client.socket.family == socket.AF_UNIX and not client.address
         self._uid = process_and_user(client.socket)[1] if unix else None
@@ -83,13 +88,19 @@ class Peer:
 
     @property
     def origin(self) -> str:
-        """The client's IP address, or `unix`: what an application's networks are compared with."""
-        return self._host if self._uid is None else UNIX
+        """The client's IP address, or `unix`: what an application's networks are compared with.
+
+        A loopback address that a balancer has said is of the balancer's machine, or of one before
+        it: it is in no network.
+        """
+        if self._uid is not None:
+            return UNIX
+        return _ELSEWHERE if self.proxied and is_loopback(self._host) else self._host
 
     @property
     def share(self) -> str:
         """The machine that the client is on, or its user: all of them have one share of places."""
-        return f"{UNIX}:{self._uid}" if self._uid is not None else _machine(self._host)
+        return f"{UNIX}:{self._uid}" if self._uid is not None else _machine(self.origin)
 
     @property
     def authenticating(self) -> Limit:
@@ -112,24 +123,26 @@ class Peer:
 
     @property
     def _host(self) -> str:
-        return self.address if self._uid is not None else _host(self.address)
+        return self.address if self._uid is not None else host_of(self.address)
 
 
 def is_local(client: Accepted) -> bool:
     """Tell whether a client of TCP is on this machine: both ends of the connection are loopback.
 
     A kernel that was told to (`route_localnet`) delivers packets of other machines to a loopback
-    address. The address that these come from is theirs. Whom the monitor brings is never a guest.
+    address. The address that these come from is theirs. Whom the monitor or a balancer brings is
+    never a guest.
     """
-    if client.socket.family == socket.AF_UNIX:
+    if client.proxied or client.socket.family == socket.AF_UNIX:
         return False
     try:
-        return is_loopback(client.socket.getsockname()[0]) and is_loopback(_host(client.address))
+        return is_loopback(client.socket.getsockname()[0]) and is_loopback(host_of(client.address))
     except OSError:
         return False
 
 
-def _host(address: str) -> str:
+def host_of(address: str) -> str:
+    """Return the host of an address with a port, as `shown_address` makes it."""
     return address.rpartition(":")[0].strip("[]")
 
 

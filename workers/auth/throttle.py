@@ -30,6 +30,7 @@ microsecond may miss each other's charge, but only for that long.
 Times are in seconds of the monotonic clock, which all processes share.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -75,6 +76,10 @@ goes on. Its users mistype less than that, while fewer than 1,000 of them sign i
 
 _KINDS = 3
 
+_BUCKETS_CACHED = 1024
+"""Of each worker, half a kilobyte each: those that were asked for last. Most guesses are at few
+names, and to find a key's rows takes longer than to look at them."""
+
 Key = tuple[Kind, str, str]
 """A kind, an application, and an address or a name; either of the two may be empty."""
 
@@ -96,12 +101,13 @@ class Throttle:
         self._own = worker - 1
         self._seed = table.seed
         self._numbers = table.array.numbers
+        self._bucket = functools.lru_cache(maxsize=_BUCKETS_CACHED)(self._new_bucket)
 
     def limit(self, *keys: Key) -> "Limit":
         """Return the limit that applies all of these keys. Keep it if you need it often."""
         return Limit([self._bucket(*key) for key in keys])
 
-    def _bucket(self, kind: Kind, application: str, whose: str) -> "_Bucket":
+    def _new_bucket(self, kind: Kind, application: str, whose: str) -> "_Bucket":
         if kind is TOKENS:
             whose = _network(whose)
         data = f"{len(application)} {application}{whose}".encode("utf-8", "surrogatepass")
@@ -158,7 +164,7 @@ class _Bucket:
     seen: 0.0, above all real values, before its first charge.
     """
 
-    __slots__ = ("_allowance", "_begins", "_forgotten_per_s", "_numbers", "_own", "_workers")
+    __slots__ = ("_allowance", "_forgotten_per_s", "_numbers", "_own", "_rows")
 
     def __init__(
         self, kind: Kind, numbers: "memoryview[float]", rows: list[int], workers: int, own: int
@@ -166,8 +172,9 @@ class _Bucket:
         self._allowance = kind.allowance - _ROUNDING
         self._forgotten_per_s = kind.forgotten_per_s
         self._numbers = numbers
-        self._begins = [2 * workers * row for row in rows]
-        self._workers = workers
+        begins = [2 * workers * row for row in rows]
+        # Of each row: where its charges begin, where its lowest values begin, and its end.
+        self._rows = [(begin, begin + workers, begin + 2 * workers) for begin in begins]
         self._own = own
 
     def excess(self, now: float) -> float:
@@ -176,11 +183,10 @@ class _Bucket:
         It is below 0 if there are fewer than the allowance. Rows that make no difference then are
         not looked at.
         """
-        least = float("inf")
-        for begin in self._begins:
-            lowest = self._numbers[begin + self._workers : begin + 2 * self._workers]
-            level = self._drained(begin, now) - min(lowest)
-            least = min(least, level - self._allowance)
+        least, numbers = float("inf"), self._numbers
+        drained = self._forgotten_per_s * now + self._allowance
+        for charges, lowest, end in self._rows:
+            least = min(least, sum(numbers[charges:lowest]) - drained - min(numbers[lowest:end]))
             if least < 0:
                 break
         return least
@@ -188,20 +194,15 @@ class _Bucket:
     def charge(self, now: float) -> None:
         """Raise the level by 1."""
         numbers = self._numbers
-        for begin in self._begins:
-            own_charges, own_lowest = begin + self._own, begin + self._workers + self._own
-            numbers[own_lowest] = min(numbers[own_lowest], self._drained(begin, now))
-            numbers[own_charges] += 1
+        for charges, lowest, _ in self._rows:
+            drained = sum(numbers[charges:lowest]) - self._forgotten_per_s * now
+            numbers[lowest + self._own] = min(numbers[lowest + self._own], drained)
+            numbers[charges + self._own] += 1
 
     def refund(self) -> None:
         """Take back one charge, which lowers the level by up to 1."""
-        for begin in self._begins:
-            self._numbers[begin + self._own] -= 1
-
-    def _drained(self, begin: int, now: float) -> float:
-        """Return a row's charges of all workers, less what was forgotten until now."""
-        charges = self._numbers[begin : begin + self._workers]
-        return sum(charges) - self._forgotten_per_s * now
+        for charges, _, _ in self._rows:
+            self._numbers[charges + self._own] -= 1
 
 
 def _network(address: str) -> str:

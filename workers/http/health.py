@@ -33,6 +33,7 @@ class Health:
     def __init__(self, scoreboard: Scoreboard, names: Mapping[int, str]) -> None:
         self._scoreboard = scoreboard
         self._names = {0: "listener", **names}
+        self.stopping = False  # the service takes no new clients any more
         self._beats: dict[int, int] = {}
         self._silent: dict[int, int] = {}
 
@@ -58,7 +59,11 @@ class Health:
         return REASONS[reason] if since_ms else ""
 
     async def why_not_ready(self) -> str:
-        """Return why a change would not be saved now, or nothing if one would be."""
+        """Return why a new client's change would not be saved now, or nothing if it would be."""
+        if self.stopping:
+            return "The service is stopping."
+        if self._silent.get(0, 0) >= _SILENT_LOOKS_MAX:
+            return "The listener does not answer."
         if reason := self.outage():
             return reason
         asked_ms = time.monotonic_ns() // 1_000_000

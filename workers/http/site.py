@@ -84,6 +84,7 @@ class App:
     """The ASGI application: it sets the headers, and refuses names that are not this machine's.
 
     A page of another site could have its own name lead to 127.0.0.1, and read what is open there.
+    A browser always says a name. HTTP/1.0 has none, which the checks of balancers speak.
     """
 
     def __init__(self, app: Starlette, hosts: set[str] | None) -> None:
@@ -101,7 +102,7 @@ class App:
 
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self._hosts is not None and name.lower() not in self._hosts:
+        if self._hosts is not None and host and name.lower() not in self._hosts:
             refusal = PlainTextResponse("This is not the name of this machine.\n", 421)
             await refusal(scope, receive, send_with_headers)
             return

@@ -74,7 +74,7 @@ Replies = Sequence[bytes | Awaited] | None
 Do = Callable[[Context, Waiter, list[Any]], Replies]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """A row of the table. `reply` and `does` are its texts in docs/protocol.md.
 

@@ -169,12 +169,12 @@ class Connection:
         """Have the loop call `flush` at the end of its turn."""
         self._touched.add(self)
 
-    def receive(self) -> None:
+    def receive(self, bytes_max: int = RECEIVE_BYTES) -> None:
         """Receive data and handle its requests."""
         if self.moving and self.settled:
             return
         try:
-            data = self.recv(RECEIVE_BYTES)
+            data = self.recv(bytes_max)
         except OSError as error:
             self.receive_nothing(error)
             return
@@ -307,7 +307,7 @@ class Connection:
         """Return the socket, for another process; this one has no use for it any more."""
         self.closed = True
         self._leave()
-        return Accepted(self._socket, self.peer.accepted_address)
+        return Accepted(self._socket, self.peer.accepted_address, self.peer.proxied)
 
     def handle(self, requests: list[Request | Bad], size: int) -> None:
         """Do requests, consecutive ones of a kind together; `size` is about that of their text."""

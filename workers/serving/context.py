@@ -11,7 +11,6 @@ from typing import Any
 
 from pwserver.errors import KeyRefused, Unavailable
 from pwserver.ipc import Scoreboard
-from pwserver.limits import LONG_TEXTS_S
 from pwserver.tally import Tally
 from workers.audit.actions import Action
 from workers.audit.record import AuditLog
@@ -55,6 +54,7 @@ class Context:
     bell: socket.socket  # a byte here wakes the console
     parts: dict[str, str]  # of the service and of its store, with their versions, for `status`
     versions_kept: int  # older versions of each password
+    keeps_decisions: bool = False  # those of other hosts, for all workers of this one
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
     tally: Tally = field(default_factory=Tally)
@@ -64,9 +64,9 @@ class Context:
     _key_file: tuple[int, int] | None = None  # what tells the file from another one
     _refreshing: Pending | None = None  # the last `refresh`, if it waits for answers
 
-    def give_time(self) -> None:
+    def give_time(self, seconds: float) -> None:
         """Give requests a moment from now; what is not done by then waits for its next turn."""
-        self.until = time.monotonic() + LONG_TEXTS_S
+        self.until = time.monotonic() + seconds
 
     @property
     def late(self) -> bool:
@@ -94,6 +94,8 @@ class Context:
             return
         if key_id != self.vault.key_id:
             self._seal_with(key_id)
+        if self.keeps_decisions:
+            self.registry.note(key_id)
 
     def look_at_keys(self) -> None:
         """Read the key file again if it has changed: rows of other hosts may need a new key."""
@@ -163,8 +165,11 @@ class Context:
 
     def note_refusal(
         self, peer: Peer, action: Action, user: str | None, outcome: str, **more: Any
-    ) -> None:
-        """Note what any client can cause: of many from one peer, the first and their number."""
+    ) -> bool:
+        """Note what any client can cause: of many from one peer, the first and their number.
+
+        Return whether it is the first.
+        """
         record = {
             "time_ms": self.now_ms,
             "application": peer.caller.application,
@@ -173,8 +178,10 @@ class Context:
             "user": user,
             "outcome": outcome,
         } | more
-        if (first := self.refusals.add(record, self.now)) is not None:
+        first = self.refusals.add(record, self.now)
+        if first is not None:
             self.audit.note(**first)
+        return first is not None
 
     def sum_up_refusals(self, *, all_of_them: bool = False) -> None:
         """Note the numbers of refusals that are due. Called once a tick, and at the end."""

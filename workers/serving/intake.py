@@ -17,7 +17,14 @@ from collections import deque
 from typing import Any
 
 from pwserver.config import Settings
-from pwserver.limits import LINE_BYTES
+from pwserver.limits import (
+    LINE_BYTES,
+    LONG_TEXTS_S,
+    PIECE_S,
+    RECEIVE_BYTES,
+    SINGLE_LINES_S,
+    SINGLES_LATELY_S,
+)
 from pwserver.tally import SAVES
 from pwserver.wire.framing import decode_whole, request_decoder
 from pwserver.wire.messages import Request
@@ -38,6 +45,7 @@ class Intake:
         self._lines: list[bytes] = []
         # The data is None if it is not received yet, or if requests of earlier data are left.
         self._queue: deque[tuple[Connection, bytes | None]] = deque()
+        self._singles_until = 0.0  # until then another single line is expected
 
     def use(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -79,11 +87,12 @@ class Intake:
         """Handle the lines set aside."""
         if not self._lines:
             return
-        self._context.give_time()
+        self._singles_until = self._context.now + SINGLES_LATELY_S
         connections, lines = self._connections, self._lines
         self._connections, self._lines = [], []
         requests = self._decoded(lines)
         if requests is None:
+            self._context.give_time(LONG_TEXTS_S)
             for connection, line in zip(connections, lines, strict=True):
                 connection.receive_text(line)
         else:
@@ -92,7 +101,12 @@ class Intake:
     def do_rest(self) -> None:
         """Handle the queue for a limited time."""
         context = self._context
-        context.give_time()
+        if context.now < self._singles_until:
+            context.give_time(PIECE_S)
+            bytes_max = LINE_BYTES
+        else:
+            context.give_time(LONG_TEXTS_S)
+            bytes_max = RECEIVE_BYTES
         while self._queue:
             connection, data = self._queue.popleft()
             connection.queued = False
@@ -101,7 +115,7 @@ class Intake:
             elif connection.more_to_do:
                 connection.go_on()
             else:
-                connection.receive()
+                connection.receive(bytes_max)
             if context.late:
                 return
 
@@ -110,7 +124,7 @@ class Intake:
 
         What there is no time for is done in the next turns.
         """
-        self._context.give_time()
+        self._context.give_time(LONG_TEXTS_S)
         for connection, data in list(self._queue):
             if data is not None:
                 connection.receive_text(data)
@@ -131,8 +145,11 @@ class Intake:
         """Do the requests of lines that came together; queue those for which there is no time."""
         context = self._context
         saves: dict[Caller, tuple[list[Saver], list[Any]]] = {}
-        for connection, line, request in zip(connections, lines, requests, strict=True):
-            command = command_of(request)
+        commands = [command_of(request) for request in requests]
+        context.give_time(LONG_TEXTS_S if SAVE_PLAIN in commands else SINGLE_LINES_S)
+        for connection, line, request, command in zip(
+            connections, lines, requests, commands, strict=True
+        ):
             connection.begun = True
             caller = connection.peer.caller
             if command is SAVE_PLAIN and not caller.saves_are_limited and connection.may(command):

@@ -15,15 +15,12 @@ from msgspec import UNSET
 
 from pwserver.accepted import Accepted
 from pwserver.errors import Unavailable
-from pwserver.limits import RECEIVE_BYTES
+from pwserver.limits import HURRY_S, RECEIVE_BYTES
 from pwserver.wire import messages
 from workers.tls.records import Codec, HandshakeFailed
 
 _MOMENT_S = 0.002
 """How long handshakes may delay other clients in a turn, apart from the last step."""
-
-HURRY_S = 2.0
-"""The longest time for a handshake while the worker has few places left."""
 
 _HANDSHAKE = 0x16
 """The first byte of a handshake record (RFC 8446, 5.1)."""

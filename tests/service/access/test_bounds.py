@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pwserver.errors import AdministrationRefused
+from pwserver.networks import stored
 from pwserver.wire.messages import RIGHTS
 from tests.conftest import Start
 from tests.support.books_wire import (
@@ -32,7 +33,6 @@ from tests.support.books_wire import (
 )
 from tests.support.harness import Peer, Service, eventually
 from workers.auth.applications import CROWDED, EXPIRED, MISPLACED
-from workers.auth.networks import stored
 from workers.book.models import ApplicationRow, time_saved
 
 NOTICED_S = 1.0

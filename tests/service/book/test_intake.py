@@ -15,7 +15,7 @@ import pytest
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
-from pwserver.limits import RECEIVE_BYTES
+from pwserver.limits import LINE_BYTES, RECEIVE_BYTES
 from tests.conftest import Start
 from tests.support.books import Client
 from tests.support.books_wire import ask_all
@@ -116,6 +116,12 @@ class Table:
         self._planner.__exit__()
 
 
+def give_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a turn do no more than it must, except if all have sent single requests."""
+    for name in ("LONG_TEXTS_S", "PIECE_S"):
+        monkeypatch.setattr(f"workers.serving.intake.{name}", 0.0)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Iterator[Table]:
     """Eight connections."""
@@ -208,7 +214,7 @@ def test_saves_do_not_wait_for_many_long_requests(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What there is no time for in a turn waits for the next one; saves are done in this one."""
-    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    give_no_time(monkeypatch)
     for number, client in enumerate(table.clients):
         client.send(PING if number % 2 else SAVE)
     table.turn()
@@ -217,6 +223,53 @@ def test_saves_do_not_wait_for_many_long_requests(
     while table.intake.waiting:
         table.turn()
     assert [client.recv(100) for client in table.clients[1::2]] == [ALIVE] * 4
+
+
+def test_many_reads_are_answered_in_one_turn_if_nobody_saves(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take turns as it is, so a turn has more time for them than beside saves."""
+    give_no_time(monkeypatch)
+    for client in table.clients:
+        client.send(PING)
+    table.turn()
+    assert not table.intake.waiting
+    assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
+
+
+def test_many_reads_do_not_have_a_turn_for_ever(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is no time for waits for the next turn, also if nobody saves."""
+    give_no_time(monkeypatch)
+    monkeypatch.setattr("workers.serving.intake.SINGLE_LINES_S", 0.0)
+    for client in table.clients:
+        client.send(PING)
+    table.turn()
+    assert table.intake.waiting
+    while table.intake.waiting:
+        table.turn()
+    assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
+
+
+def test_many_requests_are_done_in_small_pieces_beside_single_ones(table: Table) -> None:
+    """Who asks one thing at a time waits for a piece of what others have sent together."""
+    connection, many, one = table.connections[0], table.clients[0], table.clients[1]
+    table.intake.go_on(connection)
+    many.send(PING * 500)
+    one.send(PING)
+    table.turn()
+    assert one.recv(100) == ALIVE
+    piece = many.recv(65536).count(ALIVE)
+    assert piece == LINE_BYTES // len(PING)
+    table.turn()
+    table.turn()
+    assert many.recv(65536).count(ALIVE) == 500 - piece
+    table.context.now += 1.0  # the single request was long ago
+    table.intake.go_on(connection)
+    many.send(PING * 500)
+    table.turn()
+    assert many.recv(65536).count(ALIVE) == 500
 
 
 # --- More in one buffer than there is time for. ---
@@ -247,7 +300,7 @@ def received(client: socket.socket) -> list[dict[str, Any]]:
 def test_a_long_group_waits_its_turn(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of requests in one packet those are done that there is time for, and others are not kept
     waiting; the rest is done in the next turns, without anything new from the client."""
-    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    give_no_time(monkeypatch)
     become_application(table.connections[0])
     greedy, modest = table.clients[:2]
     greedy.send(lines_of(*[LIST] * 100))
@@ -269,7 +322,7 @@ def test_requests_see_what_was_asked_before_them_although_they_wait(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What there was no time for keeps its place among all kinds of requests."""
-    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    give_no_time(monkeypatch)
     become_application(table.connections[0])
     plain = {"message": "save_password", "password": "x"}
     named = {**plain, "username": "alice"}
@@ -325,7 +378,7 @@ def test_a_stop_does_what_there_was_no_time_for(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was received before a stop, and what is found then, is done before the end."""
-    monkeypatch.setattr("workers.serving.context.LONG_TEXTS_S", 0.0)
+    give_no_time(monkeypatch)
     connection, client = table.connections[0], table.clients[0]
     become_application(connection)
     client.send(lines_of(*[LIST] * 20))

@@ -15,12 +15,15 @@ from pwserver import Client
 from pwserver.server.take_over import meeting_path
 from tests.conftest import Start
 from tests.support.books_wire import ALIVE, PING
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import PATIENCE_S, SAVED, Service, eventually, named, unix_peer
 from tests.support.http import ask, samples, url_of_monitor
 from tests.support.processes import launched, session
+from tests.support.proxy import BALANCER, CLIENT, header_of, proxied_peer
 from tests.support.shell import TREE_ENVIRONMENT, Shell
 from tests.support.tls import Authority, tls_flags
 from tests.trials.take_over import end, holder, take_over, try_it
+from workers.audit.reading import Records
 
 SAVE = {"message": "save_password", "password": "abc123"}
 
@@ -39,6 +42,7 @@ def begin(start: Start) -> Iterator[Callable[..., Service]]:
         end(each)
 
 
+@BOTH_ENGINES
 def test_no_save_fails_or_is_lost_or_doubled(begin: Callable[..., Service]) -> None:
     """With each kind of client in the middle of its saves, a program takes over, and another."""
     load = try_it(begin(), 1500, 2, print)
@@ -66,6 +70,7 @@ def test_a_connection_stays_with_what_was_sent_meanwhile(begin: Callable[..., Se
     assert (service.folder / "book.sock").stat().st_mode & 0o777 == 0o666, "the new program has it"
 
 
+@BOTH_ENGINES
 def test_who_watches_finds_the_new_program(begin: Callable[..., Service]) -> None:
     """The monitor's addresses go on as well, and what it tells is of the new processes."""
     service = begin("--http", "127.0.0.1:0")
@@ -89,6 +94,26 @@ def test_encrypted_clients_come_again(begin: Callable[..., Service], authority: 
         take_over(service)
         client.save_password("abc124", username="alice")
         assert client.get_password("alice").version == 2
+
+
+def test_who_comes_through_a_balancer_stays_itself(begin: Callable[..., Service]) -> None:
+    """The new program knows the address that the header said, and asks for no other header."""
+    service = begin("--proxy-protocol-networks", f"{BALANCER},{CLIENT}")
+    with (
+        proxied_peer(service, header_of()) as shown,
+        proxied_peer(service, header_of("127.0.0.1")) as loopback,
+        proxied_peer(service) as silent,
+    ):
+        assert [shown.ask(PING), loopback.ask(PING)] == [ALIVE, ALIVE]
+        token = service.token
+        take_over(service)
+        assert loopback.save()["message"] == "Denied!", "it is no local one"
+        assert shown.authenticate(token)["message"] == "Authenticated!"
+        silent.send(header_of("198.51.100.1"), PING)
+        assert silent.reply() == ALIVE
+        assert silent.authenticate(token)["message"] == "Authenticated!"
+    record = Records([service.folder / "user_data.audit"], action="authentication")
+    assert [each.address for each in record] == [f"{CLIENT}:4711", "198.51.100.1:4711"]
 
 
 def test_a_program_that_cannot_start_leaves_the_old_one(begin: Callable[..., Service]) -> None:

@@ -141,6 +141,28 @@ def test_a_revoked_token_is_gone_on_the_other_host_within_a_second(hosts: Pair) 
         assert time.monotonic() - since < 1.0
 
 
+def test_an_old_row_revives_nothing_on_the_other_host(hosts: Pair) -> None:
+    """What one host has decided, each keeps: who writes to the database cannot put it back."""
+    token = hosts[0].add_application("thief")
+    select = "SELECT * FROM application WHERE name = 'thief'"
+    (old,) = run_sql(hosts[0], select)
+    with hosts[1].peer() as peer:
+        assert peer.authenticate(token)["message"] == "Authenticated!"
+        with hosts[0].administration() as files:
+            files.revoke("thief")
+        eventually(lambda: peer.ask(save("a", "b"))["message"] == "Denied!", "it is denied")
+    first, second = [host.folder / "user_data.revisions" for host in hosts]
+    eventually(lambda: first.read_bytes() == second.read_bytes(), "both know")
+    run_sql(hosts[0], "DELETE FROM application WHERE name = 'thief'")
+    run_sql(hosts[0], f"INSERT INTO application VALUES ({', '.join(['%s'] * len(old))})", *old)
+    run_sql(hosts[0], "UPDATE pwserver SET generation = generation + 1")
+    eventually(lambda: "old copy that was put back" in hosts[1].stderr, "the host says so")
+    with hosts[1].peer() as peer:
+        assert peer.authenticate(token)["message"] == "Denied!"
+    with hosts[0].administration() as files:
+        files.rotate("thief", 0)
+
+
 def test_ids_of_all_workers_differ(hosts: Pair) -> None:
     """Each has a number of its own from the database, which is in the low bits of its ids."""
     for host in hosts:

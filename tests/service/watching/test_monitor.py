@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -162,6 +163,36 @@ def test_health_and_readiness(start: Start, tmp_path: Path) -> None:
     finally:
         os.kill(hung, signal.SIGCONT)
     eventually(lambda: ask(f"{url}healthz").status == 200, "it is well again")
+
+
+def test_a_service_that_stops_is_not_ready(start: Start) -> None:
+    """Until it has ended a balancer is told so; the database is left as without a monitor."""
+    service = start(*HTTP)
+    url = url_of_monitor(service)
+    with service.peer() as peer:
+        assert peer.save() == {"message": "Password saved!"}
+    headers = {"authorization": f"Bearer {service.token}"}
+    assert ask(f"{url}page/data", headers=headers).status == 200, "it has read the database"
+    slow = service.child("worker 2")
+    os.kill(slow, signal.SIGSTOP)
+    try:
+        service.process.send_signal(signal.SIGTERM)
+        eventually(lambda: ask(f"{url}readyz").status == 503, "it is told")
+        assert ask(f"{url}readyz").text == "Nothing can be saved. The service is stopping.\n"
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    assert service.ended() == 0
+    assert not Path(f"{service.database}-wal").exists()
+    with pytest.raises(OSError, match="refused"):
+        ask(f"{url}readyz")
+
+
+def test_a_check_of_a_balancer_needs_no_name(watched: Service) -> None:
+    """HTTP/1.0 has no `Host`, and HAProxy's checks speak that."""
+    address = urlsplit(url_of_monitor(watched))
+    with socket.create_connection((address.hostname, address.port or 0)) as check:
+        check.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert check.makefile("rb").readline().split()[1] == b"200"
 
 
 def test_a_disk_without_room_is_not_ready(start: Start, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pwserver.accepted import Accepted, shown_address
 from pwserver.config import Settings
+from pwserver.networks import is_within
 from workers.auth.applications import GUEST, NO_GUEST, STRANGER
 from workers.auth.peers import Peer, is_local
 from workers.auth.throttle import GuessTable, Throttle
@@ -74,6 +75,21 @@ def test_both_ends_must_be_loopback(served: socket.socket, address: str, local: 
     assert is_local(client) == local
     assert peer_of(client).caller is (GUEST if local else STRANGER)
     assert peer_of(client, guests="none").caller is NO_GUEST
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5", "[::1]:5", "10.9.0.2:5", "[2001:db8::7]:5"])
+def test_whom_a_balancer_brings_is_never_local(served: socket.socket, address: str) -> None:
+    """Whatever address it has: a loopback one is the balancer's, and no network of ours."""
+    client = Accepted(served, address, proxied=True)
+    assert not is_local(client)
+    assert peer_of(client).caller is STRANGER
+    direct = peer_of(Accepted(served, address))
+    if direct.caller is GUEST:
+        assert not is_within(peer_of(client).origin, "127.0.0.0/8 ::1/128")
+        assert peer_of(client).share != direct.share
+    else:
+        assert (peer_of(client).origin, peer_of(client).share) == (direct.origin, direct.share)
+    assert peer_of(client).address == address, "as the audit record has it"
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,16 @@ def test_no_commit_is_not_ready(
     assert asyncio.run(watcher.why_not_ready()) == "There was no commit within 0.01 s."
     board.note_outage(REASONS.index(DISK_FULL))
     assert asyncio.run(watcher.why_not_ready()) == DISK_FULL
+
+
+def test_who_accepts_nobody_is_not_ready(board: Scoreboard, watcher: Health) -> None:
+    """Although what is connected could still save: a balancer asks for its next clients."""
+    board.committed_ms = time.monotonic_ns() // 1_000_000 + 60_000
+    for _ in range(5):
+        watcher.look()
+    assert asyncio.run(watcher.why_not_ready()) == "The listener does not answer."
+    board.ticks += 1
+    watcher.look()
+    assert asyncio.run(watcher.why_not_ready()) == ""
+    watcher.stopping = True
+    assert asyncio.run(watcher.why_not_ready()) == "The service is stopping."

@@ -4,7 +4,8 @@ import socket
 import ssl
 
 from pwserver.accepted import Accepted
-from workers.tls.handshakes import HURRY_S, Handshakes
+from pwserver.limits import HURRY_S
+from workers.tls.handshakes import Handshakes
 
 TIMEOUT_S = 10.0
 

@@ -52,7 +52,7 @@ class PostgresBook:
 
     def applications(self) -> list[ApplicationRow]:
         """Return all applications, tombstones too, in the order in which they were added."""
-        rows = Application.select(*APPLICATION).order_by(Application.id).tuples()
+        rows: Any = Application.select(*APPLICATION).order_by(Application.id).tuples()
         return [ApplicationRow(*row) for row in rows]
 
     def sealing_key(self) -> int:

@@ -88,21 +88,18 @@ class BookReader:
         then compare. It returns no user only if there is none from there on.
         """
         user_id = generated_id(name)
-        generated = user_id is not None
-        with self._reading() as connection:
-            if user_id is None:
-                row = connection.execute(self._from_name, (book, name)).fetchone()
-                user_id, found_name = row or (0, "")
-            else:
-                found_name = name
-            row = connection.execute(self._from_id, (user_id,)).fetchone()
-        if row is None:
+        if user_id is None:
+            user = self._user(self._from_name, (book, name))
+        else:
+            user = self._user(self._from_id, (user_id,))
+        if user is None:
             return None, False
-        *columns, chosen = row
-        user = UserRow(*columns)
         # Use `&`, not `and`: every comparison is made, whatever the ones before it gave.
-        is_named = (found_name == name) & (generated != bool(chosen))
-        return user, is_named & (user.id == user_id) & (user.book == book)
+        if user_id is None:
+            is_named = (user.username or "") == name
+        else:
+            is_named = (user.username is None) & (user.id == user_id)
+        return user, is_named & (user.book == book)
 
     def find_by_id(self, user_id: int) -> UserRow | None:
         """Return the user that has an id, or None."""
@@ -249,12 +246,17 @@ class BookReader:
         )
         # SQLite plans again if a parameter's value may matter to the plan (STAT4), which takes 3
         # us. So the limit is a constant, and the plus takes the book out of the planning.
-        this_book, one = User.book == SQL("+?", (0,)), SQL("1")
-        name_and_id = User.select(User.id, User.username)
-        names = name_and_id.where(this_book & (User.username >= ""))
-        self._from_name = sql(names.order_by(User.username).limit(one))
-        with_name = User.select(*USER, User.username.is_null(False))
-        self._from_id = sql(with_name.where(User.id >= 0).order_by(User.id).limit(one))
+        one, other = SQL("1"), User.alias()
+        this_book = other.book == SQL("+?", (0,))
+        first = (
+            other.select(other.id)
+            .where(this_book & (other.username >= ""))
+            .order_by(other.username)
+            .limit(one)
+        )
+        from_first = User.id >= fn.COALESCE(first, SQL("0"))
+        self._from_name = sql(user.where(from_first).order_by(User.id).limit(one))
+        self._from_id = sql(user.where(User.id >= 0).order_by(User.id).limit(one))
         self._by_id = sql(user.where(User.id == 0))
         self._by_request = sql(
             Request.select(Request.user_id, Request.version, Request.fingerprint).where(

@@ -1,4 +1,4 @@
-"""Where an application may come from: networks as they are written, stored and compared.
+"""Networks as they are written, stored and compared: those of an application, and of balancers.
 
 A client's origin is the IP address of its machine, or `unix` for the Unix socket. An IPv4 address
 that is written as IPv6 is the IPv4 address, in an origin and in a network.

@@ -3,7 +3,7 @@
 import pytest
 
 from pwserver.errors import ConfigError
-from workers.auth.networks import NETWORKS_MAX, is_within, stored
+from pwserver.networks import NETWORKS_MAX, is_within, stored
 
 
 @pytest.mark.parametrize(
