@@ -3,17 +3,21 @@
 import importlib.util
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pwserver import FateUnknown, NotSaved, Saved
+from pwserver import Client, FateUnknown, NotSaved, Saved
 from pwserver.client import commands
+from tests.conftest import Start
 from tests.trials.failover.__main__ import SCENARIOS
 from tests.trials.failover.parts import Parts, find_parts
 from tests.trials.failover.watch import NOT_SAVED, OPEN, SAVED, Watch
 from tests.trials.report import TrialFailed
+from tests.trials.torture.inspection import look
+from tests.trials.torture.ledger import Ledger, password_of
 
 PLACE = Path("/tmp")
 """Where the user that the cluster runs as may enter, and sockets have short names."""
@@ -28,7 +32,6 @@ def parts() -> Parts:
         pytest.skip(str(missing))
 
 
-@pytest.mark.service
 @pytest.mark.timeout(400)
 def test_a_killed_primary_loses_nothing(parts: Parts) -> None:
     """Kill the primary once under three hosts: all promises are kept, and each saves again."""
@@ -42,6 +45,47 @@ def test_a_killed_primary_loses_nothing(parts: Parts) -> None:
     assert (killed.times, len(killed.resumed_s), tally.looks) == (1, 3, 2)
     assert tally.acknowledged > 50
     assert killed.outcomes[SAVED] == tally.acknowledged
+
+
+GUEST = "guest"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True, scope="module")
+def test_what_is_lost_or_doubled_in_a_database_is_found(start: Start) -> None:
+    """A row that is gone, and a number of users that is another, are found, each as what it is."""
+    import psycopg  # noqa: PLC0415 - not installed everywhere
+
+    from tests.trials.failover.looking import PostgresBook  # noqa: PLC0415
+
+    service = start()
+    ledger = Ledger()
+    numbers = ledger.source(GUEST)
+    known = ledger.name("red", "alice")
+    token = service.add_application("red")
+    with Client(f"pwserver://{token}@127.0.0.1:{service.port}") as red, service.peer() as guest:
+        for number in numbers.begin(3):
+            guest.save(password_of("canary", GUEST, number))
+            numbers.saved(number)
+        for version in (1, 2):
+            red.save_password(password_of("canary", "alice", version), username="alice")
+            assert not known.saved(version, password_of("canary", "alice", version))
+
+    def found(*statements: str) -> Counter[str]:
+        with psycopg.connect(service.url_of_database) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            book = PostgresBook(connection)
+            findings = look(book, service.key_file, ledger, {GUEST: ""}, whole=True)
+            connection.rollback()
+        return findings.count
+
+    assert found() == {}
+    assert found('DELETE FROM "user" WHERE username IS NOT NULL') == {"lost": 1, "half-written": 1}
+    ledger.names["alice"] = known
+    one = 'SELECT min(id) FROM "user" WHERE username IS NULL'
+    less = "UPDATE writer SET users = users - 1 WHERE id = (SELECT min(id) FROM writer)"
+    assert found(f'DELETE FROM "user" WHERE id = ({one})', less) == {"lost": 1}
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tests.trials.failover.watch import Watch, WatchedClient
 from tests.trials.torture.applications import Application
 from tests.trials.torture.ledger import Ledger, Name, Numbers, password_of
 from tests.trials.torture.load import PAUSE_S, Source
-from tests.trials.torture.state import State
+from tests.trials.torture.state import Over, State
 
 COUNTS = 0.05
 """The share of counts of what guests ask."""
@@ -165,6 +165,8 @@ class Roamer(Source):
             for each in asked:
                 saved = self._same(saved, each.result())
         while saved is None:
+            if self._state.over:
+                raise Over
             saved = self._try(order[0], call)
             order.append(order.pop(0))
             if saved is None:

@@ -53,20 +53,15 @@ class Watch:
 
     def next_after(self, moment: float) -> float | None:
         """Return when the first change after a moment was acknowledged."""
-        times = list(self.acknowledged[-_RECENT:])
-        at = bisect.bisect_right(times, moment)
-        return times[at] if at < len(times) else None
+        at = bisect.bisect_right(self.acknowledged, moment)
+        return self.acknowledged[at] if at < len(self.acknowledged) else None
 
     def pause(self, since: float, until: float) -> float:
         """Return the longest time without an acknowledgement that ended, or went on, in a time."""
-        times = [each for each in self.acknowledged[-_RECENT:] if each < until]
-        first = max(bisect.bisect_left(times, since) - 1, 0)
-        bounds = [*times[first:], until]
-        return max((b - a for a, b in itertools.pairwise(bounds)), default=0.0)
-
-
-_RECENT = 50_000
-"""As many as there are during one fault, and more."""
+        first = max(bisect.bisect_left(self.acknowledged, since) - 1, 0)
+        last = bisect.bisect_left(self.acknowledged, until)
+        times = sorted([*self.acknowledged[first:last], until])
+        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
 
 
 def _outcome(result: Any) -> str:
