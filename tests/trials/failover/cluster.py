@@ -37,8 +37,7 @@ REST_TIMEOUT_S = 2.0
 SWITCHOVER_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
-_GOOD = {"running", "streaming"}
-_SYNCHRONOUS = {"sync_standby", "quorum_standby"}
+_STANDBY = ("quorum_standby", "streaming")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Member:
     node: Node
     role: str
     state: str
+    timeline: int
 
     @property
     def leads(self) -> bool:
@@ -83,6 +83,8 @@ class Cluster:
         for node in others:
             self.start_node(node)
         self._await(self.whole, "all nodes are up")
+        for node in self.nodes:
+            self._note_postmaster(node)
         seconds = time.monotonic() - began
         self._make_databases()
         return seconds
@@ -139,7 +141,9 @@ class Cluster:
             for name in (BOOK, PROBE):
                 connection.execute(f"CREATE DATABASE {name} OWNER {SERVICE}")
         with psycopg.connect(self.conninfo(PROBE), autocommit=True) as connection:
-            connection.execute("CREATE TABLE probe (at timestamptz DEFAULT clock_timestamp())")
+            connection.execute(
+                "CREATE TABLE probe (at timestamptz DEFAULT clock_timestamp(), filler text)"
+            )
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -169,25 +173,32 @@ class Cluster:
     def _seen(self, reply: dict[str, Any]) -> Iterator[Member]:
         nodes = {node.name: node for node in self.nodes}
         for each in reply["members"]:
-            yield Member(nodes[each["name"]], each["role"], each["state"])
+            timeline = int(each.get("timeline") or 0)
+            yield Member(nodes[each["name"]], each["role"], each["state"], timeline)
 
     def leader(self) -> Node | None:
         """Return the primary's node, if there is one."""
         return next((each.node for each in self.members() if each.leads), None)
 
     def whole(self) -> bool:
-        """Tell whether all nodes are up, and commits wait for a standby."""
+        """Tell whether both standbys follow the primary, and commits wait for one of them.
+
+        What is said of a node that was killed or frozen is for a while that of before.
+        """
         found = self.members()
+        standbys = [each for each in found if (each.role, each.state) == _STANDBY]
         return (
-            len([each for each in found if each.state in _GOOD]) == NODES
-            and any(each.leads for each in found)
-            and len([each for each in found if each.role in _SYNCHRONOUS]) == NODES - 1
+            any(each.leads for each in found)
+            and len(standbys) == NODES - 1
+            and len({each.timeline for each in found}) == 1
         )
 
     def await_whole(self) -> float:
         """Wait until all nodes are up again; return the seconds."""
         began = time.monotonic()
         self._await(self.whole, "all nodes are up again")
+        for node in self.nodes:
+            self._note_postmaster(node)
         return time.monotonic() - began
 
     def conninfo(self, database: str, role: str = SERVICE, node: Node | None = None) -> str:

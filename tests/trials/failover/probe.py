@@ -17,6 +17,12 @@ from tests.trials.failover.cluster import PROBE, Cluster
 from tests.trials.failover.configuration import Node
 from tests.trials.report import TrialFailed
 
+_INSERT = """INSERT INTO probe (filler)
+    SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 4096)"""
+"""128 KiB: more than a former primary can have been ahead of its standbys. While such a one comes
+back, PostgreSQL takes what it has for a part of the new primary's log, and short commits for
+replicated."""
+
 _PAUSE_S = 0.01
 _GIVEN_UP_S = 90.0
 
@@ -49,7 +55,7 @@ class Probe:
         connection.add_notice_handler(warned.append)
         while not (self.over or self.found.is_set()):
             try:
-                connection.execute("INSERT INTO probe DEFAULT VALUES")
+                connection.execute(_INSERT)
             except psycopg.errors.ReadOnlySqlTransaction:
                 time.sleep(_PAUSE_S)
                 continue
