@@ -62,7 +62,7 @@ class Cluster:
         self.parts = parts
         self.places = Places(home, [Node(number) for number in range(1, NODES + 1)])
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._postmasters: set[int] = set()
+        self._groups: dict[Node, int] = {}  # the process group of each PostgreSQL, to be kept
         home.chmod(0o755)
         parts.own(home)
 
@@ -84,7 +84,7 @@ class Cluster:
             self.start_node(node)
         self._await(self.whole, "all nodes are up")
         for node in self.nodes:
-            self._note_postmaster(node)
+            self._postmaster(node)
         seconds = time.monotonic() - began
         self._make_databases()
         return seconds
@@ -106,11 +106,9 @@ class Cluster:
         for process in self._running.values():  # also what is stopped; Patroni before PostgreSQL
             end_session(process)
         for node in self.nodes:
-            self._note_postmaster(node)
-        for pid in self._postmasters:
-            _signal(_tree(pid), signal.SIGKILL)
-            keeper().forget(pid)
-        self._postmasters.clear()
+            self.signal_postgres(node, signal.SIGKILL)
+        for group in self._groups.values():
+            keeper().forget(group)
 
     def _start(self, name: str, command: list[str]) -> None:
         if not Path(command[0]).exists():
@@ -198,7 +196,7 @@ class Cluster:
         began = time.monotonic()
         self._await(self.whole, "all nodes are up again")
         for node in self.nodes:
-            self._note_postmaster(node)
+            self._postmaster(node)
         return time.monotonic() - began
 
     def conninfo(self, database: str, role: str = SERVICE, node: Node | None = None) -> str:
@@ -217,15 +215,12 @@ class Cluster:
 
     def signal_postgres(self, node: Node, number: signal.Signals) -> None:
         """Send a signal to all processes of a node's PostgreSQL."""
-        if (pid := self._note_postmaster(node)) is not None:
+        if (pid := self._postmaster(node)) is not None:
             _signal(_tree(pid), number)
-            if number == signal.SIGKILL:
-                self._postmasters.discard(pid)
-                keeper().forget(pid)
 
     def thaw_standby(self, node: Node) -> None:
         """Let a frozen standby go on, without what its primary has sent it meanwhile."""
-        if (pid := self._note_postmaster(node)) is not None:
+        if (pid := self._postmaster(node)) is not None:
             processes = _tree(pid)
             # It ends before it reads what waits in its socket.
             _signal([each for each in processes if _is_receiver(each)], signal.SIGTERM)
@@ -266,18 +261,20 @@ class Cluster:
             with error:
                 return error.read().decode(errors="replace")
 
-    def _note_postmaster(self, node: Node) -> int | None:
+    def _postmaster(self, node: Node) -> int | None:
         """Return the process id of a node's PostgreSQL, which is to end with the trial."""
         try:
             pid = int((self.places.data(node) / "postmaster.pid").read_text().split()[0])
-            ours = psutil.Process(pid).name().startswith("postgres")
+            if not psutil.Process(pid).name().startswith("postgres"):
+                return None
+            group = os.getpgid(pid)
         except (OSError, ValueError, IndexError, psutil.Error):
             return None
-        if not ours:
-            return None
-        if pid not in self._postmasters:
-            self._postmasters.add(pid)
-            keeper().keep(pid)
+        if (before := self._groups.get(node)) != group:
+            if before is not None:
+                keeper().forget(before)
+            self._groups[node] = group
+            keeper().keep(group)
         return pid
 
 
