@@ -99,7 +99,11 @@ class _Monitor:
         )
         self._access = Access(self._hand_over)
         metrics = Metrics(
-            scoreboard, settings.workers, start.names, settings.path, self._certificate_ends_s
+            scoreboard,
+            settings.workers,
+            start.names,
+            None if settings.server else settings.path,
+            self._certificate_ends_s,
         )
         self._site = Site(start.url, self._access, self._health, self._history, metrics)
         self._seen: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # connections

@@ -47,7 +47,7 @@ def open_store(
 def take_key(store: Store, key_id: int) -> None:
     """Add a key to a database, as a rotation does, so that it accepts what the key seals."""
     row = (key_id, b"check value %d" % key_id)
-    store.connection.execute("INSERT INTO key (id, check_value, seals) VALUES (?, ?, 0)", row)
+    store.connection.execute("INSERT INTO key (id, check_value, seals) VALUES (?, ?, FALSE)", row)
 
 
 def users(*ids: int, book: int = COMMON_BOOK) -> list[Row]:
@@ -77,7 +77,7 @@ class Saving(NamedTuple):
 def row_of(store: Store, user_id: int) -> UserRow:
     """Return the row of a user that must exist."""
     columns = ", ".join(UserRow._fields)
-    select = f"SELECT {columns} FROM user WHERE id = ?"
+    select = f'SELECT {columns} FROM "user" WHERE id = ?'
     found = store.connection.execute(select, (user_id,)).fetchone()
     assert found is not None
     return UserRow(*found)

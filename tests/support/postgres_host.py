@@ -2,18 +2,22 @@
 
 import select
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
+
 from pwserver.ipc import Scoreboard
 from pwserver.limits import TICK_S
-from tests.support.books import REQUESTS_KEPT_MS, new_scoreboard
+from tests.support.books import KEYRING, REQUESTS_KEPT_MS, new_scoreboard
 from workers.book.models import Row
 from workers.storage.answers import Pending
-from workers.storage.operations import Operation
+from workers.storage.operations import Operation, Result
 from workers.storage.postgres.committing import PostgresCommitter
 from workers.storage.postgres.link import Link
 from workers.storage.postgres.reading import PostgresReader
+from workers.storage.postgres.schema import prepare
 
 NOTHING = "nothing yet"
 DEADLINE_S = 60.0
@@ -37,12 +41,12 @@ class Asked:
 class Host:
     """One host's committer and reader, and the loop that works for them."""
 
-    def __init__(self, conninfo: str, patience_s: float = 30.0) -> None:
+    def __init__(self, conninfo: str, patience_s: float = 2 * DEADLINE_S) -> None:
         self.tick_at = 0.0  # when the committer looks after what it has to do once a tick
         self.scoreboard: Scoreboard = new_scoreboard()
         self.committer = PostgresCommitter(conninfo, REQUESTS_KEPT_MS, self.scoreboard, patience_s)
         self.reader = PostgresReader(conninfo, self.scoreboard)
-        self.until(lambda: self.committer.takes_work and self.reader.link.connected)
+        self.until(lambda: self.committer.takes_work and self.reader.ready)
 
     def turn(self) -> None:
         """Wait for an event, and handle it."""
@@ -83,3 +87,52 @@ class Host:
         """Close both connections."""
         self.committer.close()
         self.reader.link.close()
+
+
+class ServerStore:
+    """A book on a server, with the methods of SQLite's `Store` that the tests of stores use."""
+
+    def __init__(self, conninfo: str) -> None:
+        prepare(conninfo, KEYRING.check_values)
+        self.connection = _Connection(conninfo)
+        self.host = Host(conninfo)
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return self.host.scoreboard.users
+
+    def commit(self, rows: list[Row], operations: list[Operation]) -> list[Result]:
+        """Commit, and return the results."""
+        outcome = self.host.commit(Asked(rows, [tuple(each) for each in operations]))
+        assert isinstance(outcome, tuple), outcome
+        results: list[Result] = outcome[1]
+        return results
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.host.close()
+        self.connection.close()
+
+
+class _Connection:
+    """Runs statements of SQLite's dialect, as another program does."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._connection = psycopg.connect(conninfo, autocommit=True)
+        self.close = self._connection.close
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        """Run a statement; return a cursor."""
+        return self._connection.execute(statement.replace("?", "%s"), parameters)
+
+
+class ServerReader:
+    """A reader that waits for each answer."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __getattr__(self, question: str) -> Callable[..., Any]:
+        asked = getattr(self._host.reader, question)
+        return lambda *values, **named: self._host.ask(asked(*values, **named))

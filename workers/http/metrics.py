@@ -35,7 +35,7 @@ class Metrics(Collector):
     scoreboard: Scoreboard
     workers: int
     names: Mapping[int, str]  # of all children, by their numbers
-    database: Path
+    database: Path | None  # None: it is on a server
     certificate_ends_s: Callable[[], float | None]  # seconds since 1970
 
     def text(self) -> bytes:
@@ -122,12 +122,13 @@ class Metrics(Collector):
         yield restarts
 
     def _files(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "pwserver_database_bytes", "The database file.", size_of(self.database)
-        )
-        yield GaugeMetricFamily(
-            "pwserver_log_bytes", "The write-ahead log file.", size_of(f"{self.database}-wal")
-        )
+        if self.database is not None:
+            yield GaugeMetricFamily(
+                "pwserver_database_bytes", "The database file.", size_of(self.database)
+            )
+            yield GaugeMetricFamily(
+                "pwserver_log_bytes", "The write-ahead log file.", size_of(f"{self.database}-wal")
+            )
         if (ends_s := self.certificate_ends_s()) is not None:
             yield GaugeMetricFamily(
                 "pwserver_certificate_expiry_timestamp_seconds",

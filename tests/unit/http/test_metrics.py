@@ -74,6 +74,14 @@ def test_without_a_certificate_it_expires_never(metrics: Metrics) -> None:
     assert "certificate" not in there_is_none.text().decode()
 
 
+def test_a_database_on_a_server_has_no_size_here(metrics: Metrics) -> None:
+    """Everything else is told."""
+    on_a_server = Metrics(metrics.scoreboard, 2, NAMES, None, metrics.certificate_ends_s)
+    there = {name for name, *_ in samples(metrics.text().decode())}
+    without = {name for name, *_ in samples(on_a_server.text().decode())}
+    assert there - without == {"pwserver_database_bytes", "pwserver_log_bytes"}
+
+
 @pytest.mark.parametrize("document", ["grafana.json", "alerts.yaml"])
 def test_the_documents_name_what_there_is(metrics: Metrics, document: str) -> None:
     """A dashboard or a rule for a metric that does not exist would be silent for ever."""

@@ -1,13 +1,16 @@
-"""A database and a reader of it, for the tests of the store."""
+"""A book and a reader of it, for the tests of the store.
+
+A test that is marked with `BOTH_ENGINES` gets a file of SQLite, and a database on a server.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pwserver.ipc import Scoreboard
 from tests.support.books import new_scoreboard, open_store
-from workers.storage.sqlite.database import Store
 from workers.storage.sqlite.reading import BookReader, ReadingConnection
 
 
@@ -18,10 +21,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Return a new database, open, in a folder of its own."""
-    path.parent.mkdir()
-    opened = open_store(path)
+def store(path: Path, engine: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return a new book, open: a `Store` of SQLite in a folder of its own, or a `ServerStore`."""
+    if engine == "sqlite":
+        path.parent.mkdir(exist_ok=True)
+        opened: Any = open_store(path)
+    else:
+        server = request.getfixturevalue("postgres")
+        from tests.support.postgres_host import ServerStore  # noqa: PLC0415 - needs psycopg
+
+        opened = ServerStore(server.new_database())
     yield opened
     opened.close()
 
@@ -33,6 +42,10 @@ def board() -> Scoreboard:
 
 
 @pytest.fixture
-def reader(path: Path, board: Scoreboard) -> BookReader:
-    """Return a reader of the database, whether it is there or not."""
-    return BookReader(board, ReadingConnection(path).connect)
+def reader(path: Path, board: Scoreboard, engine: str, request: pytest.FixtureRequest) -> Any:
+    """Return a reader of the book; that of a file, whether it is there or not."""
+    if engine == "sqlite":
+        return BookReader(board, ReadingConnection(path).connect)
+    from tests.support.postgres_host import ServerReader  # noqa: PLC0415 - needs psycopg
+
+    return ServerReader(request.getfixturevalue("store").host)

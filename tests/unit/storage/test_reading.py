@@ -25,6 +25,7 @@ from tests.support.books import (
     take_key,
     users,
 )
+from tests.support.engines import BOTH_ENGINES
 from workers.book import history
 from workers.book.models import ApplicationRow, Row, UserRow
 from workers.book.names import generated_name
@@ -58,6 +59,7 @@ def pages(reader: BookReader, book: int = 0, **others: Any) -> list[list[Entry]]
 # --- One user. ---
 
 
+@BOTH_ENGINES
 def test_a_user_is_found_by_its_name(store: Store, reader: BookReader) -> None:
     """All of a user's row is found by the name it was given."""
     store.commit([], [Saving(username="alice", user_id=5, sealed=b"one", labels='["a"]')])
@@ -71,6 +73,7 @@ def test_a_user_is_found_by_its_name(store: Store, reader: BookReader) -> None:
     assert [reader.find(0, name) for name in ("Alice", "alic", "alice ", "")] == [None] * 4
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("user_id", GENERATED)
 def test_a_user_without_a_name_is_found_by_a_generated_one(
     store: Store, reader: BookReader, user_id: int
@@ -85,6 +88,7 @@ def test_a_user_without_a_name_is_found_by_a_generated_one(
     assert reader.find_by_id(user_id + 1) is None
 
 
+@BOTH_ENGINES
 def test_a_named_user_is_not_found_by_a_generated_name(store: Store, reader: BookReader) -> None:
     """A user has one name: one that was given a name has no other."""
     store.commit([], [Saving(username="alice", user_id=5)])
@@ -92,6 +96,7 @@ def test_a_named_user_is_not_found_by_a_generated_name(store: Store, reader: Boo
     assert reader.find(0, "alice") == reader.find_by_id(5) is not None
 
 
+@BOTH_ENGINES
 def test_books_are_apart(store: Store, reader: BookReader) -> None:
     """The same name in two books is two users, and a generated name is found in its own only."""
     savings = [Saving(username="alice", user_id=5, book=book) for book in (0, 1)]
@@ -105,6 +110,7 @@ def test_books_are_apart(store: Store, reader: BookReader) -> None:
     ]
 
 
+@BOTH_ENGINES
 def test_older_versions_are_found(store: Store, reader: BookReader) -> None:
     """All that is kept of a user's password comes with the user."""
     save_three_versions(store)
@@ -216,6 +222,7 @@ def test_a_page_has_what_was_asked_for(
         assert len(wanted) <= limit
 
 
+@BOTH_ENGINES
 def test_an_entry_tells_what_is_newest(store: Store, reader: BookReader) -> None:
     """A user is listed with labels, version and time, and never with what is sealed."""
     save_three_versions(store)
@@ -231,6 +238,7 @@ def test_an_entry_tells_what_is_newest(store: Store, reader: BookReader) -> None
     )
 
 
+@BOTH_ENGINES
 def test_the_last_page_says_so(store: Store, reader: BookReader) -> None:
     """A page that holds the last user names no next one, also where it is just full."""
     assert reader.page(0, "", "", None, 1) == ([], None)
@@ -258,11 +266,12 @@ def test_short_pages_visit_every_user_once(
     assert len(listed) >= len(NAMES) / rows_max
 
 
+@BOTH_ENGINES
 def test_a_page_ends_among_users_of_another_book(
-    store: Store, reader: BookReader, monkeypatch: pytest.MonkeyPatch
+    store: Store, reader: BookReader, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are passed over count as well: no page takes long, however few users it has."""
-    monkeypatch.setattr(reading, "PAGE_ROWS_MAX", 10)
+    monkeypatch.setattr(f"workers.storage.{engine}.reading.PAGE_ROWS_MAX", 10)
     named = [Saving(username=f"n{number}", user_id=200 + number) for number in range(35)]
     store.commit([*users(*range(1, 100), book=1), *users(300)], [*named])
     listed = pages(reader, prefix="user-")
@@ -270,6 +279,7 @@ def test_a_page_ends_among_users_of_another_book(
     assert listed[-1][0].name == generated_name(300)
 
 
+@BOTH_ENGINES
 def test_pages_of_an_application_are_not_cut_short_by_others(
     store: Store, reader: BookReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +323,7 @@ def test_the_index_of_generated_names_costs_the_common_book_nothing(store: Store
         store.connection.execute(no_help)
 
 
+@BOTH_ENGINES
 def test_a_page_does_not_grow_too_long(store: Store, reader: BookReader) -> None:
     """Users with long names and many labels make shorter pages, and none is left out."""
     labels = "[" + ",".join(['"%s"' % ("x" * 64)] * 16) + "]"

@@ -3,7 +3,6 @@
 On a real database, with no process around it. What is sealed is any bytes here.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -20,6 +19,7 @@ from tests.support.books import (
     save_often,
     users,
 )
+from tests.support.engines import BOTH_ENGINES
 from workers.storage.operations import DELETE, DONE, STALE
 from workers.storage.sqlite.database import Store
 
@@ -30,17 +30,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "user_data.db"
 
 
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Return a new database, open."""
-    opened = open_store(path)
-    yield opened
-    opened.close()
-
-
 REQUEST = Saving(username="alice", user_id=1, request_id="r")
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize(
     "again",
     [
@@ -59,6 +52,7 @@ def test_a_request_is_done_once(store: Store, again: Saving) -> None:
     assert store.users == 1
 
 
+@BOTH_ENGINES
 def test_a_request_is_answered_with_its_own_version(store: Store) -> None:
     """What a request made is remembered though newer versions followed, or the user is gone."""
     save_often(store, 1, 2)
@@ -68,6 +62,7 @@ def test_a_request_is_answered_with_its_own_version(store: Store) -> None:
     assert store.commit([], [(DELETE, None, 1), third]) == [DONE, (1, 3, 7)]
 
 
+@BOTH_ENGINES
 def test_each_book_has_its_own_requests(store: Store) -> None:
     """The same `request_id` in another book is another request."""
     elsewhere = REQUEST._replace(user_id=2, book=1)

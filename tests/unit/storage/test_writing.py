@@ -4,7 +4,6 @@ What is sealed is any bytes here: the writer cannot open them.
 """
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.support.books import (
     take_key,
     users,
 )
+from tests.support.engines import BOTH_ENGINES
 from workers.book import history
 from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, Operation, nonce
 from workers.storage.sqlite.database import Store
@@ -34,14 +34,6 @@ GONE = b"sealed by nobody"
 def path(tmp_path: Path) -> Path:
     """Return where a database is to be made."""
     return tmp_path / "user_data.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Return a new database, open."""
-    opened = open_store(path)
-    yield opened
-    opened.close()
 
 
 def versions(store: Store, user_id: int) -> list[int]:
@@ -65,6 +57,7 @@ def deletion(user_id: int) -> Operation:
 # --- New users. ---
 
 
+@BOTH_ENGINES
 def test_users_without_a_name_are_first_versions(store: Store) -> None:
     """A plain row is a user with the first version of its password, and no name or labels."""
     assert store.commit([*users(1), *users(2, book=7)], []) == []
@@ -74,6 +67,7 @@ def test_users_without_a_name_are_first_versions(store: Store) -> None:
     ]
 
 
+@BOTH_ENGINES
 def test_a_name_is_saved_with_its_user(store: Store) -> None:
     """A new user has all that it was saved with, and nothing older."""
     take_key(store, 2)
@@ -88,6 +82,7 @@ def test_a_name_is_saved_with_its_user(store: Store) -> None:
     ]
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize(
     "second",
     [
@@ -107,6 +102,7 @@ def test_a_name_or_an_id_that_is_taken_is_found_out(store: Store, second: Saving
     assert len(before[0]) == store.users == 1
 
 
+@BOTH_ENGINES
 def test_a_name_is_free_in_every_other_book(store: Store) -> None:
     """Two books may have users of the same name; names that differ in case are different."""
     savings = [
@@ -118,6 +114,7 @@ def test_a_name_is_free_in_every_other_book(store: Store) -> None:
     assert store.users == 3
 
 
+@BOTH_ENGINES
 def test_any_number_of_users_has_no_name(store: Store) -> None:
     """Users without a name are never in each other's way."""
     assert store.commit(users(1, 2), [Saving(user_id=3), Saving(user_id=4)]) == [DONE, DONE]
@@ -127,6 +124,7 @@ def test_any_number_of_users_has_no_name(store: Store) -> None:
 # --- Versions. ---
 
 
+@BOTH_ENGINES
 def test_a_replaced_version_is_kept(store: Store) -> None:
     """The newest version and the older ones are in the user's row, as they were planned."""
     for key_id in (4, 5):
@@ -140,6 +138,7 @@ def test_a_replaced_version_is_kept(store: Store) -> None:
     assert history.unpack(older) == [(1, 4, NOW_MS - 9, b"first")]
 
 
+@BOTH_ENGINES
 def test_a_user_without_a_name_has_versions_as_well(store: Store) -> None:
     """A save that names a generated name replaces the password, and gives the user no name."""
     store.commit(users(1), [])
@@ -149,6 +148,7 @@ def test_a_user_without_a_name_has_versions_as_well(store: Store) -> None:
     assert rows_of(store, "user") == [newest]
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("replaced", [b"1 of 1", b"3 of 1", b"", GONE])
 @pytest.mark.parametrize("request_id", [None, "r"])
 def test_a_version_that_moved_on_is_found_out(
@@ -163,6 +163,7 @@ def test_a_version_that_moved_on_is_found_out(
     assert everything(store) == before
 
 
+@BOTH_ENGINES
 def test_a_row_is_known_by_its_nonce_alone(store: Store) -> None:
     """Two states of a row are told apart by the last byte of a nonce, whatever stands behind."""
     states = [bytes(23) + bytes([number]) + b"the same" for number in (1, 2)]
@@ -182,6 +183,7 @@ CHANGES: dict[str, Operation] = {
 """What may have become of a row of which an operation read `1 of 1`."""
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changed_in_a_row_is_found_out(store: Store, change: str) -> None:
     """Version, labels or key: what was planned on the row before that changes nothing."""
@@ -195,6 +197,7 @@ def test_whatever_changed_in_a_row_is_found_out(store: Store, change: str) -> No
     assert everything(store) == before
 
 
+@BOTH_ENGINES
 def test_a_user_that_is_gone_has_no_new_version(store: Store) -> None:
     """A save that was planned on a user who was deleted meanwhile changes nothing."""
     save_often(store, 1, 1)
@@ -203,6 +206,7 @@ def test_a_user_that_is_gone_has_no_new_version(store: Store) -> None:
     assert everything(store) == [[], []]
 
 
+@BOTH_ENGINES
 def test_of_two_saves_planned_on_one_version_one_is_done(store: Store) -> None:
     """Where two applications save the same name at once, the second is told to plan again."""
     save_often(store, 1, 1)
@@ -216,6 +220,7 @@ def test_of_two_saves_planned_on_one_version_one_is_done(store: Store) -> None:
 # --- Labels and deletion. ---
 
 
+@BOTH_ENGINES
 def test_labels_are_those_that_were_planned(store: Store) -> None:
     """A save writes the labels that it was sealed with: others, the same, an empty list or none."""
     store.commit([], [Saving(username="alice", user_id=1)])
@@ -226,6 +231,7 @@ def test_labels_are_those_that_were_planned(store: Store) -> None:
     assert seen == ['["a"]', '["a"]', '["b"]', "[]", None]
 
 
+@BOTH_ENGINES
 def test_labels_are_set_alone(store: Store) -> None:
     """Labelling changes the labels of one user and what is sealed with them, and no version."""
     take_key(store, 2)
@@ -238,6 +244,7 @@ def test_labels_are_set_alone(store: Store) -> None:
     assert everything(store) == [[labelled, other], []]
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("operation", [labelling(b"1 of 1", "[]", 2), deletion(2)])
 def test_what_is_done_to_a_user_that_is_gone_is_found_out(
     store: Store, operation: Operation
@@ -250,6 +257,7 @@ def test_what_is_done_to_a_user_that_is_gone_is_found_out(
     assert store.users == 1
 
 
+@BOTH_ENGINES
 def test_a_deleted_user_leaves_nothing(store: Store) -> None:
     """A user goes with all versions, and no other does; the name is free for a new user."""
     save_often(store, 1, 3)
@@ -263,6 +271,7 @@ def test_a_deleted_user_leaves_nothing(store: Store) -> None:
 # --- The number of users. ---
 
 
+@BOTH_ENGINES
 def test_the_number_of_users_follows_every_change(store: Store) -> None:
     """Rows and new users count, new versions and what was not done do not, deleted users go."""
     replacing = Saving(user_id=4, replaced=b"sealed", version=2, sealed=b"again")
@@ -390,6 +399,7 @@ def test_a_book_gets_no_more_users_than_it_may_have(store: Store) -> None:
     assert store.users == 6
 
 
+@BOTH_ENGINES
 def test_a_full_book_takes_new_versions(store: Store) -> None:
     """What makes no user is saved; a save that was planned for a new one is planned again."""
     store.commit([], [save_one(number, username=f"{number}") for number in (1, 2, 3)])
@@ -398,6 +408,7 @@ def test_a_full_book_takes_new_versions(store: Store) -> None:
     assert store.commit([], [save_one(4, username="1"), save_one(4, username="4")]) == [STALE, FULL]
 
 
+@BOTH_ENGINES
 def test_deleting_makes_room(store: Store) -> None:
     """Within the same commit too; users of other books make none."""
     store.commit(users(20), [save_one(number) for number in (1, 2, 3)])
@@ -405,6 +416,7 @@ def test_deleting_makes_room(store: Store) -> None:
     assert store.commit([], [deletion(2), save_one(4), save_one(5)]) == [DONE, DONE, FULL]
 
 
+@BOTH_ENGINES
 def test_rows_count_as_well(store: Store) -> None:
     """Those that were saved before the book had a quota, and those of another worker meanwhile."""
     store.commit(users(1, book=7), [])
@@ -421,6 +433,7 @@ def test_what_was_not_committed_does_not_count(store: Store) -> None:
     assert store.commit([], [save_one(3), save_one(4)]) == [DONE, FULL]
 
 
+@BOTH_ENGINES
 def test_a_repeated_save_is_recognised_in_a_full_book(store: Store) -> None:
     """It was done, and that is what its client is told."""
     first = save_one(1, request_id="r")
@@ -428,6 +441,7 @@ def test_a_repeated_save_is_recognised_in_a_full_book(store: Store) -> None:
     assert store.commit([], [first._replace(user_id=4)]) == [(1, 1, first.fingerprint)]
 
 
+@BOTH_ENGINES
 def test_the_users_of_the_common_book_are_counted_too(store: Store) -> None:
     """No index has those without a name; users of other books, with a name or not, do not count."""
     others = [save_one(10, username="a", users_max=0), save_one(11, users_max=0)]

@@ -12,15 +12,25 @@ from workers.storage.operations import LABEL, SAVE, Operation
 from workers.storage.postgres.arrays import bigint, bigints, byteas, integer, integers
 from workers.storage.postgres.link import Parameters
 
+_REQUEST_ID = 11  # its place in a save
+
 Statements = list[tuple[str, Parameters]]
 
 
 def ordered(operations: Sequence[Operation]) -> list[int]:
     """Return the places of operations in the order in which they are done.
 
-    First those on rows that are there, by their ids; then new ones, by their names.
+    First those on rows that are there, by their ids; then new ones, by their names. Those that have
+    a `request_id` in common stay in their order, because only the first of them counts.
     """
-    return sorted(range(len(operations)), key=lambda place: _order(operations[place]))
+    keys: list[tuple[Any, ...]] = []
+    firsts: dict[tuple[int, str], tuple[Any, ...]] = {}
+    for operation in operations:
+        key = _order(operation)
+        if operation[0] == SAVE and (request_id := operation[_REQUEST_ID]) is not None:
+            key = firsts.setdefault((operation[2], request_id), key)
+        keys.append(key)
+    return sorted(range(len(operations)), key=keys.__getitem__)
 
 
 def _order(operation: Operation) -> tuple[Any, ...]:

@@ -188,8 +188,10 @@ class Link:
         try:
             connection.nonblocking = 1
             connection.enter_pipeline_mode()
-            self._groups.append(Group(self._on_prepared))
+            self._groups.append(Group(lambda group: None))  # some servers cannot do it
             connection.send_query_params(_FIRST, [])
+            connection.pipeline_sync()
+            self._groups.append(Group(self._on_prepared))
             for name, statement in self._statements.items():
                 connection.send_prepare(name.encode(), statement.encode())
             connection.pipeline_sync()

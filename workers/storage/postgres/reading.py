@@ -23,7 +23,7 @@ from psycopg.pq.abc import PGresult
 from pwserver.errors import Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
-from workers.book.models import ApplicationRow, UserRow
+from workers.book.models import COMMON_BOOK, ApplicationRow, UserRow
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
 from workers.storage.answers import Pending, Steps, finish
 from workers.storage.operations import Entry
@@ -41,8 +41,7 @@ _NOT_SURE = "The database server may be cut off from its standbys, so what it sa
 
 _USER = ", ".join(UserRow._fields)
 _LISTED = "version, saved_at_ms, labels"
-_GENERATED = """FROM "user" WHERE book = $1::int AND username IS NULL AND id >= $2::bigint
-        ORDER BY id LIMIT $3::bigint"""
+_BELONGS = f"book = {COMMON_BOOK} AND username IS NULL"
 
 READING = {
     "name": f'SELECT {_USER} FROM "user" WHERE book = $1::int AND username = $2::text',
@@ -62,7 +61,13 @@ READING = {
     "sealing": "SELECT id FROM key WHERE seals ORDER BY id DESC LIMIT 1",
     "chosen_page": f"""SELECT username, {_LISTED} FROM "user"
         WHERE book = $1::int AND username >= $2::text ORDER BY username LIMIT $3::bigint""",
-    "generated_page": f"SELECT id, {_LISTED} {_GENERATED}",
+    "generated_page": f"""SELECT id, true, {_LISTED} FROM "user"
+        WHERE book = $1::int AND book <> {COMMON_BOOK} AND username IS NULL AND id >= $2::bigint
+        ORDER BY id LIMIT $3::bigint""",
+    # No index has the users of the common book, so rows of others are passed over, and count.
+    "common_page": f"""SELECT id, {_BELONGS}, version, saved_at_ms,
+          CASE WHEN {_BELONGS} THEN labels END FROM "user"
+        WHERE id >= $1::bigint ORDER BY id LIMIT $2::bigint""",
 }
 
 _decode_labels = msgspec.json.Decoder(list[str]).decode
@@ -103,6 +108,11 @@ class PostgresReader:
         self._server = 0  # the one that is connected, as a number; 0: none, or it is not known yet
         self._generation = 0  # of `_applications`
         self._applications: list[ApplicationRow] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether questions can be asked."""
+        return bool(self._server)
 
     def find(self, book: int, name: str) -> Pending:
         """Return the user that has a name, or None."""
@@ -166,10 +176,13 @@ class PostgresReader:
         ]
         if prefix.startswith(GENERATED_PREFIX) or GENERATED_PREFIX.startswith(prefix):
             first_id = bigint(first_generated_id(first))
-            statements.append(("generated_page", (integer(book), first_id, bigint(most))))
+            if book == COMMON_BOOK:
+                statements.append(("common_page", (first_id, bigint(PAGE_ROWS_MAX + 2))))
+            else:
+                statements.append(("generated_page", (integer(book), first_id, bigint(most))))
 
         def page(results: list[PGresult]) -> tuple[list[Entry], str | None]:
-            streams = [_chosen(results[0]), *map(_generated, results[1:])]
+            streams = [*map(_chosen, results[:1]), *map(_generated, results[1:])]
             names = heapq.merge(*streams, key=itemgetter(0))
             return _page(names, after, prefix, label, limit)
 
@@ -185,7 +198,7 @@ class PostgresReader:
         statements: list[tuple[str, Parameters]],
         made: Callable[[list[PGresult]], Any],
     ) -> Pending:
-        if not self._server:
+        if not self.ready:
             raise Unavailable(SERVER_AWAY)
         pending = Pending()
 
@@ -258,10 +271,11 @@ def _chosen(result: PGresult) -> Iterator[tuple[str, Entry]]:
         yield name, Entry(name, version, saved_at_ms, _labels(labels))
 
 
-def _generated(result: PGresult) -> Iterator[tuple[str, Entry]]:
-    for user_id, version, saved_at_ms, labels in rows_of(result):
+def _generated(result: PGresult) -> Iterator[tuple[str, Entry | None]]:
+    for user_id, belongs, version, saved_at_ms, labels in rows_of(result):
         name = generated_name(user_id)
-        yield name, Entry(name, version, saved_at_ms, _labels(labels))
+        entry = Entry(name, version, saved_at_ms, _labels(labels))
+        yield name, entry if belongs else None
 
 
 def _labels(labels: str | None) -> list[str]:
@@ -269,7 +283,11 @@ def _labels(labels: str | None) -> list[str]:
 
 
 def _page(
-    names: Iterator[tuple[str, Entry]], after: str, prefix: str, label: str | None, limit: int
+    names: Iterator[tuple[str, Entry | None]],
+    after: str,
+    prefix: str,
+    label: str | None,
+    limit: int,
 ) -> tuple[list[Entry], str | None]:
     users: list[Entry] = []
     size = looked_at = 0
@@ -283,6 +301,8 @@ def _page(
             return users, last
         looked_at += 1
         last = name
+        if entry is None:
+            continue
         its_labels = sum([len(each.encode()) for each in entry.labels])
         size += its_labels
         if label is None or label in entry.labels:

@@ -108,13 +108,13 @@ def test_only_the_server_that_commits_is_read_where_there_are_standbys(host: Hos
     assert not host.reader.link.connected
     assert "another server" in host.reader.link.why
     board.database_server = 0
-    host.until(lambda: host.reader.link.connected)
+    host.until(lambda: host.reader.ready)
 
 
 def test_a_server_that_commits_nothing_more_is_not_read(host: Host) -> None:
     """Within a second: it may be a primary that is cut off from its standbys."""
     board = host.scoreboard
-    host.until(lambda: host.reader._server)
+    host.until(lambda: host.reader.ready)
     board.database_server = host.reader._server
     board.committed_ms = int(time.monotonic() * 1000) - 1100
     with pytest.raises(Unavailable, match="may be cut off"):
