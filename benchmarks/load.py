@@ -9,6 +9,9 @@ own in a temporary directory; `--help` lists the rest. These runs answer the usu
     python benchmarks/load.py --against TREE            whether it is as fast as another commit:
                                                         git worktree add TREE COMMIT
     python benchmarks/load.py --against token,tls       what a token costs, and what TLS does
+    python benchmarks/load.py --against on-postgres,postgres
+                                                        what a book on PostgreSQL costs, and what
+                                                        clients get of the same PostgreSQL
     python benchmarks/load.py --loads save,named        what a name costs
     python benchmarks/load.py --loads count,get,verify,list --users 1000,1000000
                                                         what reading costs, and whether it is flat
@@ -35,15 +38,25 @@ from benchmarks.client.wire import BOOK_LOADS, TLS, TOKEN, BenchmarkFailed, poin
 from benchmarks.results import report
 from benchmarks.results.campaign import Plan, Result, results_of, run
 from benchmarks.results.machine import filesystem
-from benchmarks.results.options import PREPARED_USERS, command_line
+from benchmarks.results.options import ON_POSTGRES, PREPARED_USERS, command_line
 from benchmarks.results.progress import failures_said, messages, progress
 from benchmarks.results.subjects import Subject
 from benchmarks.servers import servers
 from benchmarks.servers.contenders import STARTERS
-from benchmarks.servers.service import Service, ServiceOverTls, ServiceWithToken, check_tree
+from benchmarks.servers.service import (
+    Service,
+    ServiceOnPostgres,
+    ServiceOverTls,
+    ServiceWithToken,
+    check_tree,
+)
 
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
-SERVICES: dict[str, type[Service]] = {TOKEN: ServiceWithToken, TLS: ServiceOverTls}
+SERVICES: dict[str, type[Service]] = {
+    TOKEN: ServiceWithToken,
+    TLS: ServiceOverTls,
+    ON_POSTGRES: ServiceOnPostgres,
+}
 
 
 def targets(options: argparse.Namespace, directory: Path) -> Iterator[tuple[servers.Target, int]]:

@@ -102,9 +102,8 @@ class StoreSettings:
     database: str = field(
         default=DEFAULT_FILE,
         metadata={
-            "help": "The database: a file name, or `sqlite:///` and a path; or where it is on a "
-            "PostgreSQL server, as `postgresql://USER@HOST/NAME`. The files that are beside a "
-            "database are then in the current folder, as those of `user_data.db`."
+            "help": "The database: a file name, or `sqlite:///` and a path; or, on a PostgreSQL "
+            "server, `postgresql://USER@HOST/NAME`: the other files are then in the current folder."
         },
     )
     key_file: str = field(

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from pwserver.client import retry
 from pwserver.client.access import BaseClient
 from tests.support import harness, needs
+from tests.support.forked import end_template
 from tests.support.harness import PATIENCE_S, Peer, Service
 from tests.support.processes import keeper
 from tests.support.tls import Authority, Issued, server_tls
@@ -67,6 +68,7 @@ def nothing_outlives_the_tests() -> Iterator[None]:
     yield
     left = keeper().left
     keeper().end()
+    end_template()
     assert not left, f"tests have left the sessions {left} running"
 
 

@@ -12,11 +12,19 @@ sleeping process would be woken sooner. So after one such delay there is no busy
 import os
 import select
 import time
+from typing import Protocol
 
 _HELD_UP_S = 0.0025
 _PAUSE_S = 0.1
 
 Events = list[tuple[int, int]]
+
+
+class Watched(Protocol):
+    """What a loop can wait for."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the same."""
 
 
 class Lookout:

@@ -30,8 +30,9 @@ from pwserver.config import Settings
 from pwserver.tally import Tally
 from workers.auth.throttle import GuessTable
 from workers.auth.usage import UsageTable
+from workers.loop import Loop, WorkerStart
 from workers.storage.sqlite.committing import SqliteCommitter
-from workers.worker import WRITES, Worker, WorkerStart
+from workers.worker import WRITES
 from workers.writer import Writer
 
 SAVE = b'{"message": "save_password", "password": "abc123def456"}\n'
@@ -73,7 +74,7 @@ class Subject:
         tables = GuessTable(1), UsageTable(1)
         start = WorkerStart(WRITES, 1, settings, KEYRING, None, *tables, settings.connections_max)
         control, self._listener = socket.socketpair()
-        self._worker = Worker(control, context, start, Writer(committer))
+        self._worker = Loop(control, context, start, Writer(committer))
         self._clients: list[socket.socket] = []
         self._events: list[tuple[int, int]] = []
         for _ in range(connections):
@@ -84,7 +85,7 @@ class Subject:
             client = socket.create_connection(listener.getsockname())
             served, address = listener.accept()
         served.setblocking(False)
-        connection = self._worker._connect(Accepted(served, shown_address(address)))
+        connection = self._worker.connect(Accepted(served, shown_address(address)))
         self._clients.append(client)
         self._events.append((connection.fd, select.EPOLLIN))
 

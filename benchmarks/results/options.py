@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.client.wire import LOADS, ONCE, TLS, TOKEN, Address, Size
 from benchmarks.servers.contenders import STARTERS
 
-OWN_RIVALS = ("baseline", "null", TOKEN, TLS, *STARTERS)
+ON_POSTGRES = "on-postgres"
+OWN_RIVALS = ("baseline", "null", TOKEN, TLS, ON_POSTGRES, *STARTERS)
 PREPARED_USERS = 1000
 
 
@@ -172,11 +173,11 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
         "--against",
         type=rivals,
         default={},
-        metavar="baseline,null,token,tls,redis,...,TREE",
+        metavar="baseline,null,token,tls,on-postgres,redis,...,TREE",
         help="measure in the same run baseline_pool.py; a server that answers constants; Redis and "
-        "the other contenders of the comparison; the "
-        "service with all loads those of an application that has shown a token; over TLS; or that "
-        "of another source tree, such as a git worktree of an older commit; each for the loads it "
+        "the other contenders of the comparison; the service with all loads those of an "
+        "application that has shown a token; over TLS; with its book on PostgreSQL; or that of "
+        "another source tree, such as a git worktree of an older commit; each for the loads it "
         "knows",
     )
     add_pace(parser, seconds=2.0, rounds=3)

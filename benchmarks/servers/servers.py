@@ -135,7 +135,7 @@ class Started(Target):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if self.logged else log,
                 pipesize=PIPE_BYTES,
-                cwd=tree,
+                cwd=directory,
                 env=environment(tree),
                 start_new_session=True,
             )

@@ -15,7 +15,9 @@ from pathlib import Path
 from benchmarks.client.book import wants_a_token
 from benchmarks.client.wire import Access, BenchmarkFailed, Ways
 from benchmarks.servers.certificates import make_certificate
+from benchmarks.servers.contenders import Postgres
 from benchmarks.servers.servers import PROJECT, Started, environment
+from benchmarks.servers.usage import Usage
 
 HOST = "127.0.0.1"
 RIGHTS = "save,count,get,verify,list"
@@ -32,6 +34,9 @@ class Service(Started):
     authority = ""
     """The file with the certificate to trust, where it speaks TLS."""
 
+    prefix: Sequence[str] = ()
+    """What is to stand before its commands."""
+
     def __init__(
         self,
         name: str,
@@ -42,8 +47,10 @@ class Service(Started):
     ) -> None:
         self.database = directory / "user_data.db"
         self._tree = tree
+        self._folder = directory
         serve = ["serve", "--host", self.host, "--port", "0", *self._files(), *options]
-        super().__init__(name, [sys.executable, *program, *serve], directory, tree)
+        command = [*self.prefix, sys.executable, *program, *serve]
+        super().__init__(name, command, directory, tree)
 
     def ways(self) -> Ways:
         """Register an application, where there are any; return how the loads get in."""
@@ -72,12 +79,12 @@ class Service(Started):
     def begin(self, *command: str) -> subprocess.Popen[str]:
         """Start a command of the administrator."""
         return subprocess.Popen(
-            [sys.executable, *COMMAND, *command, *self._files()],
+            [*self.prefix, sys.executable, *COMMAND, *command, *self._files()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=self._tree,
+            cwd=self._folder,
             env=environment(self._tree),
         )
 
@@ -103,6 +110,43 @@ class ServiceOverTls(Service):
         self.authority = str(cert)
         tls = ["--tls-cert", str(cert), "--tls-key", str(key)]
         super().__init__(name, directory, [*tls, *options])
+
+
+class ServiceOnPostgres(Service):
+    """A service whose book is on a PostgreSQL server of its own, set as the contender is."""
+
+    prefix = ("env", "PSYCOPG_IMPL=binary")  # this one needs it; see `environment`
+
+    def __init__(self, name: str, directory: Path, options: Sequence[str] = ()) -> None:
+        import psycopg  # noqa: PLC0415 - the other services do without
+
+        home = directory.with_name(f"{directory.name}-server")
+        home.mkdir()
+        self._server = Postgres(home, 0)
+        try:
+            with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+                connection.execute("CREATE DATABASE book TEMPLATE template0")
+            super().__init__(name, directory, options)
+        except BaseException as error:
+            self._server.__exit__(type(error), error, None)
+            raise
+
+    def usage(self) -> Usage:
+        """Return what the service and the server have taken so far."""
+        return super().usage() + self._server.usage()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self._server.__exit__(kind, error, traceback)
+
+    def _url(self, database: str) -> str:
+        address = self._server.address
+        return f"postgresql://postgres@{address.host}:{address.port}/{database}"
+
+    def _files(self) -> list[str]:
+        return ["--database", self._url("book")]
 
 
 def check_tree(tree: Path) -> None:

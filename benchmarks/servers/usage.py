@@ -27,6 +27,13 @@ class Usage:
     memory_bytes: int
     descriptors: int
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.cpu_s + other.cpu_s,
+            self.memory_bytes + other.memory_bytes,
+            self.descriptors + other.descriptors,
+        )
+
     @classmethod
     def of(cls, pid: int) -> Usage:
         """Look at a process and all that descend from it.

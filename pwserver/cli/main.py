@@ -38,6 +38,7 @@ from pwserver.cli import (
     book,
     environment,
     installing,
+    move,
     moving,
     output,
     service,
@@ -172,6 +173,7 @@ _COMMANDS: tuple[Callable[..., ExitCode], ...] = (
     installing.systemd_unit,
     installing.completion,
     *backup.COMMANDS,
+    *move.COMMANDS,
 )
 for place, command in enumerate(_COMMANDS):
     app.command(command, sort_key=place)

@@ -43,11 +43,12 @@ from pwserver.server.service_manager import ServiceManager, given_sockets, micro
 from pwserver.server.sockets import Listening, adopt, open_all, open_http
 from pwserver.server.take_over import Predecessor
 from pwserver.server.terminal import Terminal
-from workers import checker, monitor, process, worker
+from workers import checker, process, worker
 from workers.admin import setup
 from workers.auth import throttle, usage
 from workers.book import models, names
 from workers.book.keyring import Keyring, read_keyring_again
+from workers.loop import WorkerStart
 from workers.storage.stores import store_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ _PRELOAD = [
     "pwserver.server.console",
     "workers.worker",
     "workers.checker",
-    "workers.monitor",
 ]
 _FULL_PAUSE_S = 0.01
 """How long the listener waits after it found no room for a connection, before it tries again."""
@@ -165,8 +165,9 @@ def _lines(settings: Settings) -> tuple[socket.socket, socket.socket] | None:
 def _pool(
     scoreboard: Scoreboard, style: logs.Style, lines: tuple[socket.socket, socket.socket] | None
 ) -> Pool:
+    modules = _PRELOAD if lines is None else [*_PRELOAD, "workers.monitor"]
     try:
-        return Pool(_PRELOAD, scoreboard, style, lines and lines[1])
+        return Pool(modules, scoreboard, style, lines and lines[1])
     except OSError as error:
         raise ServiceFailed(f"no process can be started: {error.strerror}.") from None
 
@@ -288,7 +289,7 @@ class Supervisor:
             keyring = self._keys()
             if number == worker.WRITES:
                 self._writer_keys = keyring.check_values
-            start = worker.WorkerStart(
+            start = WorkerStart(
                 number,
                 next(self._serials),
                 self._settings,
@@ -326,6 +327,8 @@ class Supervisor:
 
     def add_monitor(self, listening: list[Listening], lines: socket.socket) -> None:
         """Have the monitor started, which listens for HTTP and reads the log lines."""
+        from workers import monitor  # noqa: PLC0415 - asyncio takes time to import
+
         number = self._settings.workers + 4
         sockets = [each.socket for each in listening]
 

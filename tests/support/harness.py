@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ from pwserver.config import StoreSettings
 from pwserver.secret import Secret
 from pwserver.wire.messages import RIGHTS, Right
 from tests.support import needs
-from tests.support.processes import end_session, is_alive, keeper, launch, session
+from tests.support.forked import COMMAND
+from tests.support.processes import end_session, is_alive, keeper, launch_pwserver, session
 from workers.admin.administration import Administration, administration
 
 READY = re.compile(
@@ -187,7 +187,7 @@ class Service:
         *flags: str,
         port: int = 0,
         url: str = "",
-        program: Sequence[str] = (sys.executable, "-m", "pwserver"),
+        program: Sequence[str] = COMMAND,
         **popen: Any,
     ) -> None:
         self.folder = folder
@@ -199,7 +199,7 @@ class Service:
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
         command = [*program, "serve", "--port", str(port), *flags]
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
-        self.process = launch(command, **{**own, **popen})
+        self.process = launch_pwserver(command, **{**own, **popen})
         self.port = self.workers = 0
         self.banner = ""  # the first line it prints
         self._token = ""

@@ -20,6 +20,8 @@ from urllib.parse import urlencode
 
 import psycopg
 
+from tests.support.processes import keeper
+
 _USERS = ("postgres", "nobody")
 
 
@@ -60,6 +62,7 @@ class Postgres:
         self._programs = programs
         self._options = options
         self._databases = 0
+        self._leader = 0
         self.owns(folder)
         self._run(
             "initdb",
@@ -97,10 +100,14 @@ class Postgres:
         options = f"-k {self.folder} -c listen_addresses='' " + " ".join(self._options)
         log = str(self.folder / "log")
         self._run("pg_ctl", "-D", self.data, "-l", log, "-w", "-t", "60", "-o", options, "start")
+        keeper().forget(self._leader)
+        self._leader = int(Path(self.data, "postmaster.pid").read_text().split()[0])
+        keeper().keep(self._leader)  # it has a session of its own
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it; `immediate` is as if it was killed."""
         self._run("pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop")
+        keeper().forget(self._leader)
 
     def owns(self, folder: Path) -> None:
         """Give a folder to the user that the server runs as."""

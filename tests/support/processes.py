@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pwserver.memory import Code, SharedArray
+from tests.support.forked import COMMAND, Forked, can_be_forked
 
 _KEEPER = """
 import os, signal, sys
@@ -32,6 +33,14 @@ for leader in left:
         os.killpg(leader, signal.SIGKILL)
     except OSError:
         pass
+"""
+
+
+_ON_ITS_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from pwserver.__main__ import main
+main()
 """
 
 
@@ -78,6 +87,22 @@ def keeper() -> Keeper:
 def launch(command: Sequence[str], **popen: Any) -> "subprocess.Popen[Any]":
     """Start a program in a session of its own, to be ended by `end_session` or the keeper."""
     process = subprocess.Popen(command, **{**popen, "start_new_session": True})
+    keeper().keep(process.pid)
+    return process
+
+
+def launch_pwserver(
+    command: Sequence[str], *, on_terminal: bool = False, **popen: Any
+) -> "subprocess.Popen[Any]":
+    """Start the `pwserver` command likewise, as a copy of one that has it loaded if possible.
+
+    With `on_terminal`, its standard input is its controlling terminal (for /dev/tty and Ctrl-C).
+    """
+    if not can_be_forked(command, popen):
+        if on_terminal:
+            command = [sys.executable, "-c", _ON_ITS_TERMINAL, *command[len(COMMAND) :]]
+        return launch(command, **popen)
+    process = Forked(command, on_terminal, **{**popen, "start_new_session": True})
     keeper().keep(process.pid)
     return process
 

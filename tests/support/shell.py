@@ -4,14 +4,15 @@ import json
 import os
 import pty
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pwserver import Client
+from tests.support.forked import COMMAND
 from tests.support.harness import PATIENCE_S, Service
-from tests.support.processes import end_session, launch
+from tests.support.processes import end_session, launch_pwserver
 
 ENVIRONMENT = {
     **{
@@ -29,17 +30,6 @@ TREE_ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")])),
 }
 """The same, but Python finds this tree's modules, also the tests', from any folder."""
-
-_COMMAND = (sys.executable, "-m", "pwserver")
-_ON_ITS_TERMINAL = (
-    sys.executable,
-    "-c",
-    "import fcntl, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "from pwserver.__main__ import main\n"
-    "main()",
-)
-"""The same command with standard input as its controlling terminal (for /dev/tty and Ctrl-C)."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +62,15 @@ class Shell:
 
     def run(self, *arguments: str, stdin: str | bytes = b"") -> Ran:
         """Run a command to its end, with pipes for everything."""
-        result = subprocess.run(
-            [*_COMMAND, *arguments],
-            cwd=self.folder,
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            env=ENVIRONMENT | self.variables,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
+        process = self._start(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        return Ran(result.returncode, result.stdout.decode(), result.stderr.decode())
+        try:
+            given = stdin.encode() if isinstance(stdin, str) else stdin
+            out, err = process.communicate(given, PATIENCE_S)
+        finally:
+            end_session(process)
+        return Ran(process.returncode, out.decode(), err.decode())
 
     def type(self, *arguments: str, typed: str = "", stdin: bytes | None = None) -> Ran:
         """Run a command to its end on a terminal of its own; type a line when it asks for one.
@@ -90,13 +79,12 @@ class Shell:
         character that a terminal would obey.
         """
         ours, its = pty.openpty()
-        process = launch(
-            [*(_ON_ITS_TERMINAL if stdin is None else _COMMAND), *arguments],
-            cwd=self.folder,
+        process = self._start(
+            arguments,
+            on_terminal=stdin is None,
             stdin=its if stdin is None else subprocess.PIPE,
             stdout=its,
             stderr=its,
-            env=ENVIRONMENT | self.variables,
         )
         os.close(its)
         try:
@@ -110,6 +98,10 @@ class Shell:
             os.close(ours)
         assert shown.replace("\n", "").isprintable(), repr(shown)
         return Ran(code, shown)
+
+    def _start(self, arguments: Sequence[str], **how: Any) -> "subprocess.Popen[Any]":
+        environment = ENVIRONMENT | self.variables
+        return launch_pwserver([*COMMAND, *arguments], cwd=self.folder, env=environment, **how)
 
 
 def shell_at(service: Service, folder: Path) -> Shell:

@@ -27,8 +27,8 @@ from pwserver.wire.messages import (
 
 LIMIT = 65536
 
-thorough = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-brief = settings(thorough, max_examples=80)
+thorough = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+brief = settings(thorough, max_examples=50)
 
 
 class Outcome(NamedTuple):

@@ -190,6 +190,8 @@ def _permissions(settings: StoreSettings) -> Iterator[str]:
         *audit.paths,
         *audit.compressed,
     ]
+    if not trust.is_there(first):
+        return  # a key file that is not there, as who reads it says
     owner = os.stat(first).st_uid
     for path in files:
         try:

@@ -180,12 +180,12 @@ def test_what_is_begun_and_never_ended_is_bounded(hardened: WatchedService, open
     """Clients that begin as much as a message may have cost what they sent, and no more."""
     workers = [hardened.child("worker 1"), hardened.child("worker 2")]
     before = sum(map(memory_kib, workers))
-    peers = [hardened.peer() for _ in range(50)]
+    peers = [hardened.peer() for _ in range(25)]
     for peer in peers:
         peer.send(opening)
     with hardened.peer() as other:
         for _ in range(20):
             assert other.ask(PING) == ALIVE
-    assert sum(map(memory_kib, workers)) - before < 2 * 50 * 64 + 8 * 1024
+    assert sum(map(memory_kib, workers)) - before < 2 * 25 * 64 + 8 * 1024
     for peer in peers:
         peer.close()

@@ -407,6 +407,20 @@ def repeat(lines: list[bytes]) -> list[bytes]:
     return [*lines, lines[3]]
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["running", "stopped"])
+def ten_records(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Return the audit record of a service that runs, or that has been stopped."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with Service(folder) as service, service.wait_until_listening().owner() as peer:
+        ask_all(peer, [get(f"{number}") for number in range(8)])
+        if not request.param:
+            service.stop()
+        assert Shell(folder).run("audit", "verify").out == "10 records, 1 to 10: all genuine.\n"
+        yield folder / "user_data.audit"
+
+
 @pytest.mark.parametrize(
     ("forge", "words"),
     [
@@ -418,26 +432,16 @@ def repeat(lines: list[bytes]) -> list[bytes]:
         (repeat, "record 4 is out of order, or a copy"),
     ],
 )
-@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
 def test_a_forged_record_is_found(
-    start: Start,
-    shell: Shell,
-    forge: Callable[[list[bytes]], list[bytes]],
-    words: str,
-    running: bool,
+    ten_records: Path, forge: Callable[[list[bytes]], list[bytes]], words: str
 ) -> None:
     """Edited, cut, reordered: `audit verify` says in which line, and exits with 5."""
-    service = start()
-    with service.owner() as peer:
-        ask_all(peer, [get(f"{number}") for number in range(8)])
-    if not running:
-        service.stop()
-    record = service.folder / "user_data.audit"
-    assert shell.run("audit", "verify").out == "10 records, 1 to 10: all genuine.\n"
-    lines = record.read_bytes().splitlines(keepends=True)
+    genuine = ten_records.read_bytes()
+    lines = genuine.splitlines(keepends=True)
     assert forge(lines) != lines
-    record.write_bytes(b"".join(forge(lines)))
-    ran = shell.run("audit", "verify")
+    ten_records.write_bytes(b"".join(forge(lines)))
+    ran = Shell(ten_records.parent).run("audit", "verify")
+    ten_records.write_bytes(genuine)
     assert (ran.code, ran.out) == (5, "")
     assert words in ran.err
     assert re.search(r"user_data\.audit, line \d+: ", ran.err)

@@ -230,6 +230,7 @@ def test_many_reads_are_answered_in_one_turn_if_nobody_saves(
 ) -> None:
     """They take turns as it is, so a turn has more time for them than beside saves."""
     give_no_time(monkeypatch)
+    monkeypatch.setattr("workers.serving.intake.SINGLE_LINES_S", 60.0)
     for client in table.clients:
         client.send(PING)
     table.turn()
@@ -252,8 +253,12 @@ def test_many_reads_do_not_have_a_turn_for_ever(
     assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
 
 
-def test_many_requests_are_done_in_small_pieces_beside_single_ones(table: Table) -> None:
+def test_many_requests_are_done_in_small_pieces_beside_single_ones(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who asks one thing at a time waits for a piece of what others have sent together."""
+    for name in ("LONG_TEXTS_S", "PIECE_S", "SINGLE_LINES_S"):
+        monkeypatch.setattr(f"workers.serving.intake.{name}", 60.0)  # the bytes are what counts
     connection, many, one = table.connections[0], table.clients[0], table.clients[1]
     table.intake.go_on(connection)
     many.send(PING * 500)

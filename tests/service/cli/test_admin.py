@@ -1,7 +1,7 @@
 """The administrator's commands `app`, `key` and `audit`, as a newcomer and as a script use them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -382,6 +382,18 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["stopped", "running"])
+def registered(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """Return a service with an application, which runs or has been stopped."""
+    with Service(tmp_path_factory.mktemp("registered")) as service:
+        assert service.wait_until_listening().token
+        if not request.param:
+            service.stop()
+        yield service
+
+
 @pytest.mark.parametrize(
     ("mishap", "words"),
     [
@@ -392,24 +404,22 @@ def damage(path: Path) -> None:
     ],
     ids=["lost", "open to all", "another", "damaged"],
 )
-@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
 def test_without_the_right_key_nothing_is_done(
-    shell: Shell, start: Start, mishap: Callable[[Path], None], words: str, running: bool
+    registered: Service, mishap: Callable[[Path], None], words: str
 ) -> None:
     """One sentence that says what to do, exit code 5, and no file was changed."""
-    service = start()
-    token = service.token
-    if not running:
-        service.stop()
-    mishap(service.key_file)
+    shell, key = Shell(registered.folder), registered.key_file.read_bytes()
+    mishap(registered.key_file)
     before = {name: data for name, data in contents(shell.folder).items() if name != "stderr"}
     for command in ALL_COMMANDS:
         assert words in refused(shell.run(*command), 5)
     after = contents(shell.folder)
     assert {name: after[name] for name in before} == before
-    if running:
-        with service.peer() as peer:
-            assert peer.authenticate(token)["message"] == "Authenticated!"
+    if registered.process.poll() is None:
+        with registered.peer() as peer:
+            assert peer.authenticate(registered.token)["message"] == "Authenticated!"
+    registered.key_file.write_bytes(key)
+    registered.key_file.chmod(0o600)
 
 
 def test_without_a_record_rights_are_taken_away_and_not_given(shell: Shell) -> None:

@@ -96,7 +96,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
         ["serve", "--port", "70000"],
         ["serve", "--workers", "0"],
         ["serve", "--list-users", "some"],
-        ["serve", "--database", "postgres://host/x"],
+        ["serve", "--database", "mysql://host/x"],
         ["serve", "--no-such-setting", "1"],
         ["no-such-command"],
         ["serve", "--config", "missing.toml"],

@@ -1,5 +1,6 @@
 """The page in a real browser: who gets in, and what is to be seen there."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +45,13 @@ def driver(tmp_path: Path, service: Service) -> "Iterator[Chrome]":
 def found(driver: "Chrome", selector: str) -> "WebElement":
     """Wait until an element is visible, and return it."""
 
+    from selenium.common.exceptions import StaleElementReferenceException  # noqa: PLC0415
+
     def visible() -> "WebElement | None":
         elements = driver.find_elements("css selector", selector)
-        return elements[0] if elements and elements[0].is_displayed() else None
+        with contextlib.suppress(StaleElementReferenceException):  # it was drawn again meanwhile
+            return elements[0] if elements and elements[0].is_displayed() else None
+        return None
 
     element: WebElement = eventually(visible, f"{selector} is to be seen")
     return element

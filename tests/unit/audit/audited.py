@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from pwserver.secret import Secret
+from tests.support.harness import PATIENCE_S
+from workers.audit import record
 from workers.audit.log_rotation import Rotation
 from workers.audit.reading import Record, Records, record_files
 from workers.audit.record import AuditLog
@@ -73,6 +75,7 @@ def write(log: AuditLog, *users: str) -> bool:
 
 def write_from(audited: Audited, name: str, times: int) -> None:
     """Write records one by one, as a process does that is killed at last or ends."""
+    record.PATIENCE_S = PATIENCE_S  # on a busy machine, a lock may be held for longer
     log = audited.log()
     for number in range(times):
         while not write(log, f"{name}-{number}", f"{name}-{number}-too"):

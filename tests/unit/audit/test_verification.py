@@ -79,7 +79,8 @@ def test_a_record_that_is_being_written_is_genuine(audited: Audited) -> None:
     for child in children:
         child.join()
     assert len(seen) > 1
-    assert audited.verify().records == 8 + 2 * 1500 * 2
+    verdict = audited.verify()  # who waits too long for the lock writes again, and that it did
+    assert verdict.records == 8 + 2 * 1500 * 2 + len(verdict.losses)
 
 
 def test_a_missing_old_file_is_found(audited: Audited) -> None:

@@ -14,7 +14,7 @@ from workers.book.models import STORED_USER, IdClock, User, sql, stored_user, ti
 NOW_NS = 1_770_000_000_000_000_000  # early in 2026
 END_NS = 4_500_000_000_000_000_000  # in 2112
 
-quick = settings(deadline=None, max_examples=200)
+quick = settings(deadline=None, max_examples=100)
 
 STEPS = st.lists(
     st.one_of(

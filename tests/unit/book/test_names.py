@@ -33,7 +33,7 @@ VISIBLE = st.text(
     max_size=128,
 )
 
-quick = settings(deadline=None, max_examples=200)
+quick = settings(deadline=None, max_examples=100)
 
 # --- What a name may look like. ---
 

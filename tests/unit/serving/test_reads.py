@@ -15,6 +15,7 @@ from tests.unit.serving.test_connection import GET, SAVE, WRONG_PASSWORD, Served
 from workers.auth.throttle import DELAYS_S, NAME
 from workers.storage.answers import Pending
 from workers.storage.sqlite.reading import BookReader
+from workers.storage.store import Link
 
 ALICE = {"username": "alice"}
 
@@ -23,6 +24,7 @@ class LateReader:
     """A reader that answers when it is told to, oldest question first."""
 
     def __init__(self, reader: BookReader) -> None:
+        self.links: list[Link] = []
         self._reader = reader
         self._asked: deque[tuple[Pending, Callable[[], Any]]] = deque()
 

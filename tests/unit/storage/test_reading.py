@@ -194,7 +194,7 @@ PIECES = st.sampled_from(NAMES).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     st.just("") | PIECES | st.text(max_size=5),
     st.just("") | PIECES | st.sampled_from(["user-0", "user-00000", "z", "\u00e9"]),

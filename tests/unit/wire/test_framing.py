@@ -249,7 +249,7 @@ PIECES = st.one_of(
 STREAMS = st.lists(st.tuples(PIECES, SEPARATORS).map(b"".join), max_size=8).map(b"".join)
 
 
-@settings(thorough, max_examples=400)
+@settings(thorough, max_examples=200)
 @given(STREAMS, CUTS, st.just(LIMIT) | st.integers(16, 80))
 def test_any_packets_give_the_same_messages(stream: bytes, cuts: list[int], limit: int) -> None:
     """Good messages, bad, garbage and oversize, in any packets, are read as if sent at once."""

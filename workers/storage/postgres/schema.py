@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pwserver.errors import DatabaseRefused, KeyRefused
 from workers.book.keyring import INTEGRITY_ID
 from workers.book.models import SCHEMA_VERSION
+from workers.storage.movable import MARK_TABLE, READ_MARK, Mark
 from workers.storage.operations import CheckValues
 
 LOCK_KEYS = 0x7077537601
@@ -84,12 +85,11 @@ def prepare(conninfo: str, keys: CheckValues) -> None:
     Raises a `StoreError` that says in a sentence what is wrong, and then has changed nothing.
     """
     with connected(conninfo) as connection, connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_MAKE,))
+        lock_making(connection)
         check_server(settings(connection))
         found = tables(connection)
         if not found:
-            connection.execute(_TABLES)
-            connection.execute("INSERT INTO pwserver VALUES (%s)", (SCHEMA_VERSION,))
+            make_tables(connection)
             sealing = list(keys)[-1]
             for key_id in (INTEGRITY_ID, sealing):
                 values = (key_id, keys[key_id], key_id == sealing)
@@ -99,10 +99,21 @@ def prepare(conninfo: str, keys: CheckValues) -> None:
         check_keys(connection, keys)
 
 
+def lock_making(connection: psycopg.Connection) -> None:
+    """Keep others from making tables until the end of the transaction."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_MAKE,))
+
+
+def make_tables(connection: psycopg.Connection) -> None:
+    """Make all tables, without a key."""
+    connection.execute(_TABLES)
+    connection.execute("INSERT INTO pwserver VALUES (%s)", (SCHEMA_VERSION,))
+
+
 def why(error: Exception) -> str:
     """Return a sentence about an error of the server. It has no password in it."""
     text = " ".join(str(error).split())
-    return f"PostgreSQL cannot be used: {text.rstrip('.') or type(error).__name__}."
+    return f"the PostgreSQL server cannot be used: {text.rstrip('.?') or type(error).__name__}."
 
 
 def check_server(settings: Mapping[str, str]) -> None:
@@ -148,11 +159,30 @@ def tables(connection: psycopg.Connection) -> set[str]:
     """Return the names of the tables in a database."""
     rows = connection.execute(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        " AND table_type = 'BASE TABLE'"  # extensions have views of their own there
     )
     return {_text(name) for (name,) in rows}
 
 
 def check_tables(connection: psycopg.Connection, found: set[str]) -> None:
+    """Raise `DatabaseRefused` for tables that are not to be used as a password book.
+
+    They are of another program or version, or the book was moved, or is not whole yet.
+    """
+    check_version(connection, found)
+    if mark := mark_of(connection, found):
+        raise DatabaseRefused(mark.sentence("this database"))
+
+
+def mark_of(connection: psycopg.Connection, found: set[str]) -> Mark | None:
+    """Return the mark that a move has left among the tables, or None."""
+    if MARK_TABLE not in found:
+        return None
+    row = connection.execute(READ_MARK).fetchone()
+    return None if row is None else Mark(*row)
+
+
+def check_version(connection: psycopg.Connection, found: set[str]) -> None:
     """Raise `DatabaseRefused` for the tables of another program or version."""
     row = None
     if "pwserver" in found:

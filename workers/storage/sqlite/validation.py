@@ -15,6 +15,7 @@ from playhouse.apsw_ext import APSWDatabase
 from pwserver.errors import DatabaseRefused, KeyRefused, SqliteRefused, StorageFailed
 from workers.book.keyring import INTEGRITY_ID
 from workers.book.models import SCHEMA_VERSION, Key
+from workers.storage.movable import MARK_TABLE, READ_MARK, Mark
 from workers.storage.operations import CheckValues
 
 SQLITE_VERSION_MIN = (3, 51, 3)
@@ -45,6 +46,24 @@ LAST_COMMIT_THAT_UPGRADES = "99506dd"
 
 
 def check_schema(database: APSWDatabase, path: Path) -> None:
+    """Raise `DatabaseRefused` for a database that is not to be used as a password book.
+
+    It is of another program or schema version, or it was moved, or is not whole yet.
+    """
+    check_version(database, path)
+    if mark := mark_of(database):
+        raise DatabaseRefused(mark.sentence(str(path)))
+
+
+def mark_of(database: APSWDatabase) -> Mark | None:
+    """Return the mark that a move has left, or None."""
+    if MARK_TABLE not in database.get_tables():
+        return None
+    found = database.execute_sql(READ_MARK).fetchone()
+    return None if found is None else Mark(*found)
+
+
+def check_version(database: APSWDatabase, path: Path) -> None:
     """Raise `DatabaseRefused` for a database of another program or schema version.
 
     No release had another schema version, so nothing here upgrades one.

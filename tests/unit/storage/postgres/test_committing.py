@@ -197,7 +197,7 @@ def test_a_server_that_is_killed_and_comes_back(postgres: Postgres, host: Host, 
 
 def test_a_server_that_stays_away_is_a_certain_no(postgres: Postgres, book: str) -> None:
     """For what was never sent, after the patience of the host, and not a hang."""
-    with contextlib.closing(Host(book, patience_s=0.2)) as host:
+    with contextlib.closing(Host(book, patience_s=1.0)) as host:
         postgres.stop("immediate")
         try:
             host.until(lambda: not host.committer.link.connected)
