@@ -22,7 +22,7 @@ version of a name that was lost; a request id that was answered in two ways; a h
 other users than there are; a call that hangs; or a host that acknowledges its first save later than
 `--within` after the new primary's first commit (behind HAProxy a second more, in which that looks).
 
-Needs Debian's `etcd-server` and `haproxy`, and what `pip install '.[test,postgres,failover]'`
+Needs Debian's `etcd-server` and `haproxy`, and what `pip install '.[test,failover]'`
 installs; what is missing is said. As root, the cluster runs as `postgres` or `nobody`.
 """
 

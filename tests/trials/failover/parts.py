@@ -65,7 +65,7 @@ def find_parts() -> Parts:
     user = _ordinary_user()
     for module in ("psycopg", "psutil"):
         if importlib.util.find_spec(module) is None:
-            raise TrialFailed(f"{module} is missing: pip install '.[test,postgres,failover]'")
+            raise TrialFailed(f"{module} is missing: pip install '.[test,failover]'")
     from tests.support.postgres import program_folder  # noqa: PLC0415 - it needs psycopg
 
     etcd, haproxy = (_debian(name) for name in ("etcd", "haproxy"))
