@@ -123,8 +123,10 @@ def give_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Iterator[Table]:
-    """Eight connections."""
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
+    """Eight connections, and all the time in the world unless a test says otherwise."""
+    for name in ("LONG_TEXTS_S", "PIECE_S", "SINGLE_LINES_S"):
+        monkeypatch.setattr(f"workers.serving.intake.{name}", 60.0)
     made = Table(tmp_path / "book.db", 8)
     yield made
     made.close()
@@ -230,7 +232,6 @@ def test_many_reads_are_answered_in_one_turn_if_nobody_saves(
 ) -> None:
     """They take turns as it is, so a turn has more time for them than beside saves."""
     give_no_time(monkeypatch)
-    monkeypatch.setattr("workers.serving.intake.SINGLE_LINES_S", 60.0)
     for client in table.clients:
         client.send(PING)
     table.turn()
@@ -253,12 +254,8 @@ def test_many_reads_do_not_have_a_turn_for_ever(
     assert [client.recv(100) for client in table.clients] == [ALIVE] * 8
 
 
-def test_many_requests_are_done_in_small_pieces_beside_single_ones(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_requests_are_done_in_small_pieces_beside_single_ones(table: Table) -> None:
     """Who asks one thing at a time waits for a piece of what others have sent together."""
-    for name in ("LONG_TEXTS_S", "PIECE_S", "SINGLE_LINES_S"):
-        monkeypatch.setattr(f"workers.serving.intake.{name}", 60.0)  # the bytes are what counts
     connection, many, one = table.connections[0], table.clients[0], table.clients[1]
     table.intake.go_on(connection)
     many.send(PING * 500)
@@ -359,6 +356,7 @@ def test_who_reads_no_replies_is_answered_no_more(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replies to a group are bounded in bytes, and so is what is kept for who does not read."""
+    give_no_time(monkeypatch)
     for module in ("commands", "connection"):
         monkeypatch.setattr(f"workers.serving.{module}.REPLIES_BYTES_MAX", 2000)
     connection, client = table.connections[0], table.clients[0]
