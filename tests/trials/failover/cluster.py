@@ -6,18 +6,13 @@ Everything runs as an ordinary user, in a folder that is given, and ends with `c
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg
@@ -25,6 +20,7 @@ import psycopg
 from tests.support.processes import end_session, keeper, launch
 from tests.trials.failover import configuration
 from tests.trials.failover.configuration import HOST, SERVICE, SUPERUSER, Node, Places
+from tests.trials.failover.members import ask_to_switch, members, whole
 from tests.trials.failover.parts import Parts
 from tests.trials.report import TrialFailed
 
@@ -33,26 +29,8 @@ BOOK, PROBE = "book", "probe"
 """Databases: the service's, and one to try commits in."""
 
 READY_TIMEOUT_S = 120.0
-REST_TIMEOUT_S = 2.0
 SWITCHOVER_TIMEOUT_S = 60.0
 POLL_S = 0.05
-
-_STANDBY = ("quorum_standby", "streaming")
-
-
-@dataclass(frozen=True)
-class Member:
-    """A node as the cluster sees it."""
-
-    node: Node
-    role: str
-    state: str
-    timeline: int
-
-    @property
-    def leads(self) -> bool:
-        """Whether it is the primary."""
-        return self.role == "leader" and self.state == "running"
 
 
 class Cluster:
@@ -159,37 +137,13 @@ class Cluster:
 
     # --- Who does what. ---
 
-    def members(self) -> list[Member]:
-        """Return the nodes as the first Patroni that answers sees them."""
-        for node in self.nodes:
-            with suppress(OSError, ValueError):
-                url = f"http://{HOST}:{node.rest_port}/cluster"
-                with urllib.request.urlopen(url, timeout=REST_TIMEOUT_S) as reply:
-                    return list(self._seen(json.load(reply)))
-        return []
-
-    def _seen(self, reply: dict[str, Any]) -> Iterator[Member]:
-        nodes = {node.name: node for node in self.nodes}
-        for each in reply["members"]:
-            timeline = int(each.get("timeline") or 0)
-            yield Member(nodes[each["name"]], each["role"], each["state"], timeline)
-
     def leader(self) -> Node | None:
         """Return the primary's node, if there is one."""
-        return next((each.node for each in self.members() if each.leads), None)
+        return next((each.node for each in members(self.nodes) if each.leads), None)
 
     def whole(self) -> bool:
-        """Tell whether both standbys follow the primary, and commits wait for one of them.
-
-        What is said of a node that was killed or frozen is for a while that of before.
-        """
-        found = self.members()
-        standbys = [each for each in found if (each.role, each.state) == _STANDBY]
-        return (
-            any(each.leads for each in found)
-            and len(standbys) == NODES - 1
-            and len({each.timeline for each in found}) == 1
-        )
+        """Tell whether both standbys follow the primary, and commits wait for one of them."""
+        return whole(self.nodes)
 
     def await_whole(self) -> float:
         """Wait until all nodes are up again; return the seconds."""
@@ -243,23 +197,10 @@ class Cluster:
     def switch_over(self, old: Node, new: Node) -> None:
         """Have the primary hand over to another node, as soon as Patroni lets it."""
         deadline = time.monotonic() + SWITCHOVER_TIMEOUT_S
-        while refused := self._ask_to_switch(old, new):
+        while refused := ask_to_switch(old, new):
             if time.monotonic() > deadline:
                 raise TrialFailed(f"Patroni does not switch over to {new.name}: {refused}")
             time.sleep(POLL_S)
-
-    @staticmethod
-    def _ask_to_switch(old: Node, new: Node) -> str:
-        """Ask for a switchover; return why it was refused, if it was."""
-        asked = json.dumps({"leader": old.name, "candidate": new.name}).encode()
-        url = f"http://{HOST}:{old.rest_port}/switchover"
-        request = urllib.request.Request(url, asked, method="POST")
-        try:
-            with urllib.request.urlopen(request, timeout=SWITCHOVER_TIMEOUT_S):
-                return ""
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.read().decode(errors="replace")
 
     def _postmaster(self, node: Node) -> int | None:
         """Return the process id of a node's PostgreSQL, which is to end with the trial."""
