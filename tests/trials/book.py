@@ -1,9 +1,10 @@
-"""A book's file read back with the key: what each user has, and what is damaged."""
+"""A book read back with the key: what each user has, and what is damaged."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Protocol
 
 import apsw
 
@@ -17,6 +18,56 @@ _COLUMNS = ", ".join(
     f"CAST({name} AS BLOB)" if name in ("username", "labels") else name for name in UserRow._fields
 )
 """What `stored_user` takes, in plain SQL: the models need not have a database."""
+
+
+class Book(Protocol):
+    """A book in which nothing changes while it is read, whatever engine has it."""
+
+    def damage(self) -> Iterator[str]:
+        """Yield what the engine finds wrong with it."""
+        ...
+
+    def number_of_users(self) -> int:
+        """Count the rows."""
+        ...
+
+    def books(self) -> dict[str, int]:
+        """Return the number of the book of each application, by its name."""
+        ...
+
+    def users(self, *, named: bool, after: int = -1) -> Iterator[UserRow]:
+        """Yield users with or without names, in the order of their ids, those beyond one."""
+        ...
+
+
+class SqliteBook:
+    """A book in a file of SQLite, over an open connection."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def damage(self) -> Iterator[str]:
+        """Yield what a quick check finds."""
+        yield from damage(self._connection, "quick_check(3)")
+
+    def number_of_users(self) -> int:
+        """Count the rows; a book that was only just created has none."""
+        has_table = "SELECT count(*) FROM sqlite_schema WHERE name = 'user'"
+        return self._number("SELECT count(*) FROM user") if self._number(has_table) else 0
+
+    def books(self) -> dict[str, int]:
+        """Return the number of the book of each application, by its name."""
+        return dict(self._connection.execute("SELECT name, book FROM application"))
+
+    def users(self, *, named: bool, after: int = -1) -> Iterator[UserRow]:
+        """Yield users with or without names, in the order of their ids, those beyond one."""
+        kind = "IS NOT NULL" if named else "IS NULL"
+        yield from user_rows(self._connection, f"username {kind} AND id > ?", after)
+
+    def _number(self, query: str) -> int:
+        number = self._connection.execute(query).get
+        assert isinstance(number, int)
+        return number
 
 
 def damage(connection: apsw.Connection, check: str) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Holds a book's file against the ledger of what was acknowledged, row by row, with the key.
+"""Holds a book against the ledger of what was acknowledged, row by row, with the key.
 
-Reads with a connection of its own that changes nothing: beside the service, or while it is dead,
-when SQLite finds its way through the write-ahead log exactly as it would for the service. Nothing
-may be under way meanwhile, so that afterwards nothing in the ledger is open any more.
+`inspect` reads a file, with a connection of its own that changes nothing: beside the service, or
+while it is dead, when SQLite finds its way through the write-ahead log exactly as it would for the
+service. `look` reads any `Book`. Nothing may be under way meanwhile, so that afterwards nothing in
+the ledger is open any more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import apsw
 
 from pwserver.errors import DatabaseRefused
 from tests.support.book_model import User
-from tests.trials.book import damage, opened_user, user_rows
+from tests.trials.book import Book, SqliteBook, opened_user
 from tests.trials.torture.ledger import Ledger, save_of
 from workers.book import rows
 from workers.book.keyring import read_keyring
@@ -56,14 +57,19 @@ def inspect(
     guest's are in the common one. Only rows that are newer than those of the last look are opened,
     and those with names; or all of them, where the `whole` is to be looked at.
     """
+    is_there = database.exists() and database.stat().st_size
+    with _opened(str(database) if is_there else ":memory:") as connection:
+        return look(SqliteBook(connection), key_file, ledger, books, whole=whole)
+
+
+def look(
+    book: Book, key_file: Path, ledger: Ledger, books: dict[str, str], *, whole: bool = False
+) -> Findings:
+    """Return what is wrong with an open book, and settle the ledger, as `inspect` does."""
     findings = Findings()
     if whole:
         ledger.unsee()
-    if not database.exists() or not database.stat().st_size:
-        _settle(ledger, {}, findings)
-    else:
-        with _opened(database) as connection:
-            _Inspection(connection, key_file, ledger, findings).run(books)
+    _Inspection(book, key_file, ledger, findings).run(books)
     least, most = ledger.sure, ledger.sure + ledger.open
     if not least <= findings.users <= most:
         findings.add("mismatch", f"there are {findings.users} users, and {least} are known")
@@ -71,38 +77,30 @@ def inspect(
 
 
 class _Inspection:
-    """One look at a book, in one transaction."""
+    """One look at a book."""
 
-    def __init__(
-        self, connection: apsw.Connection, key_file: Path, ledger: Ledger, findings: Findings
-    ) -> None:
-        self._connection = connection
+    def __init__(self, book: Book, key_file: Path, ledger: Ledger, findings: Findings) -> None:
+        self._book = book
         self._vault = Vault(read_keyring(key_file))
         self._ledger = ledger
         self._findings = findings
 
     def run(self, books: dict[str, str]) -> None:
         """Look at everything."""
-        for problem in damage(self._connection, "quick_check(3)"):
+        for problem in self._book.damage():
             self._findings.add("half-written", f"the file is damaged: {problem}")
-        if not self._one("SELECT count(*) FROM sqlite_schema WHERE name = 'user'"):
+        self._findings.users = self._book.number_of_users()
+        if not self._findings.users:
             _settle(self._ledger, {}, self._findings)
             return
-        self._findings.users = self._one("SELECT count(*) FROM user")
-        found = {"": 0, **dict(self._connection.execute("SELECT name, book FROM application"))}
+        found = {"": 0, **self._book.books()}
         numbers = {source: found.get(name, -1) for source, name in books.items()}
-        newer = "username IS NULL AND id > ?"
-        for user in user_rows(self._connection, newer, self._ledger.horizon):
+        for user in self._book.users(named=False, after=self._ledger.horizon):
             self._plain(user, numbers)
         named = {}
-        for user in user_rows(self._connection, "username IS NOT NULL"):
+        for user in self._book.users(named=True):
             named[user.username or ""] = self._named(user, found)
         _settle(self._ledger, named, self._findings)
-
-    def _one(self, query: str) -> int:
-        number = self._connection.execute(query).get
-        assert isinstance(number, int)
-        return number
 
     def _plain(self, user: UserRow, books: dict[str, int]) -> None:
         """Look at a user without a name."""
@@ -149,9 +147,9 @@ def _settle(ledger: Ledger, named: dict[str, User | None], findings: Findings) -
 
 
 @contextmanager
-def _opened(database: Path) -> Iterator[apsw.Connection]:
+def _opened(database: str) -> Iterator[apsw.Connection]:
     """Open a book to read, leaving its log as it is, for one transaction."""
-    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection = apsw.Connection(database, flags=apsw.SQLITE_OPEN_READWRITE)
     with closing(connection):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.set_busy_timeout(_READ_WAIT_MS)
