@@ -245,6 +245,14 @@ def test_a_table_that_is_written_anew_does_not_lose_the_row(host: Host, book: st
     assert counted(book) == (3, 3)
 
 
+def test_no_statement_is_compiled(book: str) -> None:
+    """A server with LLVM would compile each, for a second, because their estimates are large."""
+    with psycopg.connect(book) as connection:
+        connection.execute(COMMITTING["settings"])
+        assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
+        assert connection.execute("SHOW jit").fetchone() == ("off",)
+
+
 # --- What is refused at the start. ---
 
 
