@@ -61,8 +61,8 @@ def _account(subject: Subject) -> str:
 def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
     percentiles = [f"p{percent:g}" for percent in PERCENTILES]
     return Sheet(
-        "Medians of the rounds (max: the worst of all); latencies in ms; client CPU as a share of one "
-        "core, and the server's processor time for a request in microseconds",
+        "Medians of the rounds (max: the worst of all); latencies in ms; client CPU as a share of "
+        "one core, and the server's processor time for a request in microseconds",
         ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU", "server\nus"],
         [
             [
