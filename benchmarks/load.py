@@ -113,7 +113,8 @@ def run_and_report(options: argparse.Namespace) -> None:
     """Make the run that the command line asks for, then show and keep its results."""
     if options.plot:
         from benchmarks.results import plot  # noqa: PLC0415 - matplotlib is slow to load; but it should be missed now
-    plan = Plan(options.seconds, options.warmup_seconds, options.rounds)
+    usage = options.connect is None  # the processes of a service that runs already are not known
+    plan = Plan(options.seconds, options.warmup_seconds, options.rounds, usage=usage)
     with tempfile.TemporaryDirectory(prefix="pwserver-load-", dir=options.directory) as name:
         directory = Path(name).resolve()
         if filesystem(directory) in MEMORY_FILESYSTEMS:

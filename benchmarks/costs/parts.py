@@ -98,6 +98,8 @@ def turn(context: Context, bursts: Iterable[bytes]) -> Callable[[], None]:
         _begin_turn(context)
         connection.receive()
         for batch in context.commit_queue.take():
+            batch.outcome = DONE
+        for batch in context.commit_queue.answered():
             for run in batch.runs:
                 run.settle(DONE)
         assert context.audit.write()
@@ -178,6 +180,7 @@ class Saves:
             self._store.checkpoint()
         committed = time.perf_counter()
         batch.outcome = DONE
+        context.commit_queue.answered()
         context.name_queues.settle(batch, 0.0)
         connection.settle()
         connection.flush()

@@ -61,8 +61,9 @@ def _account(subject: Subject) -> str:
 def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
     percentiles = [f"p{percent:g}" for percent in PERCENTILES]
     return Sheet(
-        "Medians of the rounds (max: the worst of all); latencies in ms",
-        ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU"],
+        "Medians of the rounds (max: the worst of all); latencies in ms; client CPU as a share of "
+        "one core, and the server's processor time for a request in microseconds",
+        ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU", "server\nus"],
         [
             [
                 label(result.subject, subjects),
@@ -72,6 +73,7 @@ def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
                 *(f"{result.percentile_ms(percent).median:.2f}" for percent in PERCENTILES),
                 f"{result.worst_ms:.1f}",
                 f"{result.client_cpu.median:.0%}",
+                f"{result.cpu_s.median:,.1f}" if result.cpu_s.median else "-",
             ]
             for result in results
         ],

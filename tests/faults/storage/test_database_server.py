@@ -20,7 +20,7 @@ from tests.support.harness import Peer, Service, eventually
 from tests.support.postgres import Postgres
 from tests.support.shell import Shell
 from workers.admin.setup import prepare
-from workers.storage.outage import DISK_FULL, READ_ONLY, SERVER_AWAY
+from workers.storage.outage import DISK_FULL, READ_ONLY, SERVER_AWAY, SERVER_REFUSES
 
 pytestmark = [
     pytest.mark.postgres,
@@ -191,6 +191,22 @@ def test_a_server_that_becomes_read_only_is_named(running: Postgres, start: Star
         eventually(lambda: saves(owner), "it saves again")
 
 
+def test_commits_that_become_weaker_are_refused(running: Postgres, start: Start) -> None:
+    """Nothing is acknowledged that could be lost, whatever somebody has set since the start."""
+    service = start(*HASTY)
+    name = service.url_of_database.rpartition("/")[2].partition("?")[0]
+    with service.peer() as peer:
+        assert saves(peer)
+        running.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        running.disconnect_all()
+        eventually(lambda: peer.save().get("error") == SERVER_REFUSES, "it says so")
+        eventually(lambda: "weaker than on" in service.stderr, "the log says why")
+        running.sql(f"ALTER DATABASE {name} RESET synchronous_commit")
+        running.disconnect_all()
+        eventually(lambda: saves(peer), "it saves again")
+
+
+@pytest.mark.root("to mount a file system")
 def test_a_full_disk_is_named(running: Postgres, start: Start) -> None:
     """What does not fit is certainly not saved; with more room all goes on."""
     disk = running.folder / "disk"

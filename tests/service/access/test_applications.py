@@ -43,6 +43,7 @@ from tests.support.books_wire import (
     save,
     saved,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import Peer, Service, eventually
 from workers.auth.applications import token_hash
 
@@ -176,6 +177,7 @@ def test_a_burst_is_done_as_who_was_shown_before(shared_service: Service, name: 
         assert reply == expected or reply["password"] == expected, request
 
 
+@BOTH_ENGINES
 def test_tokens_outlive_the_processes(start: Start) -> None:
     """After the death of a worker, and after a stop, applications are who they were."""
     service = start()
@@ -251,6 +253,7 @@ def revoke(service: Service, name: str) -> None:
         files.revoke(name)
 
 
+@BOTH_ENGINES
 def test_open_connections_lose_a_revoked_token(shared_service: Service, name: str) -> None:
     """Within a second, by every worker, all tokens of it, and nobody else's."""
     old = shared_service.add_application(name)

@@ -33,6 +33,7 @@ from tests.support.books_wire import (
     save,
     verify,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import Peer, Service, eventually
 from tests.support.shell import Shell
 from workers.audit.reading import Record, Records, record_files
@@ -208,6 +209,7 @@ def test_a_unix_socket_tells_the_user(start: Start, tmp_path: Path) -> None:
     assert {each.address for each in found} == {f"unix:{getpass.getuser()}"}
 
 
+@BOTH_ENGINES
 def test_what_an_administrator_does_is_recorded(service: Service, shell: Shell) -> None:
     """Applications and keys, the command and the user who ran it; what was refused is not there."""
     for arguments in (
@@ -364,6 +366,7 @@ def test_what_was_written_between_copy_and_truncation_is_missed(
     assert f"{record.name}, line 1: record 4 is missing" in ran.err
 
 
+@BOTH_ENGINES
 def test_a_killed_worker_leaves_the_chain_whole(service: Service, shell: Shell) -> None:
     """Whatever it was at when it died: what it had answered is recorded, and all is genuine."""
     with reading(service, 4) as got:

@@ -33,6 +33,7 @@ from tests.support.books_wire import (
     verify,
     versions_of,
 )
+from tests.support.engines import BOTH_ENGINES
 from tests.support.harness import SAVED, Peer, Service
 
 _numbers = itertools.count()
@@ -303,6 +304,7 @@ def test_a_deleted_user_is_gone_with_its_versions(client: Peer, name: str) -> No
     assert listed(client, name)["labels"] == []
 
 
+@BOTH_ENGINES
 def test_the_total_follows_named_saves_and_deletes(start: Start) -> None:
     """After any of them, and after a restart, the number is how many users are listed."""
     service = start()
@@ -401,6 +403,7 @@ def test_every_reply_repeats_the_id(shared_service: Service, client: Peer, name:
     assert client.ask({**PING, "id": 2**60})["id"] == 2**60
 
 
+@BOTH_ENGINES
 def test_everything_is_there_after_a_restart(start: Start) -> None:
     """Names, versions, labels and times outlive a stop, and a kill."""
     service = start()

@@ -181,9 +181,8 @@ class Service:
     def _settle_all(self) -> None:
         """Have the writer, the checker and the clock answer whatever waits for them."""
         context = self.context
-        batches = self.commit_queue.take()
-        self._writer.commit(batches)
-        for batch in batches:
+        self._writer.commit(self.commit_queue.take())
+        for batch in self.commit_queue.answered():
             assert batch.outcome is not None
             for run in batch.runs:
                 run.settle(batch.outcome)

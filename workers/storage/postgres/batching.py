@@ -53,10 +53,11 @@ class Batching:
         operations: Sequence[Operation],
         *,
         empties: bool,
+        counts: bool,
     ) -> Statements:
         """Return the transaction of a batch; `writer_row` is the writer's id, its number and epoch.
 
-        With `empties`, some users of removed books are deleted too.
+        With `empties`, some users of removed books are deleted; with `counts`, all are counted.
         """
         writer_id, number, epoch = writer_row
         writer = integer(writer_id)
@@ -75,6 +76,8 @@ class Batching:
             statements += self._statements_of(operation, writer)
         if empties:
             statements.append(("empty", (writer,)))
+        if counts:
+            statements.append(("total", ()))
         statements += [("outcome", (writer,)), ("commit", ())]
         return statements
 

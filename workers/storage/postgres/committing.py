@@ -45,6 +45,10 @@ _TRIES = 10
 _UNNOTICED_S = 1.0
 """How long the server may be away before `status` and the log say so."""
 
+_TABLE_BYTES_MAX = 512 * 1024
+"""How large the table of writers may be for the users to be counted with each commit; beyond it,
+because old versions of its rows are still needed by somebody, once a tick."""
+
 _LOG_EVERY_S = 10.0
 _COMMIT_US_MAX = 10_000
 _COMMIT_WEIGHT = 8
@@ -87,6 +91,8 @@ class PostgresCommitter:
         self._patience_s = patience_s  # how long work may wait for the server
         self._id: int | None = None  # of this writer's row
         self._epoch = self._done = self._own_users = 0  # in this writer's row
+        self._others_users = 0  # in those of the other writers, at the last look
+        self._counts_often = True  # with each commit
         self._ready = False  # the row is ours, and nothing of a former connection can still happen
         self._sent: _Batch | None = None
         self._queue: list[_Batch] = []  # what is tried again, or one by one
@@ -96,7 +102,7 @@ class PostgresCommitter:
         self._keys: list[int] = []  # that this host has
         self._lost_at = time.monotonic()
         self._why = SERVER_AWAY
-        self._log_at = 0.0
+        self._log_at, self._logged = 0.0, set[str]()
         self.tally = Tally()
         self.link = Link(conninfo, COMMITTING, self._on_connected, self._on_lost)
         self.links = (self.link,)
@@ -158,8 +164,9 @@ class PostgresCommitter:
     # --- The connection. ---
 
     def _on_connected(self) -> None:
-        first: Statements = [("service", ())]
+        first: Statements = [("settings", ()), ("service", ())]
         first.append(("new", ()) if self._id is None else ("fence", (integer(self._id),)))
+        first.append(("total", ()))
         if self._newest is None:
             first.append(("newest", ()))
         self.link.send(first, self._on_row)
@@ -168,9 +175,11 @@ class PostgresCommitter:
         now = time.monotonic()
         if self._ready:
             self._lost_at, self._why = now, SERVER_AWAY
-        if self._ready or now > self._log_at:
+        if now > self._log_at:
+            self._log_at, self._logged = now + _LOG_EVERY_S, set()
+        if why not in self._logged:
             log.warning("there is no connection to PostgreSQL: %s", why)
-            self._log_at = now + _LOG_EVERY_S
+            self._logged.add(why)
         self._ready = False
 
     def _on_row(self, group: Group) -> None:
@@ -180,7 +189,11 @@ class PostgresCommitter:
                 self._why = _REASONS.get(group.error.state, SERVER_AWAY)
                 self.link.lose(str(group.error))
             return
-        row = group.results[1]
+        row, total = group.results[2:4]
+        if not _number(total, 3):
+            self._why = SERVER_REFUSES
+            self.link.lose("it has a synchronous_commit that is weaker than on")
+            return
         batch, self._sent = self._sent, None
         if not row.ntuples:  # nobody has seen this writer for a day
             self._id = None
@@ -188,12 +201,13 @@ class PostgresCommitter:
                 self._refuse(batch, None, SERVER_AWAY)
             self._on_connected()
             return
-        if len(group.results) > 2:
-            self._newest = _number(group.results[2], 0)
+        if len(group.results) > 4:
+            self._newest = _number(group.results[4], 0)
             self._scoreboard.opened()
         self._id, self._epoch = _number(row, 0), _number(row, 1)
         self._ready = self._beat_due = True
         self._tell_keys()
+        self._take_total(total, _number(row, 4))
         if batch is not None and _number(row, 2) == batch.number:
             self._settle(batch, row, group.sent_at)
         else:
@@ -202,12 +216,17 @@ class PostgresCommitter:
                 self._queue.insert(0, batch)
         self._send_next()
 
+    def _take_total(self, total: PGresult, own_users: int) -> None:
+        """Note how many users the other writers have added, and which server tells it."""
+        self._others_users = _number(total, 0) - own_users
+        self._counts_often = _number(total, 4) < _TABLE_BYTES_MAX
+        self._scoreboard.database_server = _number(total, 1) if _number(total, 2) else 0
+
     def _take_row(self, row: PGresult, sent_at: float) -> int:
         """Publish what the row says; return how many users this writer has added since."""
         before, self._own_users = self._own_users, _number(row, 4)
         self._done = _number(row, 2)
-        self._scoreboard.users = _number(row, 5)
-        self._scoreboard.database_server = _number(row, 6) if _number(row, 7) else 0
+        self._scoreboard.users = max(0, self._others_users + self._own_users)
         self._scoreboard.committed_ms = int(sent_at * 1000)
         self._scoreboard.probe_wanted = False
         return self._own_users - before
@@ -231,6 +250,7 @@ class PostgresCommitter:
             [row for each in batch.work for row in each.rows],
             [batch.operations[place] for place in batch.order],
             empties=empties,
+            counts=empties or self._counts_often,
         )
         self.link.send(statements, lambda group: self._on_batch(batch, statements, group))
 
@@ -244,9 +264,12 @@ class PostgresCommitter:
             self.link.send([("rollback", ())], lambda group: None)
             self._on_error(batch, failed, group.error)
         else:
-            self._settle(batch, group.results[-2], group.sent_at)
-            if statements[-3][0] == "empty" and _number(group.results[-3], 0) == EMPTIED_TOGETHER:
-                self._beat_due = True
+            row = group.results[-2]
+            if statements[-3][0] == "total":
+                self._take_total(group.results[-3], _number(row, 4))
+            if statements[-4][0] == "empty":
+                self._beat_due = _number(group.results[-4], 0) == EMPTIED_TOGETHER
+            self._settle(batch, row, group.sent_at)
         self._send_next()
 
     def _on_error(self, batch: _Batch, failed: str, error: SqlError) -> None:

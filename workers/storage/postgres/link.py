@@ -186,6 +186,7 @@ class Link:
 
     def _prepare(self, connection: PGconn) -> None:
         try:
+            self.doubtful = False  # warnings of the start are about other things
             connection.nonblocking = 1
             connection.enter_pipeline_mode()
             self._groups.append(Group(lambda group: None))  # some servers cannot do it

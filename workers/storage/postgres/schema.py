@@ -157,10 +157,8 @@ def _text(value: str | bytes) -> str:
 
 def tables(connection: psycopg.Connection) -> set[str]:
     """Return the names of the tables in a database."""
-    rows = connection.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
-        " AND table_type = 'BASE TABLE'"  # extensions have views of their own there
-    )
+    select = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+    rows = connection.execute(select)
     return {_text(name) for (name,) in rows}
 
 

@@ -15,6 +15,7 @@ from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, nonce
 from workers.storage.outage import SERVER_AWAY
 from workers.storage.postgres.committing import ID_TAKEN, KEY_RETIRED
 from workers.storage.postgres.schema import check_server, prepare
+from workers.storage.postgres.statements import COMMITTING
 
 
 @pytest.fixture
@@ -213,6 +214,43 @@ def test_another_process_with_the_row_is_shut_out(host: Host, book: str) -> None
     sql(book, "UPDATE writer SET epoch = epoch + 1")
     assert host.commit(Asked(users(1))) == (0, [])
     assert counted(book) == (1, 1)
+
+
+def test_the_writers_row_is_never_searched_for(host: Host, book: str) -> None:
+    """Its old versions stay while somebody has an old snapshot, and would all be looked at."""
+    with psycopg.connect(book, autocommit=True) as connection:
+        connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+        connection.execute("SELECT set_config('pwserver.row', '(0,1)', false)")
+        for name in ("batch", "rows", "save", "replace", "label", "delete", "empty", "outcome"):
+            connection.execute(f"PREPARE {name} AS {COMMITTING[name]}")
+            (prepared,) = connection.execute(
+                "SELECT array_length(parameter_types, 1) FROM pg_prepared_statements "
+                "WHERE name = %s",
+                (name,),
+            ).fetchall()
+            values = ", ".join(["NULL"] * prepared[0])
+            plan = connection.execute(f"EXPLAIN EXECUTE {name}({values})").fetchall()
+            on_writer = [line for (line,) in plan if "Scan" in line and "on writer" in line]
+            assert on_writer, name
+            assert all("Tid Scan on writer" in line for line in on_writer), (name, on_writer)
+
+
+def test_a_table_that_is_written_anew_does_not_lose_the_row(host: Host, book: str) -> None:
+    """The row is somewhere else then, and found again by its number."""
+    assert host.commit(Asked(users(1))) == (0, [])
+    sql(book, "VACUUM FULL writer")
+    sql(book, "UPDATE writer SET at = now()")
+    assert host.commit(Asked(users(2))) == (1, [])
+    assert host.commit(Asked(users(3))) == (2, [])
+    assert counted(book) == (3, 3)
+
+
+def test_no_statement_is_compiled(book: str) -> None:
+    """A server with LLVM would compile each, for a second, because their estimates are large."""
+    with psycopg.connect(book) as connection:
+        connection.execute(COMMITTING["settings"])
+        assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
+        assert connection.execute("SHOW jit").fetchone() == ("off",)
 
 
 # --- What is refused at the start. ---
