@@ -14,6 +14,7 @@ and that this server is still the one that can commit (see `reading`).
 
 import logging
 import os
+import select
 import socket
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from psycopg.pq.abc import PGresult
 
 from pwserver.ipc import Scoreboard
+from pwserver.limits import TICK_S
 from pwserver.tally import Tally
 from workers.storage.operations import DONE, FULL, STALE, Answer, Operation, Result
 from workers.storage.outage import DISK_FULL, READ_ONLY, SERVER_AWAY, SERVER_REFUSES, Outage
@@ -42,6 +44,7 @@ _REASONS = {"53100": DISK_FULL, _NOT_A_PRIMARY: READ_ONLY}
 _SPLITS = ("22", "23")  # the classes of errors that one part of a batch may have alone
 
 _TRIES = 10
+_FAREWELL_S = 0.5
 _UNNOTICED_S = 1.0
 """How long the server may be away before `status` and the log say so."""
 
@@ -128,7 +131,15 @@ class PostgresCommitter:
             self.link.send([("about", about)], lambda group: None)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. A rotation of keys does not wait for this host any more."""
+        if self._ready and self._id is not None:
+            told: list[Group] = []
+            about = (integer(self._id), b"", integers(self._keys))
+            self.link.send([("about", about)], told.append)
+            until = time.monotonic() + _FAREWELL_S
+            while not told and self.link.connected and time.monotonic() < until:
+                select.select([self.link], [], [], TICK_S)
+                self.link.work()
         self.link.close()
 
     def commit(self, work: Sequence[Work]) -> None:
