@@ -193,3 +193,7 @@ class Unavailable(Refused):
     """
 
     message = "Unavailable!"
+
+
+class ServerAway(Unavailable):
+    """The database server does not answer now; it may in a moment."""

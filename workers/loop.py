@@ -620,6 +620,7 @@ class Loop:
         since_ms, reason = self._context.scoreboard.outage
         outcome = Outcome(reason=REASONS[reason]) if since_ms else TOO_LATE
         self._settle(self._commit_queue.expire(before, outcome))
+        _wake(self._context.name_queues.try_again(self._context.now, outcome))
         if self._writer is not None:
             self._writer.expire(before, outcome.reason)
 

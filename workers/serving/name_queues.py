@@ -20,7 +20,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 
-from pwserver.errors import DatabaseRefused, Refused, Unavailable
+from pwserver.errors import DatabaseRefused, Refused, ServerAway, Unavailable
 from pwserver.limits import NAME_BYTES_MAX, QUEUE_BYTES_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import Id
@@ -97,6 +97,7 @@ class NameQueues:
         self._shares = Shares(QUEUE_BYTES_MAX)
         self._unrecorded: list[tuple[Write, Operation, int]] = []  # planned, with their sizes
         self._can_record = True
+        self._away: list[Write] = []  # the database server was, when they were to be planned
 
     @property
     def bytes_queued(self) -> int:
@@ -178,6 +179,9 @@ class NameQueues:
             return self._not_begun(write, UNRECORDED)
         try:
             operation = yield from write.plan()
+        except ServerAway:
+            self._away.append(write)  # until `try_again`
+            return None
         except Exception as error:
             refusal = refusal_of(error)
             write.record(refusal.message)
@@ -190,6 +194,21 @@ class NameQueues:
         else:
             self._commit_queue.add_operation(write.who, write, operation, size, now)
         return None
+
+    def try_again(self, now: float, late: Outcome) -> list[Waiter]:
+        """Begin again with what could not be planned while the database server was away.
+
+        What has waited for too long gets the outcome `late`. Returns the connections that have a
+        reply now.
+        """
+        away, self._away = self._away, []
+        answered: list[Waiter] = []
+        for write in away:
+            if write.since < now - self._save_timeout_s:
+                self._go_on_after(write, self._not_begun(write, late), now, answered)
+            else:
+                self._advance(write, now, answered)
+        return answered
 
     def _not_begun(self, write: Write, outcome: Outcome) -> bytes:
         if write.begun:  # it was planned again

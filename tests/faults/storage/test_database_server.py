@@ -142,6 +142,18 @@ def status(owner: Peer) -> dict[str, Any]:
     return found
 
 
+def test_a_save_under_a_name_waits_for_the_server(running: Postgres, start: Start) -> None:
+    """As long as a plain one: what could not be planned is planned when the server is back."""
+    service = start(*PATIENT)
+    with service.owner() as owner:
+        assert owner.ask(save("alice"))["version"] == 1
+        running.stop("immediate")
+        owner.send(save("alice"), save("bob"))
+        running.start()
+        assert [owner.reply().get("version") for _ in range(2)] == [2, 1]
+    assert users(service) == 2
+
+
 def test_a_stop_ends_although_the_server_is_away(running: Postgres, start: Start) -> None:
     """What waits is told that it is not done."""
     service = start(*HASTY)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from psycopg.pq.abc import PGresult
 
-from pwserver.errors import Unavailable
+from pwserver.errors import ServerAway, Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.book.models import COMMON_BOOK, ApplicationRow, UserRow
@@ -199,15 +199,15 @@ class PostgresReader:
         made: Callable[[list[PGresult]], Any],
     ) -> Pending:
         if not self.ready:
-            raise Unavailable(SERVER_AWAY)
+            raise ServerAway(SERVER_AWAY)
         pending = Pending()
 
         def answered(group: Group) -> None:
             if group.error is not None:
-                pending.fail(Unavailable(f"The database cannot be read now: {group.error}."))
+                pending.fail(ServerAway(f"The database cannot be read now: {group.error}."))
                 return
             if not self._is_newest():
-                pending.fail(Unavailable(_NOT_SURE))
+                pending.fail(ServerAway(_NOT_SURE))
                 return
             try:
                 value = made(group.results)
