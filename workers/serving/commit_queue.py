@@ -55,7 +55,7 @@ class Outcome:
 DONE = Outcome(done=True)
 UNKNOWN = Outcome(
     known=False,
-    reason="The writer died before it answered: this may or may not have been done.",
+    reason="The answer of the writer is lost: this may or may not have been done.",
 )
 TOO_LATE = Outcome(reason="The service is overloaded: this waited too long to be written.")
 

@@ -204,7 +204,8 @@ class PostgresReader:
 
         def answered(group: Group) -> None:
             if group.error is not None:
-                pending.fail(ServerAway(f"The database cannot be read now: {group.error}."))
+                why = str(group.error).rstrip(".")
+                pending.fail(ServerAway(f"The database cannot be read now: {why}."))
                 return
             if not self._is_newest():
                 pending.fail(ServerAway(_NOT_SURE))
