@@ -28,10 +28,8 @@ class Peer:
 
     __slots__ = (
         "_address",
-        "_authenticating",
         "_throttle",
         "_uid",
-        "_verifying",
         "caller",
         "counted",
         "exchange",
@@ -46,8 +44,6 @@ class Peer:
         # The monitor brings clients of HTTP over a socket pair, with their addresses.
         unix = client.socket.family == socket.AF_UNIX and not client.address
         self._uid = process_and_user(client.socket)[1] if unix else None
-        self._authenticating: Limit | None = None
-        self._verifying: Limit | None = None  # of the application
         self.counted = 0  # the number of the application whose connections this one is among
         self.exchange: tuple[scram.Server, bytes] | None = None  # a proof begun, and whose it is
         self.wrong_tokens = 0  # shown on this connection
@@ -61,7 +57,6 @@ class Peer:
     def become(self, caller: Caller) -> None:
         """Set the identity of this client."""
         self.caller = caller
-        self._verifying = None
 
     @property
     def is_guest(self) -> bool:
@@ -105,9 +100,7 @@ class Peer:
     @property
     def authenticating(self) -> Limit:
         """The limit on wrong tokens from this address."""
-        if self._authenticating is None:
-            self._authenticating = self._throttle.limit((TOKENS, "", self._host))
-        return self._authenticating
+        return self._throttle.limit((TOKENS, "", self._host))
 
     def verifying(self, name: str) -> Limit:
         """Return the limits on wrong passwords of this application: for a name, and for all.
@@ -117,9 +110,7 @@ class Peer:
         people sign in.
         """
         application = self.caller.application or ""
-        if self._verifying is None:
-            self._verifying = self._throttle.limit((APPLICATION, application, ""))
-        return self._verifying.and_also(self._throttle.limit((NAME, application, name)))
+        return self._throttle.limit((APPLICATION, application, ""), (NAME, application, name))
 
     @property
     def _host(self) -> str:

@@ -104,7 +104,7 @@ class Throttle:
         self._bucket = functools.lru_cache(maxsize=_BUCKETS_CACHED)(self._new_bucket)
 
     def limit(self, *keys: Key) -> "Limit":
-        """Return the limit that applies all of these keys. Keep it if you need it often."""
+        """Return the limit that applies all of these keys."""
         return Limit([self._bucket(*key) for key in keys])
 
     def _new_bucket(self, kind: Kind, application: str, whose: str) -> "_Bucket":
@@ -130,10 +130,6 @@ class Limit:
 
     def __init__(self, buckets: "Sequence[_Bucket]") -> None:
         self._buckets = buckets
-
-    def and_also(self, other: "Limit") -> "Limit":
-        """Return the limit that applies this and another one."""
-        return Limit([*self._buckets, *other._buckets])
 
     def delay_s(self, now: float) -> float | None:
         """Return how many seconds the next guess must wait; None if it is refused."""

@@ -123,19 +123,20 @@ class PostgresCommitter:
         """Let the other hosts know which keys this host has."""
         if sorted(keys) != self._keys:
             self._keys = sorted(keys)
-            self._tell_keys()
+            self._tell_keys(self._host)
 
-    def _tell_keys(self) -> None:
+    def _tell_keys(self, host: str) -> list[Group]:
+        """Note in this writer's row which keys this host has; what is returned gets the answer."""
+        told: list[Group] = []
         if self._ready and self._id is not None:
-            about = (integer(self._id), self._host.encode(), integers(self._keys))
-            self.link.send([("about", about)], lambda group: None)
+            about = (integer(self._id), host.encode(), integers(self._keys))
+            self.link.send([("about", about)], told.append)
+        return told
 
     def close(self) -> None:
         """Close the connection. A rotation of keys does not wait for this host any more."""
-        if self._ready and self._id is not None:
-            told: list[Group] = []
-            about = (integer(self._id), b"", integers(self._keys))
-            self.link.send([("about", about)], told.append)
+        if self._ready:
+            told = self._tell_keys("")
             until = time.monotonic() + _FAREWELL_S
             while not told and self.link.connected and time.monotonic() < until:
                 select.select([self.link], [], [], TICK_S)
@@ -217,7 +218,7 @@ class PostgresCommitter:
             self._scoreboard.opened()
         self._id, self._epoch = _number(row, 0), _number(row, 1)
         self._ready = self._beat_due = True
-        self._tell_keys()
+        self._tell_keys(self._host)
         self._take_total(total, _number(row, 4))
         if batch is not None and _number(row, 2) == batch.number:
             self._settle(batch, row, group.sent_at)
