@@ -261,6 +261,18 @@ APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._field
 TABLES = (User, Request, Key, Application, Generation)
 
 
+def has_name(user: UserRow, book: int, name: str, user_id: int | None) -> bool:
+    """Tell whether a user has a name in a book; `user_id` is its id if the name is generated.
+
+    Takes as long whether it has: `&`, not `and`, makes every comparison, whatever the others gave.
+    """
+    if user_id is None:
+        is_named = (user.username or "") == name
+    else:
+        is_named = (user.username is None) & (user.id == user_id)
+    return is_named & (user.book == book)
+
+
 def sql(query: Query) -> str:
     """Return the SQL text of a query, with a parameter for each constant in it.
 

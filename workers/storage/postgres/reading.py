@@ -23,7 +23,7 @@ from psycopg.pq.abc import PGresult
 from pwserver.errors import ServerAway, Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
-from workers.book.models import COMMON_BOOK, ApplicationRow, UserRow
+from workers.book.models import COMMON_BOOK, ApplicationRow, UserRow, has_name
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
 from workers.storage.answers import Pending, Steps, finish
 from workers.storage.operations import Entry
@@ -128,10 +128,7 @@ class PostgresReader:
 
         def found(result: PGresult) -> tuple[UserRow | None, bool]:
             user = _user(result)
-            if user is None:
-                return None, False
-            its_name = user.username or generated_name(user.id)
-            return user, (its_name == name) & (user.book == book)
+            return user, user is not None and has_name(user, book, name, user_id)
 
         return self._ask("decoy", (integer(book), name.encode(), asked), found)
 

@@ -31,6 +31,7 @@ from workers.book.models import (
     Request,
     User,
     UserRow,
+    has_name,
     sql,
 )
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
@@ -92,14 +93,7 @@ class BookReader:
             user = self._user(self._from_name, (book, name))
         else:
             user = self._user(self._from_id, (user_id,))
-        if user is None:
-            return None, False
-        # Use `&`, not `and`: every comparison is made, whatever the ones before it gave.
-        if user_id is None:
-            is_named = (user.username or "") == name
-        else:
-            is_named = (user.username is None) & (user.id == user_id)
-        return user, is_named & (user.book == book)
+        return user, user is not None and has_name(user, book, name, user_id)
 
     def find_by_id(self, user_id: int) -> UserRow | None:
         """Return the user that has an id, or None."""
