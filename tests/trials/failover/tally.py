@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from statistics import median
@@ -11,9 +10,8 @@ from rich.console import Console
 
 from tests.trials.failover.watch import NOT_SAVED, OPEN, SAVED
 from tests.trials.report import print_table
-from tests.trials.torture.inspection import KINDS, Findings
-
-SHOWN_MAX = 20
+from tests.trials.torture.inspection import KINDS
+from tests.trials.torture.promises import SHOWN_MAX, Promises
 
 
 @dataclass
@@ -32,43 +30,14 @@ class Measured:
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
-class Tally:
+class Tally(Promises):
     """What has been counted so far."""
 
     def __init__(self, console: Console) -> None:
-        self.found: Counter[str] = Counter()
-        self.broken: list[str] = []
-        self.broken_count = 0
-        self.looks = 0
+        super().__init__(console)
         self.reasons: Counter[str] = Counter()
         self.acknowledged = 0
         self.measured: dict[str, Measured] = defaultdict(Measured)
-        self._console = console
-        self._began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """How long the run has gone on."""
-        return time.monotonic() - self._began
-
-    @property
-    def whole(self) -> bool:
-        """Whether every promise was kept."""
-        return not (self.broken_count or self.found.total())
-
-    def looked(self, findings: Findings) -> None:
-        """Count what was wrong with the book."""
-        self.looks += 1
-        self.found += findings.count
-        for text in findings.texts:
-            self.breach(text)
-
-    def breach(self, text: str) -> None:
-        """Count a broken promise, and say which."""
-        self.broken_count += 1
-        if len(self.broken) < SHOWN_MAX:
-            self.broken.append(text)
-        self._console.print(f"BROKEN  {text}")
 
     def say(self, text: str) -> None:
         """Print a line."""

@@ -5,7 +5,6 @@ Nothing here grows with the length of a run but the recovery times, eight bytes 
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -15,29 +14,22 @@ from rich.console import Console
 
 from tests.trials.report import percentile, print_table
 from tests.trials.torture.growth import SAMPLES_MIN, Sample, growth
-from tests.trials.torture.inspection import KINDS, Findings
+from tests.trials.torture.inspection import KINDS
 from tests.trials.torture.load import Counts, Source
-
-SHOWN_MAX = 20
-"""Broken promises that are said in words; all are counted."""
+from tests.trials.torture.promises import Promises
 
 
-class Tally:
+class Tally(Promises):
     """What has been counted so far."""
 
     def __init__(self, sources: Sequence[Source], console: Console) -> None:
+        super().__init__(console)
         self.faults: Counter[str] = Counter()
         self.signals: Counter[str] = Counter()
         self.kills = 0
-        self.looks = 0
-        self.found: Counter[str] = Counter()
-        self.broken: list[str] = []
-        self.broken_count = 0
         self.samples: list[Sample] = []
         self._recoveries: dict[str, array[float]] = defaultdict(lambda: array("d"))
         self._sources = sources
-        self._console = console
-        self._began = time.monotonic()
 
     def killed(self, what: str, signal_name: str) -> None:
         """Count a process that was killed, or all of them."""
@@ -47,25 +39,6 @@ class Tally:
     def recovered(self, after: str, seconds: float) -> None:
         """Keep the time from a fault to the first reply."""
         self._recoveries[after].append(seconds)
-
-    def looked(self, findings: Findings) -> None:
-        """Count what was wrong with the book."""
-        self.looks += 1
-        self.found += findings.count
-        for text in findings.texts:
-            self.breach(text)
-
-    def breach(self, text: str) -> None:
-        """Count a broken promise, and say which."""
-        self.broken_count += 1
-        if len(self.broken) < SHOWN_MAX:
-            self.broken.append(text)
-        self._console.print(f"BROKEN  {text}")
-
-    @property
-    def seconds(self) -> float:
-        """How long the run has gone on."""
-        return time.monotonic() - self._began
 
     @property
     def counts(self) -> Counts:
@@ -96,7 +69,7 @@ class Tally:
     @property
     def whole(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.broken_count or self.found.total() or self.growing)
+        return super().whole and not self.growing
 
     @property
     def growing(self) -> list[str]:
