@@ -16,7 +16,7 @@ import pytest
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
-from pwserver.limits import LINE_BYTES, RECEIVE_BYTES
+from pwserver.limits import LINE_BYTES, QUEUE_PART, RECEIVE_BYTES
 from tests.conftest import Start
 from tests.support.books import Client
 from tests.support.books_wire import ask_all
@@ -121,7 +121,6 @@ def give_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a turn do no more than it must, and not less, unless all have sent single requests."""
     for name in ("LONG_TEXTS_S", "PIECE_S"):
         monkeypatch.setattr(f"workers.serving.intake.{name}", 0.0)
-    monkeypatch.setattr("workers.serving.intake.QUEUE_PART", 1.0)
 
 
 @pytest.fixture
@@ -129,6 +128,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
     """Eight connections, and all the time in the world unless a test says otherwise."""
     for name in ("LONG_TEXTS_S", "PIECE_S", "SINGLE_LINES_S"):
         monkeypatch.setattr(f"workers.serving.intake.{name}", 60.0)
+    monkeypatch.setattr("workers.serving.intake.QUEUE_PART", 1.0)
     made = Table(tmp_path / "book.db", 8)
     yield made
     made.close()
@@ -165,6 +165,7 @@ def test_the_queue_has_a_quarter_of_the_time_while_single_lines_come(
     clock = types.SimpleNamespace(now=1000.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr("workers.serving.intake.time", clock)
+    monkeypatch.setattr("workers.serving.intake.QUEUE_PART", QUEUE_PART)
     greedy, client = table.connections[0], table.clients[0]
     received: list[int] = []
 
