@@ -117,7 +117,7 @@ class Administration(Recording):
                 )
             if len(rows) >= APPLICATIONS_MAX:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
-            number = max((row.id for row in self._rows()), default=COMMON_BOOK) + 1
+            number = self._next_number()
             self._drop_tombstones(number - APPLICATIONS_MAX)
             self._refuse_certificate_of_another(name, certificate)
             token = new_token()
@@ -149,7 +149,8 @@ class Administration(Recording):
         """Give an application a new token, and return it; without a `lifetime_s`, for as long.
 
         The old token and the old certificate are valid for `grace_s`, but not after they expire.
-        From now on the given certificate stands for the application, or none.
+        Those of an old copy are not, because they may have been revoked. From now on the given
+        certificate stands for the application, or none.
         """
         token = new_token()
         with self._changing(name, "app rotate", must_be_recorded=False) as row:
@@ -166,7 +167,7 @@ class Administration(Recording):
                 certificate=certificate,
                 **_expiry(now_ms, lifetime_s),
             )
-            if grace_s:
+            if grace_s and not self.is_old_copy(row):
                 new = new._replace(
                     previous_hash=row.token_hash,
                     previous_verifier=row.verifier,
@@ -194,6 +195,12 @@ class Administration(Recording):
         rights = set(columns.get("may", "").split())
         takes = list(columns) == ["may"] and rights <= set(self._row(_normal(name)).may.split())
         with self._changing(name, "app set", must_be_recorded=not takes) as row:
+            if self.is_old_copy(row):  # with a new seal its token would be valid again
+                raise AdministrationRefused(
+                    f"the application {row.name!r} is an old copy that was put back into the "
+                    "database; it may do nothing. See in `pwserver app list` what it could do, "
+                    "then give it a new token with `pwserver app rotate`."
+                )
             self._refuse_certificate_of_another(row.name, columns.get("certificate"))
             if columns.get("users_max") and row.book == COMMON_BOOK:
                 raise AdministrationRefused(
@@ -232,6 +239,15 @@ class Administration(Recording):
         """Delete tombstones so old that no save into their books can still be under way."""
         is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
         Application.delete().where(is_tombstone & (Application.id < below)).execute()
+
+    def _next_number(self) -> int:
+        """Return a number that no application has had, be its row deleted by somebody else.
+
+        It is that of its book, so with another's number it would have another's users.
+        """
+        rows = [row for row in self._rows() if is_genuine(row, self._seal_key)]
+        known = self._revisions.read().applications
+        return max([COMMON_BOOK, *known, *(row.id for row in rows)]) + 1
 
     def _rows(self) -> list[ApplicationRow]:
         return self.book.applications()

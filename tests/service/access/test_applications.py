@@ -489,6 +489,32 @@ def test_an_old_row_revives_nothing(start: Start, name: str, what: str) -> None:
         assert peer.authenticate(token) == DENIED
 
 
+def test_no_change_makes_an_old_row_good(service: Service, name: str) -> None:
+    """A seal of today on a token of before would revive it; with a new token it is not kept."""
+    token = service.add_application(name)
+    old = row_of(service.database, name)
+    rotate(service, name, grace_s=0)
+    put_back(service.database, old)
+    with pytest.raises(AdministrationRefused, match="is an old copy"):
+        let_count(service, name)
+    new = rotate(service, name, grace_s=60)
+    with service.peer() as peer:
+        assert peer.authenticate(new) == authenticated(name)
+        assert peer.authenticate(token) == DENIED
+
+
+def test_the_number_of_a_deleted_row_stays_taken(service: Service, name: str) -> None:
+    """Otherwise somebody who deletes a row gives its book to the next application."""
+    with service.peer() as peer:
+        peer.authenticate(service.add_application(name))
+        assert ask_all(peer, [save("alice")]) == [saved("alice", 1)]
+    with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+        connection.execute("DELETE FROM application WHERE name = ?", (name,))
+    with service.peer() as peer:
+        peer.authenticate(service.add_application(f"not {name}"))
+        assert ask_all(peer, [get("alice")]) == [UNKNOWN_USER]
+
+
 def test_a_removed_application_does_not_come_back(service: Service, name: str) -> None:
     """By the row that it had."""
     token = service.add_application(name)
