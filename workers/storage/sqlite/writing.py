@@ -201,7 +201,8 @@ class RowWriter:
         if found is None:
             return None
         number, user_id, version, fingerprint, saved_at_ms = found
-        if saved_at_ms < now_ms - self._requests_kept_ms:
+        altered = not isinstance(saved_at_ms, int)  # by somebody who can write to the database
+        if altered or saved_at_ms < now_ms - self._requests_kept_ms:
             self._connection.execute(self._forget_request, (number,))
             return None
         return user_id, version, fingerprint
