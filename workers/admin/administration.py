@@ -57,18 +57,23 @@ class Administration(Recording):
         self.book = book
         self._seal_key = keyring.for_purpose("application")
         self._revisions = RevisionFile(settings.revisions_path, keyring)
+        self._decided: list[ApplicationRow] = []  # in this transaction
 
     @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def deciding(self, sealing_key: int = 0) -> Iterator[None]:
         """Change applications or keys in one transaction, after which no older state is accepted.
+
+        With a `sealing_key`, that one is chosen in it.
 
         Raises `AdministrationRefused` if the change is made, but an older state would be accepted.
         """
+        self._decided.clear()
         with self.book.changing():
             yield
+        file, key = self._revisions, self._seal_key
         try:
             with self.book.changing():
-                note_revisions(self._revisions, self.book, self._seal_key)
+                note_revisions(file, self.book, key, self._decided, sealing_key)
         except OSError as error:
             path = self.settings.revisions_path
             raise AdministrationRefused(
@@ -210,8 +215,13 @@ class Administration(Recording):
             self._put(row._replace(**columns))
 
     def application(self, name: str) -> ApplicationRow:
-        """Return the row of an application; raise `AdministrationRefused` if there is none."""
-        return self._row(_normal(name))
+        """Return the row of an application; raise `AdministrationRefused` if there is none.
+
+        So it is if somebody has altered it, who could have put in another's book.
+        """
+        row = self._row(_normal(name))
+        self._refuse_altered(row)
+        return row
 
     def users_of(self, name: str) -> int:
         """Return how many users are in an application's own book."""
@@ -272,13 +282,16 @@ class Administration(Recording):
             row = self._row(name)
             if not removed_too:
                 _refuse_removed(row)
-            if not is_genuine(row, self._seal_key):
-                raise AdministrationRefused(
-                    f"the application {name!r} was altered in the database by somebody without the "
-                    "key; it may do nothing. Restore the database from a backup."
-                )
+            self._refuse_altered(row)
             self.record("administration", command, name, must_be=must_be_recorded)
             yield row
+
+    def _refuse_altered(self, row: ApplicationRow) -> None:
+        if not is_genuine(row, self._seal_key):
+            raise AdministrationRefused(
+                f"the application {row.name!r} was altered in the database by somebody without the "
+                "key; it may do nothing. Restore the database from a backup."
+            )
 
     def _refuse_certificate_of_another(self, name: str, certificate: bytes | None) -> None:
         """Raise `AdministrationRefused` if a certificate stands for another application."""
@@ -291,9 +304,11 @@ class Administration(Recording):
     def _put(self, row: ApplicationRow) -> None:
         genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
         row = row._replace(revision=self._revisions.read().next(genuine))
-        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict(
+        row = sealed(row, self._seal_key)
+        Application.insert(row._asdict()).on_conflict(
             conflict_target=[Application.id], preserve=APPLICATION[1:]
         ).execute()
+        self._decided.append(row)
 
 
 @contextmanager
