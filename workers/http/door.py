@@ -34,6 +34,7 @@ class Door(socket.socket):
     def __init__(self, fileno: int) -> None:
         super().__init__(fileno=fileno)
         self._open: dict[socket.socket, float] = {}  # in the order of their beginnings
+        self._ended = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection; end the oldest if there are too many."""
@@ -44,12 +45,17 @@ class Door(socket.socket):
             self._end(next(iter(self._open)))
         return connection, address
 
-    def end_old(self) -> None:
-        """End connections that have lasted too long, whatever the client does or does not."""
+    def end_old(self) -> int:
+        """End connections that have lasted too long, whatever the client does or does not.
+
+        Returns how many were ended since the last call, for having lasted or for being the oldest.
+        """
         self._forget_ended()
         before = time.monotonic() - _CONNECTION_S
         for connection in [each for each, since in self._open.items() if since < before]:
             self._end(connection)
+        ended, self._ended = self._ended, 0
+        return ended
 
     def _forget_ended(self) -> None:
         for connection in [each for each in self._open if each.fileno() < 0]:
@@ -57,5 +63,6 @@ class Door(socket.socket):
 
     def _end(self, connection: socket.socket) -> None:
         del self._open[connection]
+        self._ended += 1
         with contextlib.suppress(OSError):  # the client has ended it
             connection.shutdown(socket.SHUT_RDWR)

@@ -50,8 +50,9 @@ def test_no_connection_lasts(door: Door, monkeypatch: pytest.MonkeyPatch) -> Non
     """Whatever its client does or does not."""
     client, accepted = come(door)
     with client, accepted:
-        door.end_old()
+        assert door.end_old() == 0
         assert not is_ended(client)
         monkeypatch.setattr(doors, "_CONNECTION_S", -1.0)
-        door.end_old()
+        assert door.end_old() == 1
         assert is_ended(client)
+        assert door.end_old() == 0
