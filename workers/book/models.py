@@ -261,13 +261,13 @@ APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._field
 _TEXTS = [place for place, column in enumerate(APPLICATION) if isinstance(column, TextField)]
 
 STORED_APPLICATION = tuple(
-    column.cast("BLOB") if place in _TEXTS else column for place, column in enumerate(APPLICATION)
+    column.cast("INTEGER" if isinstance(column, IntegerField) else "BLOB") for column in APPLICATION
 )
 """What to select for `stored_application`."""
 
 
 def stored_application(columns: Sequence[Any]) -> ApplicationRow:
-    """Return an application's row, even if somebody has altered its texts to something else.
+    """Return an application's row, even if somebody has altered a value to something else.
 
     Then its seal is wrong, and it must not keep others from being read.
     """

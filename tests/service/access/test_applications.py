@@ -342,9 +342,12 @@ def token_of_other(database: sqlite3.Connection, name: str, other: str) -> None:
     set_to(previous_hash=kept, previous_until_ms=2**53)(database, name, other)
 
 
+BROKEN = ("name", "may", "networks", "book", "token_hash", "expires_ms", "seal")
+
+
 def not_utf8(database: sqlite3.Connection, name: str, other: str) -> None:
     """Make texts of an application something that nobody can decode."""
-    broken = ", ".join(f"{text} = CAST(x'61ff' AS TEXT)" for text in ("name", "may", "networks"))
+    broken = ", ".join(f"{text} = CAST(x'61ff' AS TEXT)" for text in BROKEN)
     database.execute(f"UPDATE application SET {broken} WHERE name = ?", (name,))
 
 
