@@ -623,6 +623,8 @@ def _credential(name: str) -> Path | None:
 def _database_path(database: str) -> Path:
     """Return the file that a `database` setting names, or raise `ConfigError`."""
     scheme, separator, rest = database.partition("://")
+    if not separator and database.lower().startswith(("postgresql:", "postgres:")):
+        raise ConfigError("database lacks the // of postgresql://USER@HOST/NAME.")
     if separator and scheme.lower() != "sqlite":
         raise ConfigError(
             f"database has the scheme {scheme!r}; only sqlite and postgresql are supported."
@@ -635,6 +637,16 @@ def _database_path(database: str) -> Path:
     return path
 
 
+_SECRET_PARAMETERS = {
+    "password",
+    "sslpassword",
+    "oauth_client_secret",
+    "scram_client_key",
+    "scram_server_key",
+}
+"""Those of libpq that others must not see."""
+
+
 def _refuse_password(url: str) -> None:
     """Raise `ConfigError` for a URL of a server that has a password in it."""
     try:
@@ -643,7 +655,7 @@ def _refuse_password(url: str) -> None:
         raise ConfigError("database is no URL that can be read; see docs/operations.md.") from None
     users, _, _ = parts.netloc.rpartition("@")
     named = {name.lower() for name in parse_qs(parts.query, keep_blank_values=True)}
-    if ":" in users or named & {"password", "sslpassword"}:
+    if ":" in users or named & _SECRET_PARAMETERS:
         raise ConfigError(
             "database has a password in it, which others could see. Leave it out: put it into the "
             "file that PGPASSFILE names (~/.pgpass), or into a service file (?service=NAME)."

@@ -30,8 +30,11 @@ def lock(path: Path, user: int, wait_s: float = 0.0) -> int:
     while True:
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
-            if reason := trust.distrust(os.fstat(descriptor), path, user, private=True):
+            found = os.fstat(descriptor)
+            if reason := trust.distrust(found, path, user, private=True):
                 raise Untrusted(reason)
+            if found.st_nlink > 1:  # somebody may have made root's file known by this name
+                raise Untrusted("is another file as well (a hard link). Remove it.")
             if _locked(descriptor, path, deadline):
                 return descriptor
         except BaseException:

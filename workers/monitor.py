@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
+import gc
 import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from pwserver.config import Settings
 from pwserver.errors import Unavailable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from workers.book.models import ApplicationRow
+    from workers.http.door import Door
     from workers.http.site import App
     from workers.tls.certificates import TlsFiles
 
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 _NICENESS = 5
-
-_CONNECTIONS_MAX = 64
-"""Beyond these, requests are answered with 503."""
-
-_CONNECTION_S = 10.0
-"""How long a connection may last. Each has one request, which is answered in milliseconds, or after
-the delay of a wrong token."""
 
 _APPLICATIONS_S = 2.0
 """How long the applications that were read from the database are shown."""
@@ -106,18 +100,20 @@ class _Monitor:
             self._certificate_ends_s,
         )
         self._site = Site(start.url, self._access, self._health, self._history, metrics)
-        self._seen: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # connections
 
     async def run(self) -> None:
         """Serve, and look after everything once a second."""
+        from workers.http.door import Door, save_memory_of_tls
+
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._on_control)
         loop.add_reader(self._start.lines, self._on_line)
         for link in self._applications.links:
             loop.add_reader(link, link.work)
-        network, owner = self._start.sockets
+        network, owner = (Door(fileno=each.detach()) for each in self._start.sockets)
         if self._start.url.startswith("https:") and self._tls is not None:
             self._context = dataclasses.replace(self._tls, client_ca=b"").context()
+            save_memory_of_tls()
         servers = [
             _server(self._site.for_network(), self._context),
             _server(self._site.for_owner(), None),
@@ -130,7 +126,7 @@ class _Monitor:
             servers[0].serve(sockets=[network]),
             servers[1].serve(sockets=[owner]),
             self._beat(),
-            self._look_after(servers),
+            self._look_after([network, owner]),
         )
 
     async def _beat(self) -> None:
@@ -140,23 +136,16 @@ class _Monitor:
                 link.work()
             await asyncio.sleep(TICK_S)
 
-    async def _look_after(self, servers: "list[Server]") -> None:
+    async def _look_after(self, doors: "list[Door]") -> None:
         from workers.http.health import LOOK_S
 
         while True:
             self._health.look()
             self._history.sample()
             self._access.expire()
-            for server in servers:
-                self._end_old(server)
+            if sum([door.end_old() for door in doors]):
+                gc.collect()  # handshakes that were cut short are cyclic garbage, 20 KB each
             await asyncio.sleep(LOOK_S)
-
-    def _end_old(self, server: "Server") -> None:
-        """End connections that have lasted too long, whatever the client does or does not."""
-        now = time.monotonic()
-        for connection in list(server.server_state.connections):
-            if now - self._seen.setdefault(connection, now) > _CONNECTION_S:
-                connection.transport.abort()
 
     # --- The other processes. ---
 
@@ -216,25 +205,33 @@ class _Applications:
         return self._known
 
     def _look(self) -> Steps[None]:
-        from workers.book.models import time_saved
-
         with contextlib.suppress(Unavailable):
             rows: list[ApplicationRow] = yield self._reader.applications()
-            self._known = {
-                row.id: {
-                    "name": row.name,
-                    "may": row.may.split(),
-                    "book": "its own" if row.book else "common",
-                    "expires": time_saved(row.expires_ms) if row.expires_ms else None,
-                }
-                for row in rows
-                if not row.name.startswith(" ")  # a removed one
-            }
+            known = {}
+            for row in rows:
+                with contextlib.suppress(ArithmeticError, AttributeError, TypeError, ValueError):
+                    if not row.name.startswith(" "):  # a removed one
+                        known[row.id] = _about(row)
+            self._known = known
+
+
+def _about(row: "ApplicationRow") -> dict[str, Any]:
+    from workers.book.models import time_saved
+
+    name, may = (text.encode(errors="backslashreplace").decode() for text in (row.name, row.may))
+    return {
+        "name": name,
+        "may": may.split(),
+        "book": "its own" if row.book else "common",
+        "expires": time_saved(row.expires_ms) if row.expires_ms else None,
+    }
 
 
 def _server(app: "App", context: "ssl.SSLContext | None") -> "Server":
     """Return a server that leaves signals and logs alone."""
     import uvicorn
+
+    from workers.http.door import CONNECTIONS_MAX
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -251,7 +248,7 @@ def _server(app: "App", context: "ssl.SSLContext | None") -> "Server":
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_CONNECTIONS_MAX,
+        backlog=CONNECTIONS_MAX,  # as many are accepted before any is served, or ended
     )
     config.load()
     config.ssl = context

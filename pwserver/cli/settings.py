@@ -6,6 +6,7 @@ from. Nothing secret is printed: not a token in a URL, nor what might be a passp
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -71,7 +72,8 @@ def _shown(settings: Everything, name: str) -> Any:
     if name == "audit_file":
         return str(settings.audit_path)
     if name == "url":
-        return TOKEN.sub(HIDDEN, settings.url)
+        # Before the @ a token may stand, and nothing else; but some write a password there.
+        return TOKEN.sub(HIDDEN, re.sub("(?<=//).*(?=@)", HIDDEN, settings.url))
     if name == "key_passphrase":
         source = settings.passphrase_source
         known = not source or source.startswith("fd:") or os.path.lexists(source)

@@ -8,6 +8,7 @@ meanwhile share the next one. What it is to print comes from a function: it know
 """
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 
 from pwserver.ipc import Scoreboard, receive_control
 from pwserver.text import visible
+
+log = logging.getLogger(__name__)
 
 _LAST_PAGE_S = 0.5
 """How long a stop waits for the page that is being printed."""
@@ -69,11 +72,15 @@ def _print_listings(
         began_s = time.monotonic()
         try:
             for page in start.pages():
-                with printing:
-                    sys.stdout.write("".join([line(*user) for user in page]))
-                    sys.stdout.flush()
-        except (OSError, ValueError):  # standard output was closed: there is nobody to print for
-            return
+                lines = "".join([line(*user) for user in page])
+                try:
+                    with printing:
+                        sys.stdout.write(lines)
+                        sys.stdout.flush()
+                except (OSError, ValueError):  # it was closed: there is nobody to print for
+                    return
+        except (ArithmeticError, AttributeError, OSError, TypeError, ValueError):
+            log.error("a listing ended early, at what cannot be read; see `pwserver check`")
         time.sleep(rest_s(time.monotonic() - began_s))
 
 

@@ -125,6 +125,8 @@ class Running:
             self.holder = _holder(descriptor)
             seen = self.holder.number and self.holder.namespace == _namespace()
             self._handle = os.pidfd_open(self.holder.number) if seen else -1
+            if seen:
+                _check_user(descriptor, self.holder.number, database)
             if not _is_locked(
                 descriptor
             ):  # looked at last: so the process had it when it was opened
@@ -186,6 +188,24 @@ def _check_trust(descriptor: int, database: Path) -> None:
             user = os.stat(database if database.exists() else database.absolute().parent).st_uid
     if reason := trust.distrust(os.fstat(descriptor), path, user, private=True):
         raise StoreError(f"{path} {reason}")
+
+
+def _check_user(descriptor: int, process: int, database: Path) -> None:
+    """Raise `StoreError` for a process of another user than the one who has written its number.
+
+    Otherwise the user of a service could have root signal any process.
+    """
+    writer = os.fstat(descriptor).st_uid
+    try:
+        with open(f"/proc/{process}/status", "rb") as file:
+            user = next(int(line.split()[1]) for line in file if line.startswith(b"Uid:"))
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+    if writer not in (trust.ROOT, user):
+        raise StoreError(
+            f"{lock_path(database)} names process {process}, which is not one of "
+            f"{trust.name_of(writer)}."
+        )
 
 
 def _holder(descriptor: int) -> Holder:

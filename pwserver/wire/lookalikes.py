@@ -12,11 +12,15 @@ Works on names alone: it never sees a value.
 """
 
 import functools
+import itertools
 from collections.abc import Collection
 
 _SEPARATORS = str.maketrans("", "", "_-. ")
 _SLIP_LENGTH_MIN = 5  # letters; of the short names, most others are one slip away
 _LENGTH_MAX = 40  # characters of what may look like a field
+_FIELDS_MAX = 64
+"""Fields that are looked at. With all 6,500 of a message of 60 KB it took 78 ms, while others of
+the worker waited; now it takes 7. Who makes a slip has few."""
 _NAMES_REMEMBERED = 1024  # those of a client are always the same
 
 _OTHER_WORDS = {
@@ -50,7 +54,7 @@ say which "version" of a program it comes from."""
 
 def meant(known: tuple[str, ...], given: Collection[str]) -> tuple[str, str] | None:
     """Return the first field that looks like a known one, and that one; None where none does."""
-    for name in given:
+    for name in itertools.islice(given, _FIELDS_MAX):
         if name in known or len(name) > _LENGTH_MAX:
             continue
         if field := _same_but_for_a_slip(known, name):

@@ -301,7 +301,8 @@ def test_a_database_on_a_server_has_its_files_in_the_current_folder() -> None:
 @pytest.mark.parametrize(
     "database",
     ["postgresql://a:hunter2@host/book", "POSTGRES://a:hunter2@h1,h2/book",
-     "postgresql://host/book?user=a&password=hunter2", "postgresql:///b?sslpassword=hunter2"],
+     "postgresql://host/book?user=a&password=hunter2", "postgresql:///b?sslpassword=hunter2",
+     "postgresql:///b?oauth_client_secret=hunter2"],
 )  # fmt: skip
 def test_a_password_in_the_database_is_refused_and_not_repeated(database: str) -> None:
     """Everybody could see it in the arguments; libpq has files for it."""
@@ -313,7 +314,7 @@ def test_a_password_in_the_database_is_refused_and_not_repeated(database: str) -
 @pytest.mark.parametrize(
     "database",
     ["", "\0", "a\0b", "sqlite:///", "sqlite://", "mysql://u:p@host/book", "postgres://[/book",
-     "://book", "sqlite://[", "a.key", "sqlite:///a.key", ".", "/"],
+     "postgresql:u:p@host/book", "://book", "sqlite://[", "a.key", "sqlite:///a.key", ".", "/"],
 )  # fmt: skip
 def test_what_names_no_database_is_refused(database: str) -> None:
     """Other kinds of databases, nothing at all, or a key file's name is refused in one sentence."""

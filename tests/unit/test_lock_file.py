@@ -60,6 +60,15 @@ def test_what_is_no_file_is_refused(path: Path) -> None:
         lock(path, os.geteuid())
 
 
+def test_a_second_name_of_another_file_is_refused(path: Path) -> None:
+    """Who locks it may empty it, or give it to the owner of the folder."""
+    other = path.with_name("other")
+    other.touch(0o600)
+    path.hardlink_to(other)
+    with pytest.raises(Untrusted, match="is another file as well"):
+        lock(path, os.geteuid())
+
+
 @pytest.mark.root("to give files away")
 def test_another_users_file_is_refused(path: Path) -> None:
     """Its owner could lock it."""

@@ -57,18 +57,23 @@ class Administration(Recording):
         self.book = book
         self._seal_key = keyring.for_purpose("application")
         self._revisions = RevisionFile(settings.revisions_path, keyring)
+        self._decided: list[ApplicationRow] = []  # in this transaction
 
     @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def deciding(self, sealing_key: int = 0) -> Iterator[None]:
         """Change applications or keys in one transaction, after which no older state is accepted.
+
+        With a `sealing_key`, that one is chosen in it.
 
         Raises `AdministrationRefused` if the change is made, but an older state would be accepted.
         """
+        self._decided.clear()
         with self.book.changing():
             yield
+        file, key = self._revisions, self._seal_key
         try:
             with self.book.changing():
-                note_revisions(self._revisions, self.book, self._seal_key)
+                note_revisions(file, self.book, key, self._decided, sealing_key)
         except OSError as error:
             path = self.settings.revisions_path
             raise AdministrationRefused(
@@ -117,7 +122,7 @@ class Administration(Recording):
                 )
             if len(rows) >= APPLICATIONS_MAX:
                 raise AdministrationRefused(f"there are {APPLICATIONS_MAX} applications already.")
-            number = max((row.id for row in self._rows()), default=COMMON_BOOK) + 1
+            number = self._next_number()
             self._drop_tombstones(number - APPLICATIONS_MAX)
             self._refuse_certificate_of_another(name, certificate)
             token = new_token()
@@ -149,7 +154,8 @@ class Administration(Recording):
         """Give an application a new token, and return it; without a `lifetime_s`, for as long.
 
         The old token and the old certificate are valid for `grace_s`, but not after they expire.
-        From now on the given certificate stands for the application, or none.
+        Those of an old copy are not, because they may have been revoked. From now on the given
+        certificate stands for the application, or none.
         """
         token = new_token()
         with self._changing(name, "app rotate", must_be_recorded=False) as row:
@@ -166,7 +172,7 @@ class Administration(Recording):
                 certificate=certificate,
                 **_expiry(now_ms, lifetime_s),
             )
-            if grace_s:
+            if grace_s and not self.is_old_copy(row):
                 new = new._replace(
                     previous_hash=row.token_hash,
                     previous_verifier=row.verifier,
@@ -194,6 +200,12 @@ class Administration(Recording):
         rights = set(columns.get("may", "").split())
         takes = list(columns) == ["may"] and rights <= set(self._row(_normal(name)).may.split())
         with self._changing(name, "app set", must_be_recorded=not takes) as row:
+            if self.is_old_copy(row):  # with a new seal its token would be valid again
+                raise AdministrationRefused(
+                    f"the application {row.name!r} is an old copy that was put back into the "
+                    "database; it may do nothing. See in `pwserver app list` what it could do, "
+                    "then give it a new token with `pwserver app rotate`."
+                )
             self._refuse_certificate_of_another(row.name, columns.get("certificate"))
             if columns.get("users_max") and row.book == COMMON_BOOK:
                 raise AdministrationRefused(
@@ -203,8 +215,13 @@ class Administration(Recording):
             self._put(row._replace(**columns))
 
     def application(self, name: str) -> ApplicationRow:
-        """Return the row of an application; raise `AdministrationRefused` if there is none."""
-        return self._row(_normal(name))
+        """Return the row of an application; raise `AdministrationRefused` if there is none.
+
+        So it is if somebody has altered it, who could have put in another's book.
+        """
+        row = self._row(_normal(name))
+        self._refuse_altered(row)
+        return row
 
     def users_of(self, name: str) -> int:
         """Return how many users are in an application's own book."""
@@ -233,6 +250,15 @@ class Administration(Recording):
         is_tombstone = fn.SUBSTR(Application.name, 1, 1) == _TOMBSTONE
         Application.delete().where(is_tombstone & (Application.id < below)).execute()
 
+    def _next_number(self) -> int:
+        """Return a number that no application has had, be its row deleted by somebody else.
+
+        It is that of its book, so with another's number it would have another's users.
+        """
+        rows = [row for row in self._rows() if is_genuine(row, self._seal_key)]
+        known = self._revisions.read().applications
+        return max([COMMON_BOOK, *known, *(row.id for row in rows)]) + 1
+
     def _rows(self) -> list[ApplicationRow]:
         return self.book.applications()
 
@@ -256,13 +282,16 @@ class Administration(Recording):
             row = self._row(name)
             if not removed_too:
                 _refuse_removed(row)
-            if not is_genuine(row, self._seal_key):
-                raise AdministrationRefused(
-                    f"the application {name!r} was altered in the database by somebody without the "
-                    "key; it may do nothing. Restore the database from a backup."
-                )
+            self._refuse_altered(row)
             self.record("administration", command, name, must_be=must_be_recorded)
             yield row
+
+    def _refuse_altered(self, row: ApplicationRow) -> None:
+        if not is_genuine(row, self._seal_key):
+            raise AdministrationRefused(
+                f"the application {row.name!r} was altered in the database by somebody without the "
+                "key; it may do nothing. Restore the database from a backup."
+            )
 
     def _refuse_certificate_of_another(self, name: str, certificate: bytes | None) -> None:
         """Raise `AdministrationRefused` if a certificate stands for another application."""
@@ -275,9 +304,11 @@ class Administration(Recording):
     def _put(self, row: ApplicationRow) -> None:
         genuine = [each for each in self._rows() if is_genuine(each, self._seal_key)]
         row = row._replace(revision=self._revisions.read().next(genuine))
-        Application.insert(sealed(row, self._seal_key)._asdict()).on_conflict(
+        row = sealed(row, self._seal_key)
+        Application.insert(row._asdict()).on_conflict(
             conflict_target=[Application.id], preserve=APPLICATION[1:]
         ).execute()
+        self._decided.append(row)
 
 
 @contextmanager

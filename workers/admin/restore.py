@@ -33,6 +33,7 @@ from workers.book.keyring import Keyring
 from workers.storage.backup_files import TIME_FORM
 from workers.storage.sqlite import copying, generations
 from workers.storage.sqlite.database import lock_existing
+from workers.storage.sqlite.validation import run_nothing_of
 
 _COPY_BYTES = 4 * 1024 * 1024
 
@@ -148,6 +149,7 @@ def _changed(found: Found, known: Revisions, keyring: Keyring) -> list[str]:
 def _seal_with(part: Path, keyring: Keyring, key_id: int) -> None:
     """Let a copy of the book seal with a newer key than it knows, as a rotation begins."""
     connection = apsw.Connection(os.path.abspath(part), flags=apsw.SQLITE_OPEN_READWRITE)
+    run_nothing_of(connection)
     try:
         with connection:
             connection.execute(_INSERT_KEY, (key_id, keyring.keys[key_id].check_value))

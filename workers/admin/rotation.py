@@ -79,7 +79,7 @@ def rotate(
     key = keyring.newest
     if administration.sealing_key() != key.id:
         _refuse_lacking(book, key.id)
-        with administration.deciding():
+        with administration.deciding(sealing_key=key.id):
             administration.record("key change", "key rotate", must_be=False, key=key.id)
             Key.insert(
                 id=key.id, check_value=key.check_value, seals=True

@@ -17,7 +17,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -82,13 +82,21 @@ def is_genuine(row: ApplicationRow, key: Secret[bytes]) -> bool:
         return False
 
 
-def note_revisions(file: RevisionFile, book: OpenBook, key: Secret[bytes]) -> None:
+def note_revisions(
+    file: RevisionFile,
+    book: OpenBook,
+    key: Secret[bytes],
+    decided: Sequence[ApplicationRow] = (),
+    sealing_key: int = 0,
+) -> None:
     """Put into the file what the database has that is newer; `key` is that of the rows' seals.
 
-    Call it in a transaction that keeps other writers away. Raises as `RevisionFile.note` does.
+    So is what was `decided` just now, and the `sealing_key` that was chosen: somebody who can write
+    to the database may have undone it already. Call it in a transaction that keeps other writers
+    away. Raises as `RevisionFile.note` does.
     """
     rows = [row for row in book.applications() if is_genuine(row, key)]
-    file.note(rows, book.sealing_key())
+    file.note([*rows, *decided], max(book.sealing_key(), sealing_key))
 
 
 def rights_of(row: ApplicationRow) -> list[Right]:

@@ -4,10 +4,12 @@ The listener learns the address when it accepts the connection, or a balancer sa
 anything else. So it is known even if the client has reset the connection since.
 """
 
+import contextlib
 import functools
 import pwd
 import socket
 import struct
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 from pwserver.accepted import Accepted
@@ -33,6 +35,7 @@ class Peer:
         "caller",
         "counted",
         "exchange",
+        "identifying",
         "proxied",
         "wrong_tokens",
     )
@@ -46,6 +49,7 @@ class Peer:
         self._uid = process_and_user(client.socket)[1] if unix else None
         self.counted = 0  # the number of the application whose connections this one is among
         self.exchange: tuple[scram.Server, bytes] | None = None  # a proof begun, and whose it is
+        self.identifying = False  # a token or certificate is being looked up
         self.wrong_tokens = 0  # shown on this connection
         if settings.guests == "none":
             self.caller = NO_GUEST
@@ -57,6 +61,15 @@ class Peer:
     def become(self, caller: Caller) -> None:
         """Set the identity of this client."""
         self.caller = caller
+
+    @contextlib.contextmanager
+    def being_identified(self) -> Iterator[None]:
+        """Note meanwhile that nobody knows yet in whose name the next requests are."""
+        self.identifying = True
+        try:
+            yield
+        finally:
+            self.identifying = False
 
     @property
     def is_guest(self) -> bool:

@@ -53,11 +53,13 @@ class Revisions(msgspec.Struct, frozen=True):
     def after(self, rows: Sequence[ApplicationRow], sealing_key: int) -> "Revisions":
         """Return what is known after these genuine rows, of all applications, were read.
 
-        An application without a row is remembered, because its database may be put back. It is
-        forgotten after `APPLICATIONS_MAX` others were added.
+        If there are several of one application, the newest counts. One without a row is remembered,
+        because its database may be put back. It is forgotten after `APPLICATIONS_MAX` others were
+        added.
         """
-        rows = [row for row in rows if self.allows(row)]
-        found = {row.id: row.revision for row in rows}
+        found: dict[int, int] = {}
+        for row in filter(self.allows, rows):
+            found[row.id] = max(found.get(row.id, 0), row.revision)
         known = self.applications | found
         oldest = max(known, default=0) - APPLICATIONS_MAX
         kept = {number: known[number] for number in sorted(known) if number > oldest}

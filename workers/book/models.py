@@ -258,6 +258,25 @@ class ApplicationRow(NamedTuple):
 APPLICATION = tuple(getattr(Application, name) for name in ApplicationRow._fields)
 """What to select for an `ApplicationRow`."""
 
+_TEXTS = [place for place, column in enumerate(APPLICATION) if isinstance(column, TextField)]
+
+STORED_APPLICATION = tuple(
+    column.cast("INTEGER" if isinstance(column, IntegerField) else "BLOB") for column in APPLICATION
+)
+"""What to select for `stored_application`."""
+
+
+def stored_application(columns: Sequence[Any]) -> ApplicationRow:
+    """Return an application's row, even if somebody has altered a value to something else.
+
+    Then its seal is wrong, and it must not keep others from being read.
+    """
+    values = list(columns)
+    for place in _TEXTS:
+        values[place] = _text(values[place]) or ""
+    return ApplicationRow(*values)
+
+
 TABLES = (User, Request, Key, Application, Generation)
 
 

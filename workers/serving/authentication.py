@@ -57,7 +57,8 @@ def authenticate(context: Context, waiter: Waiter, request: Authenticate) -> Ste
             proof = server.final(request.scram)
         except ScramError:
             shown = b""  # nobody's
-    caller = yield from context.registry.by_token_hash(shown, peer.origin, context.now_ms)
+    with peer.being_identified():
+        caller = yield from context.registry.by_token_hash(shown, peer.origin, context.now_ms)
     if caller is not None and caller.is_admitted:
         if not _admit(context, peer, caller):
             return messages.refusal(Unavailable(CROWDED.why_not), request.id)
@@ -106,7 +107,8 @@ def authenticate_by_certificate(context: Context, peer: Peer, key_hash: bytes) -
 
     `key_hash` is that of the certificate's public key.
     """
-    caller = yield from context.registry.by_certificate(key_hash, peer.origin, context.now_ms)
+    with peer.being_identified():
+        caller = yield from context.registry.by_certificate(key_hash, peer.origin, context.now_ms)
     if caller is not None and caller.is_admitted:
         _admit(context, peer, caller, certificate=key_hash.hex())
     else:

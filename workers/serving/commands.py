@@ -12,7 +12,8 @@ a millisecond, so they do not look at the clock.
 the connection's earlier writes are answered, and it holds back the requests after it, so that every
 request sees exactly the requests before it on its connection. `joins` tells whether it need not be
 held back, because the commit of these writes answers it too. While a request waits for an answer of
-the store, the requests after it are held back as well, except `reads`, which see the same book.
+the store, the requests after it are held back as well, except `reads`, which see the same book; if
+it says in whose name they are, all of them.
 
 `right` is the right that an application needs for the command; `KNOWN` stands for any application,
 `ANYBODY` for any client. A client on this machine without a token may do only the commands

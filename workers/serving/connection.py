@@ -339,7 +339,7 @@ class Connection:
     def _must_wait(self, command: Command) -> bool:
         """Tell whether a command waits for the replies that are awaited now."""
         if self.reading:
-            return not command.reads
+            return self.peer.identifying or not command.reads
         if not self.awaited or not command.waits:
             return False
         return not command.joins(self._context, self)

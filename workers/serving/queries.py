@@ -8,7 +8,7 @@ import time
 
 from msgspec import UNSET
 
-from pwserver.errors import Unavailable, UnknownUser, UnknownVersion
+from pwserver.errors import DatabaseRefused, Unavailable, UnknownUser, UnknownVersion
 from pwserver.limits import CHECK_LENGTH_MAX
 from pwserver.wire import messages
 from pwserver.wire.messages import (
@@ -119,12 +119,22 @@ def _newest(context: Context, peer: Peer, name: str) -> Steps[tuple[str, bool]]:
         user, is_it = yield context.reader.find_or_decoy(peer.caller.book, name)
         if user is not None and context.lacks_key_of(user):
             yield from context.refreshed()
-        found = None if user is None else context.password(user, user.version)
+        found = None if user is None else _password_or_decoy(context, user, is_it)
     except Exception as error:
         refusal = refusal_of(error)
         context.note(peer, "verify", name, refusal.message)
         raise refusal from None
     return (context.vault.open_decoy() if found is None else found[0]), is_it
+
+
+def _password_or_decoy(context: Context, user: UserRow, is_it: bool) -> tuple[str, int] | None:
+    """Return a user's newest password; None for one that was altered, if it is not asked for."""
+    try:
+        return context.password(user, user.version)
+    except DatabaseRefused:
+        if is_it:
+            raise
+        return None
 
 
 def password_history(context: Context, waiter: Waiter, request: PasswordHistory) -> Steps[bytes]:

@@ -22,6 +22,10 @@ from workers.tls.records import Codec, HandshakeFailed
 _MOMENT_S = 0.002
 """How long handshakes may delay other clients in a turn, apart from the last step."""
 
+BEGUN_MAX = 1024
+"""Handshakes that have begun, and are not over: each keeps 47 KB. One more ends the oldest of them,
+which was as slow as so many others were quick."""
+
 _HANDSHAKE = 0x16
 """The first byte of a handshake record (RFC 8446, 5.1)."""
 
@@ -46,6 +50,7 @@ class Handshakes:
         self._timeout_s = timeout_s
         self._epoll = select.epoll()
         self._handshakes: dict[int, _Handshake] = {}  # the oldest first
+        self._begun: dict[int, None] = {}  # those of which something was read, likewise
 
     def fileno(self) -> int:
         """Return the descriptor to wait on: readable when there is something to do."""
@@ -68,13 +73,18 @@ class Handshakes:
             fd = events[0][0]
             handshake = self._handshakes[fd]
             arrival = handshake.step(self.context)
+            self._begun.setdefault(fd)
             if arrival is not None:
-                self._epoll.unregister(fd)
-                del self._handshakes[fd]
+                self._forget(fd)
                 arrivals.append(arrival)
-            elif handshake.wants != handshake.events:
+                continue
+            if handshake.wants != handshake.events:
                 self._epoll.modify(fd, handshake.wants)
                 handshake.events = handshake.wants
+            if len(self._begun) > BEGUN_MAX:
+                oldest = next(iter(self._begun))
+                arrivals.append(Arrival(self._handshakes[oldest].client, None, b""))
+                self._forget(oldest)
         return arrivals
 
     def expire(self, now: float, *, hurry: bool = False) -> int:
@@ -95,8 +105,7 @@ class Handshakes:
         """Return the clients of which nothing was read yet; they are not here any more."""
         untouched = [each for each in self._handshakes.values() if each.untouched]
         for each in untouched:
-            self._epoll.unregister(each.client.socket)
-            del self._handshakes[each.client.socket.fileno()]
+            self._forget(each.client.socket.fileno())
         return [each.client for each in untouched]
 
     def close(self) -> int:
@@ -106,10 +115,14 @@ class Handshakes:
     def _close(self, handshakes: "list[_Handshake]") -> int:
         for handshake in handshakes:
             client = handshake.client.socket
-            self._epoll.unregister(client)
-            del self._handshakes[client.fileno()]
+            self._forget(client.fileno())
             client.close()
         return len(handshakes)
+
+    def _forget(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        del self._handshakes[fd]
+        self._begun.pop(fd, None)
 
 
 class _Handshake:

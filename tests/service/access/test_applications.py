@@ -342,6 +342,15 @@ def token_of_other(database: sqlite3.Connection, name: str, other: str) -> None:
     set_to(previous_hash=kept, previous_until_ms=2**53)(database, name, other)
 
 
+BROKEN = ("name", "may", "networks", "book", "token_hash", "expires_ms", "seal")
+
+
+def not_utf8(database: sqlite3.Connection, name: str, other: str) -> None:
+    """Make texts of an application something that nobody can decode."""
+    broken = ", ".join(f"{text} = CAST(x'61ff' AS TEXT)" for text in BROKEN)
+    database.execute(f"UPDATE application SET {broken} WHERE name = ?", (name,))
+
+
 def copied(database: sqlite3.Connection, name: str, other: str) -> None:
     """Put another's row in the place of an application, with a token and a name of one's own."""
     ((number,),) = database.execute("SELECT id FROM application WHERE name = ?", (name,)).fetchall()
@@ -374,6 +383,7 @@ ALTERATIONS: dict[str, Alter] = {
     "the seal of another": with_seal_of_other(may=" ".join(RIGHTS)),
     "other types": set_to(may=b"get", previous_until_ms="soon", revision="later"),
     "numbers for texts": set_to(may=5, seal="seal", book=1.5),
+    "texts that are none": not_utf8,
     "a copy": copied,
 }
 
@@ -487,6 +497,68 @@ def test_an_old_row_revives_nothing(start: Start, name: str, what: str) -> None:
     with service.peer() as peer:
         assert peer.authenticate(new) == authenticated(name)
         assert peer.authenticate(token) == DENIED
+
+
+def test_no_change_makes_an_old_row_good(service: Service, name: str) -> None:
+    """A seal of today on a token of before would revive it; with a new token it is not kept."""
+    token = service.add_application(name)
+    old = row_of(service.database, name)
+    rotate(service, name, grace_s=0)
+    put_back(service.database, old)
+    with pytest.raises(AdministrationRefused, match="is an old copy"):
+        let_count(service, name)
+    new = rotate(service, name, grace_s=60)
+    with service.peer() as peer:
+        assert peer.authenticate(new) == authenticated(name)
+        assert peer.authenticate(token) == DENIED
+
+
+def test_the_number_of_a_deleted_row_stays_taken(service: Service, name: str) -> None:
+    """Otherwise somebody who deletes a row gives its book to the next application."""
+    with service.peer() as peer:
+        peer.authenticate(service.add_application(name))
+        assert ask_all(peer, [save("alice")]) == [saved("alice", 1)]
+    with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+        connection.execute("DELETE FROM application WHERE name = ?", (name,))
+    with service.peer() as peer:
+        peer.authenticate(service.add_application(f"not {name}"))
+        assert ask_all(peer, [get("alice")]) == [UNKNOWN_USER]
+
+
+def test_a_change_cannot_be_undone_while_it_is_made(service: Service, name: str) -> None:
+    """By somebody who puts the old row back before it is noted what was decided."""
+    token = service.add_application(name)
+    old = row_of(service.database, name)
+    with service.administration() as files:
+        changing = files.book.changing
+
+        @contextlib.contextmanager
+        def undone() -> Iterator[None]:
+            with changing():
+                yield
+            put_back(service.database, old)
+
+        files.book.changing = undone  # type: ignore[method-assign]
+        files.revoke(name)
+    with service.peer() as peer:
+        eventually(lambda: peer.authenticate(token) == DENIED, "it is noticed", NOTICED_S)
+
+
+def test_no_trigger_undoes_a_change(service: Service, name: str) -> None:
+    """The database has none, unless somebody has added one who has no key."""
+    token = service.add_application(name)
+    with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+        connection.execute(
+            "CREATE TRIGGER undoing BEFORE UPDATE ON application BEGIN SELECT RAISE(IGNORE); END"
+        )
+    try:
+        revoke(service, name)
+        assert row_of(service.database, name)[5] is None
+    finally:
+        with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+            connection.execute("DROP TRIGGER undoing")
+    with service.peer() as peer:
+        eventually(lambda: peer.authenticate(token) == DENIED, "it is revoked", NOTICED_S)
 
 
 def test_a_removed_application_does_not_come_back(service: Service, name: str) -> None:

@@ -91,6 +91,32 @@ def test_the_console_rests_after_a_listing(
     assert capsys.readouterr().out == "".join(f"{n}\talice\tnow\n" for n in (1, 2, 3))
 
 
+def test_what_cannot_be_read_ends_one_listing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not all those after it: somebody may put the row in order, or delete it."""
+    board = new_scoreboard()
+    listings = 0
+
+    def pages() -> Iterator[list[Line]]:
+        nonlocal listings
+        if listings == 2:
+            raise EndOfTest
+        listings += 1
+        board.listing_wanted = True
+        yield [(listings, "alice", "now")]
+        b"\xff".decode()
+
+    bell, ringer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    monkeypatch.setattr(console, "time", Clock())
+    with bell, ringer:
+        ringer.send(b"!")
+        start = console.ConsoleStart(lambda name: None, pages)
+        with pytest.raises(EndOfTest):
+            console._print_listings(bell, board, start, threading.Lock())
+    assert capsys.readouterr().out == "1\talice\tnow\n2\talice\tnow\n"
+
+
 # --- What is read. ---
 
 

@@ -1,5 +1,7 @@
 """The commands `import` and `export`, through a service and by the files."""
 
+import contextlib
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -263,6 +265,19 @@ def test_an_application_names_its_book(tmp_path: Path) -> None:
     assert shop.record["users"] == 2
     unknown = shell.run("import", file, *at, "--application", "nobody")
     assert (unknown.code, unknown.out) == (1, "")
+
+
+def test_an_altered_application_gets_nothing(tmp_path: Path) -> None:
+    """Somebody who can write to the database could have an import go into another's book."""
+    shell = Shell(tmp_path)
+    for name in ("web", "other"):
+        assert shell.run("app", "add", name, "--may", "get").code == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "user_data.db")) as connection, connection:
+        connection.execute("UPDATE application SET book = 2 WHERE name = 'web'")
+    file = write(shell, chrome(LOGINS))
+    ran = shell.run("import", file, "--database", "user_data.db", "--application", "web")
+    assert ran.code != 0
+    assert "was altered in the database" in ran.err
 
 
 def test_a_token_says_whose_book_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,15 @@ def test_settings_come_from_flag_environment_and_file_in_this_order(shell: Shell
     assert "port is -3" in shell.run("count").err, "commands with fewer settings read the file, too"
 
 
+@pytest.mark.parametrize("secret", ["pwserver_" + "x" * 43, "eve:hunter2", "hunter2@"])
+def test_no_secret_of_a_url_is_shown(shell: Shell, secret: str) -> None:
+    """Not a token, nor what somebody has taken for one."""
+    shell.variables["PWSERVER_URL"] = f"pwserver://{secret}@127.0.0.1:1"
+    ran = shell.run("config")
+    assert "pwserver://(hidden)@127.0.0.1:1" in ran.out
+    assert secret not in ran.out + ran.err
+
+
 def test_one_file_serves_the_service_and_its_clients(shell: Shell) -> None:
     """Settings that a command does not have are no mistake, in a file of any name."""
     (shell.folder / "our.toml").write_text(

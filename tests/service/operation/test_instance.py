@@ -1,5 +1,6 @@
 """One service to a book: two starts at once, and `pwserver stop`."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -125,6 +126,25 @@ def test_stop_does_not_signal_who_has_not_the_lock(tmp_path: Path) -> None:
         lock.chmod(0o600)
         try:
             with pytest.raises(ConnectionFailed):
+                stop(tmp_path / "user_data.db", 1.0)
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may signal others' processes")
+def test_a_user_cannot_have_root_stop_another_process(tmp_path: Path) -> None:
+    """Not even by a lock in its own folder that names the process: root stops only its own."""
+    lock, nobody = lock_path(tmp_path / "user_data.db"), 65534
+    with subprocess.Popen(["sleep", "60"]) as other, lock.open("w+") as held:
+        held.write(f"{other.pid} {os.stat('/proc/self/ns/pid').st_ino}\n")
+        held.flush()
+        lock.chmod(0o600)
+        for path in (lock, tmp_path):
+            os.chown(path, nobody, nobody)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            with pytest.raises(StoreError, match=f"process {other.pid}, which is not one of"):
                 stop(tmp_path / "user_data.db", 1.0)
             assert other.poll() is None
         finally:

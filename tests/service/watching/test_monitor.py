@@ -1,5 +1,6 @@
 """Metrics and health of a running service, and what goes wrong with who asks for them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from tests.conftest import Start
 from tests.support import needs
 from tests.support.harness import (
+    PATIENCE_S,
     Service,
     eventually,
     own_address,
@@ -267,6 +269,24 @@ def test_elsewhere_metrics_need_a_token(start: Start, authority: Authority) -> N
     with service.administration() as files:
         files.revoke("watcher")
     eventually(lambda: status(token) == 401, "what is revoked shows nothing more")
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_silent_crowd_keeps_nobody_out(
+    start: Start, authority: Authority, *, encrypted: bool
+) -> None:
+    """The oldest of them end, also those that have not begun the handshake."""
+    host = own_address() if encrypted else "127.0.0.1"
+    flags = tls_flags(authority.issue("book", [host])) if encrypted else []
+    service = start("--http", f"{host}:0", *flags)
+    url = url_of_monitor(service)
+    place = (host, urlsplit(url).port)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(socket.create_connection(place)) for _ in range(80)]
+        assert ask(f"{url}healthz", context=trusting(authority)).status == 200
+        for first in crowd[:16]:
+            first.settimeout(PATIENCE_S)
+            assert first.recv(1) == b""
 
 
 def test_a_new_certificate_is_shown(start: Start, authority: Authority, tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_an_old_copy_changes_nothing(path: Path, file: RevisionFile) -> None:
     assert not file.revisions.allows(row(1, 3))
 
 
+def test_what_was_decided_counts_beside_an_older_row(file: RevisionFile) -> None:
+    """Somebody has put that back meanwhile; in whichever order they come."""
+    for rows in ([row(1, 4), row(1, 6)], [row(1, 8), row(1, 6)]):
+        file.note(rows, sealing_key=3)
+    assert not file.revisions.allows(row(1, 7))
+    assert file.revisions.allows(row(1, 8))
+
+
 def test_an_application_is_forgotten_after_many_others(file: RevisionFile) -> None:
     """Not while it is there; and the file stays small."""
     for number in range(3, APPLICATIONS_MAX + 3):

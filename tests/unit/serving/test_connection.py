@@ -100,6 +100,18 @@ def guest(tmp_path: Path) -> Iterator[Served]:
     made.close()
 
 
+def test_an_altered_row_says_nothing_of_other_names(served: Served) -> None:
+    """A name that nobody has is wrong, also where the row that is opened instead does not open."""
+    served.send(encode("save_password", password="pw", username="bob"))
+    served.commit()
+    served.received()
+    served.planner.store.connection.execute("UPDATE user SET sealed = zeroblob(64)")
+    served.send(WRONG_PASSWORD, encode("verify_password", username="bob", password="pw"))
+    wrong, altered = served.received()
+    assert (wrong["message"], wrong.get("valid")) == ("return_verify_password", False)
+    assert altered["message"] == "Unavailable!"
+
+
 # --- Who is gone. ---
 
 

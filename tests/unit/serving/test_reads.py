@@ -11,7 +11,9 @@ from pwserver.errors import Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.tally import COMMANDS, OK, OUTCOMES, Counts, Tally
 from pwserver.wire.messages import encode
-from tests.unit.serving.test_connection import GET, SAVE, WRONG_PASSWORD, Served
+from tests.support.books import BOTH_KEYS
+from tests.unit.serving.test_connection import GET, SAVE, WRONG_PASSWORD, WRONG_TOKEN, Served
+from workers.auth.applications import Registry
 from workers.auth.throttle import DELAYS_S, NAME
 from workers.storage.answers import Pending
 from workers.storage.sqlite.reading import BookReader
@@ -151,6 +153,15 @@ def test_reads_go_together(late: Late) -> None:
     assert [reply["message"] for reply in late.settle()] == ["return_password"] * 3 + [
         "Password saved!"
     ]
+
+
+def test_nothing_is_read_for_who_is_being_identified(late: Late, tmp_path: Path) -> None:
+    """A wrong token takes the rights before it from the read after it, however late it is known."""
+    late.context.registry = Registry(late.reader, BOTH_KEYS, tmp_path / "late.revisions")
+    late.send(GET, WRONG_TOKEN, GET)
+    assert late.reader.asked == 1
+    late.finish()
+    assert [reply["message"] for reply in late.settle()] == ["return_password"] + ["Denied!"] * 2
 
 
 def test_guesses_sent_together_are_limited(late: Late) -> None:

@@ -98,6 +98,16 @@ def test_a_request_is_forgotten_after_its_time(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("value", ["'soon'", "x'ff'", "CAST(x'ff' AS TEXT)"])
+def test_a_request_whose_time_was_altered_is_forgotten(store: Store, value: str) -> None:
+    """It does not end the worker that writes, whatever somebody has put there."""
+    store.commit([], [REQUEST])
+    store.connection.execute(f"UPDATE request SET saved_at_ms = {value}")
+    again = REQUEST._replace(username="bob", user_id=2)
+    assert store.commit([], [again]) == [DONE]
+    assert store.commit([], [again]) == [(2, 1, 7)]
+
+
 def requests(first: int, number: int, at_ms: int) -> list[Saving]:
     """Return new users, each saved by a request of its own at one time."""
     ids = range(first, first + number)

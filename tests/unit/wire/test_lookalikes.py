@@ -198,6 +198,13 @@ def test_a_message_full_of_additional_data_is_read() -> None:
     assert read([text]) == Outcome([SavePassword("abc123")], False)
 
 
+def test_no_more_fields_are_looked_at_than_a_person_writes() -> None:
+    """Else thousands of clients with full messages would hold up the others."""
+    fields = {f"x{number}": 1 for number in range(100)}
+    text = json.dumps({**SAVE, **fields, "userName": "alice"}).encode()
+    assert read([text]) == Outcome([SavePassword("abc123")], False)
+
+
 def test_the_service_saves_nothing_for_a_field_it_does_not_know(peer: Peer) -> None:
     """Of a burst, exactly the messages that look like nothing else are done."""
     peer.send({**SAVE, "user": "carol"}, {**SAVE, "data": "some_data"}, SAVE, {**SAVE, "Id": 1})

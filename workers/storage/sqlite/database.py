@@ -34,6 +34,7 @@ from workers.storage.sqlite.validation import (
     check_schema,
     is_empty,
     refusals,
+    run_nothing_of,
 )
 from workers.storage.sqlite.writing import RowWriter
 
@@ -112,6 +113,7 @@ class Store:
             try:
                 self._database.connect()
                 self.connection: apsw.Connection = self._database.connection()
+                run_nothing_of(self.connection)
                 # Change nothing, not even by closing it, until the file is known to be ours.
                 self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 models.database.initialize(self._database)
@@ -306,6 +308,7 @@ def open_to_administer(path: Path, keyring: Keyring) -> Iterator[APSWDatabase]:
             _check_trust(path, _found(path))
             database.connect()
             connection: apsw.Connection = database.connection()
+            run_nothing_of(connection)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until it is known ours
             check_schema(database, path)
             check_keys(path, keyring.check_values)
@@ -357,6 +360,7 @@ def open_to_read(reader: APSWDatabase) -> apsw.Connection:
     Raises a peewee or apsw error if it cannot be read.
     """
     connection: apsw.Connection = reader.connection()
+    run_nothing_of(connection)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
 

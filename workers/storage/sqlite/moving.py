@@ -40,6 +40,7 @@ from workers.storage.sqlite.validation import (
     is_empty,
     mark_of,
     refusals,
+    run_nothing_of,
 )
 
 _WAIT_S = 10
@@ -119,6 +120,7 @@ class SqliteMovable:
             with refusals(path):
                 opened.connect()
                 connection: apsw.Connection = opened.connection()
+                run_nothing_of(connection)
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 generations.check_log(opened, path)
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)

@@ -22,8 +22,8 @@ from pwserver.errors import DatabaseRefused, Unavailable
 from pwserver.ipc import Scoreboard
 from pwserver.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from workers.book.models import (
-    APPLICATION,
     COMMON_BOOK,
+    STORED_APPLICATION,
     USER,
     Application,
     ApplicationRow,
@@ -33,6 +33,7 @@ from workers.book.models import (
     UserRow,
     has_name,
     sql,
+    stored_application,
 )
 from workers.book.names import GENERATED_PREFIX, first_generated_id, generated_id, generated_name
 from workers.storage.operations import Entry
@@ -278,12 +279,12 @@ class BookReader:
 
 def applications(connection: apsw.Connection) -> list[ApplicationRow]:
     """Return all applications, tombstones too, in the order in which they were added."""
-    return [ApplicationRow(*row) for row in connection.execute(_applications())]
+    return [stored_application(row) for row in connection.execute(_applications())]
 
 
 @functools.cache
 def _applications() -> str:
-    return sql(Application.select(*APPLICATION).order_by(Application.id))
+    return sql(Application.select(*STORED_APPLICATION).order_by(Application.id))
 
 
 def sealing_key(connection: apsw.Connection) -> int:

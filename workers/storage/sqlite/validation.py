@@ -36,6 +36,12 @@ def check_sqlite(version: str = "") -> None:
         )
 
 
+def run_nothing_of(connection: apsw.Connection) -> None:
+    """Run no trigger of a database and use no view: it has none, unless somebody has added one."""
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+
+
 def is_empty(database: APSWDatabase) -> bool:
     """Tell whether a database has no tables and no application id yet."""
     return not (database.get_tables() or database.pragma("application_id"))

@@ -201,7 +201,8 @@ class RowWriter:
         if found is None:
             return None
         number, user_id, version, fingerprint, saved_at_ms = found
-        if saved_at_ms < now_ms - self._requests_kept_ms:
+        altered = not isinstance(saved_at_ms, int)  # by somebody who can write to the database
+        if altered or saved_at_ms < now_ms - self._requests_kept_ms:
             self._connection.execute(self._forget_request, (number,))
             return None
         return user_id, version, fingerprint
@@ -260,13 +261,16 @@ class RowWriter:
         labels = {User.key_id: 0, User.sealed: b"", User.labels: "", User.older: b""}
         self._set_labels = sql(User.update(labels).where(as_it_was))
         this_request = (Request.book == 0) & (Request.request_id == "")
-        found = (
-            Request.id,
-            Request.user_id,
-            Request.version,
-            Request.fingerprint,
-            Request.saved_at_ms,
-        )
+        found = [  # whatever somebody has put there
+            column.cast("INTEGER")
+            for column in (
+                Request.id,
+                Request.user_id,
+                Request.version,
+                Request.fingerprint,
+                Request.saved_at_ms,
+            )
+        ]
         self._find_request = sql(Request.select(*found).where(this_request))
         self._remember = sql(
             Request.insert_many(
