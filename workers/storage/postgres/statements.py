@@ -65,7 +65,7 @@ COMMITTING = {
     "rollback": "ROLLBACK",
     "lock": f"SELECT pg_advisory_xact_lock_shared({LOCK_KEYS})",
     "batch": f"""WITH ours AS (UPDATE writer SET batch = $2::bigint, results = '', at = now()
-            WHERE {_OURS} AND epoch = $3::bigint RETURNING {_NOTED})
+            WHERE {_OURS} AND epoch = $3::bigint AND batch = $2::bigint - 1 RETURNING {_NOTED})
         SELECT 1 / (SELECT count(*) FROM ours)""",
     "keys": "SELECT 1 / ($1::int[] <@ ARRAY(SELECT id FROM key))::int",
     "rows": f"""WITH made AS (INSERT INTO "user" (id, book, key_id, sealed, saved_at_ms)

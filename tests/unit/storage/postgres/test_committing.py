@@ -9,6 +9,7 @@ import pytest
 
 from pwserver.errors import DatabaseRefused
 from tests.support.books import KEYRING, REQUESTS_KEPT_MS, Saving, users
+from tests.support.harness import eventually
 from tests.support.postgres import Postgres
 from tests.support.postgres_host import NOTHING, Asked, Host
 from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, nonce
@@ -163,9 +164,10 @@ def test_a_lost_connection_loses_and_doubles_nothing(host: Host, book: str, how:
     """Backends are killed, or their statements cancelled, while batches are committed."""
     asked = []
     for number in range(60):
-        named = Saving(username=f"u{number}", user_id=1000 + number)
-        work = Asked(users(number + 1), [tuple(named)])
+        named = [tuple(Saving(username=f"u{number}", user_id=1000 + number))] * (number % 3 == 0)
+        work = Asked(users(number + 1), named)
         asked.append(work)
+        is_far(host)
         host.committer.commit([work])
         host.turn()
         if number % 5 == 0:
@@ -175,9 +177,79 @@ def test_a_lost_connection_loses_and_doubles_nothing(host: Host, book: str, how:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
     host.until(lambda: all(work.outcome != NOTHING for work in asked))
-    assert all(work.outcome[1] == [DONE] for work in asked)
-    assert counted(book) == (120, 120)
-    assert host.scoreboard.users == 120
+    assert all(work.outcome[1] == [DONE] * len(work.operations) for work in asked)
+    assert counted(book) == (80, 80)
+    assert host.scoreboard.users == 80
+
+
+def is_far(host: Host) -> None:
+    """Have the next batch sent although the one before is not answered, as to a server far away."""
+    host.committer._server_us = 0
+
+
+def send(host: Host, *batches: Asked) -> None:
+    """Send batches one behind the other."""
+    for batch in batches:
+        is_far(host)
+        assert host.committer.takes_work
+        host.committer.commit([batch])
+
+
+def outcomes(host: Host, *batches: Asked) -> list[Any]:
+    """Wait for the outcomes of batches."""
+    host.until(lambda: all(batch.outcome != NOTHING for batch in batches))
+    return [batch.outcome for batch in batches]
+
+
+def test_batches_are_on_their_way_one_behind_the_other(host: Host, book: str) -> None:
+    """But nothing behind one that has results, because the row keeps those of the last alone."""
+    batches = [Asked(users(number)) for number in (1, 2)]
+    batches.append(Asked(users(3), [tuple(Saving(username="a", user_id=4))]))
+    send(host, *batches)
+    is_far(host)
+    assert not host.committer.takes_work
+    assert outcomes(host, *batches) == [(0, []), (1, []), (2, [DONE])]
+    assert counted(book) == (4, 4)
+
+
+def test_of_batches_on_their_way_only_one_may_fail(host: Host, book: str) -> None:
+    """What was sent behind it is done all the same, once."""
+    host.commit(Asked(users(2)))
+    batches = [Asked(users(number)) for number in (1, 2, 3, 4)]
+    send(host, *batches)
+    assert outcomes(host, *batches) == [(1, []), ID_TAKEN, (2, []), (3, [])]
+    assert counted(book) == (4, 4)
+
+
+def test_a_lost_connection_settles_each_batch_on_its_way(host: Host, book: str) -> None:
+    """The number of the last one says which were committed; the others are sent again."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    batches = [Asked(users(1)), Asked(users(2)), Asked(users(3, 4))]
+    with psycopg.connect(book) as connection:
+        connection.execute(
+            'INSERT INTO "user" (id, key_id, sealed, saved_at_ms) VALUES (2, 1, %s, 0)', (b"s",)
+        )
+        send(host, *batches)  # the second waits for whoever has its id
+        eventually(lambda: sql(book, 'SELECT id FROM "user"') == [(1,)], "the first is committed")
+        host.committer.link.lose("the test closes it")
+        assert [batch.outcome for batch in batches] == [NOTHING] * 3
+        connection.rollback()
+    assert outcomes(host, *batches) == [(0, []), (1, []), (2, [])]
+    assert counted(book) == (4, 4)
+
+
+def test_who_waited_too_long_for_a_batch_on_its_way_is_told_so(host: Host, book: str) -> None:
+    """That nobody knows; what was sent behind it is done."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    late = Asked(users(1), since=0.0)
+    batches = [late, Asked(users(2))]
+    send(host, *batches)
+    host.committer.tick(idle=True)
+    assert late.outcome is None
+    assert isinstance(outcomes(host, *batches)[1], tuple)
+    rows, noted = counted(book)
+    assert rows == noted
+    assert rows in (1, 2)
 
 
 def test_a_server_that_is_killed_and_comes_back(postgres: Postgres, host: Host, book: str) -> None:
