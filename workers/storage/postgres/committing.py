@@ -5,10 +5,10 @@ which of the batches in flight were committed. Then a new connection raises the 
 which waits for the old backend and makes whatever it still does fail, and reads the number of the
 last batch: those up to it are committed, and the others are sent again.
 
-What comes while a batch is in flight waits with the writer, until the server must be done with the
-one before: where it is near that is when it answers, and where it is far, batches are under way one
-behind the other. Each is done only if the one before it was. The row has the results of the last
-batch alone, so nothing is sent behind a batch that has results.
+What comes while a batch is in flight waits with the writer until that is answered. If the server
+is far, it waits only until the server must be done with the one before, so batches are on their way
+one behind the other. Each is done only if the one before it was. The row has the results of the
+last batch alone, so nothing is sent behind a batch that has results.
 
 A commit with WARNING 01000 was not replicated and may be lost, so it is settled in the same way.
 
@@ -49,6 +49,10 @@ _SPLITS = ("22", "23")  # the classes of errors that one part of a batch may hav
 
 _IN_FLIGHT_MAX = 4
 """Batches on their way at a time. A server that is 5 ms away was busy all the time with three."""
+
+_FAR_S = 0.001
+"""What makes a server far. A nearer one does more if all that has come by its answer is one batch.
+"""
 
 _TRIES = 10
 _FAREWELL_S = 0.5
@@ -130,7 +134,8 @@ class PostgresCommitter:
             return True
         last = self._sent[-1]
         return (
-            not last.operations
+            self.link.shortest_s > _FAR_S
+            and not last.operations
             and len(self._sent) < _IN_FLIGHT_MAX
             and _now_us() >= last.sent_us + self._server_us
         )
