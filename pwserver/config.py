@@ -337,11 +337,11 @@ class Settings(StoreSettings, Address):
         },
     )
     workers: int = field(
-        default=2,
+        default=1,
         metadata={
             "help": "The number of worker processes. The first writes for all, and serves clients "
-            "too; the others answer while the disk is slow or the first is busy. With more cores, "
-            "use more."
+            "too: it is enough for two cores. With more cores, others take reads and TLS; and they "
+            "answer while the disk is slow."
         },
     )
     list_users: str = field(

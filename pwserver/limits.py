@@ -21,6 +21,10 @@ PIECE_S = 0.00025
 """The same while others ask one thing at a time: they wait for such a piece, and for its commit,
 each time they ask. They wait for one buffer at least, which then has `LINE_BYTES`."""
 
+QUEUE_PART = 0.25
+"""The part of the time that such pieces may take meanwhile. A piece may take much longer than it
+should, for example the page of a listing; then the next one comes later."""
+
 SINGLES_LATELY_S = 0.01
 """For so long after a single request, another is expected."""
 

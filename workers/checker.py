@@ -1,9 +1,11 @@
 """The checker process: it rates the strength of passwords with zxcvbn.
 
-It is a separate process with a lower priority, because a check takes milliseconds. So only clients
-that ask for checks wait for them. The checker does one question of each caller in turn, whichever
-workers they came from. It skips a question whose deadline has passed, because its worker has given
-it up. The dictionaries (13 MiB) are loaded at the first question.
+It is a separate process with the lowest priority (SCHED_IDLE), because a check takes milliseconds.
+It runs while nobody else needs the processor, and makes room at once: with a niceness, a worker
+would wait for the end of its time slice after each sync. So only clients that ask for checks wait
+for them. The checker does one question of each caller in turn, whichever workers they came from. It
+skips a question whose deadline has passed, because its worker has given it up. The dictionaries (13
+MiB) are loaded at the first question.
 
 A text of the checked length that is made to take long takes zxcvbn seconds, so it is given up after
 `CHECK_S_MAX` of the processor, and only its beginning is judged, for as long at most. A timer that
@@ -28,7 +30,7 @@ from workers.process import CHANNEL, become_child, say_ready
 from workers.serving.checks import FAILED, PACKET_BYTES_MAX, TOO_SLOW
 from workers.serving.shares import Who
 
-_NICENESS = 10
+_NICENESS = 19
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,10 @@ class _TooSlow(BaseException):
 def main(control: socket.socket) -> None:
     """Answer the workers' questions until the listener says to stop or has died."""
     become_child("checker")
-    os.nice(_NICENESS)
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:  # a sandbox may forbid it
+        os.nice(_NICENESS)
     questions = Questions()
     epoll = select.epoll()
     epoll.register(control, select.EPOLLIN)

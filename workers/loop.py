@@ -58,7 +58,7 @@ from workers.serving.commit_queue import TOO_LATE, Batch, Outcome, not_saved
 from workers.serving.connection import UNWATCHED, Connection
 from workers.serving.context import Context
 from workers.serving.intake import Intake
-from workers.serving.kept import TOO_MUCH, Kept
+from workers.serving.kept import TOO_MUCH
 from workers.serving.places import NO_PLACE, Places
 from workers.storage.answers import Pending, Steps, finish
 from workers.storage.outage import REASONS
@@ -114,7 +114,7 @@ class Loop:
         self._watched: set[Connection] = set()  # have a deadline
         self._places = Places(start.places)
         self._places_wanted = False  # somebody came when few were left
-        self._kept = Kept()
+        self._kept = context.kept
         self._channel: socket.socket | None = None  # to the worker that writes
         self._channel_events = 0
         self._checker: socket.socket | None = None
@@ -192,6 +192,8 @@ class Loop:
         if self._has_work:
             pause_s = 0.0 if self._writer is None else self._writer.owed_s
             return self._epoll.poll(pause_s, _EVENTS_MAX)
+        if self._intake.waiting:
+            return self._epoll.poll(self._intake.rests_s, _EVENTS_MAX)
         if self._expects_event:
             events = self._lookout.look()
             if events:
@@ -201,7 +203,7 @@ class Loop:
     @property
     def _has_work(self) -> bool:
         """Whether there is something to do without another event."""
-        if self._intake.waiting or self._given:
+        if self._given:
             return True
         writer = self._writer
         if writer is None:

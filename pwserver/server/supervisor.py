@@ -415,9 +415,10 @@ class Supervisor:
             self._predecessor.serving(self._instance, [*self._listener.listening, *self._http])
             self._loop.watch(self._predecessor.fileno(), self._on_predecessor)
         self._manager.tell("READY=1", f"STATUS=Listening on {self._listener.names}.")
+        workers = self._settings.workers
         _say(
             f"pwserver {__version__} listening on {self._listener.names}, database "
-            f"{self._settings.book_name}, {self._settings.workers} workers"
+            f"{self._settings.book_name}, {workers} worker{'s' if workers > 1 else ''}"
         )
 
     def _on_predecessor(self) -> None:

@@ -178,7 +178,8 @@ class Service:
     """A running `pwserver serve`, in a session of its own that identifies its processes.
 
     Use it in a `with`, which calls `end`. `url` is that of a database on a server, if it has one:
-    the settings file in its folder names it.
+    the settings file in its folder names it. Unless the flags say how many `workers` it has, tests
+    have two, because the passage from one to the other needs tests; None leaves it to the settings.
     """
 
     def __init__(
@@ -188,6 +189,7 @@ class Service:
         port: int = 0,
         url: str = "",
         program: Sequence[str] = COMMAND,
+        workers: int | None = 2,
         **popen: Any,
     ) -> None:
         self.folder = folder
@@ -198,6 +200,8 @@ class Service:
         self.key_file = folder / "user_data.key"
         self._errors = open(folder / "stderr", "ab")  # noqa: SIM115 - closed in `ended`
         command = [*program, "serve", "--port", str(port), *flags]
+        if workers is not None and "--workers" not in flags:
+            command += ["--workers", str(workers)]
         own = {"stdout": subprocess.PIPE, "stderr": self._errors, "cwd": folder}
         self.process = launch_pwserver(command, **{**own, **popen})
         self.port = self.workers = 0

@@ -425,7 +425,7 @@ class Connection:
         """Whether requests wait for nothing but their turn, and the client takes its replies."""
         if not self._held or self._must_wait(self._held[0][0]):
             return False
-        return len(self._unsent) <= REPLIES_BYTES_MAX
+        return not self._unsent or len(self._unsent) <= self._unsent_bytes_max
 
     def go_on(self) -> None:
         """Do requests for which there was no time before: at least one, and more if there is time.
@@ -553,7 +553,12 @@ class Connection:
             return False
         crowded = self.unanswered >= self._settings.in_flight_max
         too_much = self._held_bytes > HELD_BYTES_MAX or len(self._unsent) > REPLIES_BYTES_MAX
-        return not (crowded or too_much)
+        return not (crowded or too_much or self.kept > self._context.kept.share)
+
+    @property
+    def _unsent_bytes_max(self) -> int:
+        """How many bytes may wait for the client to take them while more replies are made."""
+        return min(REPLIES_BYTES_MAX, self._context.kept.share)
 
     def is_unused(self, now: float) -> bool:
         """Tell whether the client has no use for its place, and waits for nothing.

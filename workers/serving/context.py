@@ -25,6 +25,7 @@ from workers.book.vault import Vault
 from workers.serving.checks import Checks
 from workers.serving.commit_queue import CommitQueue
 from workers.serving.delays import Delays
+from workers.serving.kept import Kept
 from workers.serving.name_queues import NameQueues
 from workers.storage.answers import Pending, Steps, finish
 from workers.storage.outage import DISK_LOW, DISK_LOW_FOR_GUESTS
@@ -57,6 +58,7 @@ class Context:
     keeps_decisions: bool = False  # those of other hosts, for all workers of this one
     refusals: Refusals = field(default_factory=Refusals)
     delays: Delays = field(default_factory=Delays)
+    kept: Kept = field(default_factory=Kept)
     tally: Tally = field(default_factory=Tally)
     now: float = 0.0  # seconds of the monotonic clock
     now_ms: int = 0  # milliseconds since 1970

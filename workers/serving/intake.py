@@ -8,11 +8,13 @@ them. Everything else is handled by its connection.
 
 Connections that have sent more wait in a queue. Each handles one buffer in its turn, for a limited
 time, so that clients with a single request do not wait for clients that send without end. What of a
-buffer there is no time for waits in the queue again, behind the others.
+buffer there is no time for waits in the queue again, behind the others. While single lines come,
+the queue has a quarter of the time.
 
 Knows nothing of the loop, and of a request only which command it is.
 """
 
+import time
 from collections import deque
 from typing import Any
 
@@ -21,6 +23,7 @@ from pwserver.limits import (
     LINE_BYTES,
     LONG_TEXTS_S,
     PIECE_S,
+    QUEUE_PART,
     RECEIVE_BYTES,
     SINGLE_LINES_S,
     SINGLES_LATELY_S,
@@ -34,6 +37,12 @@ from workers.serving.commit_queue import Saver
 from workers.serving.connection import NEVER, Connection
 from workers.serving.context import Context
 
+_REST_S_MIN = 0.001
+"""A shorter rest is put off until there is more of it: epoll waits for whole milliseconds."""
+
+_PIECE_S_MAX = 0.02
+"""What took longer counts as this: the process was stopped, or the machine stood still."""
+
 
 class Intake:
     """The lines set aside in this turn, and the queue of connections that have sent more."""
@@ -46,6 +55,7 @@ class Intake:
         # The data is None if it is not received yet, or if requests of earlier data are left.
         self._queue: deque[tuple[Connection, bytes | None]] = deque()
         self._singles_until = 0.0  # until then another single line is expected
+        self._paid_at = 0.0  # then the others have had their part of the time again
 
     def use(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -56,6 +66,13 @@ class Intake:
     def waiting(self) -> bool:
         """Whether connections are queued."""
         return bool(self._queue)
+
+    @property
+    def rests_s(self) -> float:
+        """For how long, in seconds, the queue leaves the time to single lines."""
+        expected_s = self._singles_until - self._context.now
+        rests_s = min(self._paid_at - time.monotonic(), expected_s)
+        return rests_s if rests_s >= _REST_S_MIN else 0.0
 
     def add(self, connection: Connection) -> None:
         """Receive from a readable connection if it is idle; otherwise queue it."""
@@ -99,14 +116,19 @@ class Intake:
             self._do_together(connections, lines, requests)
 
     def do_rest(self) -> None:
-        """Handle the queue for a limited time."""
+        """Handle the queue for a limited time, or leave this turn to single lines."""
+        began = time.monotonic()
+        if self._context.now >= self._singles_until:
+            self._do_queue(LONG_TEXTS_S, RECEIVE_BYTES)
+        elif not self.rests_s:
+            self._do_queue(PIECE_S, LINE_BYTES)
+            took_s = min(time.monotonic() - began, _PIECE_S_MAX)
+            self._paid_at = max(self._paid_at, began) + took_s / QUEUE_PART
+
+    def _do_queue(self, seconds: float, bytes_max: int) -> None:
+        """Handle the queue, one buffer of each connection, until the time is over."""
         context = self._context
-        if context.now < self._singles_until:
-            context.give_time(PIECE_S)
-            bytes_max = LINE_BYTES
-        else:
-            context.give_time(LONG_TEXTS_S)
-            bytes_max = RECEIVE_BYTES
+        context.give_time(seconds)
         while self._queue:
             connection, data = self._queue.popleft()
             connection.queued = False

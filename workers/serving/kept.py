@@ -5,6 +5,10 @@ message. Each connection has bounds for these, but there may be thousands of con
 sum is bounded too: beyond it, the peer that keeps the most loses the connections that keep the
 most. A peer is an application, or a machine, or a user of this machine on the Unix socket.
 
+Before that, a connection that keeps more than a sixteenth of what is free is read no further until
+it keeps less. So clients that ask for much and read the answers stay below the bound, however many
+they are. It is the rule of `shares`, with a factor of a sixteenth.
+
 The loop notes sizes only of connections that keep something at the end of a turn. Who asks and
 reads its answers keeps nothing.
 """
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 TOO_MUCH = "The service is overloaded: this client keeps too many bytes waiting."
 """What a client is told that loses its connection."""
+
+_PART = 16
+"""A connection may keep one in so many of the free bytes: with nothing else kept, all that its own
+bounds allow."""
 
 _LEFT = 0.75
 """The part of the bound that is left after connections have ended, so that it is seldom reached."""
@@ -39,6 +47,11 @@ class Kept:
             self._sizes[connection] = size
         else:
             self._sizes.pop(connection, None)
+
+    @property
+    def share(self) -> int:
+        """How many bytes a connection may keep now and still be read."""
+        return max(0, self._most - self.total) // _PART
 
     @property
     def is_too_much(self) -> bool:

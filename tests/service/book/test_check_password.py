@@ -105,6 +105,11 @@ def test_the_longest_password_is_answered_quickly(shared_service: Service) -> No
         assert replies[0]["strength"] == 4
 
 
+def test_the_checker_makes_room_for_everybody(service: Service) -> None:
+    """It has the policy of what runs while nobody else needs the processor."""
+    assert os.sched_getscheduler(service.child("checker")) == os.SCHED_IDLE
+
+
 def test_nobody_waits_for_others_checks(start: Start) -> None:
     """While one worker's client has slow texts checked, its others are served as ever."""
     service = start("--workers", "1", "--save-timeout-s", "30")

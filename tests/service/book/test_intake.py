@@ -7,6 +7,7 @@ import random
 import select
 import signal
 import socket
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from pwserver.accepted import Accepted
 from pwserver.config import Settings
-from pwserver.limits import LINE_BYTES, RECEIVE_BYTES
+from pwserver.limits import LINE_BYTES, QUEUE_PART, RECEIVE_BYTES
 from tests.conftest import Start
 from tests.support.books import Client
 from tests.support.books_wire import ask_all
@@ -117,7 +118,7 @@ class Table:
 
 
 def give_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a turn do no more than it must, except if all have sent single requests."""
+    """Have a turn do no more than it must, and not less, unless all have sent single requests."""
     for name in ("LONG_TEXTS_S", "PIECE_S"):
         monkeypatch.setattr(f"workers.serving.intake.{name}", 0.0)
 
@@ -127,6 +128,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
     """Eight connections, and all the time in the world unless a test says otherwise."""
     for name in ("LONG_TEXTS_S", "PIECE_S", "SINGLE_LINES_S"):
         monkeypatch.setattr(f"workers.serving.intake.{name}", 60.0)
+    monkeypatch.setattr("workers.serving.intake.QUEUE_PART", 1.0)
     made = Table(tmp_path / "book.db", 8)
     yield made
     made.close()
@@ -154,6 +156,48 @@ def test_saves_of_a_turn_are_sealed_together(table: Table) -> None:
     table.intake.do_lines()
     (batch,) = table.context.commit_queue.take()
     assert len({row[0] for row in batch.rows}) == len(batch.runs) == 8
+
+
+def test_the_queue_has_a_quarter_of_the_time_while_single_lines_come(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a piece that took long it rests for three times as long, or until no line comes."""
+    clock = types.SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("workers.serving.intake.time", clock)
+    monkeypatch.setattr("workers.serving.intake.QUEUE_PART", QUEUE_PART)
+    greedy, client = table.connections[0], table.clients[0]
+    received: list[int] = []
+
+    def receive(bytes_max: int) -> None:
+        received.append(bytes_max)
+        clock.now += 0.004
+
+    monkeypatch.setattr(Connection, "receive", lambda _, bytes_max: receive(bytes_max))
+
+    def turn(after_s: float, *, single: bool) -> None:
+        clock.now += after_s
+        table.context.now = clock.now
+        if single:
+            table.clients[1].send(PING)
+            table.intake.add(table.connections[1])
+        table.intake.do_lines()
+        table.intake.go_on(greedy)
+        table.intake.do_rest()
+
+    client.send(PING * 3)
+    turn(0.0, single=True)
+    assert received == [LINE_BYTES]
+    assert table.intake.rests_s == pytest.approx(0.01), "no line is expected for longer"
+    turn(0.003, single=True)
+    turn(0.003, single=True)
+    assert received == [LINE_BYTES]
+    assert table.intake.rests_s == pytest.approx(0.006), "16 ms after it began"
+    turn(0.006, single=True)
+    assert received == [LINE_BYTES] * 2
+    turn(0.007, single=False)
+    assert received == [LINE_BYTES] * 2 + [RECEIVE_BYTES]
+    assert not table.intake.rests_s
 
 
 def test_a_connection_with_something_unfinished_is_left_alone(table: Table) -> None:

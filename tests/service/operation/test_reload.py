@@ -16,7 +16,7 @@ def hang_up(service: Service, words: str) -> None:
 
 def test_settings_change_without_a_restart(start: Start) -> None:
     """Each is said by name, those too that need a new program; guests that may no more are told."""
-    service = start()
+    service = start(workers=None)
     children = service.all_children()
     file = service.folder / "pwserver.toml"
     with service.peer() as before:

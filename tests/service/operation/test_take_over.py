@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ def begin(start: Start) -> Iterator[Callable[..., Service]]:
     """Return a function that starts a service; its last successor is stopped at the end."""
     services: list[Service] = []
 
-    def starter(*flags: str) -> Service:
-        services.append(start(*flags))
+    def starter(*flags: str, **more: Any) -> Service:
+        services.append(start(*flags, **more))
         return services[-1]
 
     yield starter
@@ -118,7 +119,7 @@ def test_who_comes_through_a_balancer_stays_itself(begin: Callable[..., Service]
 
 def test_a_program_that_cannot_start_leaves_the_old_one(begin: Callable[..., Service]) -> None:
     """A mistake in the settings file is said, and the service goes on; then one can take over."""
-    service = begin()
+    service = begin(workers=None)
     file = service.folder / "pwserver.toml"
     file.write_text("workers = 0\n")
     with service.peer() as peer:

@@ -178,7 +178,7 @@ def flood(kind: str, abusers: int, seconds: float) -> Flooded:
     """Measure what an application does before, beside and after a flood."""
     with tempfile.TemporaryDirectory(prefix="pwserver-abuse-") as home:
         flags = FLAGS.get(kind, ["--list-users", "none"])
-        with Service(Path(home), *flags, env=TREE_ENVIRONMENT) as service:
+        with Service(Path(home), *flags, workers=None, env=TREE_ENVIRONMENT) as service:
             target = Target(service.wait_until_listening(), None)
             token = service.add_application("honest", RIGHTS)
             flooding = service.add_application("flooding", RIGHTS)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from select import EPOLLIN
 from typing import Any
 
 import pytest
 
 from pwserver.limits import NAME_BYTES_MAX
-from pwserver.wire.messages import encode
+from pwserver.wire.messages import RIGHTS, encode
 from tests.unit.serving.test_connection import Served
 from workers.auth.applications import GUEST, Caller
 from workers.auth.throttle import NAME
@@ -62,6 +63,48 @@ def test_the_greatest_of_the_greatest_peer_end() -> None:
     for each in many[1:]:
         each.closed = True
     assert kept.to_end()[0].kept == 30, "what is closed cannot end again"
+
+
+# --- Who is read. ---
+
+
+def test_who_keeps_more_than_its_share_is_not_read(served: Served) -> None:
+    """A connection may keep a sixteenth of what is free, so the more there are the less each."""
+    kept = served.context.kept = Kept(1600)
+    connection = served.connection
+    kept.note(connection, 94)
+    assert connection.wants == EPOLLIN
+    kept.note(connection, 95)
+    assert connection.wants == 0
+    kept.note(connection, 0)
+    keeping(kept, "others", 1600)
+    assert connection.wants == EPOLLIN, "who keeps nothing is always read"
+
+
+def test_listings_wait_until_their_client_takes_the_replies(served: Served) -> None:
+    """What would make more of them is not done while more than a share waits for the client."""
+    served.context.kept = Kept(16 * 600_000)
+    served.connection.peer.become(Caller("tests", rights=frozenset(RIGHTS)))
+    for number in range(20):
+        served.send(
+            encode(
+                "save_password",
+                password="x",
+                username=f"{number}",
+                labels=[f"{label}" + "x" * 60 for label in range(16)],
+            )
+        )
+        served.commit()
+    served.context.until = 0.0  # one at a time
+    served.send(encode("ping"), encode("list_users") * 100)
+    turns = 0
+    while served.connection.more_to_do:
+        served.connection.go_on()
+        served.connection.flush()
+        served.context.kept.note(served.connection, served.connection.weight)
+        turns += 1
+    assert 0 < turns < 100
+    assert 500_000 < served.connection.weight < 700_000
 
 
 # --- How much a connection keeps. ---
