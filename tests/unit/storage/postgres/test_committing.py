@@ -238,6 +238,15 @@ def test_a_lost_connection_settles_each_batch_on_its_way(host: Host, book: str) 
     assert counted(book) == (4, 4)
 
 
+def test_a_batch_is_done_only_if_its_number_is_the_next(host: Host, book: str) -> None:
+    """Else one could be done although the one before it was not."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    host.committer._done += 1
+    assert host.commit(Asked(users(1))) == (0, [])
+    assert "another process" in host.committer.link.why
+    assert counted(book) == (1, 1)
+
+
 def test_who_waited_too_long_for_a_batch_on_its_way_is_told_so(host: Host, book: str) -> None:
     """That nobody knows; what was sent behind it is done."""
     host.until(lambda: not host.scoreboard.commit_since_us)
@@ -317,12 +326,13 @@ def test_a_table_that_is_written_anew_does_not_lose_the_row(host: Host, book: st
     assert counted(book) == (3, 3)
 
 
-def test_no_statement_is_compiled(book: str) -> None:
+def test_no_statement_is_compiled_or_planned_anew(book: str) -> None:
     """A server with LLVM would compile each, for a second, because their estimates are large."""
     with psycopg.connect(book) as connection:
         connection.execute(COMMITTING["settings"])
         assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
         assert connection.execute("SHOW jit").fetchone() == ("off",)
+        assert connection.execute("SHOW plan_cache_mode").fetchone() == ("force_generic_plan",)
 
 
 # --- What is refused at the start. ---
