@@ -115,6 +115,18 @@ def test_a_book_takes_no_more_users_than_it_may(host: Host) -> None:
     assert host.do(one._replace(user_id=3)) == [STALE]
 
 
+@pytest.mark.parametrize("its", [0, 7], ids=["the common book", "of an application"])
+def test_both_kinds_of_users_are_counted_for_that(host: Host, its: int) -> None:
+    """Those with a name, and those without; not those of other books."""
+    host.do(Saving(book=5, user_id=1), Saving(book=5, username="a", user_id=2))
+    one = Saving(book=its, user_id=3, users_max=2)
+    two, three = (one._replace(username=name, user_id=ord(name)) for name in "ab")
+    assert host.do(one) == host.do(two) == [DONE]
+    assert host.do(three) == host.do(one._replace(user_id=4)) == [FULL]
+    assert host.do(three._replace(users_max=3)) == [DONE]
+    assert host.do(one._replace(user_id=4, users_max=3)) == [FULL]
+
+
 def test_what_cannot_be_done_fails_alone(host: Host, book: str) -> None:
     """A taken id, and a key that was retired; the other batches of the commit are done."""
     host.commit(Asked(users(1)))
