@@ -176,9 +176,13 @@ defaults
 
 
 def relay(nodes: Sequence[Node], ports: Sequence[int]) -> str:
-    """Return the configuration of a HAProxy that leads from each port to a node, and no further."""
+    """Return the configuration of a HAProxy that leads from each port to a node, and no further.
+
+    It tries once: who is led to a node that is down is to hear so at once, as without it.
+    """
     return _HAPROXY + "".join(
-        f"listen {node.name}\n    bind {HOST}:{port}\n    server it {HOST}:{node.port}\n"
+        f"listen {node.name}\n    bind {HOST}:{port}\n"
+        f"    retries 0\n    server it {HOST}:{node.port}\n"
         for node, port in zip(nodes, ports, strict=True)
     )
 
