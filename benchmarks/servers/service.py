@@ -10,12 +10,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.client.book import wants_a_token
 from benchmarks.client.wire import Access, BenchmarkFailed, Ways
 from benchmarks.servers.certificates import make_certificate
 from benchmarks.servers.contenders import Postgres
+from benchmarks.servers.distance import Distance
 from benchmarks.servers.servers import PROJECT, Started, environment
 from benchmarks.servers.usage import Usage
 
@@ -113,23 +115,34 @@ class ServiceOverTls(Service):
 
 
 class ServiceOnPostgres(Service):
-    """A service whose book is on a PostgreSQL server of its own, set as the contender is."""
+    """A service whose book is on a PostgreSQL server of its own, set as the contender is.
+
+    With `away_ms` it reaches the server through a program that delays everything by so much.
+    """
 
     prefix = ("env", "PSYCOPG_IMPL=binary")  # this one needs it; see `environment`
 
-    def __init__(self, name: str, directory: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        options: Sequence[str] = (),
+        away_ms: float | None = None,
+    ) -> None:
         import psycopg  # noqa: PLC0415 - the other services do without
 
         home = directory.with_name(f"{directory.name}-server")
         home.mkdir()
-        self._server = Postgres(home, 0)
-        try:
+        with ExitStack() as stack:
+            self._server = stack.enter_context(Postgres(home, 0))
+            self._reached_at = self._server.address
             with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
                 connection.execute("CREATE DATABASE book TEMPLATE template0")
+            if away_ms is not None:
+                way = stack.enter_context(Distance(home, self._server.address, away_ms))
+                self._reached_at = way.address
             super().__init__(name, directory, options)
-        except BaseException as error:
-            self._server.__exit__(type(error), error, None)
-            raise
+            self._beside = stack.pop_all()
 
     def usage(self) -> Usage:
         """Return what the service and the server have taken so far."""
@@ -139,10 +152,10 @@ class ServiceOnPostgres(Service):
         try:
             super().__exit__(kind, error, traceback)
         finally:
-            self._server.__exit__(kind, error, traceback)
+            self._beside.close()
 
     def _url(self, database: str) -> str:
-        address = self._server.address
+        address = self._reached_at
         return f"postgresql://postgres@{address.host}:{address.port}/{database}"
 
     def _files(self) -> list[str]:

@@ -20,6 +20,7 @@ password, key or token is written or shown in the clear; (f) nothing grows witho
 | no room for a backup | a disk of 2 MiB; RLIMIT_FSIZE | storage/test_backup_fails.py |
 | a restore is killed | before each of its steps | storage/test_restore_killed.py |
 | a move to another store is killed | after each of its steps | storage/test_move_killed.py |
+| the disk is full where a move goes | a small tmpfs | storage/test_move_disk_full.py |
 | disk full for the audit record | a disk of 64 KiB; /dev/full | storage/test_audit_unwritten.py |
 | slow disk | strace: a sync takes 2 s; a writer that is stopped | storage/test_disk_fails.py |
 | a locked or damaged database | mounts, modes, flipped bits | storage/test_database_damaged.py |

@@ -33,8 +33,9 @@ def _check_server(url: str) -> None:
     try:
         import psycopg  # noqa: PLC0415 - a book in a file has no need of it
     except ImportError as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"a database on a server needs psycopg ({error}): pip install 'pwserver[postgres]'"
+            f"a database on a server needs psycopg ({reason}): pip install 'pwserver[postgres]'"
         ) from None
     try:
         psycopg.conninfo.conninfo_to_dict(url)

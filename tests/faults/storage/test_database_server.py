@@ -142,16 +142,31 @@ def status(owner: Peer) -> dict[str, Any]:
     return found
 
 
-def test_a_save_under_a_name_waits_for_the_server(running: Postgres, start: Start) -> None:
-    """As long as a plain one: what could not be planned is planned when the server is back."""
+CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"message": "save_password", "password": "x"}, {"version": 2}),
+    ({"message": "save_password", "password": "x", "request_id": "r"}, {"version": 3}),
+    ({"message": "generate_password"}, {"version": 4}),
+    ({"message": "restore_password", "version": 1}, {"version": 5}),
+    ({"message": "label_user", "labels": ["a"]}, {"labels": ["a"]}),
+    ({"message": "delete_user"}, {"message": "User deleted!"}),
+    ({"message": "label_user", "labels": []}, {"message": "Unknown user!"}),
+]
+"""What changes a user, one after the other, and what is in the reply."""
+
+
+def test_all_that_changes_a_user_waits_for_the_server(running: Postgres, start: Start) -> None:
+    """As long as a plain save: what could not be planned is planned when the server is back."""
     service = start(*PATIENT)
     with service.owner() as owner:
         assert owner.ask(save("alice"))["version"] == 1
         running.stop("immediate")
-        owner.send(save("alice"), save("bob"))
+        owner.send(*[request | {"username": "alice"} for request, _ in CHANGES], save("bob"))
         running.start()
-        assert [owner.reply().get("version") for _ in range(2)] == [2, 1]
-    assert users(service) == 2
+        for request, expected in CHANGES:
+            reply = owner.reply()
+            assert reply | expected == reply, request
+        assert owner.reply()["version"] == 1
+    assert users(service) == 1
 
 
 def test_a_stop_ends_although_the_server_is_away(running: Postgres, start: Start) -> None:

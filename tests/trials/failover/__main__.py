@@ -2,10 +2,10 @@
 
     python -m tests.trials.failover --kills 5 --seed 1
 
-Brings up etcd, three nodes of Patroni and PostgreSQL with quorum commit, and three hosts of the
-service: two name all nodes, one has a HAProxy before it. Guests and applications save, read and
-count through the client library with its default settings. Meanwhile, in an order that the seed
-gives, each of these happens `--kills` times:
+Brings up three members of etcd, three nodes of Patroni and PostgreSQL with quorum commit, and three
+hosts of the service: two name all nodes, for one a HAProxy finds the primary. Guests and
+applications save, read and count through the client library with its default settings. Meanwhile,
+in an order that the seed gives, each of these happens `--kills` times:
 
 postgres      the primary's PostgreSQL is killed
 machine       the primary's PostgreSQL and Patroni are killed, and start again after the failover
@@ -13,7 +13,9 @@ freeze        both are stopped, and go on after the failover
 switchover    the primary hands over to another node
 cancel        statements of hosts are cancelled, and their backends terminated, at random
 unreplicated  waits for frozen standbys are cancelled, then the primary is killed: commits are lost
-cut           a host is cut off from the database for some seconds
+etcd          one member of etcd is killed, or all for some seconds: nobody notices
+isolated      all etcd are killed and a standby is frozen, until the primary gives up its place
+cut           any host is cut off from the database for some seconds
 restart       all hosts are restarted in turn
 
 After each, and at the end, the database is held against what was acknowledged. Fails, with exit
@@ -41,7 +43,7 @@ from tests.trials.report import verdict
 
 SCENARIOS = (
     *("postgres", "machine", "freeze", "switchover"),
-    *("cancel", "unreplicated", "cut", "restart"),
+    *("cancel", "unreplicated", "etcd", "isolated", "cut", "restart"),
 )
 
 

@@ -19,12 +19,12 @@ import psycopg
 
 from tests.support.processes import end_session, keeper, launch
 from tests.trials.failover import configuration
-from tests.trials.failover.configuration import HOST, SERVICE, SUPERUSER, Node, Places
+from tests.trials.failover.configuration import HOST, SERVICE, SUPERUSER, Etcd, Node, Places
 from tests.trials.failover.members import ask_to_switch, members, whole
 from tests.trials.failover.parts import Parts
 from tests.trials.report import TrialFailed
 
-NODES = 3
+NODES = ETCDS = 3
 BOOK, PROBE = "book", "probe"
 """Databases: the service's, and one to try commits in."""
 
@@ -34,11 +34,15 @@ POLL_S = 0.05
 
 
 class Cluster:
-    """One etcd and three nodes."""
+    """Three members of etcd and three nodes."""
 
     def __init__(self, home: Path, parts: Parts) -> None:
         self.parts = parts
-        self.places = Places(home, [Node(number) for number in range(1, NODES + 1)])
+        self.places = Places(
+            home,
+            [Node(number) for number in range(1, NODES + 1)],
+            [Etcd(number) for number in range(1, ETCDS + 1)],
+        )
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._groups: dict[Node, int] = {}  # the process group of each PostgreSQL, to be kept
         home.chmod(0o755)
@@ -54,7 +58,8 @@ class Cluster:
     def start(self) -> float:
         """Start everything and make the databases; return the seconds until three nodes were up."""
         began = time.monotonic()
-        self._start("etcd", [self.parts.etcd, *configuration.etcd_options(self.places)])
+        for etcd in self.places.etcds:
+            self.start_etcd(etcd)
         first, *others = self.nodes
         self.start_node(first)
         self._await(lambda: self.leader() == first, "the first node leads")
@@ -74,9 +79,13 @@ class Cluster:
         )
         self._start(node.name, [self.parts.patroni, str(file)])
 
-    def start_balancer(self, name: str, port: int) -> None:
-        """Start a HAProxy that leads to the primary."""
-        file = self._write(f"{name}.cfg", configuration.haproxy(self.nodes, port))
+    def start_etcd(self, etcd: Etcd) -> None:
+        """Start a member of etcd."""
+        self._start(etcd.name, [self.parts.etcd, *configuration.etcd_options(self.places, etcd)])
+
+    def start_haproxy(self, name: str, text: str) -> None:
+        """Start a HAProxy with a configuration."""
+        file = self._write(f"{name}.cfg", text)
         self._start(name, [self.parts.haproxy, "-db", "-f", str(file)])
 
     def close(self) -> None:
@@ -186,13 +195,19 @@ class Cluster:
         if number != signal.SIGKILL:
             _signal(_tree(patroni.pid), number)
         else:
-            end_session(patroni)
-            del self._running[node.name]
+            self._kill(node.name)
         self.signal_postgres(node, number)
 
-    def signal_balancer(self, name: str, number: signal.Signals) -> None:
+    def kill_etcd(self, etcd: Etcd) -> None:
+        """Kill a member of etcd."""
+        self._kill(etcd.name)
+
+    def signal_haproxy(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a HAProxy."""
         _signal(_tree(self._running[name].pid), number)
+
+    def _kill(self, name: str) -> None:
+        end_session(self._running.pop(name))
 
     def switch_over(self, old: Node, new: Node) -> None:
         """Have the primary hand over to another node, as soon as Patroni lets it."""

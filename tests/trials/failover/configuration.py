@@ -46,13 +46,31 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Etcd:
+    """One of the members of etcd, in which Patroni keeps who is the primary."""
+
+    number: int
+    port: int = field(default_factory=free_port)
+    peer_port: int = field(default_factory=free_port)
+
+    @property
+    def name(self) -> str:
+        """Its name among them."""
+        return f"etcd{self.number}"
+
+    @property
+    def peer_url(self) -> str:
+        """Where the others find it."""
+        return f"http://{HOST}:{self.peer_port}"
+
+
+@dataclass(frozen=True)
 class Places:
     """Folders, ports and the passwords of roles."""
 
     home: Path
     nodes: Sequence[Node]
-    etcd_port: int = field(default_factory=free_port)
-    etcd_peer_port: int = field(default_factory=free_port)
+    etcds: Sequence[Etcd]
     passwords: dict[str, str] = field(
         default_factory=lambda: {
             role: secrets.token_hex(16) for role in (SUPERUSER, REPLICATION, SERVICE)
@@ -65,17 +83,17 @@ class Places:
         return self.home / f"data{node.number}"
 
 
-def etcd_options(places: Places) -> list[str]:
-    """Return the options of one etcd; in earnest there are three, on three machines."""
-    client, peer = (f"http://{HOST}:{port}" for port in (places.etcd_port, places.etcd_peer_port))
+def etcd_options(places: Places, etcd: Etcd) -> list[str]:
+    """Return the options of a member of etcd."""
+    client = f"http://{HOST}:{etcd.port}"
     options = {
-        "name": "etcd1",
-        "data-dir": str(places.home / "etcd"),
+        "name": etcd.name,
+        "data-dir": str(places.home / etcd.name),
         "listen-client-urls": client,
         "advertise-client-urls": client,
-        "listen-peer-urls": peer,
-        "initial-advertise-peer-urls": peer,
-        "initial-cluster": f"etcd1={peer}",
+        "listen-peer-urls": etcd.peer_url,
+        "initial-advertise-peer-urls": etcd.peer_url,
+        "initial-cluster": ",".join(f"{each.name}={each.peer_url}" for each in places.etcds),
         "log-level": "warn",
     }
     return [f"--{name}={value}" for name, value in options.items()]
@@ -119,7 +137,7 @@ def patroni(places: Places, node: Node, programs: Path) -> str:
             "scope": "book",
             "name": node.name,
             "restapi": {"listen": rest, "connect_address": rest},
-            "etcd3": {"hosts": [f"{HOST}:{places.etcd_port}"]},
+            "etcd3": {"hosts": [f"{HOST}:{etcd.port}" for etcd in places.etcds]},
             "bootstrap": {
                 "dcs": _SHARED,
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
@@ -144,12 +162,7 @@ def patroni(places: Places, node: Node, programs: Path) -> str:
     )
 
 
-def haproxy(nodes: Sequence[Node], port: int) -> str:
-    """Return the configuration of a balancer that leads to the primary."""
-    servers = "\n".join(
-        f"    server {node.name} {HOST}:{node.port} check port {node.rest_port}" for node in nodes
-    )
-    return f"""
+_HAPROXY = """
 global
     maxconn 400
 defaults
@@ -159,6 +172,27 @@ defaults
     timeout server 1h
     timeout check 800ms
     retries 2
+"""
+
+
+def relay(nodes: Sequence[Node], ports: Sequence[int]) -> str:
+    """Return the configuration of a HAProxy that leads from each port to a node, and no further.
+
+    It tries once: who is led to a node that is down is to hear so at once, as without it.
+    """
+    return _HAPROXY + "".join(
+        f"listen {node.name}\n    bind {HOST}:{port}\n"
+        f"    retries 0\n    server it {HOST}:{node.port}\n"
+        for node, port in zip(nodes, ports, strict=True)
+    )
+
+
+def balancer(nodes: Sequence[Node], port: int) -> str:
+    """Return the configuration of a HAProxy that leads to the primary."""
+    servers = "\n".join(
+        f"    server {node.name} {HOST}:{node.port} check port {node.rest_port}" for node in nodes
+    )
+    return f"""{_HAPROXY}
 listen primary
     bind {HOST}:{port}
     option httpchk OPTIONS /primary

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from tests.trials.failover.cluster import PROBE, Cluster
-from tests.trials.failover.configuration import SERVICE, SUPERUSER, Node
-from tests.trials.failover.hosts import CUT_OFF, Host
-from tests.trials.failover.probe import probing
+from tests.trials.failover.configuration import SERVICE, SUPERUSER, Etcd, Node
+from tests.trials.failover.hosts import Host
+from tests.trials.failover.probe import await_demotion, probing
 from tests.trials.report import TrialFailed
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CUT_S = 8.0
 """Longer than the service lets a save wait."""
+
+ETCD_S = 8.0
+"""Longer than Patroni tries to reach etcd before it does something about it."""
 
 CANCEL_S = 3.0
 CANCEL_EVERY_S = (0.0, 0.1)
@@ -143,8 +147,8 @@ def lose_commits(trial: Trial) -> Done:
 
 
 def cut_off(trial: Trial) -> Done:
-    """Stop what leads a host to the database; all others are to notice nothing."""
-    host = trial.hosts[CUT_OFF]
+    """Stop what leads any host to the database; all others are to notice nothing."""
+    host = trial.random.choice(trial.hosts)
     trial.hosts_of_all.cut(host, signal.SIGSTOP)
     try:
         time.sleep(CUT_S)
@@ -152,6 +156,47 @@ def cut_off(trial: Trial) -> Done:
         moment = time.monotonic()
         trial.hosts_of_all.cut(host, signal.SIGCONT)
     return Done(f"{host.name} cut off for {CUT_S:.0f} s", moment, [host])
+
+
+def lose_etcd(trial: Trial) -> Done:
+    """Kill one member of etcd, or all for some seconds; nobody is to notice anything.
+
+    A primary that reaches all other nodes goes on without etcd.
+    """
+    etcds = trial.cluster.places.etcds
+    killed = trial.random.choice([etcds, [trial.random.choice(etcds)]])
+    with _without_etcd(trial.cluster, killed):
+        time.sleep(ETCD_S)
+    names = ", ".join(each.name for each in killed)
+    return Done(f"{names} killed, and started again after {ETCD_S:.0f} s", time.monotonic(), [])
+
+
+def isolate(trial: Trial) -> Done:
+    """Kill all etcd and freeze a standby, until the primary gives up its place for that."""
+    old = _leader(trial.cluster)
+    standby = trial.random.choice(_others(trial, old))
+    trial.cluster.signal_machine(standby, signal.SIGSTOP)
+    try:
+        with _without_etcd(trial.cluster, trial.cluster.places.etcds):
+            seconds = await_demotion(trial.cluster, old)
+        what = f"gave up its place after {seconds:.1f} s without etcd and {standby.name}"
+        done = _failed_over(trial, old, what, _others(trial, standby))
+        trial.await_saves(done)
+    finally:
+        trial.cluster.signal_machine(standby, signal.SIGCONT)
+    return done
+
+
+@contextmanager
+def _without_etcd(cluster: Cluster, killed: Sequence[Etcd]) -> Iterator[None]:
+    """Have members of etcd killed, and start them again at the end."""
+    for etcd in killed:
+        cluster.kill_etcd(etcd)
+    try:
+        yield
+    finally:
+        for etcd in killed:
+            cluster.start_etcd(etcd)
 
 
 def restart_hosts(trial: Trial) -> Done:
@@ -173,6 +218,8 @@ FAULTS: dict[str, Callable[[Trial], Done]] = {
     "switchover": switch_over,
     "cancel": cancel,
     "unreplicated": lose_commits,
+    "etcd": lose_etcd,
+    "isolated": isolate,
     "cut": cut_off,
     "restart": restart_hosts,
 }

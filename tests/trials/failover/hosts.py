@@ -1,7 +1,8 @@
 """The hosts of the service: each a `pwserver serve` with its own folder, key file and port.
 
 All use the one database. Some name all nodes of the cluster and take the one that can be written
-to; another has a HAProxy beside it, which can be stopped to cut the host off.
+to; another has a HAProxy that finds the primary. Each has a HAProxy of its own that leads it to the
+cluster, and that can be stopped to cut it off.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pwserver.wire.messages import RIGHTS
 from tests.support.harness import Service, eventually
 from tests.support.shell import TREE_ENVIRONMENT, Ran, Shell
 from tests.trials.failover.cluster import BOOK, Cluster
-from tests.trials.failover.configuration import HOST, SERVICE, free_port
+from tests.trials.failover.configuration import HOST, SERVICE, balancer, free_port, relay
 from tests.trials.report import TrialFailed
 
 HOSTS = 3
-CUT_OFF = HOSTS - 1
-"""Which host has a HAProxy beside it."""
+BALANCED = HOSTS - 1
+"""Which host has a HAProxy that finds the primary."""
 
 LISTED = "20"
 """Users that the console lists, of books that are counted all the time."""
@@ -42,7 +43,7 @@ class Host:
     folder: Path
     database: str
     options: Sequence[str] = ()
-    balancer: str = ""
+    balanced: bool = False  # the way that leads it to the cluster finds the primary
     port: int = field(default_factory=free_port)
     _running: Service | None = None
 
@@ -50,6 +51,11 @@ class Host:
     def name(self) -> str:
         """What it is called."""
         return f"host {self.number}"
+
+    @property
+    def way(self) -> str:
+        """What the HAProxy is called that leads it to the cluster."""
+        return f"haproxy{self.number}"
 
     @property
     def key_file(self) -> Path:
@@ -139,16 +145,22 @@ class Hosts:
 
     def __init__(self, home: Path, cluster: Cluster, save_timeout_s: float | None) -> None:
         self._cluster = cluster
-        options = [] if save_timeout_s is None else ["--save-timeout-s", str(save_timeout_s)]
-        nodes = ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
-        by_list = f"postgresql://{SERVICE}@{nodes}/{BOOK}?target_session_attrs=read-write"
-        self.each = [
-            Host(number, home / f"host{number}", by_list, options) for number in range(1, HOSTS + 1)
-        ]
-        self._balancer_port = free_port()
-        behind = self.each[CUT_OFF]
-        behind.balancer = "haproxy"
-        behind.database = f"postgresql://{SERVICE}@{HOST}:{self._balancer_port}/{BOOK}"
+        self._options = [] if save_timeout_s is None else ["--save-timeout-s", str(save_timeout_s)]
+        self._ways: dict[str, str] = {}  # the configuration of each
+        self.each = [self._host(number, home) for number in range(1, HOSTS + 1)]
+
+    def _host(self, number: int, home: Path) -> Host:
+        nodes, balanced = self._cluster.nodes, number == BALANCED + 1
+        ports = [free_port() for _ in nodes]
+        places = ",".join(f"{HOST}:{port}" for port in ports)
+        database = f"postgresql://{SERVICE}@{places}/{BOOK}?target_session_attrs=read-write"
+        way = relay(nodes, ports)
+        if balanced:
+            database = f"postgresql://{SERVICE}@{HOST}:{ports[0]}/{BOOK}"
+            way = balancer(nodes, ports[0])
+        host = Host(number, home / f"host{number}", database, self._options, balanced)
+        self._ways[host.way] = way
+        return host
 
     def start(self) -> float:
         """Make the book, copy its key to all hosts, and start all at once; return the seconds."""
@@ -157,8 +169,7 @@ class Hosts:
         for host in self.each:
             host.folder.mkdir(mode=0o700)
             self._write_password(host)
-            if host.balancer:
-                self._cluster.start_balancer(host.balancer, self._balancer_port)
+            self._cluster.start_haproxy(host.way, self._ways[host.way])
         first.command("setup")
         for host in others:
             shutil.copy(first.key_file, host.key_file)
@@ -180,7 +191,7 @@ class Hosts:
 
     def cut(self, host: Host, number: Signals) -> None:
         """Stop what leads a host to the database, or let it go on."""
-        self._cluster.signal_balancer(host.balancer, number)
+        self._cluster.signal_haproxy(host.way, number)
 
     def close(self) -> None:
         """End all by force."""

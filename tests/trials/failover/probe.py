@@ -1,4 +1,4 @@
-"""Finds out when a cluster takes commits again, without the service.
+"""Finds out when a cluster takes commits again, or a node no more, without the service.
 
 A thread for each node tries to commit a row there, all the time; a standby refuses it at once.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
 
 from tests.trials.failover.cluster import PROBE, Cluster
-from tests.trials.failover.configuration import Node
+from tests.trials.failover.configuration import SUPERUSER, Node
 from tests.trials.report import TrialFailed
 
 _INSERT = """INSERT INTO probe (filler)
@@ -63,6 +63,19 @@ class Probe:
                 self.moment = time.monotonic()
                 self.found.set()
             warned.clear()
+
+
+def await_demotion(cluster: Cluster, node: Node) -> float:
+    """Wait until a primary has given up its place, whatever Patroni says; return the seconds."""
+    began = time.monotonic()
+    conninfo = cluster.conninfo(PROBE, SUPERUSER, node)
+    while (seconds := time.monotonic() - began) < _GIVEN_UP_S:
+        with suppress(psycopg.Error), psycopg.connect(conninfo) as connection:
+            if connection.execute("SELECT NOT pg_is_in_recovery()").fetchone() == (True,):
+                time.sleep(_PAUSE_S)
+                continue
+        return seconds
+    raise TrialFailed(f"{node.name} was the primary for {_GIVEN_UP_S:.0f} s more")
 
 
 @contextmanager

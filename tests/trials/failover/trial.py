@@ -166,7 +166,7 @@ class Trial:
         self, name: str, done: Done, resumed: dict[str, float], pauses: dict[str, float]
     ) -> None:
         for host in self.hosts:
-            within_s = self.plan.within_s + (BALANCER_S if host.balancer else 0.0)
+            within_s = self.plan.within_s + (BALANCER_S if host.balanced else 0.0)
             if (seconds := resumed.get(host.name, 0.0)) > within_s:
                 self.tally.breach(f"after {name}, {host.name} saved again {seconds:.2f} s late")
             if host not in done.hosts and pauses[host.name] > self.plan.within_s:

@@ -1,10 +1,14 @@
 """Commits to PostgreSQL: exactly once, also across lost connections and failovers.
 
-One batch is in flight at a time; what comes meanwhile waits with the writer. Its transaction notes
-its number in this writer's row. After a lost connection nobody knows whether it was committed. Then
-a new connection raises the epoch in the row, which waits for the old backend and makes whatever it
-still does fail, and reads the number of the last batch: either that of the one in flight, whose
-results are in the same row, or the one before, and then it is sent again.
+A batch's transaction notes its number in this writer's row. After a lost connection nobody knows
+which of the batches in flight were committed. Then a new connection raises the epoch in the row,
+which waits for the old backend and makes whatever it still does fail, and reads the number of the
+last batch: those up to it are committed, and the others are sent again.
+
+What comes while a batch is in flight waits with the writer until that is answered. If the server
+is far, it waits only until the server must be done with the one before, so batches are on their way
+one behind the other. Each is done only if the one before it was. The row has the results of the
+last batch alone, so nothing is sent behind a batch that has results.
 
 A commit with WARNING 01000 was not replicated and may be lost, so it is settled in the same way.
 
@@ -18,7 +22,7 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from psycopg.pq.abc import PGresult
 
@@ -43,6 +47,13 @@ _NOT_A_PRIMARY = "25006"
 _REASONS = {"53100": DISK_FULL, _NOT_A_PRIMARY: READ_ONLY}
 _SPLITS = ("22", "23")  # the classes of errors that one part of a batch may have alone
 
+_IN_FLIGHT_MAX = 4
+"""Batches on their way at a time. A server that is 5 ms away was busy all the time with three."""
+
+_FAR_S = 0.001
+"""What makes a server far. A nearer one does more if all that has come by its answer is one batch.
+"""
+
 _TRIES = 10
 _FAREWELL_S = 0.5
 _UNNOTICED_S = 1.0
@@ -55,12 +66,13 @@ because old versions of its rows are still needed by somebody, once a tick."""
 _LOG_EVERY_S = 10.0
 _COMMIT_US_MAX = 10_000
 _COMMIT_WEIGHT = 8
+_US = 1_000_000
 _WORDS: dict[str, Result] = {"D": DONE, "S": STALE, "F": FULL}
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
     work: Sequence[Work]
     since: float  # when the oldest of its work was asked for
@@ -97,7 +109,8 @@ class PostgresCommitter:
         self._others_users = 0  # in those of the other writers, at the last look
         self._counts_often = True  # with each commit
         self._ready = False  # the row is ours, and nothing of a former connection can still happen
-        self._sent: _Batch | None = None
+        self._sent: list[_Batch] = []  # in flight
+        self._server_us = self._answered_us = 0  # how long it takes for a batch; its last answer
         self._queue: list[_Batch] = []  # what is tried again, or one by one
         self._beat_due = False
         self._newest: int | None = None
@@ -113,7 +126,19 @@ class PostgresCommitter:
     @property
     def takes_work(self) -> bool:
         """Whether a commit can begin."""
-        return self._ready and self._sent is None and not self._queue
+        return self._ready and not self._queue and self._has_room()
+
+    def _has_room(self) -> bool:
+        """Tell whether the server would go on at once with one more batch."""
+        if not self._sent:
+            return True
+        last = self._sent[-1]
+        return (
+            self.link.shortest_s > _FAR_S
+            and not last.operations
+            and len(self._sent) < _IN_FLIGHT_MAX
+            and _now_us() >= last.sent_us + self._server_us
+        )
 
     def newest_id(self) -> int | None:
         """Return the greatest id when this writer was first connected; None before that."""
@@ -163,12 +188,12 @@ class PostgresCommitter:
             self._outage.refused(0, self._why)
 
     def _give_up(self, before: float) -> None:
-        batch = self._sent
-        if batch is not None and batch.work and batch.since < before:
-            self._sent = None
+        if late := [each for each in self._sent if each.work and each.since < before]:
+            self._sent = [each for each in self._sent if each not in late]
             if self._ready:
                 self.link.lose("the server has not committed in time")
-            self._refuse(batch, None, SERVER_AWAY)
+            for batch in late:
+                self._refuse(batch, None, SERVER_AWAY)
         while self._queue and self._queue[0].since < before:
             batch = self._queue.pop(0)
             self._refuse(batch, self._why, self._why)
@@ -195,7 +220,7 @@ class PostgresCommitter:
         self._ready = False
 
     def _on_row(self, group: Group) -> None:
-        """Take this writer's row, and settle the batch whose outcome is unknown."""
+        """Take this writer's row, and settle the batches whose outcome is unknown."""
         if group.error is not None:
             if isinstance(group.error, SqlError):
                 self._why = _REASONS.get(group.error.state, SERVER_AWAY)
@@ -206,10 +231,10 @@ class PostgresCommitter:
             self._why = SERVER_REFUSES
             self.link.lose("it has a synchronous_commit that is weaker than on")
             return
-        batch, self._sent = self._sent, None
+        sent, self._sent = self._sent, []
         if not row.ntuples:  # nobody has seen this writer for a day
             self._id = None
-            if batch is not None:
+            for batch in sent:
                 self._refuse(batch, None, SERVER_AWAY)
             self._on_connected()
             return
@@ -220,12 +245,13 @@ class PostgresCommitter:
         self._ready = self._beat_due = True
         self._tell_keys(self._host)
         self._take_total(total, _number(row, 4))
-        if batch is not None and _number(row, 2) == batch.number:
-            self._settle(batch, row, group.sent_at)
+        committed = [each for each in sent if each.number <= _number(row, 2)]
+        self._queue[:0] = sent[len(committed) :]
+        if committed:
+            work = [work for each in committed for work in each.work]
+            self._settle(replace(committed[-1], work=work), row, group.sent_at)
         else:
             self._take_row(row, group.sent_at)
-            if batch is not None:
-                self._queue.insert(0, batch)
         self._send_next()
 
     def _take_total(self, total: PGresult, own_users: int) -> None:
@@ -246,16 +272,20 @@ class PostgresCommitter:
     # --- A batch. ---
 
     def _send_next(self) -> None:
-        if not self._ready or self._sent is not None or not (self._queue or self._beat_due):
-            return
-        batch = self._queue.pop(0) if self._queue else _Batch((), time.monotonic())
+        while self._ready and self._queue and self._has_room():
+            self._send(self._queue.pop(0))
+        if self._ready and self._beat_due and not self._sent:
+            self._send(_Batch((), time.monotonic()))
+
+    def _send(self, batch: _Batch) -> None:
         empties, self._beat_due = self._beat_due, False
-        self._sent = batch
-        batch.number = self._done + 1
-        batch.sent_us = self._scoreboard.commit_since_us = time.monotonic_ns() // 1000
+        batch.number = (self._sent[-1].number if self._sent else self._done) + 1
+        batch.sent_us = _now_us()
+        self._sent.append(batch)
         if not batch.operations:
             batch.operations = [operation for each in batch.work for operation in each.operations]
             batch.order = ordered(batch.operations)
+        self._note_oldest()
         assert self._id is not None
         statements = self._batching.statements(
             (self._id, batch.number, self._epoch),
@@ -267,22 +297,38 @@ class PostgresCommitter:
         self.link.send(statements, lambda group: self._on_batch(batch, statements, group))
 
     def _on_batch(self, batch: _Batch, statements: Statements, group: Group) -> None:
-        if isinstance(group.error, Lost) or self._sent is not batch:
-            return  # the next connection settles it, or it was given up
-        self._sent = None
-        self._scoreboard.commit_since_us = 0
+        if isinstance(group.error, Lost) or not self._sent or self._sent[0] is not batch:
+            return  # the next connection settles it, it was given up, or it comes again
+        del self._sent[0]
         if isinstance(group.error, SqlError):
             failed = statements[len(group.results)][0]
             self.link.send([("rollback", ())], lambda group: None)
+            # What was sent behind it fails as well.
+            self._queue[:0] = [replace(each) for each in self._sent]
+            self._sent = []
             self._on_error(batch, failed, group.error)
         else:
+            self._note_server(batch)
             row = group.results[-2]
             if statements[-3][0] == "total":
                 self._take_total(group.results[-3], _number(row, 4))
             if statements[-4][0] == "empty":
                 self._beat_due = _number(group.results[-4], 0) == EMPTIED_TOGETHER
             self._settle(batch, row, group.sent_at)
+        self._note_oldest()
         self._send_next()
+
+    def _note_oldest(self) -> None:
+        """Publish since when a commit is in flight."""
+        self._scoreboard.commit_since_us = self._sent[0].sent_us if self._sent else 0
+
+    def _note_server(self, batch: _Batch) -> None:
+        """Note how long the server was busy with a batch: without the way, and those before it."""
+        now_us = _now_us()
+        arrived_us = batch.sent_us + int(self.link.shortest_s * _US)
+        took_us = max(0, now_us - max(arrived_us, self._answered_us))
+        self._server_us += (took_us - self._server_us) // _COMMIT_WEIGHT
+        self._answered_us = now_us
 
     def _on_error(self, batch: _Batch, failed: str, error: SqlError) -> None:
         """Handle a batch of which certainly nothing was done."""
@@ -325,9 +371,8 @@ class PostgresCommitter:
     def _note_time(self, batch: _Batch) -> None:
         """Publish how long commits take."""
         scoreboard = self._scoreboard
-        scoreboard.commit_since_us = 0
         if batch.work:
-            took_us = time.monotonic_ns() // 1000 - batch.sent_us
+            took_us = _now_us() - batch.sent_us
             counts_us = min(took_us, _COMMIT_US_MAX)
             scoreboard.commit_us += (counts_us - scoreboard.commit_us) // _COMMIT_WEIGHT
             self.tally.commit(batch.changes, took_us)
@@ -347,6 +392,10 @@ def _result(word: str) -> Result:
         return _WORDS[word]
     user_id, version, fingerprint = map(int, word.split(","))
     return user_id, version, fingerprint
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000
 
 
 def _number(row: PGresult, column: int) -> int:

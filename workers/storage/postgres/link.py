@@ -90,6 +90,7 @@ class Link:
         self._unsent = False
         self.doubtful = False  # a commit was not replicated, or the server is being shut down
         self.why = "it was not tried yet"  # there is no connection
+        self.shortest_s = 0.0  # that an answer took: the way there and back, and little more
 
     @property
     def connected(self) -> bool:
@@ -187,6 +188,7 @@ class Link:
     def _prepare(self, connection: PGconn) -> None:
         try:
             self.doubtful = False  # warnings of the start are about other things
+            self.shortest_s = _SILENCE_S
             connection.nonblocking = 1
             connection.enter_pipeline_mode()
             self._groups.append(Group(lambda group: None))  # some servers cannot do it
@@ -240,6 +242,7 @@ class Link:
         group = self._groups[0]
         if result.status == ExecStatus.PIPELINE_SYNC:
             self._groups.popleft()
+            self.shortest_s = min(self.shortest_s, time.monotonic() - group.sent_at)
             if self.doubtful and group.error is None:
                 self._groups.appendleft(group)
                 self.lose("a commit was not replicated, or the server is being shut down")

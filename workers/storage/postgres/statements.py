@@ -28,6 +28,12 @@ _REMEMBERED = """noted AS (INSERT INTO request
     SELECT $2::int, $3::bytea, $4::bigint, $5::bigint, $6::int, $7::bigint FROM made
     WHERE $3::bytea IS NOT NULL)"""
 
+_USERS_IN_BOOK = """CASE WHEN $2::int = 0 THEN (SELECT count(*) FROM "user" WHERE book = 0)
+            ELSE (SELECT count(*) FROM "user" WHERE book = $2::int AND username IS NOT NULL)
+              + (SELECT count(*) FROM "user"
+                WHERE book = $2::int AND book <> 0 AND username IS NULL) END"""
+"""There is an index for each kind of users of an application, and none for those of guests."""
+
 _SAVED = """(SELECT user_id || ',' || version || ',' || fingerprint FROM earlier),
     CASE WHEN EXISTS (TABLE made) OR EXISTS (TABLE gone) THEN 'D' ELSE {otherwise} END"""
 
@@ -41,9 +47,10 @@ _NOTED = "set_config('pwserver.row', ctid::text, false)"
 
 COMMITTING = {
     # Without sequential scans an estimate may be large enough for statements to be compiled, which
-    # takes a second each time.
+    # takes a second each time. A statement that is planned anew each time takes four times as long.
     "settings": """SELECT set_config('enable_seqscan', 'off', false),
-        set_config('jit', 'off', false)""",
+        set_config('jit', 'off', false),
+        set_config('plan_cache_mode', 'force_generic_plan', false)""",
     "service": f"SELECT pg_advisory_lock_shared({LOCK_SERVICE})",
     "new": f"""WITH gone AS (DELETE FROM writer
             WHERE at < now() - interval '{_WRITERS_KEPT}' RETURNING users)
@@ -65,7 +72,7 @@ COMMITTING = {
     "rollback": "ROLLBACK",
     "lock": f"SELECT pg_advisory_xact_lock_shared({LOCK_KEYS})",
     "batch": f"""WITH ours AS (UPDATE writer SET batch = $2::bigint, results = '', at = now()
-            WHERE {_OURS} AND epoch = $3::bigint RETURNING {_NOTED})
+            WHERE {_OURS} AND epoch = $3::bigint AND batch = $2::bigint - 1 RETURNING {_NOTED})
         SELECT 1 / (SELECT count(*) FROM ours)""",
     "keys": "SELECT 1 / ($1::int[] <@ ARRAY(SELECT id FROM key))::int",
     "rows": f"""WITH made AS (INSERT INTO "user" (id, book, key_id, sealed, saved_at_ms)
@@ -77,8 +84,7 @@ COMMITTING = {
     "expire": """DELETE FROM request
         WHERE book = $1::int AND request_id = $2::bytea AND saved_at_ms < $3::bigint""",
     "save": f"""WITH {_EARLIER},
-          most AS (SELECT 1 WHERE $12::bigint > 0 AND $12::bigint <=
-            (SELECT count(*) FROM "user" WHERE book = $2::int)),
+          most AS (SELECT 1 WHERE $12::bigint > 0 AND $12::bigint <= {_USERS_IN_BOOK}),
           made AS (INSERT INTO "user"
               (book, id, version, saved_at_ms, key_id, sealed, username, labels)
             SELECT $2::int, $5::bigint, $6::int, $7::bigint, $8::int, $9::bytea, $10::text,

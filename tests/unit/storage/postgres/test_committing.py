@@ -9,6 +9,7 @@ import pytest
 
 from pwserver.errors import DatabaseRefused
 from tests.support.books import KEYRING, REQUESTS_KEPT_MS, Saving, users
+from tests.support.harness import eventually
 from tests.support.postgres import Postgres
 from tests.support.postgres_host import NOTHING, Asked, Host
 from workers.storage.operations import DELETE, DONE, FULL, LABEL, STALE, nonce
@@ -114,6 +115,18 @@ def test_a_book_takes_no_more_users_than_it_may(host: Host) -> None:
     assert host.do(one._replace(user_id=3)) == [STALE]
 
 
+@pytest.mark.parametrize("its", [0, 7], ids=["the common book", "of an application"])
+def test_both_kinds_of_users_are_counted_for_that(host: Host, its: int) -> None:
+    """Those with a name, and those without; not those of other books."""
+    host.do(Saving(book=5, user_id=1), Saving(book=5, username="a", user_id=2))
+    one = Saving(book=its, user_id=3, users_max=2)
+    two, three = (one._replace(username=name, user_id=ord(name)) for name in "ab")
+    assert host.do(one) == host.do(two) == [DONE]
+    assert host.do(three) == host.do(one._replace(user_id=4)) == [FULL]
+    assert host.do(three._replace(users_max=3)) == [DONE]
+    assert host.do(one._replace(user_id=4, users_max=3)) == [FULL]
+
+
 def test_what_cannot_be_done_fails_alone(host: Host, book: str) -> None:
     """A taken id, and a key that was retired; the other batches of the commit are done."""
     host.commit(Asked(users(1)))
@@ -163,9 +176,10 @@ def test_a_lost_connection_loses_and_doubles_nothing(host: Host, book: str, how:
     """Backends are killed, or their statements cancelled, while batches are committed."""
     asked = []
     for number in range(60):
-        named = Saving(username=f"u{number}", user_id=1000 + number)
-        work = Asked(users(number + 1), [tuple(named)])
+        named = [tuple(Saving(username=f"u{number}", user_id=1000 + number))] * (number % 3 == 0)
+        work = Asked(users(number + 1), named)
         asked.append(work)
+        is_far(host)
         host.committer.commit([work])
         host.turn()
         if number % 5 == 0:
@@ -175,9 +189,88 @@ def test_a_lost_connection_loses_and_doubles_nothing(host: Host, book: str, how:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
     host.until(lambda: all(work.outcome != NOTHING for work in asked))
-    assert all(work.outcome[1] == [DONE] for work in asked)
-    assert counted(book) == (120, 120)
-    assert host.scoreboard.users == 120
+    assert all(work.outcome[1] == [DONE] * len(work.operations) for work in asked)
+    assert counted(book) == (80, 80)
+    assert host.scoreboard.users == 80
+
+
+def is_far(host: Host) -> None:
+    """Have the next batch sent although the one before is not answered, as to a server far away."""
+    host.committer._server_us, host.committer.link.shortest_s = 0, 1.0
+
+
+def send(host: Host, *batches: Asked) -> None:
+    """Send batches one behind the other."""
+    for batch in batches:
+        is_far(host)
+        assert host.committer.takes_work
+        host.committer.commit([batch])
+
+
+def outcomes(host: Host, *batches: Asked) -> list[Any]:
+    """Wait for the outcomes of batches."""
+    host.until(lambda: all(batch.outcome != NOTHING for batch in batches))
+    return [batch.outcome for batch in batches]
+
+
+def test_batches_are_on_their_way_one_behind_the_other(host: Host, book: str) -> None:
+    """But nothing behind one that has results, because the row keeps those of the last alone."""
+    batches = [Asked(users(number)) for number in (1, 2)]
+    batches.append(Asked(users(3), [tuple(Saving(username="a", user_id=4))]))
+    send(host, *batches)
+    is_far(host)
+    assert not host.committer.takes_work
+    assert outcomes(host, *batches) == [(0, []), (1, []), (2, [DONE])]
+    assert counted(book) == (4, 4)
+
+
+def test_of_batches_on_their_way_only_one_may_fail(host: Host, book: str) -> None:
+    """What was sent behind it is done all the same, once."""
+    host.commit(Asked(users(2)))
+    batches = [Asked(users(number)) for number in (1, 2, 3, 4)]
+    send(host, *batches)
+    assert outcomes(host, *batches) == [(1, []), ID_TAKEN, (2, []), (3, [])]
+    assert counted(book) == (4, 4)
+
+
+def test_a_lost_connection_settles_each_batch_on_its_way(host: Host, book: str) -> None:
+    """The number of the last one says which were committed; the others are sent again."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    batches = [Asked(users(1)), Asked(users(2)), Asked(users(3, 4))]
+    with psycopg.connect(book) as connection:
+        connection.execute(
+            'INSERT INTO "user" (id, key_id, sealed, saved_at_ms) VALUES (2, 1, %s, 0)', (b"s",)
+        )
+        send(host, *batches)  # the second waits for whoever has its id
+        eventually(lambda: sql(book, 'SELECT id FROM "user"') == [(1,)], "the first is committed")
+        host.committer.link.lose("the test closes it")
+        assert [batch.outcome for batch in batches] == [NOTHING] * 3
+        connection.rollback()
+    assert outcomes(host, *batches) == [(0, []), (1, []), (2, [])]
+    assert counted(book) == (4, 4)
+
+
+def test_a_batch_is_done_only_if_its_number_is_the_next(host: Host, book: str) -> None:
+    """Else one could be done although the one before it was not."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    host.committer._done += 1
+    assert host.commit(Asked(users(1))) == (0, [])
+    assert "another process" in host.committer.link.why
+    assert counted(book) == (1, 1)
+
+
+def test_who_waited_too_long_for_a_batch_on_its_way_is_told_so(host: Host, book: str) -> None:
+    """That nobody knows; what was sent behind it is done."""
+    host.until(lambda: not host.scoreboard.commit_since_us)
+    late = Asked(users(1), since=0.0)
+    batches = [late, Asked(users(2))]
+    send(host, *batches)
+    host.committer.tick(idle=True)
+    assert late.outcome is None
+    assert isinstance(outcomes(host, *batches)[1], tuple)
+    rows, noted = counted(book)
+    assert rows == noted
+    assert rows in (1, 2)
 
 
 def test_a_server_that_is_killed_and_comes_back(postgres: Postgres, host: Host, book: str) -> None:
@@ -245,12 +338,13 @@ def test_a_table_that_is_written_anew_does_not_lose_the_row(host: Host, book: st
     assert counted(book) == (3, 3)
 
 
-def test_no_statement_is_compiled(book: str) -> None:
+def test_no_statement_is_compiled_or_planned_anew(book: str) -> None:
     """A server with LLVM would compile each, for a second, because their estimates are large."""
     with psycopg.connect(book) as connection:
         connection.execute(COMMITTING["settings"])
         assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
         assert connection.execute("SHOW jit").fetchone() == ("off",)
+        assert connection.execute("SHOW plan_cache_mode").fetchone() == ("force_generic_plan",)
 
 
 # --- What is refused at the start. ---
