@@ -190,10 +190,8 @@ class Loop:
     def _wait(self) -> Events:
         """Wait for events. If one is expected soon, busy-wait before sleeping."""
         if self._has_work:
-            pause_s = 0.0 if self._writer is None else self._writer.owed_s
-            return self._epoll.poll(pause_s, _EVENTS_MAX)
-        if self._intake.waiting:
-            return self._epoll.poll(self._intake.rests_s, _EVENTS_MAX)
+            owed_s = 0.0 if self._writer is None else self._writer.owed_s
+            return self._epoll.poll(max(owed_s, self._intake.rests_s), _EVENTS_MAX)
         if self._expects_event:
             events = self._lookout.look()
             if events:
@@ -203,7 +201,7 @@ class Loop:
     @property
     def _has_work(self) -> bool:
         """Whether there is something to do without another event."""
-        if self._given:
+        if self._intake.waiting or self._given:
             return True
         writer = self._writer
         if writer is None:

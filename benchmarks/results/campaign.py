@@ -35,8 +35,9 @@ GROUPS = (("count", "get", "verify", "list"), ("mixed",), ("save", "named", "new
 class Round:
     """One measurement: requests a second, latencies in ms, client CPU as a share of one core.
 
-    Where the plan says so, also what the server took: `server_cpu_s` for a million requests, and
-    `memory_bytes`, the most it had before, with all connected, and after.
+    Where the plan says so, also what the server took: `server_cpu_s` for a million requests,
+    `server_kernel_s` of it in the kernel, and `memory_bytes`, the most it had before, with all
+    connected, and after.
     """
 
     throughput: float
@@ -44,6 +45,7 @@ class Round:
     worst_ms: float
     client_cpu: float
     server_cpu_s: float = 0.0
+    server_kernel_s: float = 0.0
     memory_bytes: int = 0
 
     @classmethod
@@ -86,6 +88,12 @@ class Measurement:
     def cpu_s(self) -> Spread:
         """Seconds of CPU that the server took for a million requests."""
         return Spread(tuple(each.server_cpu_s for each in self.rounds))
+
+    @property
+    def kernel_share(self) -> float:
+        """The part of that which the server spent in the kernel; 0 if nothing was measured."""
+        kernel = Spread(tuple(each.server_kernel_s for each in self.rounds)).median
+        return kernel / self.cpu_s.median if self.cpu_s.median else 0.0
 
     @property
     def memory_bytes(self) -> int:
@@ -193,7 +201,11 @@ class _Taken:
         """Return the round with what was taken for so many requests, the warm-up's among them."""
         time.sleep(REAPED_S)
         self.look()
-        cpu_s = self._seen[-1].cpu_s - self._seen[0].cpu_s
-        memory_bytes = max(each.memory_bytes for each in self._seen)
-        per_million = cpu_s / max(requests, 1) * 1e6
-        return replace(measured, server_cpu_s=per_million, memory_bytes=memory_bytes)
+        first, last = self._seen[0], self._seen[-1]
+        millions = max(requests, 1) / 1e6
+        return replace(
+            measured,
+            server_cpu_s=(last.cpu_s - first.cpu_s) / millions,
+            server_kernel_s=(last.kernel_s - first.kernel_s) / millions,
+            memory_bytes=max(each.memory_bytes for each in self._seen),
+        )

@@ -19,6 +19,7 @@ from benchmarks.results.subjects import Subject
 from benchmarks.results.terminal import print_sheet, terminal
 
 SIZE = ("connec-\ntions", "in\nflight")
+TAKEN = ("client\nCPU", "server\nus", "kernel")
 RATES = ("requests/s", "lowest", "highest")
 
 
@@ -62,8 +63,9 @@ def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
     percentiles = [f"p{percent:g}" for percent in PERCENTILES]
     return Sheet(
         "Medians of the rounds (max: the worst of all); latencies in ms; client CPU as a share of "
-        "one core, and the server's processor time for a request in microseconds",
-        ["server", "load", *SIZE, *RATES, *percentiles, "max", "client\nCPU", "server\nus"],
+        "one core; the server's processor time for a request in microseconds, and how much of it "
+        "the kernel took",
+        ["server", "load", *SIZE, *RATES, *percentiles, "max", *TAKEN],
         [
             [
                 label(result.subject, subjects),
@@ -74,6 +76,7 @@ def _results_sheet(results: list[Result], subjects: list[Subject]) -> Sheet:
                 f"{result.worst_ms:.1f}",
                 f"{result.client_cpu.median:.0%}",
                 f"{result.cpu_s.median:,.1f}" if result.cpu_s.median else "-",
+                f"{result.kernel_share:.0%}" if result.cpu_s.median else "-",
             ]
             for result in results
         ],

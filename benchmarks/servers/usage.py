@@ -19,17 +19,20 @@ class Usage:
     """What all processes of a server together have taken.
 
     cpu_s         user and system time, since they were started
+    kernel_s      the system time of it
     memory_bytes  PSS at this moment
     descriptors   open files and sockets at this moment
     """
 
     cpu_s: float
+    kernel_s: float
     memory_bytes: int
     descriptors: int
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.cpu_s + other.cpu_s,
+            self.kernel_s + other.kernel_s,
             self.memory_bytes + other.memory_bytes,
             self.descriptors + other.descriptors,
         )
@@ -40,14 +43,15 @@ class Usage:
 
         Those that have ended count in the time of the parent that waited for them.
         """
-        cpu_s, memory_bytes, descriptors = 0.0, 0, 0
+        cpu_s, kernel_s, memory_bytes, descriptors = 0.0, 0.0, 0, 0
         for process in _family(pid):
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 times = process.cpu_times()
-                cpu_s += times.user + times.system + times.children_user + times.children_system
+                cpu_s += times.user + times.children_user
+                kernel_s += times.system + times.children_system
                 memory_bytes += memory_of(process)
                 descriptors += process.num_fds()
-        return cls(cpu_s, memory_bytes, descriptors)
+        return cls(cpu_s + kernel_s, kernel_s, memory_bytes, descriptors)
 
 
 def _family(pid: int) -> Iterator[psutil.Process]:

@@ -553,7 +553,11 @@ class Connection:
             return False
         crowded = self.unanswered >= self._settings.in_flight_max
         too_much = self._held_bytes > HELD_BYTES_MAX or len(self._unsent) > REPLIES_BYTES_MAX
-        return not (crowded or too_much or self.kept > self._context.kept.share)
+        if crowded or too_much:
+            return False
+        # Who keeps nothing but the beginning of a message must be able to send the rest.
+        waits = self.awaited or self._held or self._unsent
+        return not (waits and self.kept > self._context.kept.share)
 
     @property
     def _unsent_bytes_max(self) -> int:

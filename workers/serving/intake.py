@@ -69,7 +69,9 @@ class Intake:
 
     @property
     def rests_s(self) -> float:
-        """For how long, in seconds, the queue leaves the time to single lines."""
+        """For how long, in seconds, the queue leaves the time to single lines, if anybody waits."""
+        if not self._queue:
+            return 0.0
         expected_s = self._singles_until - self._context.now
         rests_s = min(self._paid_at - time.monotonic(), expected_s)
         return rests_s if rests_s >= _REST_S_MIN else 0.0

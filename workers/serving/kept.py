@@ -6,8 +6,9 @@ sum is bounded too: beyond it, the peer that keeps the most loses the connection
 most. A peer is an application, or a machine, or a user of this machine on the Unix socket.
 
 Before that, a connection that keeps more than a sixteenth of what is free is read no further until
-it keeps less. So clients that ask for much and read the answers stay below the bound, however many
-they are. It is the rule of `shares`, with a factor of a sixteenth.
+it keeps less, unless that is the beginning of a message. So clients that ask for much and read the
+answers stay below the bound, however many they are. It is the rule of `shares`, with a factor of a
+sixteenth.
 
 The loop notes sizes only of connections that keep something at the end of a turn. Who asks and
 reads its answers keeps nothing.
