@@ -194,6 +194,7 @@ class FaultInjector:
         trial.service.put_back()
         trial.state.ledger = trial.backed_up.restored(trial.state.ledger)
         trial.backed_up = None
+        trial.administrator.seal_again()
         trial.look()
         seconds = trial.start_again("a restored backup")
         trial.administrator.register()
