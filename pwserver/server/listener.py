@@ -39,9 +39,9 @@ SLOW_COMMIT_US = 1000
 BUSY_PERCENT = 90
 """A worker that uses so much of a processor has no time to spare."""
 
-LEAD_MAX = 256
+LEAD_MAX = 16
 """So many connections more than another the worker that writes may have, although it has time to
-spare: as many as it receives from in one turn."""
+spare: applications open their connections before they use them. A few callers stay together."""
 
 
 def connections_per_worker(settings: Settings) -> int:

@@ -31,8 +31,8 @@ WORKERS = [a_place(number) for number in (1, 2, 3)]
         ((0, 0, 0), "", None),
         ((0, 0, 0), "slow tls", None),
         ((-1, 0, 2), "", 3),
-        ((100, 355, 355), "", 1),
-        ((100, 300, 356), "", 3),
+        ((100, 115, 115), "", 1),
+        ((100, 100, 116), "", 3),
     ],
 )
 def test_who_gets_a_connection(free: tuple[int, ...], state: str, expected: int | None) -> None:
