@@ -68,7 +68,7 @@ __all__ = [
     "User",
     "VersionConflict",
 ]
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _MODULES = ("errors", "client.results", "client.pipeline", "client.sync", "client.aio")
 """Where they are, the slowest last."""
