@@ -206,7 +206,9 @@ def target_for(kind: str) -> Iterator[Target]:
         cable = stack.enter_context(network()) if kind == HALF_OPEN else None
         where = ["--host", SERVICE_ADDRESS, "--insecure"] if cable else []
         enter = cable.service.enter if cable else None
-        service = Service(home, *FLAGS, *where, env=TREE_ENVIRONMENT, preexec_fn=enter)
+        service = Service(
+            home, *FLAGS, *where, workers=None, env=TREE_ENVIRONMENT, preexec_fn=enter
+        )
         yield Target(stack.enter_context(service).wait_until_listening(), cable)
 
 
@@ -227,6 +229,8 @@ class Trial:
         """Measure the honest alone, beside the abusers, and what these leave behind."""
         finding, target, cable = self._finding, self._target, self._target.cable
         finding.alone_ms.append(honest_p99_ms(self._honest, seconds))
+        with target.guest() as peer:  # the worker opens the audit record with the first refusal
+            peer.authenticate("nobody's")
         before = target.usage()
         abuse = Abuse(finding, target, self._token)
         opened = target.usage().descriptors - before.descriptors
