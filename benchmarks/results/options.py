@@ -117,13 +117,16 @@ def add_pace(parser: argparse.ArgumentParser, seconds: float, rounds: int) -> No
     )
 
 
-def add_directory(parser: argparse.ArgumentParser) -> None:
-    """Add where a program writes."""
+TO_BE_MEASURED = "where the temporary databases go: on the disk to be measured"
+
+
+def add_directory(parser: argparse.ArgumentParser, what: str = TO_BE_MEASURED) -> None:
+    """Add where a program writes, and what it writes there."""
     parser.add_argument(
         "--directory",
         type=Path,
         default=Path(tempfile.gettempdir()),
-        help="where the temporary databases go: on the disk to be measured (default: %(default)s)",
+        help=f"{what} (default: %(default)s)",
     )
 
 

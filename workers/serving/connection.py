@@ -425,7 +425,7 @@ class Connection:
         """Whether requests wait for nothing but their turn, and the client takes its replies."""
         if not self._held or self._must_wait(self._held[0][0]):
             return False
-        return not self._unsent or len(self._unsent) <= self._unsent_bytes_max
+        return len(self._unsent) <= min(REPLIES_BYTES_MAX, self._context.kept.share)
 
     def go_on(self) -> None:
         """Do requests for which there was no time before: at least one, and more if there is time.
@@ -558,11 +558,6 @@ class Connection:
         # Who keeps nothing but the beginning of a message must be able to send the rest.
         waits = self.awaited or self._held or self._unsent
         return not (waits and self.kept > self._context.kept.share)
-
-    @property
-    def _unsent_bytes_max(self) -> int:
-        """How many bytes may wait for the client to take them while more replies are made."""
-        return min(REPLIES_BYTES_MAX, self._context.kept.share)
 
     def is_unused(self, now: float) -> bool:
         """Tell whether the client has no use for its place, and waits for nothing.

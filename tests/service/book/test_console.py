@@ -6,12 +6,13 @@ import re
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
+from pwserver.ipc import Scoreboard
 from pwserver.server import console
 from pwserver.server.console import Line, line
 from tests.conftest import Start
@@ -58,6 +59,16 @@ class EndOfTest(Exception):
     """Raised to end the console's loop."""
 
 
+def print_listings(pages: Callable[[], Iterator[list[Line]]], board: Scoreboard) -> None:
+    """Have the console print what is asked for, until `pages` raises `EndOfTest`."""
+    bell, ringer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with bell, ringer:
+        ringer.send(b"!")
+        start = console.ConsoleStart(lambda name: None, pages)
+        with pytest.raises(EndOfTest):
+            console._print_listings(bell, board, start, threading.Lock())
+
+
 @pytest.mark.parametrize(
     ("took_s", "rest_s"), [(8.0, 80.0), (0.25, 2.5), (0.01, 1.0)], ids=["long", "short", "least"]
 )
@@ -80,13 +91,8 @@ def test_the_console_rests_after_a_listing(
         yield [(listings, "alice", "now")]
         board.listing_wanted = True  # asked while it is printed
 
-    bell, ringer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     monkeypatch.setattr(console, "time", clock)
-    with bell, ringer:
-        ringer.send(b"!")
-        start = console.ConsoleStart(lambda name: None, pages)
-        with pytest.raises(EndOfTest):
-            console._print_listings(bell, board, start, threading.Lock())
+    print_listings(pages, board)
     assert clock.rests == [pytest.approx(rest_s)] * 3
     assert capsys.readouterr().out == "".join(f"{n}\talice\tnow\n" for n in (1, 2, 3))
 
@@ -107,13 +113,8 @@ def test_what_cannot_be_read_ends_one_listing(
         yield [(listings, "alice", "now")]
         b"\xff".decode()
 
-    bell, ringer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     monkeypatch.setattr(console, "time", Clock())
-    with bell, ringer:
-        ringer.send(b"!")
-        start = console.ConsoleStart(lambda name: None, pages)
-        with pytest.raises(EndOfTest):
-            console._print_listings(bell, board, start, threading.Lock())
+    print_listings(pages, board)
     assert capsys.readouterr().out == "1\talice\tnow\n2\talice\tnow\n"
 
 

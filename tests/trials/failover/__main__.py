@@ -32,10 +32,8 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
-from pathlib import Path
 
-from benchmarks.results.options import above_zero, positive, words
+from benchmarks.results.options import above_zero, add_directory, positive, words
 from benchmarks.results.terminal import terminal
 from tests.trials import report
 from tests.trials.failover.parts import Parts, find_parts
@@ -86,12 +84,7 @@ def command_line() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="a setting of the hosts, and clients wait longer than that (default: the defaults)",
     )
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where all files go; others must be able to enter it (default: %(default)s)",
-    )
+    add_directory(parser, "where all files go; others must be able to enter it")
     return parser
 
 

@@ -21,12 +21,11 @@ import functools
 import math
 import os
 import secrets
-import tempfile
 import time
 from pathlib import Path
 from random import Random
 
-from benchmarks.results.options import positive, words
+from benchmarks.results.options import add_directory, positive, words
 from benchmarks.results.progress import progress
 from tests.trials import report
 from tests.trials.powerloss.disk import Names
@@ -123,12 +122,7 @@ def command_line() -> argparse.ArgumentParser:
         default=os.cpu_count() or 1,
         help="that open images (default: one for each processor)",
     )
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the recorded service has its files (default: %(default)s)",
-    )
+    add_directory(parser, "where the recorded service has its files")
     return parser
 
 

@@ -23,7 +23,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.results.options import above_zero, words
+from benchmarks.results.options import above_zero, add_directory, words
 from benchmarks.results.terminal import terminal
 from tests.trials import report
 from tests.trials.report import verdict
@@ -81,12 +81,7 @@ def command_line() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="the service's own --hang-timeout-s (default: %(default)s)",
     )
-    add(
-        "--directory",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        help="where the service's files go (default: %(default)s)",
-    )
+    add_directory(parser, "where the service's files go")
     return parser
 
 
